@@ -1,7 +1,7 @@
 """What a user did: the one form in which a behaviour travels through store, logs and encoder.
 
-ATRank (Zhou et al., AAAI 2018) writes a behaviour as the tuple {a, o, t}: action, object, time. The object's type names its
-group (item, coupon, keyword, ...).
+ATRank (Zhou et al., AAAI 2018) writes a behaviour as the tuple {a, o, t}: action, object, time. The object's type
+names its group (item, coupon, keyword, ...).
 """
 
 from typing import NamedTuple

@@ -1,0 +1,308 @@
+"""Columns in → integer and float arrays out: the only maker of network input, for training and serving alike.
+
+A network's input is a dict of these arrays (N: columns of that side, as `features.toml` orders them):
+
+    user (U, N) · item (U, C, N) · context (U, C, N) · cross (U, C, N)      rows of embedding tables
+    history (U, T, N)                                                       rows of the sequence features, oldest first
+    gap (U, T)                                                              time buckets, PAD where there is no
+    behaviour user_numbers (U, N) · item_numbers, context_numbers (U, C, N)           standardised numbers; absent
+    where there are none
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.features import schema as features_toml
+from model.features.behaviour import Behaviour
+from model.features.catalog import Catalog
+from model.features.columns import Column, column, from_text
+from model.features.ids import (
+    ABSENT,
+    FIRST,
+    PAD,
+    UNKNOWN,
+    BadValue,
+    IdType,
+    Keys,
+    canonical,
+    crossed,
+    hashed_rows,
+    keys,
+)
+from model.features.schema import ITEM_ID, LOG_BUCKETS, USER_ID, Feature, Schema
+from model.features.table import Table, Vocabulary
+from model.features.timeposition import time_positions
+
+Rows = npt.NDArray[np.int64]
+Inputs = dict[str, npt.NDArray[Any]]
+Candidate = str | int | Mapping[str, Any]  # a bare item id, or {"item_id": ..., feature: value, ...}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What fitting found: rows of every table, mean and deviation of every standardised number."""
+
+    rows: Mapping[str, int] = field(default_factory=dict)
+    numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One request as the network sees it, and what the encoder noticed on the way."""
+
+    inputs: Inputs  # U = 1
+    history_length: int  # behaviours that the network sees
+    unknown_items: int  # candidates without an embedding of their own
+    future: int  # behaviours stamped ahead of `now`, taken as just now
+    malformed: int  # profile values and behaviours of the wrong type, left out
+
+
+class Encoder:
+    """Encodes by one feature table, its vocabularies and its statistics."""
+
+    def __init__(self, schema: Schema, vocabularies: Mapping[str, Vocabulary], statistics: Statistics):
+        self.schema = schema
+        self.vocabularies = vocabularies
+        self.statistics = statistics
+        self._actions = frozenset(schema.history.actions)
+        self._context = {f.name: column(f, [f.default])[0] for f in schema.side("context")}
+        self._allowed = {
+            "user": tuple(f.name for f in schema.side("user") if f.name != USER_ID),
+            "candidate": tuple(f.name for f in (*schema.side("item"), *schema.side("context"))),
+            "context": tuple(f.name for f in schema.side("context")),
+        }
+
+    @classmethod
+    def open(cls, folder: Path) -> "Encoder":
+        """The encoder in a bundle or a prepared data set: `features.toml` and `vocab/`, tables memory-mapped."""
+        schema = features_toml.load(folder / "features.toml")
+        statistics = Statistics(**json.loads((folder / "vocab" / "statistics.json").read_text()))
+        vocabularies = {
+            f.name: Vocabulary(Table.open(folder / "vocab" / f"{f.name}.npy"))
+            for f in schema.features
+            if f.has_vocabulary
+        }
+        return cls(schema, vocabularies, statistics)
+
+    def save(self, vocab: Path) -> None:
+        """Writes the vocabularies and statistics into the folder `vocab`."""
+        vocab.mkdir(parents=True, exist_ok=True)
+        for name, vocabulary in self.vocabularies.items():
+            vocabulary.table.save(vocab / f"{name}.npy")
+        kept = {"rows": dict(self.statistics.rows), "numbers": dict(self.statistics.numbers)}
+        (vocab / "statistics.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+    def table_rows(self, feature: Feature) -> int:
+        """Rows of a feature's embedding table."""
+        return feature.fixed_rows or self.statistics.rows[feature.name]
+
+    # ---- columns → arrays: prepare calls these on whole tables, `encode` on one request
+
+    def rows(self, features: Sequence[Feature], columns: Mapping[str, Column], count: int) -> Rows:
+        """Table rows of the features that are not plain numbers, (count, N): N counts a multi's places one by one."""
+        made = [self._feature_rows(f, columns[f.name]) for f in features if not f.is_float]
+        return np.concatenate(made, axis=-1) if made else np.zeros((count, 0), np.int64)
+
+    def _feature_rows(self, feature: Feature, values: Column) -> Rows:
+        rows: Rows
+        if feature.transform == "log":
+            steps = np.floor(2 * np.log2(1 + np.maximum(np.nan_to_num(values), 0)))
+            rows = FIRST + np.minimum(steps, LOG_BUCKETS - 1).astype(np.int64)
+            rows = np.where(np.isnan(values), UNKNOWN, rows)
+        elif feature.buckets is not None:
+            rows = hashed_rows(values, feature.buckets)
+        else:
+            rows = self.vocabularies[feature.name].rows(values, UNKNOWN)
+        if feature.kind == "multi":
+            return np.where(values == ABSENT, PAD, rows)
+        return rows[..., None]
+
+    def numbers(
+        self, features: Sequence[Feature], columns: Mapping[str, Column], count: int
+    ) -> npt.NDArray[np.float32]:
+        """Standardised numbers, (count, N); a missing one is 0, the mean."""
+        made = []
+        for feature in features:
+            if feature.is_float:
+                mean, deviation = self.statistics.numbers[feature.name]
+                made.append(np.nan_to_num((columns[feature.name] - mean) / deviation)[..., None])
+        return np.concatenate(made, axis=-1, dtype=np.float32) if made else np.zeros((count, 0), np.float32)
+
+    def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
+        """Rows of the crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
+        made = []
+        for feature in self.schema.side("cross"):
+            mixed = crossed(feature.name, [columns[part] for part in feature.of])
+            made.append(np.broadcast_to(hashed_rows(mixed, feature.buckets or 1), count)[:, None])
+        return np.concatenate(made, axis=-1) if made else np.zeros((count, 0), np.int64)
+
+    # ---- one request
+
+    def encode(
+        self,
+        user_id: int | str,
+        profile: Mapping[str, str],
+        behaviours: Sequence[Behaviour],
+        candidates: Sequence[Candidate],
+        now: int,
+        catalog: Catalog,
+        user: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+    ) -> Encoded:
+        """Network input of one request, U = 1 and C = len(candidates), at the recommending time `now` (ms).
+
+        `profile` is the store's text, in which a wrong value is left out; `user`, `context` and the candidates' own
+        features are the caller's, win over profile, defaults and catalogue, and raise BadValue when wrong.
+        """
+        schema = self.schema
+        profile_columns, malformed = self._profile(user_id, profile, user or {})
+        clicked, times, wrong = self._visible(behaviours)
+        ids, given = self._candidates(candidates)
+
+        items, _ = catalog.columns(np.concatenate([ids, clicked]))
+        items[ITEM_ID] = np.concatenate([ids, clicked])
+        count = len(ids)
+        item_columns = {name: values[:count] for name, values in items.items()}
+        _overwrite(schema.side("item"), item_columns, given)
+        context_columns = self._contexts(context or {}, count, given)
+
+        length = max(1, len(clicked))  # an empty history is one padded slot: no operator meets an axis of size 0
+        history = np.full((1, length, sum(f.columns for f in schema.sequence)), PAD, np.int64)
+        gap = np.full((1, length), PAD, np.int64)
+        if len(clicked):
+            clicked_columns = {name: values[count:] for name, values in items.items()}
+            history[0] = self.rows(schema.sequence, clicked_columns, len(clicked))
+            gap[0] = time_positions(times[None], np.array([now]), schema.history.gap_edges_s)
+
+        users, item_side, contexts = schema.side("user"), schema.side("item"), schema.side("context")
+        item_rows = self.rows(item_side, item_columns, count)
+        inputs = network_inputs(
+            user=self.rows(users, profile_columns, 1),
+            item=item_rows[None],
+            context=self.rows(contexts, context_columns, count)[None],
+            cross=self.cross_rows({**profile_columns, **item_columns, **context_columns}, count)[None],
+            history=history,
+            gap=gap,
+            user_numbers=self.numbers(users, profile_columns, 1),
+            item_numbers=self.numbers(item_side, item_columns, count)[None],
+            context_numbers=self.numbers(contexts, context_columns, count)[None],
+        )
+        place = sum(
+            f.columns for f in schema.side("item")[: schema.side("item").index(schema.item_id)] if not f.is_float
+        )
+        return Encoded(
+            inputs=inputs,
+            history_length=len(clicked),
+            unknown_items=int((item_rows[:, place] == UNKNOWN).sum()),
+            future=int((times > now).sum()),
+            malformed=malformed + wrong,
+        )
+
+    def _profile(
+        self, user_id: int | str, profile: Mapping[str, str], given: Mapping[str, Any]
+    ) -> tuple[dict[str, Column], int]:
+        _refuse_unknown("user", given, self._allowed["user"])
+        columns, malformed = {}, 0
+        for feature in self.schema.side("user"):
+            name = feature.name
+            if name == USER_ID:
+                columns[name] = column(feature, [user_id])
+            elif name in given:
+                columns[name] = _column(feature, [given[name]], f"user.{name}")
+            else:
+                try:
+                    value = from_text(feature, profile[name]) if name in profile else None
+                    columns[name] = column(feature, [value])
+                except BadValue:  # another program wrote it: the request is not to blame
+                    columns[name], malformed = column(feature, [None]), malformed + 1
+        return columns, malformed
+
+    def _visible(self, behaviours: Sequence[Behaviour]) -> tuple[Keys, npt.NDArray[np.int64], int]:
+        """Keys and times of the newest T behaviours of the named actions, oldest first; and how many had a wrong id.
+
+        Behaviours of one millisecond stand in the order of their keys, as in the prepared training form.
+        """
+        kind, wrong = self.schema.item_id.type, 0
+        seen = [b for b in behaviours if b.action in self._actions and b.object_type == self.schema.history.object_type]
+        try:
+            ids = keys([b.object_id for b in seen], kind)
+        except BadValue:
+            right = [b for b in seen if _is_id(b.object_id, kind)]
+            seen, wrong = right, len(seen) - len(right)
+            ids = keys([b.object_id for b in seen], kind)
+        times = np.fromiter((b.timestamp for b in seen), np.int64, len(seen))
+        newest = np.lexsort((ids, times))[-self.schema.history.length :]
+        return ids[newest], times[newest], wrong
+
+    def _candidates(self, candidates: Sequence[Candidate]) -> tuple[Keys, list[tuple[int, Mapping[str, Any]]]]:
+        given = [(index, c) for index, c in enumerate(candidates) if isinstance(c, Mapping)]
+        for index, features in given:
+            if features.get(ITEM_ID) is None:
+                raise BadValue(f"candidates[{index}]: {ITEM_ID} is missing")
+            _refuse_unknown(f"candidates[{index}]", features, self._allowed["candidate"])
+        bare = [c[ITEM_ID] if isinstance(c, Mapping) else c for c in candidates] if given else candidates
+        kind = self.schema.item_id.type
+        try:
+            return keys(bare, kind), given
+        except BadValue:
+            for index, item in enumerate(bare):
+                _column(self.schema.item_id, [item], f"candidates[{index}]")
+            raise
+
+    def _contexts(
+        self, context: Mapping[str, Any], count: int, given: Sequence[tuple[int, Mapping[str, Any]]]
+    ) -> dict[str, Column]:
+        _refuse_unknown("context", context, self._allowed["context"])
+        columns: dict[str, Column] = {}
+        for feature in self.schema.side("context"):
+            value = self._context[feature.name]
+            if feature.name in context:
+                value = _column(feature, [context[feature.name]], f"context.{feature.name}")[0]
+            columns[feature.name] = np.broadcast_to(value, (count, *np.shape(value))).copy()
+        _overwrite(self.schema.side("context"), columns, given)
+        return columns
+
+
+def network_inputs(**arrays: npt.NDArray[Any]) -> Inputs:
+    """The arrays by name, without those of features that the schema does not have."""
+    return {name: array for name, array in arrays.items() if name == "gap" or array.shape[-1]}
+
+
+def _overwrite(
+    features: Sequence[Feature], columns: dict[str, Column], given: Sequence[tuple[int, Mapping[str, Any]]]
+) -> None:
+    """Puts the values that candidates carry themselves over those of catalogue and defaults."""
+    for feature in features if given else ():
+        if feature.name == ITEM_ID:
+            continue
+        own = [(index, values[feature.name]) for index, values in given if feature.name in values]
+        if own:
+            for index, value in own:
+                columns[feature.name][index] = _column(feature, [value], f"candidates[{index}].{feature.name}")[0]
+
+
+def _column(feature: Feature, values: Sequence[Any], where: str) -> Column:
+    try:
+        return column(feature, values)
+    except BadValue as error:
+        raise BadValue(f"{where}: {error}") from None
+
+
+def _refuse_unknown(where: str, given: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in allowed]
+    if unknown:
+        raise BadValue(f"{where}: unknown {', '.join(map(repr, unknown[:3]))}; allowed: {', '.join(allowed) or 'none'}")
+
+
+def _is_id(value: Any, kind: IdType) -> bool:
+    try:
+        canonical(value, kind)
+    except BadValue:
+        return False
+    return True

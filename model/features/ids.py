@@ -1,0 +1,110 @@
+"""Raw value → 64-bit key → table row: the one place where an id is coerced, refused, hashed and numbered.
+
+An integer is its own key (two's complement), a string is hashed by XXH3-64, whose values are fixed by its
+specification. Rows begin with PAD (a slot that holds nothing) and UNKNOWN (a value without a row of its own).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+Keys = npt.NDArray[np.uint64]
+IdType = Literal["int", "str"]
+
+PAD, UNKNOWN, FIRST = 0, 1, 2  # rows; a vocabulary's first own row is FIRST
+
+MISSING = np.uint64(1 << 63)  # the key of no value: an unknown age
+ABSENT = np.uint64((1 << 63) + 1)  # the key of an unused place in a multi-valued feature
+_RESERVED = (int(MISSING), int(ABSENT))
+_INT_MIN, _INT_MAX = -(1 << 63) + 2, (1 << 63) - 1  # the two smallest would be the reserved keys
+
+
+class BadValue(ValueError):
+    """A raw value that its feature's declared type refuses; says what was given and what is allowed."""
+
+
+def canonical(value: Any, kind: IdType) -> int | str:
+    """One id in its declared type: `int` takes integers and their decimal text, `str` text and integers.
+
+    Booleans, fractions and everything else are refused: 1.0 is not 1, or one side would call an item what the other
+    does not.
+    """
+    if kind == "str":
+        if type(value) is str:
+            return value
+        if type(value) is int:
+            return str(value)
+        raise BadValue(f"{_shown(value)} given, a string is allowed")
+    if type(value) is str and (value.isdecimal() or (value[:1] == "-" and value[1:].isdecimal())) and value.isascii():
+        value = int(value) if len(value) <= 20 else _INT_MAX + 1
+    if type(value) is not int:
+        raise BadValue(f"{_shown(value)} given, an integer is allowed")
+    if not _INT_MIN <= value <= _INT_MAX:
+        raise BadValue(f"{_shown(value)} given, an integer of 64 bits is allowed")
+    return value
+
+
+def key(value: Any, kind: IdType) -> int:
+    """The 64-bit key of one value; None is MISSING."""
+    if value is None:
+        return int(MISSING)
+    value = canonical(value, kind)
+    if isinstance(value, int):
+        return value & 0xFFFF_FFFF_FFFF_FFFF
+    hashed = xxhash.xxh3_64_intdigest(value.encode(errors="surrogatepass"))
+    return hashed if hashed not in _RESERVED else hashed ^ 0xFF  # two in 2^64 share a key with a neighbour
+
+
+def keys(values: Sequence[Any] | npt.NDArray[np.int64], kind: IdType) -> Keys:
+    """Keys of many values, (n,) -> (n,) uint64. Raises BadValue at the first that the type refuses."""
+    kinds = {np.int64} if isinstance(values, np.ndarray) else set(map(type, values))
+    if kind == "str" and kinds == {str}:  # the usual case by whole arrays; the mixed one by `key`, with the same result
+        try:
+            hashed = np.fromiter(map(xxhash.xxh3_64_intdigest, values), np.uint64, len(values))
+        except UnicodeEncodeError:  # a lone surrogate
+            return np.fromiter((key(value, kind) for value in values), np.uint64, len(values))
+        return np.where((hashed == MISSING) | (hashed == ABSENT), hashed ^ np.uint64(0xFF), hashed)
+    if kind == "int" and kinds <= {int, np.int64}:
+        try:
+            numbers = np.asarray(values, np.int64)
+        except OverflowError:
+            numbers = np.array([_INT_MIN - 1])
+        if numbers.size and int(numbers.min()) < _INT_MIN:
+            raise BadValue("an id outside 64 bits given, an integer of 64 bits is allowed")
+        return numbers.view(np.uint64)
+    return np.fromiter((key(value, kind) for value in values), np.uint64, len(values))
+
+
+def mix(key: Keys) -> Keys:
+    """Spreads keys over all 64 bits: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014). Any shape."""
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return key ^ (key >> np.uint64(31))
+
+
+def hashed_rows(key: Keys, buckets: int) -> npt.NDArray[np.int64]:
+    """Rows of a hashed feature: FIRST..FIRST+buckets-1, UNKNOWN for MISSING. Any shape."""
+    rows = FIRST + (mix(key) % np.uint64(buckets)).astype(np.int64)
+    return np.where(key == MISSING, UNKNOWN, rows)
+
+
+def crossed(name: str, parts: Sequence[Keys]) -> Keys:
+    """Keys of a cross of features (age × item_id), MISSING where a part is. Shapes of the parts broadcast.
+
+    The cross's own name seeds the mix, so that two crosses of the same parts do not collide in the same places.
+    """
+    mixed: Keys = np.asarray(np.uint64(xxhash.xxh3_64_intdigest(name.encode())))
+    missing: Any = False
+    for part in parts:
+        mixed = mix((mixed * np.uint64(0x9E3779B97F4A7C15)) ^ part)  # times an odd number: a × b is not b × a
+        missing = missing | (part == MISSING)
+    mixed = np.where((mixed == MISSING) | (mixed == ABSENT), mixed ^ np.uint64(0xFF), mixed)
+    return np.where(missing, MISSING, mixed)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

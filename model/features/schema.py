@@ -1,0 +1,213 @@
+"""The feature table: which features there are, whose they are, how wide. Read from `features.toml`.
+
+    user_id = "str"                  # the type of user ids, for the store
+    [history]
+    length = 20                      # T: the newest behaviours that the network sees
+    actions = ["click"]              # which actions count, filtered before the cut to T
+    [[feature]]
+    name = "item_id"                 # every schema has it: side item, kind id
+    side = "item"                    # user | item | context | cross
+    kind = "id"                      # id | category | number | multi
+    type = "str"                     # int | str; numbers have none
+    min_count = 2                    # a vocabulary's rows go to values seen so often in training; or:
+    buckets = 100000                 # rows by hash, no vocabulary
+    width = 16                       # embedding width among BST's "other features" (W_o); 0: not among them
+    sequence_width = 32              # embedding width in the sequence's item vector (W_V); 0: not in it
+
+A number has `transform = "standard"` (mean 0, deviation 1) or "log" (buckets, embedded), a multi `max_values`, a
+context feature the `default` that stands where a request names none, a cross `of = ["age", "item_id"]` and `buckets`.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from model.features.ids import FIRST, IdType
+from model.features.timeposition import EDGES_S
+
+Side = Literal["user", "item", "context", "cross"]
+Kind = Literal["id", "category", "number", "multi"]
+LOG_BUCKETS = 80  # of a number x: floor(2·log2(1 + x)), so x up to 2^40 in steps of a half power of two
+ITEM_ID, USER_ID = "item_id", "user_id"
+
+
+class SchemaError(ValueError):
+    """A feature table that cannot be used; the message names the feature, what was given and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    name: str
+    side: Side
+    kind: Kind
+    type: IdType = "str"
+    width: int = 0
+    sequence_width: int = 0
+    min_count: int = 1
+    buckets: int | None = None
+    transform: Literal["standard", "log"] | None = None
+    max_values: int = 1  # of a multi; more are cut off
+    default: int | float | str | None = None
+    of: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("side", get_args(Side)), ("kind", get_args(Kind)), ("type", get_args(IdType))):
+            self._require(
+                getattr(self, name) in allowed, f"{name} {getattr(self, name)!r}, allowed: {', '.join(allowed)}"
+            )
+        self._require(bool(self.name), "a feature needs a name")
+        self._require(self.width >= 0 and self.sequence_width >= 0, "widths are 0 or more")
+        self._require(self.min_count >= 1, f"min_count {self.min_count}, at least 1")
+        self._require(self.buckets is None or self.buckets >= 1, f"buckets {self.buckets}, at least 1")
+        self._require(self.max_values >= 1, f"max_values {self.max_values}, at least 1")
+        self._require(
+            (self.kind == "number") == (self.transform is not None), "a number, and only a number, has a transform"
+        )
+        self._require(
+            self.transform in (None, "standard", "log"), f"transform {self.transform!r}, allowed: standard, log"
+        )
+        self._require((self.side == "cross") == bool(self.of), "a cross, and only a cross, names its parts in `of`")
+        self._require(self.side != "cross" or self.buckets is not None, "a cross needs `buckets`")
+        self._require(self.side == "item" or not self.sequence_width, "only an item's feature has a sequence_width")
+        self._require(not self.sequence_width or not self.is_float, "a standardised number cannot be in the sequence")
+        self._require(self.side != "context" or self.default is not None, "a context feature needs a neutral `default`")
+        self._require(self.kind != "id" or self.name in (ITEM_ID, USER_ID), "kind id is for item_id and user_id")
+
+    def _require(self, holds: bool, message: str) -> None:
+        if not holds:
+            raise SchemaError(f"feature {self.name!r}: {message}")
+
+    @property
+    def is_float(self) -> bool:
+        """Enters the network as a number; all other features are table rows."""
+        return self.transform == "standard"
+
+    @property
+    def columns(self) -> int:
+        """Columns in the encoded arrays: one, or a multi's places."""
+        return self.max_values if self.kind == "multi" else 1
+
+    @property
+    def has_vocabulary(self) -> bool:
+        return self.kind != "number" and self.buckets is None
+
+    @property
+    def fixed_rows(self) -> int | None:
+        """Rows of the feature's embedding table where the schema alone decides them, else None (a vocabulary does)."""
+        if self.transform == "log":
+            return FIRST + LOG_BUCKETS
+        return None if self.buckets is None else FIRST + self.buckets
+
+
+@dataclass(frozen=True)
+class History:
+    length: int = 20
+    actions: tuple[str, ...] = ("click",)
+    object_type: str = "item"
+    gap_edges_s: tuple[int, ...] = EDGES_S  # carried, so that a bundle keeps its buckets whatever the code's age
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or not self.actions:
+            raise SchemaError("history: length is at least 1, and at least one action is named")
+        if list(self.gap_edges_s) != sorted(set(self.gap_edges_s)):
+            raise SchemaError("history: gap_edges_s must rise")
+
+
+@dataclass(frozen=True)
+class Schema:
+    user_id: IdType
+    features: tuple[Feature, ...]
+    history: History = field(default_factory=History)
+
+    def __post_init__(self) -> None:
+        if self.user_id not in get_args(IdType):
+            raise SchemaError(f"user_id {self.user_id!r}, allowed: {', '.join(get_args(IdType))}")
+        names = [feature.name for feature in self.features]
+        if len(set(names)) != len(names):
+            raise SchemaError(f"feature names must differ: {names}")
+        by_name = {feature.name: feature for feature in self.features}
+        if ITEM_ID not in by_name or by_name[ITEM_ID].side != "item" or by_name[ITEM_ID].kind != "id":
+            raise SchemaError("a feature `item_id` with side item and kind id is needed")
+        for cross in self.side("cross"):
+            for part in cross.of:
+                if part not in by_name or by_name[part].side == "cross" or by_name[part].kind not in ("id", "category"):
+                    raise SchemaError(f"feature {cross.name!r}: `of` names {part!r}, allowed are ids and categories")
+
+    def side(self, side: Side) -> tuple[Feature, ...]:
+        return tuple(feature for feature in self.features if feature.side == side)
+
+    def places(self, side: Side | Literal["sequence"]) -> dict[str, slice]:
+        """Which columns of a side's encoded rows belong to which feature."""
+        made, at = {}, 0
+        for feature in self.sequence if side == "sequence" else self.side(side):
+            if not feature.is_float:
+                made[feature.name] = slice(at, at + feature.columns)
+                at += feature.columns
+        return made
+
+    @property
+    def sequence(self) -> tuple[Feature, ...]:
+        """The item features that make up an item's vector in the sequence (§2.1: item_id and category_id)."""
+        return tuple(feature for feature in self.features if feature.sequence_width)
+
+    @property
+    def item_id(self) -> Feature:
+        return next(feature for feature in self.features if feature.name == ITEM_ID)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The table as plain values, for writing TOML: what `parse` reads, defaults left out."""
+        always = ("name", "side", "kind", "type")
+        defaults = {f.name: f.default for f in fields(Feature)}
+        kept = [
+            {k: v for k, v in asdict(feature).items() if k in always or v != defaults[k]} for feature in self.features
+        ]
+        return {
+            "user_id": self.user_id,
+            "history": _lists(asdict(self.history)),
+            "feature": [_lists(row) for row in kept],
+        }
+
+
+def parse(table: Mapping[str, Any]) -> Schema:
+    """Schema from a parsed TOML table.
+
+    Raises SchemaError, also for unknown keys (a misspelt one would be silently ignored).
+    """
+    _known(table, ("user_id", "history", "feature"), "features.toml")
+    history = dict(table.get("history", {}))
+    _known(history, tuple(f.name for f in fields(History)), "[history]")
+    rows = table.get("feature", [])
+    for row in rows:
+        _known(row, tuple(f.name for f in fields(Feature)), f"feature {row.get('name')!r}")
+    try:
+        return Schema(
+            user_id=table["user_id"],
+            features=tuple(Feature(**_tuples(row)) for row in rows),
+            history=History(**_tuples(history)),
+        )
+    except (KeyError, TypeError) as error:
+        raise SchemaError(f"features.toml: {error}") from None
+
+
+def load(path: Path) -> Schema:
+    """Schema from a `features.toml`. Raises SchemaError, OSError."""
+    try:
+        return parse(tomllib.loads(path.read_text()))
+    except tomllib.TOMLDecodeError as error:
+        raise SchemaError(f"{path}: {error}") from None
+
+
+def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+
+
+def _lists(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in row.items()}
+
+
+def _known(row: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
+    unknown = set(row) - set(allowed)
+    if unknown:
+        raise SchemaError(f"{where}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")

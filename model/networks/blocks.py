@@ -1,0 +1,117 @@
+"""What all networks take for granted: lookup, mask, MLP head. What a paper invents stays in its own file.
+
+A tensor's name ends in its shape:
+
+    U users (requests) in a batch · C candidates a user · T history length · D width of one item in the sequence
+    F width of the other features · H heads · B rows · N table columns of one side
+
+Nothing that depends on the user alone has a C axis: it is computed once a request, not once a candidate.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.features.ids import PAD, UNKNOWN
+from model.features.schema import Feature, Schema
+
+Batch = Mapping[str, Tensor]  # as model/features/encode.py makes it
+
+EMBEDDING_SD = 0.01  # small, so that a rare id says little; PAD and UNKNOWN start at 0 and say nothing
+MASKED = -1e9  # added to the score of a padded slot; finite, since -inf makes NaN of an empty history
+
+
+class Embedded(NamedTuple):
+    history_UTD: Tensor  # sequence features of the clicked items, §2.1's W_V
+    candidate_UCD: Tensor  # the same of the candidates
+    mask_UT: Tensor  # 1 where there is a behaviour, 0 where there is padding
+    user_UF: Tensor  # the "other features" (Table 1) that the user alone decides, W_o
+    other_UCF: Tensor  # those that change with the candidate: item, context, cross
+
+
+class Lookup(nn.Module):
+    """Embedding tables of one feature table. `rows` gives each table's length, by feature name."""
+
+    def __init__(self, schema: Schema, rows: Mapping[str, int]):
+        super().__init__()
+        self.schema = schema
+        embedded = [f for f in schema.features if f.width and not f.is_float]
+        self.other = nn.ModuleDict({f.name: table(rows[f.name], f.width) for f in embedded})
+        self.sequence = nn.ModuleDict({f.name: table(rows[f.name], f.sequence_width) for f in schema.sequence})
+        self.width_D = sum(f.sequence_width for f in schema.sequence)
+        self.width_user_F = self._width(schema.side("user"))
+        self.width_other_F = self._width([f for s in ("item", "context", "cross") for f in schema.side(s)])
+
+    @staticmethod
+    def _width(features: Sequence[Feature]) -> int:
+        return sum(1 if f.is_float else f.width for f in features)
+
+    def forward(self, batch: Batch) -> Embedded:
+        places = self.schema.places("item")
+        items = {name: batch["item"][..., places[name]] for name in self.sequence}
+        clicked = {name: batch["history"][..., place] for name, place in self.schema.places("sequence").items()}
+        return Embedded(
+            history_UTD=torch.cat([pooled(self.sequence[name], rows) for name, rows in clicked.items()], -1),
+            candidate_UCD=torch.cat([pooled(self.sequence[name], rows) for name, rows in items.items()], -1),
+            mask_UT=(batch["gap"] != PAD).float(),
+            user_UF=self._side(batch, "user"),
+            other_UCF=torch.cat([self._side(batch, side) for side in ("item", "context", "cross")], -1),
+        )
+
+    def _side(self, batch: Batch, side: str) -> Tensor:
+        parts = [
+            pooled(self.other[name], batch[side][..., place])
+            for name, place in self.schema.places(side).items()
+            if name in self.other
+        ]
+        if f"{side}_numbers" in batch:
+            parts.append(batch[f"{side}_numbers"])
+        if not parts:  # no feature on this side: width 0, shaped like the gaps or the candidates
+            return batch["gap"][:, :0].float() if side == "user" else batch["item"][..., :0].float()
+        return torch.cat(parts, -1)
+
+
+def table(rows: int, width: int) -> nn.Embedding:
+    """An embedding table whose gradient is sparse: a step costs what the batch touches, not what the table holds."""
+    made = nn.Embedding(rows, width, padding_idx=PAD, sparse=True)
+    with torch.no_grad():
+        made.weight.normal_(0, EMBEDDING_SD)
+        made.weight[[PAD, UNKNOWN]] = 0
+    return made
+
+
+def pooled(embedding: nn.Embedding, rows: Tensor) -> Tensor:
+    """Mean of the embeddings of a feature's values, (..., places) -> (..., width); padded places do not count."""
+    if rows.shape[-1] == 1:
+        return embedding(rows[..., 0])
+    count = (rows != PAD).sum(-1, keepdim=True).clamp(min=1)
+    return embedding(rows).sum(-2) / count
+
+
+class Head(nn.Module):
+    """The MLP of §2.3 on [user; candidate], its first layer split so that the user's share is computed once a request.
+
+    W·[u; c] = W_u·u + W_c·c. LeakyReLU between the layers; the last one gives one logit, (U, C).
+    """
+
+    def __init__(self, user: int, candidate: int, hidden: Sequence[int], dropout: float = 0.0):
+        super().__init__()
+        self.of_user = nn.Linear(user, hidden[0], bias=False) if user else None
+        self.of_candidate = nn.Linear(candidate, hidden[0])
+        bound = (user + candidate) ** -0.5  # the two are one matrix and start as one, as nn.Linear starts its own
+        for layer in (self.of_user, self.of_candidate):
+            if layer is not None:
+                nn.init.uniform_(layer.weight, -bound, bound)
+        nn.init.uniform_(self.of_candidate.bias, -bound, bound)
+        layers: list[nn.Module] = []
+        for width, following in zip(hidden, [*hidden[1:], 1], strict=True):
+            layers += [nn.LeakyReLU(), nn.Dropout(dropout), nn.Linear(width, following)]
+        self.rest = nn.Sequential(*layers)
+
+    def forward(self, user_UF: Tensor, candidate_UCF: Tensor) -> Tensor:
+        first_UCF = self.of_candidate(candidate_UCF)
+        if self.of_user is not None:
+            first_UCF = first_UCF + self.of_user(user_UF).unsqueeze(1)
+        return self.rest(first_UCF).squeeze(-1)

@@ -1,0 +1,134 @@
+"""Behavior Sequence Transformer (BST). Chen et al., Alibaba, 2019.
+
+Equation numbers are the paper's. Readings, where its print leaves room:
+
+- (5) writes MH(S) where (2) has S = MH(E); taken literally MH is applied twice. Here S in (5) is the block's input, E
+  for the first block, as in Vaswani et al. 2017.
+- (1) divides by √d, (3) prints d×d projections for a head: here the heads split d, and the scale is 1/√(d/H).
+- (6) does not print its inner width: 4d. LeakyReLU stands where (6) prints it; between the layers of the MLP, whose
+  activation the text does not name, it stands too.
+- (7), (8) for b > 1: a block's input is the output of the one before.
+- §2.3's "output of the Transformer layer applying to the target item" is the target's row; the target is the
+  sequence's last element, and its own gap is 0.
+- pos(v_i) = t(v_t) - t(v_i) is bucketed (model/features/timeposition.py), embedded, and concatenated to the item's
+  features (§2.1).
+- Dropout stands in (5) and (6) as printed: none on the attention weights, none in the MLP unless `mlp_dropout` asks.
+
+How it is computed, the numbers being the same: in the first block the history's keys and values do not depend on the
+candidate, so with b = 1 they are computed once a user, and only the target's query row is needed. With b > 1 all blocks
+but the last run on all T + 1 rows of every candidate.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.features.schema import Schema
+from model.features.timeposition import bucket_count, time_positions
+from model.networks.blocks import MASKED, Batch, Head, Lookup, table
+
+
+@dataclass(frozen=True)
+class Config:
+    blocks: int = 1  # Table 3; Table 4 finds 2 and 3 worse
+    heads: int = 8  # Table 3
+    dropout: float = 0.2  # Table 3
+    position_width: int = 16  # of the item's 64: 32 item + 16 category + 16 position
+    mlp: tuple[int, ...] = (1024, 512, 256)  # Table 3
+    mlp_dropout: float = 0.0  # not in the paper; for logs so small that the MLP learns them by heart
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mlp", tuple(self.mlp))
+
+
+class Network(nn.Module):
+    def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
+        super().__init__()
+        edges_s = schema.history.gap_edges_s
+        self.embed = Lookup(schema, rows)
+        self.position = table(bucket_count(edges_s), config.position_width)
+        width_D = self.embed.width_D + config.position_width
+        if width_D % config.heads:
+            raise ValueError(f"{config.heads} heads cannot split the item vector's width {width_D}")
+        self.blocks = nn.ModuleList(Block(width_D, config.heads, config.dropout) for _ in range(config.blocks))
+        self.head = Head(self.embed.width_user_F, self.embed.width_other_F + width_D, config.mlp, config.mlp_dropout)
+        now = np.zeros(1, np.int64)
+        self.own_gap = int(time_positions(now[:, None], now, edges_s)[0, 0])
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits, (U, C)."""
+        e = self.embed(batch)
+        history_UTD = torch.cat([e.history_UTD, self.position(batch["gap"])], -1)
+        own_UC = torch.full_like(batch["item"][..., 0], self.own_gap)
+        target_UCD = torch.cat([e.candidate_UCD, self.position(own_UC)], -1)
+        bias_UT = (1 - e.mask_UT) * MASKED
+
+        users, candidates, width = target_UCD.shape
+        if len(self.blocks) > 1:  # the history's rows now see the target: every candidate has a sequence of its own
+            history_UTD, target_UCD, bias_UT = self._apart(history_UTD, target_UCD, bias_UT)
+            for block in self.blocks[:-1]:  # (7), (8)
+                rows_BTD = block(torch.cat([history_UTD, target_UCD], 1), nn.functional.pad(bias_UT, (0, 1)))
+                history_UTD, target_UCD = rows_BTD[:, :-1], rows_BTD[:, -1:]
+        target_UCD = self.blocks[-1].target_row(history_UTD, target_UCD, bias_UT).view(users, candidates, width)
+        return self.head(e.user_UF, torch.cat([e.other_UCF, target_UCD], -1))
+
+    @staticmethod
+    def _apart(history_UTD: Tensor, target_UCD: Tensor, bias_UT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """U users with C candidates as B = U·C users with one candidate each."""
+        users, candidates, _ = target_UCD.shape
+        return (
+            history_UTD.unsqueeze(1).expand(users, candidates, -1, -1).flatten(0, 1),
+            target_UCD.flatten(0, 1).unsqueeze(1),
+            bias_UT.unsqueeze(1).expand(users, candidates, -1).flatten(0, 1),
+        )
+
+
+class Block(nn.Module):
+    """One self-attention block, (1)-(6)."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.scale = (width / heads) ** -0.5
+        self.query = nn.Linear(width, width, bias=False)  # W^Q
+        self.key = nn.Linear(width, width, bias=False)  # W^K
+        self.value = nn.Linear(width, width, bias=False)  # W^V
+        self.joined = nn.Linear(width, width, bias=False)  # W^H
+        self.attention_norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, 4 * width)  # W^(1), b^(1)
+        self.outer = nn.Linear(4 * width, width)  # W^(2), b^(2)
+        self.forward_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = nn.LeakyReLU()
+
+    def forward(self, rows_BTD: Tensor, bias_BT: Tensor) -> Tensor:
+        """All rows of a sequence: (B, T, D) -> (B, T, D)."""
+        query, key, value = (self._split(project(rows_BTD)) for project in (self.query, self.key, self.value))
+        score_BHTT = query @ key.transpose(-1, -2) * self.scale + bias_BT[:, None, None, :]
+        mixed = torch.softmax(score_BHTT, -1) @ value  # (1)
+        return self._feed_forward(self._residual(rows_BTD, mixed))
+
+    def target_row(self, history_UTD: Tensor, target_UCD: Tensor, bias_UT: Tensor) -> Tensor:
+        """The rows of the targets alone, each at the end of the same history: (U, T, D), (U, C, D) -> (U, C, D)."""
+        query, own_key, own_value = (self._split(project(target_UCD)) for project in (self.query, self.key, self.value))
+        key, value = self._split(self.key(history_UTD)), self._split(self.value(history_UTD))
+        score_UHCT = query @ key.transpose(-1, -2) * self.scale + bias_UT[:, None, None, :]
+        own_UHC1 = (query * own_key).sum(-1, keepdim=True) * self.scale  # always visible: no history is no special case
+        weight = torch.softmax(torch.cat([score_UHCT, own_UHC1], -1), -1)
+        mixed = weight[..., :-1] @ value + weight[..., -1:] * own_value  # (1)
+        return self._feed_forward(self._residual(target_UCD, mixed))
+
+    def _split(self, rows: Tensor) -> Tensor:
+        """(…, rows, D) -> (…, H, rows, D/H)."""
+        return rows.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+
+    def _residual(self, rows: Tensor, mixed: Tensor) -> Tensor:
+        attended = self.joined(mixed.transpose(-2, -3).flatten(-2))  # (2)
+        return self.attention_norm(rows + self.dropout(attended))  # (5)
+
+    def _feed_forward(self, rows: Tensor) -> Tensor:
+        inner = self.activation(self.inner(rows))
+        return self.forward_norm(rows + self.dropout(self.outer(inner)))  # (6)

@@ -1,0 +1,88 @@
+"""What the operator may set: one frozen object, read once from `RANKER_*` variables, each field with its reason."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEMO_BUNDLE = Path(__file__).parent / "demo" / "bundle"
+DEMO_USERS = Path(__file__).parent / "demo" / "users.jsonl"
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names the variable, what it holds and what is allowed."""
+
+
+class Settings(BaseSettings):
+    """The service's settings; `RANKER_HISTORY_KEEP=50` sets `history_keep`."""
+
+    model_config = SettingsConfigDict(env_prefix="RANKER_", frozen=True, extra="ignore")
+
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on. Loopback unless told otherwise: there is no login."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that answer. One per core pays once scoring fills a core; metrics cover all.",
+    )
+    bundle: Path = Field(
+        DEMO_BUNDLE,
+        description="A bundle, or the folder whose `current` points to one. Unset: the demo bundle in the package.",
+    )
+    redis_url: str | None = Field(
+        None,
+        description="The store: redis://, rediss:// or unix://. Unset: an embedded store with the demo users, lost at "
+        "exit, not for production.",
+    )
+    history_keep: int = Field(
+        100,
+        ge=1,
+        le=100_000,
+        description="Behaviours kept a user. Above the network's T, since other actions are filtered out first.",
+    )
+    history_ttl_s: int = Field(
+        90 * 24 * 3600,
+        ge=1,
+        description="Seconds after the last write until a user is forgotten: bounds the store's memory.",
+    )
+    history_timeout_ms: int = Field(
+        50, ge=1, le=60_000, description="Past this we rank without history (`degraded`) rather than answer late."
+    )
+    history_connections: int = Field(
+        64, ge=1, le=10_000, description="Store connections a worker may hold; one serves one request at a time."
+    )
+    score_threads: int = Field(
+        default_factory=lambda: max(
+            1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        ),
+        ge=1,
+        le=256,
+        description="Threads a worker scores with, one request each. More than the cores only queues inside the "
+        "machine; with several workers set it to cores / workers.",
+    )
+    max_candidates: int = Field(5000, ge=1, description="Candidates in one request; more is refused before any work.")
+    max_body_bytes: int = Field(
+        4 * 2**20, ge=1024, description="Size of a request's body; a larger one is refused unread."
+    )
+    shutdown_grace_s: int = Field(10, ge=0, description="Seconds that requests in flight get to finish after SIGTERM.")
+    log_level: str = Field(
+        "info",
+        pattern="^(debug|info|warning|error)$",
+        description="debug also logs every request; ids are never logged.",
+    )
+
+
+def load_settings() -> Settings:
+    """Settings from the environment. Raises SettingsError, one line a wrong variable."""
+    try:
+        return Settings()  # type: ignore[call-arg]  # mypy cannot see that the environment fills the fields
+    except ValidationError as error:
+        lines = [
+            f"RANKER_{'_'.join(str(part) for part in problem['loc']).upper()}={problem['input']!r}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise SettingsError("; ".join(lines)) from None
