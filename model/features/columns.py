@@ -66,3 +66,8 @@ def _number(value: Any) -> float:
     if not math.isfinite(value):
         raise BadValue(f"{value!r} given, a finite number is allowed")
     return float(value)
+
+
+def to_text(value: Any) -> str:
+    """A raw value as the store's text; `from_text` reads it back."""
+    return json.dumps(value) if isinstance(value, list | tuple) else str(value)

@@ -25,6 +25,7 @@ from model.features.columns import Column, column, from_text
 from model.features.ids import (
     ABSENT,
     FIRST,
+    MISSING,
     PAD,
     UNKNOWN,
     BadValue,
@@ -249,11 +250,14 @@ class Encoder:
         bare = [c[ITEM_ID] if isinstance(c, Mapping) else c for c in candidates] if given else candidates
         kind = self.schema.item_id.type
         try:
-            return keys(bare, kind), given
+            ids = keys(bare, kind)
         except BadValue:
             for index, item in enumerate(bare):
                 _column(self.schema.item_id, [item], f"candidates[{index}]")
             raise
+        if (ids == MISSING).any():  # None has a key, but is no item
+            raise BadValue(f"candidates[{int((ids == MISSING).argmax())}]: None given, an item id is allowed")
+        return ids, given
 
     def _contexts(
         self, context: Mapping[str, Any], count: int, given: Sequence[tuple[int, Mapping[str, Any]]]

@@ -63,7 +63,7 @@ def keys(values: Sequence[Any] | npt.NDArray[np.int64], kind: IdType) -> Keys:
     kinds = {np.int64} if isinstance(values, np.ndarray) else set(map(type, values))
     if kind == "str" and kinds == {str}:  # the usual case by whole arrays; the mixed one by `key`, with the same result
         try:
-            hashed = np.fromiter(map(xxhash.xxh3_64_intdigest, values), np.uint64, len(values))
+            hashed = np.fromiter((xxhash.xxh3_64_intdigest(v.encode()) for v in values), np.uint64, len(values))
         except UnicodeEncodeError:  # a lone surrogate
             return np.fromiter((key(value, kind) for value in values), np.uint64, len(values))
         return np.where((hashed == MISSING) | (hashed == ABSENT), hashed ^ np.uint64(0xFF), hashed)

@@ -1,0 +1,208 @@
+"""The artefact: written by export, read by the service; everything a request needs besides the store.
+
+<name>/<version>/  model.onnx + model.onnx.data   the graph, its tables as external data (memory-mapped, shared by
+workers)
+                   features.toml, vocab/           how to encode
+                   catalog/items.npy               item features; may be swapped alone
+                   golden.json                     recorded requests with their scores
+                   report.json                     metrics, data, seed, versions
+                   manifest.json                   schema version, sha256 of every file
+<name>/current     symlink to the newest version, swapped last
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from model.features.behaviour import Behaviour
+from model.features.catalog import FILE, Catalog
+from model.features.encode import Encoder, Inputs
+from model.features.schema import Side
+from model.features.timeposition import bucket_count
+
+SCHEMA_VERSION = 1
+READS = (1,)  # schema versions that this release reads
+GOLDEN_TOLERANCE = 1e-5
+
+
+class BundleError(Exception):
+    """A bundle that must not be served; the message names the file and what is wrong with it."""
+
+
+class Bundle:
+    """An opened bundle; hashes are checked by `verify`, once, by whoever starts the workers."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]):
+        self.folder = folder
+        self.manifest = manifest
+        missing = [name for name in manifest["files"] if not (folder / name).is_file()]
+        if missing:
+            raise BundleError(f"{folder}: missing {', '.join(missing)}, which manifest.json lists")
+        try:
+            self.encoder = Encoder.open(folder)
+            self.catalog = Catalog.open(folder / "catalog" / FILE, self.encoder.schema)
+        except (ValueError, OSError, KeyError) as error:
+            raise BundleError(f"{folder}: {error}") from None
+        self.schema = self.encoder.schema
+        self.name: str = manifest["name"]
+        self.version: str = manifest["version"]
+        self.limits = _limits(self.encoder)
+
+    @classmethod
+    def open(cls, path: Path) -> "Bundle":
+        """The bundle at `path`, or the one that its `current` points to. Raises BundleError."""
+        if (path / "current").is_dir():
+            path = path / "current"
+        path = path.resolve()
+        return cls(path, _manifest(path))
+
+    @classmethod
+    def unfinished(cls, folder: Path) -> "Bundle":
+        """A bundle that is still being written and has no manifest yet; for export, which scores with it."""
+        return cls(folder, {"name": folder.parent.name, "version": "unfinished", "files": {}})
+
+    def verify(self) -> None:
+        """Compares every file with its sha256 in the manifest. Raises BundleError."""
+        for name, facts in self.manifest["files"].items():
+            found = _sha256(self.folder / name)
+            if found != facts["sha256"]:
+                raise BundleError(
+                    f"{self.folder / name}: sha256 {found[:12]}…, manifest.json says {facts['sha256'][:12]}…"
+                )
+
+    def session(self) -> onnxruntime.InferenceSession:
+        """A session for serving: one thread a run (requests run side by side), none spinning while idle."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(
+            str(self.folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+
+    def score(self, session: onnxruntime.InferenceSession, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Scores (U, C) of encoded requests. Raises BundleError for a row outside its table
+
+        A negative one would wrap silently.
+        """
+        for name, limit in self.limits.items():
+            if name in inputs and ((inputs[name] < 0) | (inputs[name] >= limit)).any():
+                raise BundleError(f"input {name!r} holds a row outside its table")
+        feed = {node.name: inputs[node.name] for node in session.get_inputs()}
+        scores: npt.NDArray[np.float32] = session.run(["score"], feed)[0]
+        return scores
+
+    def golden(self) -> list[dict[str, Any]]:
+        requests: list[dict[str, Any]] = json.loads((self.folder / "golden.json").read_text())["requests"]
+        return requests
+
+    def replay_golden(self, session: onnxruntime.InferenceSession) -> None:
+        """Answers the recorded requests again.
+
+        Raises BundleError when a score is not as recorded, to GOLDEN_TOLERANCE.
+        """
+        for number, request in enumerate(self.golden()):
+            scores = self.score(session, self.encode_golden(request))[0]
+            recorded = np.asarray(request["scores"])
+            if scores.shape != recorded.shape or not np.isfinite(scores).all():
+                raise BundleError(
+                    f"{self.folder}: golden request {number} is answered with {scores.size} scores or not finitely"
+                )
+            difference = float(np.abs(scores - recorded).max())
+            if difference > GOLDEN_TOLERANCE:
+                raise BundleError(
+                    f"{self.folder}: golden request {number} is answered {difference:.1e} off its recorded scores"
+                )
+
+    def encode_golden(self, request: Mapping[str, Any]) -> Inputs:
+        return self.encoder.encode(
+            request["user_id"],
+            request["profile"],
+            [Behaviour(*behaviour) for behaviour in request["behaviours"]],
+            request["candidates"],
+            request["now"],
+            self.catalog,
+            context=request["context"],
+        ).inputs
+
+
+@contextmanager
+def writing(parent: Path, name: str, facts: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder to fill; on leaving without an error it becomes `parent/name/<version>` and `current` points to it.
+
+    The yielded path is where the files go; the finished bundle is what `parent/name/current` resolves to.
+    """
+    home = parent / name
+    home.mkdir(parents=True, exist_ok=True)
+    partial = home / f".partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        files = {str(path.relative_to(partial)): path for path in sorted(partial.rglob("*")) if path.is_file()}
+        version = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{_sha256(partial / 'model.onnx.data')[:8]}"
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "name": name,
+            "version": version,
+            **facts,
+            "made_with": {
+                "onnxruntime": onnxruntime.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "files": {key: {"sha256": _sha256(path), "bytes": path.stat().st_size} for key, path in files.items()},
+        }
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        os.replace(partial, home / version)
+        link = home / f".current-{os.getpid()}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(version)
+        os.replace(link, home / "current")
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BundleError(f"{folder} is no bundle: it has neither a manifest.json nor a `current`") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("schema_version") not in READS:
+        given = manifest.get("schema_version") if isinstance(manifest, dict) else None
+        raise BundleError(f"{path}: schema version {given!r}, this release reads {', '.join(map(str, READS))}")
+    wanting = {"name", "version", "network", "objective", "files"} - set(manifest)
+    if wanting:
+        raise BundleError(f"{path}: {', '.join(sorted(wanting))} missing")
+    return manifest
+
+
+def _limits(encoder: Encoder) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows of the table behind every column of every integer input."""
+    sides: tuple[Side, ...] = ("user", "item", "context", "cross")
+    features = {side: encoder.schema.side(side) for side in sides} | {"history": encoder.schema.sequence}
+    limits = {
+        name: np.array([encoder.table_rows(f) for f in side if not f.is_float for _ in range(f.columns)], np.int64)
+        for name, side in features.items()
+    }
+    return limits | {"gap": np.array(bucket_count(encoder.schema.history.gap_edges_s))}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

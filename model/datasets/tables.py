@@ -1,0 +1,82 @@
+"""The four canonical tables, what their makers share, and the errors that stop them.
+
+Every data set module has `write_tables(raw, out, options) -> DataSet`, which writes into the folder `out`
+
+    behaviours.parquet    user_id, action, object_type, object_id, timestamp
+    impressions.parquet   user_id, item_id, timestamp, label, context columns; where known: watch_ms, request_id,
+                          true_probability
+    items.parquet         item_id, one row each, any feature columns (a multi-valued feature is a list)
+    users.parquet         user_id, likewise
+
+Ids are Int64 or String, as the log has them; timestamps int64 milliseconds since 1970 UTC; labels int8, 0 or 1.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+TABLES = ("behaviours", "impressions", "items", "users")
+ITEM = "item"  # the type of object that all behaviours of these data sets have
+
+# What a timestamp in milliseconds can be: 1973 to 5138. Seconds lie below for the next 3,000 years, microseconds above.
+EARLIEST_MS, LATEST_MS = 10**11, 10**14 - 1
+MS_ALLOWED = f"milliseconds since 1970 ({EARLIEST_MS} to {LATEST_MS})"
+
+
+class DataError(ValueError):
+    """A log that cannot be read; one line that says which file, what was given and what is allowed."""
+
+
+class MalformedLine(DataError):
+    """One record of a log that its format does not allow: where it stands and why. `unit` is line, or row of a table.
+
+    Lines are counted from 1 with the header, rows of a Parquet table from 1.
+    """
+
+    def __init__(self, file: Path, line: int, reason: str, unit: str = "line"):
+        super().__init__(f"{file}, {unit} {line}: {reason}")
+        self.file, self.line, self.reason = file, line, reason
+
+
+class BadLines:
+    """Counts the malformed lines of a whole data set; the one after the last allowed is raised."""
+
+    def __init__(self, allowed: int):
+        self.allowed, self.count = allowed, 0
+
+    def add(self, error: MalformedLine) -> None:
+        if self.count >= self.allowed:
+            raise error
+        self.count += 1
+
+
+@dataclass(frozen=True)
+class Options:
+    skip_bad: int = 0  # malformed lines that are passed over, in all files of the data set together
+    impressions: int | None = None  # of the simulator's log
+    seed: int = 1  # of the simulator's world and log
+
+
+@dataclass(frozen=True)
+class DataSet:
+    name: str
+    time_zone: str  # of its days: an IANA name
+    bad_lines: int = 0  # how many were passed over
+
+
+class Parts:
+    """A table that is made piece by piece: files in `folder`, read back as one, so that no more than one is in memory."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._files: list[Path] = []
+        folder.mkdir()
+
+    def add(self, frame: pl.DataFrame) -> None:
+        self._files.append(self._folder / f"{len(self._files):08d}.parquet")
+        frame.write_parquet(self._files[-1])
+
+    def scan(self) -> pl.LazyFrame:
+        """All pieces, in the order in which they were added; at least one must have been."""
+        return pl.scan_parquet(self._files)

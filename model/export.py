@@ -1,0 +1,128 @@
+"""Network → ONNX bundle, refused unless onnxruntime answers as torch does.
+
+Opset 20: from 23 on the exporter emits one Attention node whose broadcast mask fails at run time.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from model.bundle import Bundle
+from model.features.ids import PAD, UNKNOWN
+from model.loader import Prepared, tensors
+
+OPSET = 20
+TOLERANCE = 1e-5
+AXES = {"user": ("U",), "user_numbers": ("U",), "history": ("U", "T"), "gap": ("U", "T")}  # all others: (U, C)
+
+
+class ExportError(Exception):
+    """A network that does not answer in onnxruntime as it does in torch; says for which shapes and by how much."""
+
+
+class _Score(nn.Module):
+    """What is served: the sigmoid of the logit, (U, C)."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.sigmoid(self.network(batch))
+
+
+def write_graph(network: nn.Module, example: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Writes `path` and, beside it, its tables as external data. U, C and T stay dynamic."""
+    served = _Score(network).eval()
+    batch = dict(example)
+    axes = {name: AXES.get(name, ("U", "C")) for name in batch}
+    dynamic = {name: {axis: torch.export.Dim.DYNAMIC for axis in range(len(letters))} for name, letters in axes.items()}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)  # torch.export's own
+        program = torch.onnx.export(
+            served,
+            kwargs={"batch": batch},
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes={"batch": dynamic},
+            input_names=list(batch),
+            output_names=["score"],
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx.export made no program")
+    program.save(str(path), external_data=True)
+
+
+def check_parity(network: nn.Module, bundle: Bundle) -> float:
+    """Largest difference between torch and onnxruntime over all shapes that serving meets.
+
+    Raises ExportError above TOLERANCE.
+    """
+    session, served, worst = bundle.session(), _Score(network).eval(), 0.0
+    for inputs in cases(bundle):
+        with torch.no_grad():
+            expected = served(tensors(inputs)).numpy()
+        answered = bundle.score(session, inputs)
+        shape = f"U = {expected.shape[0]}, C = {expected.shape[1]}, T = {inputs['gap'].shape[1]}"
+        if answered.shape != expected.shape or not (np.isfinite(answered).all() and np.isfinite(expected).all()):
+            raise ExportError(
+                f"{shape}: onnxruntime gives shape {answered.shape}, torch {expected.shape}, or not finite"
+            )
+        worst = max(worst, float(np.abs(answered - expected).max()))
+        if worst > TOLERANCE:
+            raise ExportError(f"{shape}: onnxruntime and torch differ by {worst:.1e}, at most {TOLERANCE} is allowed")
+    return worst
+
+
+def cases(bundle: Bundle, seed: int = 0) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+    """Inputs for U ∈ {1, 3}, C ∈ {1, 2, 100, 1000}, histories empty, 1, half and full; ids PAD, UNKNOWN and known."""
+    draw = np.random.default_rng(seed)
+    length = bundle.schema.history.length
+    for users in (1, 3):
+        for candidates in (1, 2, 100, 1000):
+            for visible in (0, 1, max(1, length // 2), length):
+                lengths = np.minimum(np.arange(users) * length // 2 + visible, length)  # and users of different lengths
+                slots = max(1, int(lengths.max()))
+                made: dict[str, np.ndarray[Any, Any]] = {}
+                shapes = {"user": (users,), "history": (users, slots), "gap": (users, slots)}
+                for name, limit in bundle.limits.items():
+                    if name == "gap" or limit.size:
+                        lead = shapes.get(name, (users, candidates))
+                        rows = draw.integers(0, limit, (*lead, *limit.shape))
+                        rows[draw.random(rows.shape) < 0.1] = UNKNOWN
+                        if name not in ("gap", "history"):
+                            rows[draw.random(rows.shape) < 0.05] = PAD
+                        made[name] = rows
+                padded = np.arange(slots) >= lengths[:, None]
+                made["gap"] = np.where(padded, PAD, np.maximum(made["gap"], 1))
+                made["history"][padded] = PAD
+                for side, lead in (("user", (users,)), ("item", (users, candidates)), ("context", (users, candidates))):
+                    count = sum(f.is_float for f in bundle.schema.side(side))  # type: ignore[arg-type]  # literals widened
+                    if count:
+                        made[f"{side}_numbers"] = draw.normal(size=(*lead, count)).astype(np.float32)
+                yield made
+
+
+def example_batch(data: Prepared) -> dict[str, torch.Tensor]:
+    """A small batch with U, C, T > 1 each: the exporter would fix an axis of size 1."""
+    rows = data.of_split("train")[:2]
+    inputs = tensors(data.batch(rows))
+    return {
+        name: tensor
+        if len(AXES.get(name, ("U", "C"))) == 1 or "T" in AXES.get(name, ())
+        else tensor.repeat_interleave(3, 1)
+        for name, tensor in inputs.items()
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")

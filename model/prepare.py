@@ -1,0 +1,333 @@
+"""Raw log → prepared data set: canonical tables, splits, vocabularies, catalogue and the training form.
+
+    python -m model.prepare --dataset simulated --impressions 1000000 --seed 1 --out data/simulated
+    python -m model.prepare --dataset kuairand --raw KuaiRand-Pure/data --out data/kuairand
+
+Everything fitted (vocabularies, statistics) is fitted on the training split alone: an item first seen on the test day
+is unknown. The folder is written beside and renamed into place, so that a killed run leaves none that looks whole.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import tomli_w
+from tqdm import tqdm
+
+from model import datasets
+from model.datasets.tables import DataSet, Options
+from model.features import schema as features_toml
+from model.features.catalog import FILE, Catalog
+from model.features.columns import Column, column
+from model.features.encode import Encoder, Statistics
+from model.features.ids import ABSENT, FIRST, MISSING, BadValue, IdType, Keys, keys
+from model.features.schema import ITEM_ID, USER_ID, Feature, Schema, SchemaError
+from model.features.table import Vocabulary
+from model.loader import SPLITS
+
+CHUNK = 1_000_000  # impressions encoded at once: bounds memory, not the result
+Counts = npt.NDArray[np.int64]
+
+
+class PrepareError(ValueError):
+    """A log that cannot be prepared; one line that says why."""
+
+
+def prepare(
+    dataset: str, raw: Path | None, out: Path, options: Options, features: Path | None = None
+) -> dict[str, Any]:
+    """Writes the prepared data set `out` and returns its meta.json. Raises PrepareError, SchemaError, MalformedLine."""
+    if out.exists() and (any(out.iterdir()) if out.is_dir() else True) and not (out / "meta.json").exists():
+        raise PrepareError(f"--out {out} holds something that is no prepared data set; name an empty or a new folder")
+    schema = features_toml.load(features or datasets.features(dataset, raw))
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "tables").mkdir(parents=True)
+    try:
+        made = datasets.load(dataset).write_tables(raw, partial / "tables", options)
+        meta = encode_tables(partial, schema, made)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return meta
+
+
+def encode_tables(folder: Path, schema: Schema, made: DataSet) -> dict[str, Any]:
+    """Encodes `folder/tables` into `folder`: features.toml, vocab/, catalog/, encoded/, meta.json (returned)."""
+    tables = folder / "tables"
+    impressions = pl.read_parquet(tables / "impressions.parquet").sort("timestamp", maintain_order=True)
+    if impressions.is_empty():
+        raise PrepareError("the log holds no impressions")
+    behaviours = _visible(pl.scan_parquet(tables / "behaviours.parquet"), schema)
+    users = _Entities(
+        "user_id", schema.user_id, tables / "users.parquet", [impressions["user_id"], behaviours["user_id"]]
+    )
+    items = _Entities(
+        "item_id", schema.item_id.type, tables / "items.parquet", [impressions["item_id"], behaviours["object_id"]]
+    )
+    user, item = users.rows(impressions["user_id"]), items.rows(impressions["item_id"])
+    time = impressions["timestamp"].to_numpy()
+    split, days = split_days(impressions["timestamp"], made.time_zone)
+    clicks = _behaviours(behaviours, users, items)
+
+    train = split == SPLITS.index("train")
+    seen_items = np.bincount(item[train], minlength=len(items)) + np.bincount(
+        clicks["clicked"][clicks["clicked_at"] <= time[train].max()], minlength=len(items)
+    )
+    columns = {
+        "user": {f.name: users.column(f) for f in schema.side("user")},
+        "item": {f.name: items.column(f) for f in schema.side("item")},
+        "context": {
+            f.name: series_column(f, _series(impressions, f.name, "impressions")) for f in schema.side("context")
+        },
+    }
+    seen = {
+        "user": np.bincount(user[train], minlength=len(users)),
+        "item": seen_items,
+        "context": train.astype(np.int64),
+    }
+    encoder = fit(schema, columns, seen)
+
+    (folder / "features.toml").write_text(tomli_w.dumps(schema.as_dict()))
+    encoder.save(folder / "vocab")
+    (folder / "catalog").mkdir()
+    Catalog.build(schema, items.keys, columns["item"]).save(folder / "catalog" / FILE)
+    encoded = folder / "encoded"
+    encoded.mkdir()
+    arrays = {
+        "user": user,
+        "item": item,
+        "time": time,
+        "label": impressions["label"].to_numpy().astype(np.int8),
+        "split": split,
+    }
+    arrays |= clicks | {"end": _ends(clicks, user, time, len(users))}
+    for name in ("watch_ms", "true_probability"):
+        if name in impressions.columns:
+            arrays[name] = impressions[name].to_numpy()
+    for side, name, count in (
+        ("user", "users", len(users)),
+        ("item", "items", len(items)),
+        ("context", "context", len(time)),
+    ):
+        features = schema.side(side)  # type: ignore[arg-type]  # mypy widens the tuple's literals to str
+        arrays[name] = encoder.rows(features, columns[side], count).astype(np.int32)
+        arrays[f"{name}_numbers"] = encoder.numbers(features, columns[side], count)
+    arrays["cross"] = _crosses(encoder, columns, user, item)
+    for name, array in arrays.items():
+        np.save(encoded / f"{name}.npy", array)
+    users.ids.to_frame("user_id").write_parquet(folder / "encoded" / "users.parquet")
+    items.ids.to_frame("item_id").write_parquet(folder / "encoded" / "items.parquet")
+
+    meta = {
+        "dataset": made.name,
+        "time_zone": made.time_zone,
+        "bad_lines": made.bad_lines,
+        "impressions": {name: int((split == code).sum()) for code, name in enumerate(SPLITS)},
+        "click_rate": float(arrays["label"][train].mean()),
+        "days": days,
+        "users": len(users),
+        "items": len(items),
+        "behaviours": len(clicks["clicked"]),
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    return meta
+
+
+def split_days(timestamps: pl.Series, time_zone: str) -> tuple[npt.NDArray[np.int8], dict[str, list[str]]]:
+    """Split of each impression by calendar day: the last day is test, the one before validation. Timestamps in ms."""
+    days = timestamps.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC").dt.convert_time_zone(time_zone).dt.date()
+    calendar = days.unique().sort().to_list()
+    if len(calendar) < len(SPLITS):
+        raise PrepareError(f"impressions on {len(calendar)} day(s), at least 3 are needed: train, validation, test")
+    split = np.zeros(len(days), np.int8)
+    split[(days == calendar[-2]).to_numpy()] = SPLITS.index("validation")
+    split[(days == calendar[-1]).to_numpy()] = SPLITS.index("test")
+    named = {"train": [calendar[0], calendar[-3]], "validation": [calendar[-2]], "test": [calendar[-1]]}
+    return split, {name: [day.isoformat() for day in between] for name, between in named.items()}
+
+
+def fit(schema: Schema, columns: Mapping[str, Mapping[str, Column]], seen: Mapping[str, Counts]) -> Encoder:
+    """Vocabularies and statistics: `seen` counts, per row of a side's columns, how often training saw it."""
+    vocabularies: dict[str, Vocabulary] = {}
+    rows: dict[str, int] = {}
+    numbers: dict[str, tuple[float, float]] = {}
+    for feature in schema.features:
+        if feature.side == "cross":
+            continue
+        values, weight = columns[feature.side][feature.name], seen[feature.side]
+        if feature.has_vocabulary:
+            vocabularies[feature.name] = _vocabulary(values, weight, feature.min_count)
+            rows[feature.name] = FIRST + len(vocabularies[feature.name].table.items()[0])
+        elif feature.is_float:
+            known = ~np.isnan(values) & (weight > 0)
+            mean = float(np.average(values[known], weights=weight[known])) if known.any() else 0.0
+            variance = float(np.average((values[known] - mean) ** 2, weights=weight[known])) if known.any() else 1.0
+            numbers[feature.name] = (mean, variance**0.5 or 1.0)
+    return Encoder(schema, vocabularies, Statistics(rows, numbers))
+
+
+def _vocabulary(values: Keys, weight: Counts, min_count: int) -> Vocabulary:
+    """Rows for keys seen at least `min_count` times, the most frequent first: what is looked up most lies together."""
+    weight = np.repeat(weight, values.size // max(1, len(values)))
+    found, inverse = np.unique(values.reshape(-1), return_inverse=True)
+    count = np.bincount(inverse, weights=weight, minlength=len(found))
+    kept = (count >= min_count) & (found != MISSING) & (found != ABSENT)
+    found, count = found[kept], count[kept]
+    order = np.lexsort((found, -count))
+    return Vocabulary.build(found[order], FIRST + np.arange(len(order)))
+
+
+class _Entities:
+    """Users or items: those of their table, then those that only the log names, each with its row."""
+
+    def __init__(self, name: str, kind: IdType, table: Path, seen: Sequence[pl.Series]):
+        self.name, self.kind = name, kind
+        self.dtype = pl.Int64 if kind == "int" else pl.String
+        frame = pl.read_parquet(table).with_columns(self._cast(pl.read_parquet(table, columns=[name])[name]))
+        if frame[name].is_duplicated().any():
+            raise PrepareError(
+                f"{table.name}: {name} {frame[name].filter(frame[name].is_duplicated())[0]!r} stands twice"
+            )
+        others = pl.concat([self._cast(series) for series in seen]).unique(maintain_order=True).to_frame(name)
+        self.frame = pl.concat([frame, others.join(frame, on=name, how="anti", maintain_order="left")], how="diagonal")
+        self.ids = self.frame[name]
+        self.keys = keys(self.ids.to_numpy() if kind == "int" else self.ids.to_list(), kind)
+        self._numbered = pl.DataFrame({name: self.ids, "row": np.arange(len(self.ids))})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, ids: pl.Series) -> npt.NDArray[np.int32]:
+        wanted = self._cast(ids).to_frame(self.name)
+        return (
+            wanted.join(self._numbered, on=self.name, how="left", maintain_order="left")["row"]
+            .to_numpy()
+            .astype(np.int32)
+        )
+
+    def column(self, feature: Feature) -> Column:
+        if feature.name in (ITEM_ID, USER_ID):
+            return self.keys
+        return series_column(feature, _series(self.frame, feature.name, f"{self.name[:-3]}s"))
+
+    def _cast(self, ids: pl.Series) -> pl.Series:
+        try:
+            return ids.cast(self.dtype).alias(self.name)
+        except pl.exceptions.InvalidOperationError as error:
+            raise PrepareError(f"{self.name} is declared {self.kind}: {error}") from None
+
+
+def series_column(feature: Feature, series: pl.Series) -> Column:
+    """A table's column as raw column: each distinct value goes through the function that serving uses."""
+    try:
+        if feature.kind in ("number", "multi"):
+            return column(feature, series.to_list())
+        distinct = series.drop_nulls().unique().sort()
+        codes = series.to_frame("v").join(
+            pl.DataFrame({"v": distinct, "code": np.arange(len(distinct))}), on="v", how="left", maintain_order="left"
+        )["code"]
+        return column(feature, [*distinct.to_list(), None])[codes.fill_null(len(distinct)).to_numpy()]
+    except BadValue as error:
+        raise PrepareError(f"column {feature.name}: {error}") from None
+
+
+def _series(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
+    if name not in frame.columns:
+        raise PrepareError(
+            f"{table} have no column {name!r} that features.toml names; there are {', '.join(frame.columns)}"
+        )
+    return frame[name]
+
+
+def _visible(behaviours: pl.LazyFrame, schema: Schema) -> pl.DataFrame:
+    """The behaviours that can enter a history: of the named actions, on the named type of object."""
+    history = schema.history
+    kept = pl.col("action").is_in(history.actions) & (pl.col("object_type") == history.object_type)
+    return behaviours.filter(kept).select("user_id", "object_id", "timestamp").collect()
+
+
+def _behaviours(behaviours: pl.DataFrame, users: _Entities, items: _Entities) -> dict[str, npt.NDArray[Any]]:
+    """Behaviours sorted by user, time and (in one millisecond) the item's key, as serving orders them
+
+    And where a user's begin.
+    """
+    user, item = users.rows(behaviours["user_id"]), items.rows(behaviours["object_id"])
+    time = behaviours["timestamp"].to_numpy()
+    order = np.lexsort((items.keys[item], time, user))
+    begin = np.zeros(len(users), np.int64)
+    begin[1:] = np.cumsum(np.bincount(user, minlength=len(users)))[:-1]
+    return {"clicked": item[order], "clicked_at": time[order], "begin": begin}
+
+
+def _ends(
+    clicks: Mapping[str, npt.NDArray[Any]], user: npt.NDArray[np.int32], time: npt.NDArray[np.int64], users: int
+) -> npt.NDArray[np.int64]:
+    """One past the last behaviour strictly before each impression, by one search over (user, time) pairs."""
+    moments = np.unique(clicks["clicked_at"])
+    of_click = np.repeat(np.arange(users), np.diff(np.append(clicks["begin"], len(clicks["clicked"]))))
+    pair = of_click * (len(moments) + 1) + np.searchsorted(moments, clicks["clicked_at"])
+    return np.searchsorted(pair, user.astype(np.int64) * (len(moments) + 1) + np.searchsorted(moments, time))
+
+
+def _crosses(
+    encoder: Encoder,
+    columns: Mapping[str, Mapping[str, Column]],
+    user: npt.NDArray[np.int32],
+    item: npt.NDArray[np.int32],
+) -> npt.NDArray[np.int32]:
+    made = []
+    parts = {part for feature in encoder.schema.side("cross") for part in feature.of}
+    for at in tqdm(range(0, len(user), CHUNK), "encoding", unit="M impressions", delay=1, leave=False):
+        to = slice(at, at + CHUNK)
+        chosen = {name: values[user[to]] for name, values in columns["user"].items() if name in parts}
+        chosen |= {name: values[item[to]] for name, values in columns["item"].items() if name in parts}
+        chosen |= {name: values[to] for name, values in columns["context"].items() if name in parts}
+        made.append(encoder.cross_rows(chosen, len(user[to])).astype(np.int32))
+    return np.concatenate(made)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m model.prepare", description="Raw log → prepared data set.")
+    parser.add_argument("--dataset", required=True, choices=datasets.names())
+    parser.add_argument("--raw", type=Path, help="folder of the raw log (not for simulated)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the prepared data set; an older one is replaced"
+    )
+    parser.add_argument("--features", type=Path, help="features.toml to use instead of the data set's own")
+    parser.add_argument("--impressions", type=int, help="simulated: how many (default 1,000,000)")
+    parser.add_argument("--seed", type=int, default=1, help="simulated: of the world and its log")
+    parser.add_argument(
+        "--skip-bad", type=int, default=0, metavar="N", help="malformed lines to pass over before stopping"
+    )
+    given = parser.parse_args(arguments)
+    if (given.raw is None) != (given.dataset == "simulated"):
+        parser.error("--raw names the log of every data set but simulated, which has none")
+    if given.raw is not None and not given.raw.is_dir():
+        parser.error(f"--raw {given.raw} is no folder")
+    if given.impressions is not None and (given.dataset != "simulated" or given.impressions < 1):
+        parser.error("--impressions is for simulated, and at least 1")
+    options = Options(skip_bad=given.skip_bad, impressions=given.impressions, seed=given.seed)
+    try:
+        meta = prepare(given.dataset, given.raw, given.out, options, given.features)
+    except (PrepareError, SchemaError, datasets.DataError, OSError) as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 1
+    if meta["bad_lines"]:
+        print(f"prepare: {meta['bad_lines']} malformed lines passed over", file=sys.stderr)
+    print(f"{meta['impressions']} impressions, {meta['users']} users, {meta['items']} items → {given.out}")
+    print(json.dumps({"data": str(given.out), **meta}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,335 @@
+"""Train a network on a prepared data set, evaluate it, export it.
+
+    python -m model.train --data data/kuairand --network bst --out bundles
+
+Nothing is selected on test: early stopping and the best checkpoint look at validation, and test is opened once, at
+the end, for the exported model. A killed run goes on with --resume and ends with the same bits (one machine, one
+thread count): batches follow from (seed, epoch), and the checkpoint carries network, optimiser and dropout's random
+state.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from model import golden, networks
+from model.bundle import Bundle, BundleError, writing
+from model.evaluate import auc, calibration_bins, logloss, measure, score_rows, table
+from model.export import ExportError, check_parity, example_batch, write_graph, write_json
+from model.features.schema import Schema
+from model.loader import Prepared, batches, tensors
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the optimiser goes; BST's Table 3 and §3.1 where the paper says."""
+
+    optimiser: str = "adagrad"  # §3.1; or adam (lazy on the tables, as gradients are sparse)
+    learning_rate: float = 0.01  # Table 3
+    accumulator: float = 0.1  # Adagrad's start, as in TensorFlow 1.4, with which the paper trained
+    weight_decay: float = 0.0  # adam only, and not on the embedding tables
+    batch_size: int = 256  # Table 3
+    epochs: int = 1  # Table 3
+    evaluations: int = 4  # looks at validation an epoch
+    patience: int = 4  # looks without a better validation AUC until it stops
+    checkpoint_s: float = 60.0  # seconds between checkpoints
+
+    def __post_init__(self) -> None:
+        if self.optimiser not in ("adagrad", "adam"):
+            raise RecipeError(f"optimiser {self.optimiser!r}, allowed: adagrad, adam")
+        if min(self.learning_rate, self.batch_size, self.epochs, self.evaluations, self.patience) <= 0:
+            raise RecipeError("learning_rate, batch_size, epochs, evaluations and patience are above 0")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What differs from the defaults: the network's Config, Training, and widths of features by name."""
+
+    network: dict[str, Any] = field(default_factory=dict)
+    training: Training = field(default_factory=Training)
+    features: dict[str, dict[str, int]] = field(default_factory=dict)  # {"item_id": {"sequence_width": 16}}
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; says what was given and what is allowed."""
+
+
+def load_recipe(path: Path) -> Recipe:
+    try:
+        content = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    _known(path, content, [f.name for f in fields(Recipe)])
+    training = content.get("training", {})
+    _known(path, training, [f.name for f in fields(Training)])
+    try:
+        return Recipe(content.get("network", {}), Training(**training), content.get("features", {}))
+    except TypeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def _known(path: Path, table: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    unknown = set(table) - set(allowed)
+    if unknown:
+        raise RecipeError(f"{path}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")
+
+
+def with_widths(schema: Schema, features: Mapping[str, Mapping[str, int]]) -> Schema:
+    """The schema with other widths: they change the network, not the encoding."""
+    names = [f.name for f in schema.features]
+    for name, changes in features.items():
+        if name not in names or set(changes) - {"width", "sequence_width"}:
+            raise RecipeError(
+                f"recipe: features.{name} {dict(changes)}; allowed: width, sequence_width of {', '.join(names)}"
+            )
+        if (schema.features[names.index(name)].sequence_width == 0) != (changes.get("sequence_width", 0) == 0):
+            if "sequence_width" in changes:
+                raise RecipeError(f"recipe: features.{name} cannot enter or leave the sequence: the data is encoded so")
+    return replace(schema, features=tuple(replace(f, **features.get(f.name, {})) for f in schema.features))
+
+
+class Optimiser:
+    """The optimisers of one network: tables have sparse gradients, everything else dense ones."""
+
+    def __init__(self, network: nn.Module, how: Training):
+        tables = [m.weight for m in network.modules() if isinstance(m, nn.Embedding)]
+        of_table = {id(weight) for weight in tables}
+        dense = [p for p in network.parameters() if id(p) not in of_table]
+        self.parts: list[torch.optim.Optimizer]
+        if how.optimiser == "adagrad":
+            self.parts = [
+                torch.optim.Adagrad([*tables, *dense], how.learning_rate, initial_accumulator_value=how.accumulator)
+            ]
+        else:
+            self.parts = [
+                torch.optim.SparseAdam(tables, how.learning_rate),
+                torch.optim.AdamW(dense, how.learning_rate, weight_decay=how.weight_decay),
+            ]
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+            part.zero_grad()
+
+    def state(self) -> list[dict[str, Any]]:
+        return [part.state_dict() for part in self.parts]
+
+    def load(self, states: Sequence[dict[str, Any]]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+class Run:
+    """One training run: its state is the network, the optimiser and `progress`, all of it in the checkpoint."""
+
+    def __init__(self, data: Prepared, name: str, recipe: Recipe, seed: int, checkpoint: Path):
+        torch.manual_seed(seed)
+        torch.sparse.check_sparse_tensor_invariants.disable()  # said aloud, else torch warns once a run
+        self.data, self.name, self.recipe, self.seed, self.checkpoint = data, name, recipe, seed, checkpoint
+        self.how = recipe.training
+        self.schema = with_widths(data.schema, recipe.features)
+        self.network = networks.build(name, self.schema, data.rows, recipe.network)
+        self.optimiser = Optimiser(self.network, self.how)
+        self.progress: dict[str, Any] = {"epoch": 0, "batch": 0, "best": -1.0, "waited": 0, "curve": [], "seconds": 0.0}
+        self.best: dict[str, torch.Tensor] = {}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on before it may be resumed."""
+        return {"network": self.name, "seed": self.seed, "recipe": asdict(self.recipe), "data": self.data.meta}
+
+    def fit(self) -> None:
+        """Trains to the end or to where validation stops getting better; `best` holds the weights to export."""
+        train = self.data.of_split("train")
+        steps = -(-len(train) // self.how.batch_size)
+        looks = {round(steps * (look + 1) / self.how.evaluations) for look in range(self.how.evaluations)}
+        begun = saved = time.monotonic()
+        before = self.progress["seconds"]
+        while self.progress["epoch"] < self.how.epochs and self.progress["waited"] < self.how.patience:
+            epoch, at = self.progress["epoch"], self.progress["batch"]
+            order = np.random.default_rng([self.seed, epoch]).permutation(train)
+            bar = tqdm(
+                total=len(train),
+                initial=at * self.how.batch_size,
+                unit=" rows",
+                unit_scale=True,
+                delay=1,
+                mininterval=0.5,
+            )
+            bar.set_description(f"epoch {epoch + 1}/{self.how.epochs}")
+            with bar:
+                for rows, inputs in batches(self.data, order, self.how.batch_size, at):
+                    loss = self._step(rows, inputs)
+                    self.progress["batch"] += 1
+                    bar.update(len(rows))
+                    if self.progress["batch"] % 50 == 0:
+                        bar.set_postfix(
+                            loss=f"{float(loss):.4f}", validation=f"{self.progress['best']:.4f}", refresh=False
+                        )
+                    if self.progress["batch"] in looks:
+                        self.progress["seconds"] = before + time.monotonic() - begun
+                        self._look(float(loss))
+                        if self.progress["waited"] >= self.how.patience:
+                            break
+                    if time.monotonic() - saved > self.how.checkpoint_s:
+                        self.save()
+                        saved = time.monotonic()
+            self.progress |= {"epoch": epoch + 1, "batch": 0}
+        self.progress["seconds"] = before + time.monotonic() - begun
+        self.network.load_state_dict(self.best)
+
+    def _step(self, rows: np.ndarray[Any, Any], inputs: dict[str, np.ndarray[Any, Any]]) -> torch.Tensor:
+        self.network.train()
+        logit = self.network(tensors(inputs))[:, 0]
+        label = torch.from_numpy(self.data.label[rows].astype(np.float32))
+        loss = nn.functional.binary_cross_entropy_with_logits(logit, label)  # (9)
+        loss.backward()
+        self.optimiser.step()
+        return loss.detach()
+
+    def _look(self, train_loss: float) -> None:
+        """One look at validation: keeps the weights if they are the best so far."""
+        rows = self.data.of_split("validation")
+        score = predict(self.network, self.data, rows)
+        found = auc(self.data.label[rows], score)
+        figures = {"auc": found, "logloss": logloss(self.data.label[rows], score), "train_loss": train_loss}
+        self.progress["curve"].append({"epoch": self.progress["epoch"] + 1, "batch": self.progress["batch"], **figures})
+        if found is None:
+            raise RecipeError("validation holds one class only, so no AUC can pick the best checkpoint")
+        if found > self.progress["best"]:
+            self.progress |= {"best": found, "waited": 0}
+            self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        else:
+            self.progress["waited"] += 1
+
+    def save(self) -> None:
+        """Writes the checkpoint beside and renames it into place."""
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "identity": self.identity,
+            "progress": self.progress,
+            "network": self.network.state_dict(),
+            "best": self.best,
+            "optimiser": self.optimiser.state(),
+            "random": torch.get_rng_state(),
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(content, partial)
+        os.replace(partial, self.checkpoint)
+
+    def resume(self) -> bool:
+        """Takes up the checkpoint where there is one. Raises RecipeError when it belongs to another run."""
+        if not self.checkpoint.exists():
+            return False
+        content = torch.load(self.checkpoint, weights_only=True)
+        if content["identity"] != self.identity:
+            raise RecipeError(
+                f"{self.checkpoint} belongs to a run with another recipe, seed or data; train without --resume"
+            )
+        self.progress, self.best = content["progress"], content["best"]
+        self.network.load_state_dict(content["network"])
+        self.optimiser.load(content["optimiser"])
+        torch.set_rng_state(content["random"])
+        return True
+
+
+def predict(network: nn.Module, data: Prepared, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The network's scores of impressions (n,), in torch: for looks at validation while it trains."""
+    network.eval()
+    with torch.no_grad():
+        scores = [torch.sigmoid(network(tensors(inputs)))[:, 0].numpy() for _, inputs in batches(data, rows, 4096)]
+    return np.concatenate(scores)
+
+
+def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
+    """Exports the run's best weights and opens test once: (bundle, test figures). Raises ExportError."""
+    data, name = run.data, f"{run.name}_{run.data.meta['dataset']}"
+    facts = {"network": run.name, "objective": "click", "dataset": data.meta["dataset"]}
+    with writing(out, name, facts) as folder:
+        write_graph(run.network, example_batch(data), folder / "model.onnx")
+        (folder / "features.toml").write_text(tomli_w.dumps(run.schema.as_dict()))
+        shutil.copytree(data.folder / "vocab", folder / "vocab")
+        shutil.copytree(data.folder / "catalog", folder / "catalog")
+        made = Bundle.unfinished(folder)
+        parity = check_parity(run.network, made)
+        write_json(folder / "golden.json", golden.record(made, data))
+        figures: dict[str, Any] = {}
+        for split in ("validation", "test"):
+            rows = data.of_split(split)
+            score = score_rows(made, data, rows)
+            figures[split] = measure(data, rows, score) | {
+                "calibration_bins": calibration_bins(data.label[rows], score)
+            }
+        report = {
+            **figures,
+            "data": data.meta,
+            "network": {"name": run.name, "parameters": sum(p.numel() for p in run.network.parameters())},
+            "recipe": asdict(run.recipe),
+            "seed": run.seed,
+            "curve": run.progress["curve"],
+            "rows_per_s": _rows_per_s(run),
+            "max_abs_diff_torch": parity,
+            "versions": {"torch": torch.__version__, "numpy": np.__version__},
+        }
+        write_json(folder / "report.json", report)
+    return (out / name / "current").resolve(), figures["test"]
+
+
+def _rows_per_s(run: Run) -> float:
+    done = run.progress["epoch"] * len(run.data.of_split("train"))
+    return round(done / max(run.progress["seconds"], 1e-9))
+
+
+def choose_recipe(network: str, dataset: str, given: Path | None) -> Path | None:
+    """The recipe to use: the one given, else the one made for this pair, else none (the defaults)."""
+    made = RECIPES / f"{network}_{dataset}.toml"
+    return given or (made if made.exists() else None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m model.train", description="Train, evaluate and export a network.")
+    parser.add_argument("--data", type=Path, required=True, help="prepared data set")
+    parser.add_argument("--network", required=True, choices=networks.names())
+    parser.add_argument("--out", type=Path, required=True, help="folder of bundles")
+    parser.add_argument("--recipe", type=Path, help="TOML with what differs from the defaults")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint of a killed run")
+    given = parser.parse_args(arguments)
+    try:
+        data = Prepared(given.data)
+        path = choose_recipe(given.network, data.meta["dataset"], given.recipe)
+        print(f"recipe: {path or 'none, the defaults'}")
+        checkpoint = given.out / f"{given.network}_{data.meta['dataset']}" / f".training-{given.seed}.pt"
+        run = Run(data, given.network, load_recipe(path) if path else Recipe(), given.seed, checkpoint)
+        if given.resume:
+            print("resumed" if run.resume() else f"nothing to resume at {checkpoint}, starting anew")
+        run.fit()
+        bundle, figures = publish(run, given.out)
+    except (OSError, ValueError, BundleError, ExportError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    checkpoint.unlink(missing_ok=True)
+    print(table(figures))
+    print(f"bundle: {bundle}")
+    print(json.dumps({"bundle": str(bundle), **figures, "rows_per_s": _rows_per_s(run)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
