@@ -1,0 +1,53 @@
+# The service's image: Python, the packages that answering needs, and this one with its demo bundle. No torch.
+#
+#   docker build -t bst-ranker .
+#   docker run --rm -p 127.0.0.1:8000:8000 -e RANKER_REDIS_URL=redis://host:6379/0 bst-ranker
+#   ... -v "$PWD/bundles:/bundles:ro" -e RANKER_BUNDLE=/bundles    # serves your own bundle instead of the demo's
+#
+# The embedded store is not in the image: RANKER_REDIS_URL must name one. docker-compose.yml brings one along.
+
+# Both stages stand on the same base, or the environment's link to its Python would lead nowhere.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS build
+
+WORKDIR /src
+RUN python -m venv /opt/ranker
+
+# Packages before sources: a change of code then leaves this layer, the large one, as it is.
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > requirements.txt \
+    && /opt/ranker/bin/pip install --no-cache-dir --requirement requirements.txt --constraint constraints.txt
+
+COPY README.md LICENSE ./
+COPY model model
+COPY service service
+RUN /opt/ranker/bin/pip install --no-cache-dir --no-deps .
+
+
+FROM ${BASE}
+
+COPY --from=build /opt/ranker /opt/ranker
+
+# PYTHONUNBUFFERED: a log line leaves the process when it is written, so a killed process has said all it had to say.
+# RANKER_HOST: loopback would be the container's own; which address of the host is open, the port mapping decides.
+ENV PATH=/opt/ranker/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    RANKER_HOST=0.0.0.0
+
+# By number, so that an orchestrator can see that it is not root; nothing in the image belongs to it.
+USER 10001:10001
+# An empty place of its own: `python -m` would import from whatever folder it starts in.
+WORKDIR /run/ranker
+
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+
+# Ready, not only alive: whoever waits for "healthy" wants answers. By http.client, since the image has no curl and
+# urllib would ask the proxy that an environment may name. An answer other than 200, or none, is exit status 1.
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('RANKER_PORT', '8000')), timeout=2); c.request('GET', '/health/ready'); raise SystemExit(c.getresponse().status != 200)"]
+
+# Exec form: the service itself is process 1 and gets the stop signal, not a shell that would swallow it.
+CMD ["python", "-m", "service"]

@@ -1,0 +1,57 @@
+# Two commands for a newcomer: `make run` and `make test`. Both set up what they need in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# The logs that the tests of real data read; without them those tests skip and say so.
+LOGS := $(if $(RANKER_REAL_LOGS),$(RANKER_REAL_LOGS),$(wildcard $(CURDIR)/../shared/data))
+OUT ?= .cache/demo
+
+.PHONY: run test lint demo-bundle loadtest bench clean help
+
+help: ## what there is to call
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+run: $(VENV)/service.done ## the service with the demo bundle on 127.0.0.1:8000
+	@exec $(BIN)/python -m service
+
+test: $(VENV)/dev.done lint ## lint, types and the whole test suite
+	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') $(BIN)/python -m pytest -q -rs
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+demo-bundle: $(VENV)/dev.done ## train the demo bundle again and put it into service/demo
+	$(BIN)/python -m model.demo --work $(OUT)
+
+loadtest: $(VENV)/dev.done ## the budgets' scenarios against a service that is running (URL=http://127.0.0.1:8000)
+	$(BIN)/python -m loadtest --url $(or $(URL),http://127.0.0.1:8000) --budgets loadtest/budgets.toml
+
+bench: $(VENV)/dev.done ## the benchmarks
+	$(BIN)/python -m loadtest.scoring
+
+clean: ## remove environment and caches
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# An environment counts as made once its mark is there: a broken install is made again.
+$(VENV)/service.done: pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory environment
+	$(PIP) --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/dev.done: pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory environment
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/service.done
+
+.PHONY: environment
+environment:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old: 3.11 or newer is needed, name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt-get install python3-venv)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,0 +1,146 @@
+"""`python -m service`
+
+Checks the bundle once, starts a store where none is named, and serves with the workers asked for.
+"""
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from contextlib import ExitStack
+from itertools import chain
+
+import orjson
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from model.bundle import Bundle, BundleError
+from service.app import METRICS_FOLDER, PARENT
+from service.backfill import load_users
+from service.embedded import EmbeddedStore, EmbeddedStoreError
+from service.history import address
+from service.metrics import prepare_folder
+from service.scorer import Scorer
+from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
+
+log = logging.getLogger("ranker")
+
+
+def main() -> int:
+    try:
+        settings = load_settings()
+        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        _warn_of_unknown_settings(settings)
+        if settings.redis_url is not None:
+            address(settings.redis_url)
+        listener = _listen(settings.host, settings.port)
+        bundle = _checked(settings)
+    except (SettingsError, BundleError, ValueError, OSError) as error:
+        print(f"service: {error}", file=sys.stderr)
+        return 1
+    with ExitStack() as stack:
+        stack.callback(listener.close)
+        try:
+            if settings.redis_url is None:
+                os.environ["RANKER_REDIS_URL"] = _embedded(stack, settings)
+        except EmbeddedStoreError as error:
+            print(f"service: {error}", file=sys.stderr)
+            return 1
+        os.environ[METRICS_FOLDER] = str(stack.enter_context(prepare_folder(settings.workers)))
+        os.environ[PARENT] = str(os.getpid())
+        host, port = listener.getsockname()[:2]
+        base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        threading.Thread(target=_announce, args=(base, bundle), daemon=True).start()
+        config = uvicorn.Config(
+            "service.app:from_environment",
+            factory=True,
+            workers=settings.workers,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            log_level="warning" if settings.log_level == "info" else settings.log_level,
+            access_log=settings.log_level == "debug",
+            timeout_graceful_shutdown=settings.shutdown_grace_s,
+            server_header=False,
+        )
+        if settings.workers > 1:
+            Multiprocess(config, [listener]).run()
+        else:
+            server = uvicorn.Server(config)
+            try:
+                server.run([listener])
+            except KeyboardInterrupt:  # uvicorn raises the signal again once it has shut down in order
+                pass
+            return 0 if server.started else 1
+    return 0
+
+
+def _checked(settings: Settings) -> Bundle:
+    """The bundle, its hashes compared and its golden requests answered: once, here, before any worker starts."""
+    begun = time.perf_counter()
+    bundle = Bundle.open(settings.bundle)
+    bundle.verify()
+    if settings.workers > 1:  # a single worker is this process and proves it itself
+        scorer = Scorer(bundle, 1)
+        scorer.warm()
+        scorer.close()
+    took_s = time.perf_counter() - begun
+    log.info("bundle %s %s at %s, checked in %.2f s", bundle.name, bundle.version, bundle.folder, took_s)
+    return bundle
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a port in use is one clear line before anything else starts."""
+    family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family, kind)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(2048)
+        listener.set_inheritable(True)
+    except OSError as error:
+        listener.close()
+        wrong = f"cannot listen on {host}:{port} ({error.strerror})"
+        raise OSError(f"{wrong}; stop what listens there or set RANKER_PORT to another port") from None
+    return listener
+
+
+def _embedded(stack: ExitStack, settings: Settings) -> str:
+    """Starts the embedded store and, for the demo bundle, loads its users; gives the store's URL."""
+    url = stack.enter_context(EmbeddedStore()).url
+    log.warning("RANKER_REDIS_URL is not set: embedded store, lost at exit, not for production")
+    if settings.bundle == DEMO_BUNDLE:
+        lines = DEMO_USERS.read_bytes().splitlines()
+        newest = max(moment[3] for moment in chain(*(orjson.loads(line)["behaviours"] for line in lines)))
+        shift_ms = time.time_ns() // 1_000_000 - newest  # as if the newest click of the demo were made just now
+        loaded = load_users(lines, url, keep=settings.history_keep, ttl_s=settings.history_ttl_s, shift_ms=shift_ms)
+        log.info("%d demo users with %d clicks loaded", loaded.users, loaded.behaviours)
+    return url
+
+
+def _warn_of_unknown_settings(settings: Settings) -> None:
+    known = {f"RANKER_{name.upper()}" for name in type(settings).model_fields} | {"RANKER_REAL_LOGS"}
+    for name in sorted(name for name in os.environ if name.startswith("RANKER_") and name not in known):
+        log.warning("%s is no setting and does nothing; settings: %s", name, ", ".join(sorted(known)))
+
+
+def _announce(base: str, bundle: Bundle) -> None:
+    """Says when the service answers, with a command to try it."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while True:
+        try:
+            opener.open(f"{base}/health/ready", timeout=5).close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    request = next(request for request in bundle.golden() if request["profile"])
+    body = orjson.dumps({"user_id": request["user_id"], "candidates": request["candidates"][:5]}).decode()
+    print(f"\nready on {base} — docs at {base}/docs, metrics at {base}/metrics. Try:\n")
+    print(f"curl -s {base}/rank -H 'content-type: application/json' -d '{body}'\n", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""Builds the parts and translates HTTP: the only file that knows them all."""
+
+import asyncio
+import gc
+import logging
+import os
+import re
+import signal
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi_swagger import patch_fastapi
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from model.bundle import Bundle
+from service import rank as ranking
+from service.errors import STATUS, BodyTooLarge, RankerError, error_body
+from service.history import RedisHistory
+from service.metrics import STAGES, Metrics, outcome_of
+from service.scorer import Scorer
+from service.settings import Settings, load_settings
+from service.wire import ErrorResponse, RankRequest, RankResponse, parse
+
+log = logging.getLogger("ranker")
+
+ROUTES = {"/rank": STAGES, "/model": (), "/metrics": (), "/health/live": (), "/health/ready": (), "/docs": ()}
+METRICS_FOLDER, PARENT = "RANKER_METRICS_FOLDER", "RANKER_PARENT"  # how `python -m service` tells its workers
+SAMPLES = 1000  # ids that GET /model offers at most
+CLIENT_GONE = 499  # nginx's status for a caller that hung up; nobody reads it
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
+
+
+def from_environment() -> FastAPI:
+    """The app of one worker under `python -m service`."""
+    parent = int(os.environ[PARENT])
+    if parent != os.getpid():
+        _end_with(parent)
+    return create_app(load_settings(), Path(os.environ[METRICS_FOLDER]))
+
+
+def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
+    """The service; bundle, session and store connections are made when it starts and closed when it ends.
+
+    `metrics_folder` is where all workers count (`metrics.prepare_folder`). Starting raises BundleError.
+    """
+    bundle = Bundle.open(settings.bundle)
+    metrics = Metrics(metrics_folder, ROUTES, ranking.REASONS)
+    metrics.model(
+        bundle.name, bundle.version, bundle.manifest["network"], bundle.manifest["files"]["model.onnx"]["sha256"]
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.history = RedisHistory(
+            settings.redis_url or "redis://localhost:6379",
+            keep=settings.history_keep,
+            ttl_s=settings.history_ttl_s,
+            timeout_ms=settings.history_timeout_ms,
+            connections=settings.history_connections,
+        )
+        app.state.scorer = Scorer(bundle, settings.score_threads)
+        app.state.scorer.warm()
+        gc.collect()
+        gc.freeze()  # what is loaded stays: the collector need not walk it between requests
+        yield
+        app.state.scorer.close()
+        await app.state.history.close()
+        metrics.close()
+
+    app = FastAPI(
+        title="bst-ranker",
+        description="Ranks candidate items for a user by predicted click probability.",
+        version=bundle.version,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    patch_fastapi(app)
+    app.add_middleware(Observed, metrics=metrics)
+    app.add_exception_handler(RankerError, _ranker_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
+
+    samples = _samples(bundle)
+    example = {"user_id": samples["user_ids"][0], "candidates": samples["item_ids"][:10], "top_k": 3}
+
+    @app.post(
+        "/rank",
+        response_model=RankResponse,
+        responses={code: {"model": ErrorResponse} for code in (400, 413, 422, 500, 503)},
+        openapi_extra={"requestBody": _request_body(example)},
+        summary="Rank candidates for a user",
+    )
+    async def rank(request: Request) -> Response:
+        stages: dict[str, float] = request.scope["ranker.stages"]
+        begun: float = request.scope["ranker.begun"]
+        body = await _body(request, settings.max_body_bytes)
+        asked = parse(body)
+        stages["parse"] = time.perf_counter() - begun
+
+        now = asked.timestamp if asked.timestamp is not None else time.time_ns() // 1_000_000
+        ranked = await ranking.rank(asked, now, app.state.history, app.state.scorer, settings.max_candidates, stages)
+
+        with ranking.stage(stages, "serialise"):
+            timings = {name: round(stages[name] * 1000, 3) for name in ("history", "encode", "score", "sort")}
+            timings["total"] = round((time.perf_counter() - begun) * 1000, 3)
+            answer = {
+                "request_id": request.scope["ranker.request_id"],
+                "model": bundle.name,
+                "version": bundle.version,
+                "variant": None,
+                "items": ranked.items,
+                "history_length": ranked.history_length,
+                "unknown_items": ranked.unknown_items,
+                "new_user": ranked.new_user,
+                "degraded": ranked.degraded,
+                "timings_ms": timings,
+            }
+            response = Response(orjson.dumps(answer), media_type="application/json")
+        request.scope["ranker.degraded"] = bool(ranked.degraded)
+        for reason in ranked.degraded:
+            metrics.degraded(reason)
+        metrics.ranked(
+            candidates=ranked.candidates,
+            history_length=ranked.history_length,
+            unknown_items=ranked.unknown_items,
+            cold=ranked.history_length == 0,
+            future=ranked.future,
+            malformed=ranked.malformed,
+        )
+        return response
+
+    @app.get("/model", summary="The bundle that answers, its features, and ids to try")
+    async def model() -> dict[str, Any]:
+        return {
+            "name": bundle.name,
+            "version": bundle.version,
+            "network": bundle.manifest["network"],
+            "objective": bundle.manifest["objective"],
+            "user_id": bundle.schema.user_id,
+            "history": {"length": bundle.schema.history.length, "actions": bundle.schema.history.actions},
+            "features": [
+                {"name": f.name, "side": f.side, "kind": f.kind, "type": None if f.kind == "number" else f.type}
+                for f in bundle.schema.features
+            ],
+            "samples": samples,
+        }
+
+    @app.get("/metrics", summary="Prometheus metrics over all workers", response_class=Response)
+    async def scrape() -> Response:
+        content, kind = await asyncio.to_thread(metrics.render)
+        return Response(content, headers={"content-type": kind})
+
+    @app.get("/health/live", summary="The process answers; the store is not asked")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health/ready", summary="The bundle is loaded, checked and warm")
+    async def ready() -> dict[str, str]:
+        return {"status": "ready", "model": bundle.name, "version": bundle.version}
+
+    return app
+
+
+class Observed:
+    """Times every request and counts its outcome, whatever answers it; gives it an id."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        stages: dict[str, float] = {}
+        request_id = _request_id(scope)
+        status = 500
+        scope["ranker.begun"], scope["ranker.stages"], scope["ranker.request_id"] = begun, stages, request_id
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        finally:
+            route = getattr(scope.get("route"), "path", "")
+            outcome = outcome_of(status, scope.get("ranker.degraded", False))
+            self.metrics.observe(route, outcome, stages if route == "/rank" else {}, time.perf_counter() - begun)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The body, read no further than `limit` bytes. Raises BodyTooLarge."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit:
+        raise BodyTooLarge(f"{announced} bytes, at most {limit}")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise BodyTooLarge(f"more than {limit} bytes, at most {limit}")
+    return bytes(body)
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's X-Request-Id where it is harmless, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if _REQUEST_ID.fullmatch(given) and given.isascii():
+                return str(given)
+    return uuid.uuid4().hex
+
+
+def _error(
+    request: Request, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    content = orjson.dumps(error_body(kind, message, request.scope["ranker.request_id"]))
+    return Response(content, status, headers, media_type="application/json")
+
+
+async def _ranker_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RankerError)
+    return _error(request, STATUS[error.kind], error.kind, str(error))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = next((kind for kind, status in STATUS.items() if status == error.status_code), "invalid_request")
+    said = (
+        f"{request.method} {request.url.path}: {error.detail}; allowed: POST /rank, GET {', '.join(list(ROUTES)[1:])}"
+    )
+    return _error(request, error.status_code, kind, said, error.headers)
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    """What nobody foresaw: the log gets the traceback, the caller the request's id to ask about."""
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=CLIENT_GONE)
+    return _error(request, 500, "internal", "something went wrong here; the log knows this request by its id")
+
+
+def _samples(bundle: Bundle) -> dict[str, list[Any]]:
+    """Ids that this bundle knows, from its golden requests: for load tests and for a first try."""
+    requests = bundle.golden()
+    users = dict.fromkeys(request["user_id"] for request in requests if request["profile"])
+    items = dict.fromkeys(item for request in requests for item in request["candidates"])
+    return {"user_ids": list(users)[:SAMPLES], "item_ids": list(items)[:SAMPLES]}
+
+
+def _request_body(example: dict[str, Any]) -> dict[str, Any]:
+    schema = RankRequest.model_json_schema()
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
+def _end_with(parent: int) -> None:
+    """Ends this worker when its parent is gone, however it went: a killed parent can tell nobody."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -1,0 +1,125 @@
+"""What goes over the wire: the request as it is checked, the answer as it is documented.
+
+Names of features are not here: they are the bundle's, and the encoder refuses those that it does not have.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+)
+
+from service.errors import InvalidRequest, MalformedBody
+
+EARLIEST_MS, LATEST_MS = 100_000_000_000, 100_000_000_000_000  # 1973 and 5138: seconds lie below, microseconds above
+SHOWN = 3  # problems named in one message
+_CANDIDATES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "anyOf": [
+            {"type": "string"},
+            {"type": "integer"},
+            {"type": "object", "required": ["item_id"], "properties": {"item_id": {"type": ["string", "integer"]}}},
+        ]
+    },
+}
+
+
+class RankRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    user_id: Annotated[StrictStr, Field(min_length=1, max_length=256)] | StrictInt
+    candidates: Annotated[list[Any], Field(min_length=1), WithJsonSchema(_CANDIDATES)] = Field(
+        description="Item ids, or objects with `item_id` and features of the item or of its place (display position), "
+        "which win over catalogue and `context`. Duplicates are each scored and kept."
+    )
+    context: dict[str, Any] = Field(
+        {}, description="Context features of the request; others take their neutral default."
+    )
+    user: dict[str, Any] = Field({}, description="Features of the user; they win over the stored profile.")
+    timestamp: StrictInt | None = Field(
+        None, description="Recommending time in ms, for replays: only what happened strictly before it is seen."
+    )
+    top_k: Annotated[StrictInt, Field(ge=1)] | None = Field(None, description="Return the best so many only.")
+
+    @field_validator("timestamp")
+    @classmethod
+    def _milliseconds(cls, value: int | None) -> int | None:
+        if value is not None and not EARLIEST_MS <= value < LATEST_MS:
+            hint = ", it looks like seconds" if EARLIEST_MS <= value * 1000 < LATEST_MS else ""
+            raise ValueError(f"milliseconds since 1970 are allowed, from {EARLIEST_MS} to {LATEST_MS}{hint}")
+        return value
+
+
+class RankedItem(BaseModel):
+    item_id: str | int
+    score: float
+
+
+class Timings(BaseModel):
+    history: float
+    encode: float
+    score: float
+    sort: float
+    total: float
+
+
+class RankResponse(BaseModel):
+    """For the documentation; the answer itself is written straight from a dict."""
+
+    request_id: str
+    model: str
+    version: str
+    variant: str | None = None
+    items: list[RankedItem] = Field(description="Best first; ties keep the caller's order.")
+    history_length: int = Field(description="Behaviours that the network saw.")
+    unknown_items: int = Field(description="Candidates without an embedding, scored by their features.")
+    new_user: bool = Field(description="The store holds neither profile nor behaviours of this user.")
+    degraded: list[str] = Field(
+        description="What the answer had to do without: `history` when the store did not answer."
+    )
+    timings_ms: Timings
+
+
+class ErrorDetail(BaseModel):
+    kind: str
+    message: str
+    request_id: str
+
+
+class ErrorResponse(BaseModel):
+    error: ErrorDetail
+
+
+def parse(body: bytes) -> RankRequest:
+    """The request in a body. Raises MalformedBody, InvalidRequest."""
+    try:
+        return RankRequest.model_validate_json(body)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        if problems[0]["type"] == "json_invalid":
+            raise MalformedBody(problems[0]["msg"]) from None
+        said = [f"{_place(p['loc'])}: {p['msg']}{_given(p)}" for p in problems[:SHOWN]]
+        allowed = ", ".join(RankRequest.model_fields)
+        if any(p["type"] == "extra_forbidden" for p in problems):
+            said.append(f"allowed fields: {allowed}")
+        raise InvalidRequest("; ".join(said)) from None
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in loc if part not in ("str", "int", "constrained-str")) or "body"
+
+
+def _given(problem: Any) -> str:
+    if problem["type"] == "missing":
+        return ""
+    shown = repr(problem["input"])
+    return f" (given {shown if len(shown) <= 60 else shown[:57] + '...'})"
