@@ -59,7 +59,21 @@ def write_graph(network: nn.Module, example: Mapping[str, torch.Tensor], path: P
         )
     if program is None:
         raise ExportError("torch.onnx.export made no program")
+    _without_traces(program.model)
     program.save(str(path), external_data=True)
+
+
+def _without_traces(model: Any) -> None:
+    """Drops where each node came from: stack traces carry the paths of the machine that exported, and most of the file."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
 
 
 def check_parity(network: nn.Module, bundle: Bundle) -> float:

@@ -16,9 +16,11 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
-from fastapi_swagger import patch_fastapi
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.bundle import Bundle
@@ -33,6 +35,7 @@ from service.wire import ErrorResponse, RankRequest, RankResponse, parse
 log = logging.getLogger("ranker")
 
 ROUTES = {"/rank": STAGES, "/model": (), "/metrics": (), "/health/live": (), "/health/ready": (), "/docs": ()}
+ASSETS = "/docs-assets"
 METRICS_FOLDER, PARENT = "RANKER_METRICS_FOLDER", "RANKER_PARENT"  # how `python -m service` tells its workers
 SAMPLES = 1000  # ids that GET /model offers at most
 CLIENT_GONE = 499  # nginx's status for a caller that hung up; nobody reads it
@@ -85,7 +88,7 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    patch_fastapi(app)
+    app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))  # Swagger UI without a CDN
     app.add_middleware(Observed, metrics=metrics)
     app.add_exception_handler(RankerError, _ranker_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -160,6 +163,22 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
     async def scrape() -> Response:
         content, kind = await asyncio.to_thread(metrics.render)
         return Response(content, headers={"content-type": kind})
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        root = request.scope.get("root_path", "")
+        return get_swagger_ui_html(
+            openapi_url=f"{root}/openapi.json",
+            title=app.title,
+            swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{ASSETS}/favicon-32x32.png",
+            swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def home(request: Request) -> Response:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
 
     @app.get("/health/live", summary="The process answers; the store is not asked")
     async def live() -> dict[str, str]:

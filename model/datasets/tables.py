@@ -66,7 +66,7 @@ class DataSet:
 
 
 class Parts:
-    """A table that is made piece by piece: files in `folder`, read back as one, so that no more than one is in memory."""
+    """A table made piece by piece: files in a new `folder`, read back as one, so that no two pieces are in memory."""
 
     def __init__(self, folder: Path):
         self._folder = folder

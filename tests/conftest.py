@@ -1,0 +1,49 @@
+"""What many tests share: one small world, trained and exported once, and the real logs where they are."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from model.bundle import Bundle
+from model.datasets.tables import Options
+from model.loader import Prepared
+from model.prepare import prepare
+from model.train import Recipe, Run, Training, publish
+
+pytest_plugins = ["tests.stores"]
+
+SMALL = Recipe(
+    network={"mlp": (64, 32)}, training=Training(optimiser="adam", learning_rate=2e-3, batch_size=512, evaluations=1)
+)
+
+
+@pytest.fixture(scope="session")
+def real_logs() -> Path:
+    """The folder of real logs; RANKER_REAL_LOGS names it."""
+    folder = os.environ.get("RANKER_REAL_LOGS")
+    if not folder:
+        pytest.skip("RANKER_REAL_LOGS is not set: no real logs here")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A simulated log of 20,000 impressions, prepared."""
+    out = tmp_path_factory.mktemp("data") / "simulated"
+    prepare("simulated", None, out, Options(impressions=20_000, seed=3))
+    return Prepared(out)
+
+
+@pytest.fixture(scope="session")
+def small_run(small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(small_data, "bst", SMALL, 1, tmp_path_factory.mktemp("run") / "checkpoint.pt")
+    run.fit()
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """BST trained on `small_data`, exported; not to be changed in place."""
+    folder, _ = publish(small_run, tmp_path_factory.mktemp("bundles"))
+    return Bundle.open(folder)

