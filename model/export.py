@@ -64,7 +64,7 @@ def write_graph(network: nn.Module, example: Mapping[str, torch.Tensor], path: P
 
 
 def _without_traces(model: Any) -> None:
-    """Drops where each node came from: stack traces carry the paths of the machine that exported, and most of the file."""
+    """Drops where each node came from: stack traces carry paths of the exporting machine, and most of the file."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
@@ -120,7 +120,7 @@ def cases(bundle: Bundle, seed: int = 0) -> Iterator[dict[str, np.ndarray[Any, A
                 made["gap"] = np.where(padded, PAD, np.maximum(made["gap"], 1))
                 made["history"][padded] = PAD
                 for side, lead in (("user", (users,)), ("item", (users, candidates)), ("context", (users, candidates))):
-                    count = sum(f.is_float for f in bundle.schema.side(side))  # type: ignore[arg-type]  # literals widened
+                    count = sum(f.is_float for f in bundle.schema.side(side))
                     if count:
                         made[f"{side}_numbers"] = draw.normal(size=(*lead, count)).astype(np.float32)
                 yield made

@@ -236,7 +236,8 @@ def series_column(feature: Feature, series: pl.Series) -> Column:
         codes = series.to_frame("v").join(
             pl.DataFrame({"v": distinct, "code": np.arange(len(distinct))}), on="v", how="left", maintain_order="left"
         )["code"]
-        return column(feature, [*distinct.to_list(), None])[codes.fill_null(len(distinct)).to_numpy()]
+        made = column(feature, [*distinct.to_list(), None])
+        return np.take(made, codes.fill_null(len(distinct)).to_numpy())
     except BadValue as error:
         raise PrepareError(f"column {feature.name}: {error}") from None
 

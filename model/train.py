@@ -42,6 +42,7 @@ class Training:
 
     optimiser: str = "adagrad"  # §3.1; or adam (lazy on the tables, as gradients are sparse)
     learning_rate: float = 0.01  # Table 3
+    table_rate: float | None = None  # of the embedding tables, where it differs (adam)
     accumulator: float = 0.1  # Adagrad's start, as in TensorFlow 1.4, with which the paper trained
     weight_decay: float = 0.0  # adam only, and not on the embedding tables
     batch_size: int = 256  # Table 3
@@ -118,7 +119,7 @@ class Optimiser:
             ]
         else:
             self.parts = [
-                torch.optim.SparseAdam(tables, how.learning_rate),
+                torch.optim.SparseAdam(tables, how.table_rate or how.learning_rate),
                 torch.optim.AdamW(dense, how.learning_rate, weight_decay=how.weight_decay),
             ]
 

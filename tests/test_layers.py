@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from service.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 # module (the longest prefix counts) -> what it may import of the project; a package's own modules beside each other
 # are listed too
@@ -88,3 +90,9 @@ assert not {"torch", "polars", "onnx"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_explains_every_setting_in_the_settings_own_words() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name, field in Settings.model_fields.items():
+        assert f"| `RANKER_{name.upper()}` |" in readme and str(field.description) in readme, name

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from model.datasets.tables import DataError
+from model.datasets.tables import DataError as DataError  # for whoever calls a data set
 
 MODULES = {
     "simulated": "model.datasets.simulated",

@@ -19,7 +19,6 @@ from model.features.schema import Feature, Schema
 
 Batch = Mapping[str, Tensor]  # as model/features/encode.py makes it
 
-EMBEDDING_SD = 0.01  # small, so that a rare id says little; PAD and UNKNOWN start at 0 and say nothing
 MASKED = -1e9  # added to the score of a padded slot; finite, since -inf makes NaN of an empty history
 
 
@@ -76,9 +75,18 @@ class Lookup(nn.Module):
 def table(rows: int, width: int) -> nn.Embedding:
     """An embedding table whose gradient is sparse: a step costs what the batch touches, not what the table holds."""
     made = nn.Embedding(rows, width, padding_idx=PAD, sparse=True)
+    nn.init.xavier_uniform_(made.weight)  # a rare id of a large table says little, a bucket of a small one more
     with torch.no_grad():
-        made.weight.normal_(0, EMBEDDING_SD)
-        made.weight[[PAD, UNKNOWN]] = 0
+        made.weight[[PAD, UNKNOWN]] = 0  # these say nothing until they are learnt
+    return made
+
+
+def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A layer that starts as TensorFlow 1.4's, with which the paper trained: Glorot uniform weights, bias 0."""
+    made = nn.Linear(inputs, outputs, bias)
+    nn.init.xavier_uniform_(made.weight)
+    if bias:
+        nn.init.zeros_(made.bias)
     return made
 
 
@@ -98,16 +106,15 @@ class Head(nn.Module):
 
     def __init__(self, user: int, candidate: int, hidden: Sequence[int], dropout: float = 0.0):
         super().__init__()
-        self.of_user = nn.Linear(user, hidden[0], bias=False) if user else None
-        self.of_candidate = nn.Linear(candidate, hidden[0])
-        bound = (user + candidate) ** -0.5  # the two are one matrix and start as one, as nn.Linear starts its own
+        self.of_user = linear(user, hidden[0], bias=False) if user else None
+        self.of_candidate = linear(candidate, hidden[0])
+        bound = (6 / (user + candidate + hidden[0])) ** 0.5  # the two are one matrix and start as one
         for layer in (self.of_user, self.of_candidate):
             if layer is not None:
                 nn.init.uniform_(layer.weight, -bound, bound)
-        nn.init.uniform_(self.of_candidate.bias, -bound, bound)
         layers: list[nn.Module] = []
         for width, following in zip(hidden, [*hidden[1:], 1], strict=True):
-            layers += [nn.LeakyReLU(), nn.Dropout(dropout), nn.Linear(width, following)]
+            layers += [nn.LeakyReLU(), nn.Dropout(dropout), linear(width, following)]
         self.rest = nn.Sequential(*layers)
 
     def forward(self, user_UF: Tensor, candidate_UCF: Tensor) -> Tensor:

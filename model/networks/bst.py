@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from model.features.schema import Schema
 from model.features.timeposition import bucket_count, time_positions
-from model.networks.blocks import MASKED, Batch, Head, Lookup, table
+from model.networks.blocks import MASKED, Batch, Head, Lookup, linear, table
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.scale = (width / heads) ** -0.5
-        self.query = nn.Linear(width, width, bias=False)  # W^Q
-        self.key = nn.Linear(width, width, bias=False)  # W^K
-        self.value = nn.Linear(width, width, bias=False)  # W^V
-        self.joined = nn.Linear(width, width, bias=False)  # W^H
+        self.query = linear(width, width, bias=False)  # W^Q
+        self.key = linear(width, width, bias=False)  # W^K
+        self.value = linear(width, width, bias=False)  # W^V
+        self.joined = linear(width, width, bias=False)  # W^H
         self.attention_norm = nn.LayerNorm(width)
-        self.inner = nn.Linear(width, 4 * width)  # W^(1), b^(1)
-        self.outer = nn.Linear(4 * width, width)  # W^(2), b^(2)
+        self.inner = linear(width, 4 * width)  # W^(1), b^(1)
+        self.outer = linear(4 * width, width)  # W^(2), b^(2)
         self.forward_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.activation = nn.LeakyReLU()

@@ -1,0 +1,149 @@
+"""Training: it resumes to the same bits, looks at validation only, and refuses what it cannot use."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model import train
+from model.loader import Prepared
+from model.train import RECIPES, Recipe, RecipeError, Run, Training, choose_recipe, load_recipe, predict
+from tests.conftest import SMALL
+
+
+class Killed(Exception):
+    pass
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return run.network.state_dict()
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "adagrad"])
+def test_a_killed_run_goes_on_to_the_same_bits(small_data: Prepared, tmp_path: Path, optimiser: str) -> None:
+    how = Training(optimiser=optimiser, batch_size=1024, epochs=2, evaluations=2, checkpoint_s=1e9)
+    recipe = Recipe(network={"mlp": [32, 16]}, training=how)
+    whole = Run(small_data, "bst", recipe, 5, tmp_path / "whole.pt")
+    whole.fit()
+
+    class Dying(Run):
+        def _step(self, rows: Any, inputs: Any) -> torch.Tensor:
+            if self.progress["epoch"] == 1 and self.progress["batch"] == 3:
+                self.save()
+                raise Killed
+            return super()._step(rows, inputs)
+
+    first = Dying(small_data, "bst", recipe, 5, tmp_path / "killed.pt")
+    with pytest.raises(Killed):
+        first.fit()
+    second = Run(small_data, "bst", recipe, 5, tmp_path / "killed.pt")
+    torch.rand(7)  # whatever else drew random numbers meanwhile
+    assert second.resume()
+    second.fit()
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(second)[name]), name
+    assert [p["auc"] for p in whole.progress["curve"]] == [p["auc"] for p in second.progress["curve"]]
+
+
+def test_a_checkpoint_of_another_run_is_refused(small_run: Run, small_data: Prepared) -> None:
+    small_run.save()
+    other = Run(small_data, "bst", SMALL, small_run.seed + 1, small_run.checkpoint)
+    with pytest.raises(RecipeError, match="another recipe, seed or data"):
+        other.resume()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(small_data: Prepared, tmp_path: Path) -> None:
+    def trained(seed: int) -> torch.Tensor:
+        run = Run(small_data, "bst", SMALL, seed, tmp_path / "x.pt")
+        run.fit()
+        return weights(run)["head.rest.2.weight"]
+
+    assert torch.equal(trained(1), trained(1)) and not torch.equal(trained(1), trained(2))
+
+
+def test_neither_test_labels_nor_later_validation_rows_touch_the_weights(small_data: Prepared, tmp_path: Path) -> None:
+    """The same run on data whose test rows are turned upside down."""
+    one = Run(small_data, "bst", SMALL, 1, tmp_path / "x.pt")
+    one.fit()
+    spoiled = Prepared(small_data.folder)
+    spoiled.label = np.array(spoiled.label)
+    spoiled.label[spoiled.of_split("test")] ^= 1
+    two = Run(spoiled, "bst", SMALL, 1, tmp_path / "x.pt")
+    two.fit()
+    assert all(torch.equal(a, b) for a, b in zip(weights(one).values(), weights(two).values(), strict=True))
+
+
+def test_the_best_checkpoint_on_validation_is_the_one_kept(small_data: Prepared, tmp_path: Path) -> None:
+    how = Training(optimiser="adam", learning_rate=0.02, batch_size=256, epochs=6, evaluations=2, patience=3)
+    run = Run(small_data, "bst", Recipe({"mlp": [32]}, how), 1, tmp_path / "x.pt")
+    run.fit()
+    curve = [point["auc"] for point in run.progress["curve"]]
+    assert len(curve) < 12 or curve.index(max(curve)) < 11, "it never got worse: the test shows nothing"
+    rows = small_data.of_split("validation")
+    score = predict(run.network, small_data, rows)
+    assert train.auc(small_data.label[rows], score) == pytest.approx(max(curve), abs=1e-9)
+    if len(curve) < 12:
+        assert len(curve) == curve.index(max(curve)) + 1 + 3
+
+
+def test_it_learns(small_run: Run, small_data: Prepared) -> None:
+    rows = small_data.of_split("test")
+    found = train.auc(small_data.label[rows], predict(small_run.network, small_data, rows))
+    assert found is not None and found > 0.62
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.stem)
+def test_every_recipe_in_the_project_can_be_used(path: Path, small_data: Prepared, tmp_path: Path) -> None:
+    if path.stem.endswith("_features"):
+        return
+    recipe = load_recipe(path)
+    if not recipe.features:
+        Run(small_data, "bst", recipe, 1, tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[training]\nlearning_rat = 1", "unknown learning_rat; allowed: optimiser, learning_rate"),
+        ("[trainin]\n", "unknown trainin; allowed: network, training, features"),
+        ("[training]\noptimiser = 'sgd'", "optimiser 'sgd', allowed: adagrad, adam"),
+        ("[training]\nepochs = 0", "above 0"),
+        ("[training", "Expected"),
+    ],
+)
+def test_a_wrong_recipe_says_what_is_allowed(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("features", "says"),
+    [
+        ({"colour": {"width": 3}}, "width, sequence_width of age"),
+        ({"age": {"buckets": 3}}, "allowed: width"),
+        ({"item_id": {"sequence_width": 0}}, "cannot enter or leave the sequence"),
+        ({"shop_id": {"sequence_width": 8}}, "cannot enter or leave the sequence"),
+    ],
+)
+def test_a_recipe_may_change_widths_and_nothing_else_of_a_feature(
+    small_data: Prepared, tmp_path: Path, features: dict[str, dict[str, int]], says: str
+) -> None:
+    with pytest.raises(RecipeError, match=says):
+        Run(small_data, "bst", Recipe(features=features), 1, tmp_path / "x.pt")
+    narrower = Run(small_data, "bst", Recipe(features={"item_id": {"sequence_width": 16}}), 1, tmp_path / "x.pt")
+    assert narrower.network.embed.width_D == 32
+
+
+def test_the_recipe_made_for_network_and_data_set_is_taken_unless_one_is_given(tmp_path: Path) -> None:
+    assert choose_recipe("bst", "kuairand", None) == RECIPES / "bst_kuairand.toml"
+    assert choose_recipe("bst", "nowhere", None) is None
+    assert choose_recipe("bst", "kuairand", tmp_path) == tmp_path
+
+
+def test_training_on_what_is_no_data_set_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--data", str(tmp_path), "--network", "bst", "--out", str(tmp_path)]) == 1
+    assert "no prepared data set" in capsys.readouterr().err

@@ -1,0 +1,43 @@
+"""The whole way on a real log: prepare, train, evaluate, serve, rank, by the commands that the README names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model import evaluate, prepare, train
+from model.bundle import Bundle
+from model.loader import Prepared
+from tests.test_service import replay
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return line
+
+
+def test_kuairand_from_the_raw_log_to_the_served_score(
+    real_logs: Path, tmp_path: Path, valkey_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, bundles = str(tmp_path / "kuairand"), str(tmp_path / "bundles")
+    assert prepare.main(["--dataset", "kuairand", "--raw", str(real_logs / "kuairand_pure"), "--out", data]) == 0
+    assert sum(last_line(capsys)["impressions"].values()) == 193_703
+
+    assert train.main(["--data", data, "--network", "bst", "--out", bundles]) == 0
+    out = capsys.readouterr().out
+    assert "bst_kuairand.toml" in out
+    trained = json.loads(out.splitlines()[-1])
+
+    assert evaluate.main(["--bundle", trained["bundle"], "--data", data, "--split", "test"]) == 0
+    figures = last_line(capsys)
+    assert figures["rows"] == 13_566 and figures["oracle_auc"] is None
+    assert figures["auc"] == pytest.approx(trained["auc"], abs=1e-9)
+    assert figures["auc"] >= figures["floor_auc"] + 0.004 and figures["gauc"] > 0.5
+    assert 0.8 < figures["calibration"] < 1.25
+
+    prepared, bundle = Prepared(tmp_path / "kuairand"), Bundle.open(Path(trained["bundle"]))
+    rows = prepared.of_split("test")
+    some = np.sort(np.random.default_rng(0).choice(rows, 400, replace=False))
+    replay(bundle, prepared, valkey_url, some)
