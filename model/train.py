@@ -32,6 +32,7 @@ from model.evaluate import auc, calibration_bins, logloss, measure, score_rows, 
 from model.export import ExportError, check_parity, example_batch, write_graph, write_json
 from model.features.schema import Schema
 from model.loader import Prepared, batches, tensors
+from model.networks.blocks import start
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -42,9 +43,10 @@ class Training:
 
     optimiser: str = "adagrad"  # §3.1; or adam (lazy on the tables, as gradients are sparse)
     learning_rate: float = 0.01  # Table 3
-    table_rate: float | None = None  # of the embedding tables, where it differs (adam)
+    decay: float = 1.0  # what the learning rate has fallen to, linearly, at the end of every epoch; 1: it stays
     accumulator: float = 0.1  # Adagrad's start, as in TensorFlow 1.4, with which the paper trained
     weight_decay: float = 0.0  # adam only, and not on the embedding tables
+    fresh_tables: int = 0  # tables of more rows start anew at every epoch (MEDA, Liu et al. 2023); 0: none does
     batch_size: int = 256  # Table 3
     epochs: int = 1  # Table 3
     evaluations: int = 4  # looks at validation an epoch
@@ -112,6 +114,7 @@ class Optimiser:
         tables = [m.weight for m in network.modules() if isinstance(m, nn.Embedding)]
         of_table = {id(weight) for weight in tables}
         dense = [p for p in network.parameters() if id(p) not in of_table]
+        self._rate = how.learning_rate
         self.parts: list[torch.optim.Optimizer]
         if how.optimiser == "adagrad":
             self.parts = [
@@ -119,9 +122,23 @@ class Optimiser:
             ]
         else:
             self.parts = [
-                torch.optim.SparseAdam(tables, how.table_rate or how.learning_rate),
+                torch.optim.SparseAdam(tables, how.learning_rate),
                 torch.optim.AdamW(dense, how.learning_rate, weight_decay=how.weight_decay),
             ]
+
+    def pace(self, share: float) -> None:
+        """Sets the learning rates to this share of the recipe's."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = self._rate * share
+
+    def forget(self, table: nn.Parameter) -> None:
+        """Drops what was gathered about a table that starts anew."""
+        for part in self.parts:
+            if isinstance(part, torch.optim.Adagrad) and table in part.state:
+                part.state[table]["sum"].fill_(part.defaults["initial_accumulator_value"])
+            else:
+                part.state.pop(table, None)
 
     def step(self) -> None:
         for part in self.parts:
@@ -164,6 +181,8 @@ class Run:
         before = self.progress["seconds"]
         while self.progress["epoch"] < self.how.epochs and self.progress["waited"] < self.how.patience:
             epoch, at = self.progress["epoch"], self.progress["batch"]
+            if epoch and not at:
+                self._start_tables_anew()
             order = np.random.default_rng([self.seed, epoch]).permutation(train)
             bar = tqdm(
                 total=len(train),
@@ -176,6 +195,7 @@ class Run:
             bar.set_description(f"epoch {epoch + 1}/{self.how.epochs}")
             with bar:
                 for rows, inputs in batches(self.data, order, self.how.batch_size, at):
+                    self.optimiser.pace(1 - (1 - self.how.decay) * self.progress["batch"] / steps)
                     loss = self._step(rows, inputs)
                     self.progress["batch"] += 1
                     bar.update(len(rows))
@@ -194,6 +214,13 @@ class Run:
             self.progress |= {"epoch": epoch + 1, "batch": 0}
         self.progress["seconds"] = before + time.monotonic() - begun
         self.network.load_state_dict(self.best)
+
+    def _start_tables_anew(self) -> None:
+        """Ids learnt by heart in one epoch mislead the next; what the attention has learnt meanwhile stays."""
+        for module in self.network.modules():
+            if isinstance(module, nn.Embedding) and module.num_embeddings > self.how.fresh_tables > 0:
+                start(module)
+                self.optimiser.forget(module.weight)
 
     def _step(self, rows: np.ndarray[Any, Any], inputs: dict[str, np.ndarray[Any, Any]]) -> torch.Tensor:
         self.network.train()

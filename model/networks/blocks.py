@@ -75,10 +75,18 @@ class Lookup(nn.Module):
 def table(rows: int, width: int) -> nn.Embedding:
     """An embedding table whose gradient is sparse: a step costs what the batch touches, not what the table holds."""
     made = nn.Embedding(rows, width, padding_idx=PAD, sparse=True)
-    nn.init.xavier_uniform_(made.weight)  # a rare id of a large table says little, a bucket of a small one more
+    start(made)
+    return made
+
+
+def start(made: nn.Embedding) -> None:
+    """Glorot uniform, as TensorFlow 1.4's variables
+
+    A rare id of a large table says little, a bucket of a small one more.
+    """
+    nn.init.xavier_uniform_(made.weight)
     with torch.no_grad():
         made.weight[[PAD, UNKNOWN]] = 0  # these say nothing until they are learnt
-    return made
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
