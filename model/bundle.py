@@ -1,12 +1,11 @@
 """The artefact: written by export, read by the service; everything a request needs besides the store.
 
-<name>/<version>/  model.onnx + model.onnx.data   the graph, its tables as external data (memory-mapped, shared by
-workers)
-                   features.toml, vocab/           how to encode
-                   catalog/items.npy               item features; may be swapped alone
-                   golden.json                     recorded requests with their scores
-                   report.json                     metrics, data, seed, versions
-                   manifest.json                   schema version, sha256 of every file
+<name>/<version>/  model.onnx, model.onnx.data   graph; its tables are memory-mapped and shared by workers
+                   features.toml, vocab/         how to encode
+                   catalog/items.npy             item features
+                   golden.json                   recorded requests with their scores
+                   report.json                   metrics, data, seed, versions
+                   manifest.json                 schema version, sha256 of every file
 <name>/current     symlink to the newest version, swapped last
 """
 
@@ -73,7 +72,11 @@ class Bundle:
         return cls(folder, {"name": folder.parent.name, "version": "unfinished", "files": {}})
 
     def verify(self) -> None:
-        """Compares every file with its sha256 in the manifest. Raises BundleError."""
+        """Compares every file with its sha256. Raises BundleError, also for a file that the manifest does not list."""
+        there = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
+        strangers = there - set(self.manifest["files"]) - {"manifest.json"}
+        if strangers:
+            raise BundleError(f"{self.folder}: {', '.join(sorted(strangers))} not listed in manifest.json")
         for name, facts in self.manifest["files"].items():
             found = _sha256(self.folder / name)
             if found != facts["sha256"]:
@@ -189,6 +192,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
     wanting = {"name", "version", "network", "objective", "files"} - set(manifest)
     if wanting:
         raise BundleError(f"{path}: {', '.join(sorted(wanting))} missing")
+    files = manifest["files"]
+    if not isinstance(files, dict) or not all(isinstance(f, dict) and "sha256" in f for f in files.values()):
+        raise BundleError(f"{path}: `files` must name each file with its sha256")
+    needed = {"model.onnx", "model.onnx.data", "features.toml", "golden.json", f"catalog/{FILE}"}
+    if needed - set(files):
+        raise BundleError(f"{path}: {', '.join(sorted(needed - set(files)))} missing from `files`")
     return manifest
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from model.bundle import Bundle, BundleError
-from model.features.schema import ITEM_ID
+from model.features.schema import ITEM_ID, without_widths
 from model.loader import SPLITS, Prepared, batches
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -140,6 +140,8 @@ def evaluate(bundle: Bundle, data: Prepared, split: str) -> dict[str, Any]:
     for path in sorted((data.folder / "vocab").iterdir()):
         if path.read_bytes() != (bundle.folder / "vocab" / path.name).read_bytes():
             raise BundleError(f"{data.folder} and {bundle.folder} encode differently: {path.name}")
+    if without_widths(bundle.schema) != without_widths(data.schema):
+        raise BundleError(f"{data.folder} and {bundle.folder} encode differently: features.toml")
     rows = data.of_split(split)
     score = score_rows(bundle, data, rows)
     return measure(data, rows, score) | {"calibration_bins": calibration_bins(data.label[rows], score)}
@@ -169,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         figures = evaluate(Bundle.open(given.bundle), Prepared(given.data), given.split)
-    except (BundleError, OSError) as error:
+    except (BundleError, OSError, ValueError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
     print(table(figures))

@@ -2,14 +2,15 @@
 
 `python -m model.prepare` writes these files; `encoded/` holds N columns a side as model/features/encode.py makes them:
 
-    users.npy, items.npy (rows, N), users_numbers.npy, items_numbers.npy       one row a user, an item
-    user.npy, item.npy, time.npy, label.npy, split.npy, end.npy (impressions,) sorted by time; user and item are rows
-    of the above context.npy, cross.npy, context_numbers.npy (impressions, N) clicked.npy, clicked_at.npy
-    (behaviours,), begin.npy (users,)              sorted by user, time and key; item row and ms
+    users, items (rows, N) · users_numbers, items_numbers     one row a user, an item
+    user, item, time, label, split, end (impressions,)        sorted by time; user and item are rows of the above
+    context, cross, context_numbers (impressions, N)
+    clicked, clicked_at (behaviours,) · begin (users,)        sorted by user, time and key; item row and ms
 
 `end` is one past the last behaviour that the impression's user had strictly before it, so the history is [end-T, end).
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,14 @@ class Prepared:
         self.rows = {f.name: self.encoder.table_rows(f) for f in self.schema.features if not f.is_float}
         places = self.schema.places("item")
         self._sequence = np.r_[tuple(places[f.name] for f in self.schema.sequence)]
+
+    @property
+    def fingerprint(self) -> str:
+        """What the encoding and the rows were when they were prepared; differs when the data is prepared otherwise."""
+        made = hashlib.sha256((self.folder / "features.toml").read_bytes() + (self.folder / "meta.json").read_bytes())
+        for path in sorted((self.folder / "vocab").iterdir()):
+            made.update(path.read_bytes())
+        return made.hexdigest()
 
     def of_split(self, split: str) -> npt.NDArray[np.int64]:
         """Impressions of a split, in time order."""

@@ -47,6 +47,7 @@ def prepare(
     if out.exists() and (any(out.iterdir()) if out.is_dir() else True) and not (out / "meta.json").exists():
         raise PrepareError(f"--out {out} holds something that is no prepared data set; name an empty or a new folder")
     schema = features_toml.load(features or datasets.features(dataset, raw))
+    out = out.resolve()
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "tables").mkdir(parents=True)
@@ -254,14 +255,12 @@ def _visible(behaviours: pl.LazyFrame, schema: Schema) -> pl.DataFrame:
     """The behaviours that can enter a history: of the named actions, on the named type of object."""
     history = schema.history
     kept = pl.col("action").is_in(history.actions) & (pl.col("object_type") == history.object_type)
-    return behaviours.filter(kept).select("user_id", "object_id", "timestamp").collect()
+    columns = ("user_id", "action", "object_type", "object_id", "timestamp")  # once each, as in the store
+    return behaviours.filter(kept).select(columns).unique(maintain_order=True).collect()
 
 
 def _behaviours(behaviours: pl.DataFrame, users: _Entities, items: _Entities) -> dict[str, npt.NDArray[Any]]:
-    """Behaviours sorted by user, time and (in one millisecond) the item's key, as serving orders them
-
-    And where a user's begin.
-    """
+    """Behaviours sorted by user, time and, in one millisecond, item key, as serving has them; where a user's begin."""
     user, item = users.rows(behaviours["user_id"]), items.rows(behaviours["object_id"])
     time = behaviours["timestamp"].to_numpy()
     order = np.lexsort((items.keys[item], time, user))

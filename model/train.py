@@ -164,13 +164,21 @@ class Run:
         self.schema = with_widths(data.schema, recipe.features)
         self.network = networks.build(name, self.schema, data.rows, recipe.network)
         self.optimiser = Optimiser(self.network, self.how)
-        self.progress: dict[str, Any] = {"epoch": 0, "batch": 0, "best": -1.0, "waited": 0, "curve": [], "seconds": 0.0}
+        self.progress: dict[str, Any] = {
+            "epoch": 0,
+            "batch": 0,
+            "best": -1.0,
+            "waited": 0,
+            "curve": [],
+            "seconds": 0.0,
+            "rows": 0,
+        }
         self.best: dict[str, torch.Tensor] = {}
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on before it may be resumed."""
-        return {"network": self.name, "seed": self.seed, "recipe": asdict(self.recipe), "data": self.data.meta}
+        return {"network": self.name, "seed": self.seed, "recipe": asdict(self.recipe), "data": self.data.fingerprint}
 
     def fit(self) -> None:
         """Trains to the end or to where validation stops getting better; `best` holds the weights to export."""
@@ -198,13 +206,14 @@ class Run:
                     self.optimiser.pace(1 - (1 - self.how.decay) * self.progress["batch"] / steps)
                     loss = self._step(rows, inputs)
                     self.progress["batch"] += 1
+                    self.progress["rows"] += len(rows)
+                    self.progress["seconds"] = before + time.monotonic() - begun
                     bar.update(len(rows))
                     if self.progress["batch"] % 50 == 0:
                         bar.set_postfix(
                             loss=f"{float(loss):.4f}", validation=f"{self.progress['best']:.4f}", refresh=False
                         )
                     if self.progress["batch"] in looks:
-                        self.progress["seconds"] = before + time.monotonic() - begun
                         self._look(float(loss))
                         if self.progress["waited"] >= self.how.patience:
                             break
@@ -212,7 +221,6 @@ class Run:
                         self.save()
                         saved = time.monotonic()
             self.progress |= {"epoch": epoch + 1, "batch": 0}
-        self.progress["seconds"] = before + time.monotonic() - begun
         self.network.load_state_dict(self.best)
 
     def _start_tables_anew(self) -> None:
@@ -266,7 +274,7 @@ class Run:
         if not self.checkpoint.exists():
             return False
         content = torch.load(self.checkpoint, weights_only=True)
-        if content["identity"] != self.identity:
+        if content["identity"] != self.identity:  # also where the data was prepared anew
             raise RecipeError(
                 f"{self.checkpoint} belongs to a run with another recipe, seed or data; train without --resume"
             )
@@ -320,8 +328,7 @@ def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _rows_per_s(run: Run) -> float:
-    done = run.progress["epoch"] * len(run.data.of_split("train"))
-    return round(done / max(run.progress["seconds"], 1e-9))
+    return round(run.progress["rows"] / max(run.progress["seconds"], 1e-9))
 
 
 def choose_recipe(network: str, dataset: str, given: Path | None) -> Path | None:

@@ -5,6 +5,8 @@ Checks the bundle once, starts a store where none is named, and serves with the 
 
 import logging
 import os
+import shlex
+import signal
 import socket
 import sys
 import threading
@@ -18,7 +20,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from model.bundle import Bundle, BundleError
-from service.app import METRICS_FOLDER, PARENT
+from service.app import METRICS_FOLDER, PARENT, example, samples
 from service.backfill import load_users
 from service.embedded import EmbeddedStore, EmbeddedStoreError
 from service.history import address
@@ -44,6 +46,7 @@ def main() -> int:
     with ExitStack() as stack:
         stack.callback(listener.close)
         try:
+            os.environ["RANKER_BUNDLE"] = str(bundle.folder)  # what was checked, though `current` may move on
             if settings.redis_url is None:
                 os.environ["RANKER_REDIS_URL"] = _embedded(stack, settings)
         except EmbeddedStoreError as error:
@@ -70,9 +73,10 @@ def main() -> int:
             Multiprocess(config, [listener]).run()
         else:
             server = uvicorn.Server(config)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after an orderly shutdown
             try:
                 server.run([listener])
-            except KeyboardInterrupt:  # uvicorn raises the signal again once it has shut down in order
+            except KeyboardInterrupt:  # likewise
                 pass
             return 0 if server.started else 1
     return 0
@@ -83,10 +87,9 @@ def _checked(settings: Settings) -> Bundle:
     begun = time.perf_counter()
     bundle = Bundle.open(settings.bundle)
     bundle.verify()
-    if settings.workers > 1:  # a single worker is this process and proves it itself
-        scorer = Scorer(bundle, 1)
-        scorer.warm()
-        scorer.close()
+    scorer = Scorer(bundle, 1)
+    scorer.warm()
+    scorer.close()
     took_s = time.perf_counter() - begun
     log.info("bundle %s %s at %s, checked in %.2f s", bundle.name, bundle.version, bundle.folder, took_s)
     return bundle
@@ -136,10 +139,9 @@ def _announce(base: str, bundle: Bundle) -> None:
             break
         except OSError:
             time.sleep(0.1)
-    request = next(request for request in bundle.golden() if request["profile"])
-    body = orjson.dumps({"user_id": request["user_id"], "candidates": request["candidates"][:5]}).decode()
+    body = orjson.dumps(example(samples(bundle), 5)).decode()
     print(f"\nready on {base} — docs at {base}/docs, metrics at {base}/metrics. Try:\n")
-    print(f"curl -s {base}/rank -H 'content-type: application/json' -d '{body}'\n", flush=True)
+    print(f"curl -s {base}/rank -H 'content-type: application/json' -d {shlex.quote(body)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -92,16 +92,15 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
     app.add_middleware(Observed, metrics=metrics)
     app.add_exception_handler(RankerError, _ranker_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _internal_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
 
-    samples = _samples(bundle)
-    example = {"user_id": samples["user_ids"][0], "candidates": samples["item_ids"][:10], "top_k": 3}
+    ids = samples(bundle)
 
     @app.post(
         "/rank",
         response_model=RankResponse,
-        responses={code: {"model": ErrorResponse} for code in (400, 413, 422, 500, 503)},
-        openapi_extra={"requestBody": _request_body(example)},
+        responses={code: {"model": ErrorResponse} for code in (400, 413, 422, 500)},
+        openapi_extra={"requestBody": _request_body(example(ids, 10) | {"top_k": 3})},
         summary="Rank candidates for a user",
     )
     async def rank(request: Request) -> Response:
@@ -156,7 +155,7 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
                 {"name": f.name, "side": f.side, "kind": f.kind, "type": None if f.kind == "number" else f.type}
                 for f in bundle.schema.features
             ],
-            "samples": samples,
+            "samples": ids,
         }
 
     @app.get("/metrics", summary="Prometheus metrics over all workers", response_class=Response)
@@ -204,7 +203,7 @@ class Observed:
         begun = time.perf_counter()
         stages: dict[str, float] = {}
         request_id = _request_id(scope)
-        status = 500
+        status: int | None = None  # until the answer begins
         scope["ranker.begun"], scope["ranker.stages"], scope["ranker.request_id"] = begun, stages, request_id
 
         async def answer(message: Message) -> None:
@@ -216,9 +215,14 @@ class Observed:
 
         try:
             await self.app(scope, receive, answer)
+        except Exception:  # what nobody foresaw: the log gets the traceback, the caller an id to ask about
+            log.exception("request %s failed", request_id)
+            if status is None:
+                said = "something went wrong here; the log knows this request by its id"
+                await _error(Request(scope), 500, "internal", said)(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", "")
-            outcome = outcome_of(status, scope.get("ranker.degraded", False))
+            outcome = outcome_of(status or 500, scope.get("ranker.degraded", False))
             self.metrics.observe(route, outcome, stages if route == "/rank" else {}, time.perf_counter() - begun)
 
 
@@ -266,24 +270,26 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return _error(request, error.status_code, kind, said, error.headers)
 
 
-async def _internal_error(request: Request, error: Exception) -> Response:
-    """What nobody foresaw: the log gets the traceback, the caller the request's id to ask about."""
-    if isinstance(error, ClientDisconnect):
-        return Response(status_code=CLIENT_GONE)
-    return _error(request, 500, "internal", "something went wrong here; the log knows this request by its id")
+async def _client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
 
 
-def _samples(bundle: Bundle) -> dict[str, list[Any]]:
-    """Ids that this bundle knows, from its golden requests: for load tests and for a first try."""
-    requests = bundle.golden()
-    users = dict.fromkeys(request["user_id"] for request in requests if request["profile"])
+def samples(bundle: Bundle) -> dict[str, list[Any]]:
+    """Ids from the bundle's golden requests, for load tests and a first try; users with profile and history first."""
+    requests = sorted(bundle.golden(), key=lambda r: not (r["profile"] and r["behaviours"]))
+    users = dict.fromkeys(request["user_id"] for request in requests)
     items = dict.fromkeys(item for request in requests for item in request["candidates"])
     return {"user_ids": list(users)[:SAMPLES], "item_ids": list(items)[:SAMPLES]}
 
 
-def _request_body(example: dict[str, Any]) -> dict[str, Any]:
+def example(ids: Mapping[str, list[Any]], candidates: int) -> dict[str, Any]:
+    """A request that works."""
+    return {"user_id": ids["user_ids"][0], "candidates": ids["item_ids"][:candidates]}
+
+
+def _request_body(shown: dict[str, Any]) -> dict[str, Any]:
     schema = RankRequest.model_json_schema()
-    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": shown}}}
 
 
 def _end_with(parent: int) -> None:

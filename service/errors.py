@@ -28,10 +28,6 @@ class BodyTooLarge(RankerError):
     kind = "body_too_large"
 
 
-class NotReady(RankerError):
-    kind = "not_ready"
-
-
 STATUS = {
     "malformed_json": 400,
     "not_found": 404,
@@ -40,7 +36,6 @@ STATUS = {
     "invalid_request": 422,
     "too_many_candidates": 422,
     "internal": 500,
-    "not_ready": 503,
 }
 
 

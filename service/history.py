@@ -24,6 +24,8 @@ Every command exists since Redis 6.2. A write that adds no more than 128 - keep 
 Redis' compact encoding (zset-max-listpack-entries 128, members up to 64 bytes), at less than half the memory.
 """
 
+import asyncio
+import builtins
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +35,7 @@ from redis.exceptions import ConnectionError, InvalidResponse, ResponseError, Ti
 
 from model.features.behaviour import Behaviour
 
+LATEST_EXACT = 2**53  # a sorted set's score is a double
 FORMAT = 1  # in every key: a release that writes another format leaves this one's data alone
 
 
@@ -100,6 +103,8 @@ def pack(behaviour: Behaviour) -> str:
     action, object_type, object_id, timestamp = behaviour
     if "|" in action or "|" in object_type:
         raise ValueError(f"action {action!r} and object type {object_type!r} given, neither may hold a '|'")
+    if abs(timestamp) > LATEST_EXACT:
+        raise ValueError(f"time {timestamp} given, at most 2^53 is allowed: a sorted set's score is a double")
     return f"{action}|{object_type}|{object_id}|{timestamp}"
 
 
@@ -109,7 +114,8 @@ def unpack(member: bytes | str) -> Behaviour:
     action, object_type, rest = text.split("|", 2)
     object_id, bar, time = rest.rpartition("|")
     timestamp = int(time)
-    if not bar or str(timestamp) != time:  # "+1" or "01" would be a second copy of the behaviour at 1
+    if not bar or str(timestamp) != time or abs(timestamp) > LATEST_EXACT:
+        # "+1" or "01" would be a second copy of the behaviour at 1
         raise ValueError(f"{text!r} given, action|object_type|object_id|time is allowed")
     return Behaviour(action, object_type, object_id, timestamp)
 
@@ -165,7 +171,7 @@ class RedisHistory:
                 driver_info=None,
             )
         )
-        self._keep, self._ttl_s = keep, ttl_s
+        self._keep, self._ttl_s, self._timeout_s = keep, ttl_s, timeout_s
 
     async def read(self, user_id: str, before: int | None) -> Stored:
         pipeline = self._redis.pipeline(transaction=False)
@@ -202,10 +208,11 @@ class RedisHistory:
     async def _execute(self, pipeline: Any) -> list[Any]:
         try:
             # with raise_on_error redis-py would put the command, and so the user's id, into the message
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            async with asyncio.timeout(self._timeout_s):  # the whole of it; a cut-off command closes its connection
+                replies: list[Any] = await pipeline.execute(raise_on_error=False)
             for reply in replies:
                 if isinstance(reply, Exception):
                     raise reply
-        except (ConnectionError, TimeoutError, ResponseError, InvalidResponse) as error:
+        except (ConnectionError, TimeoutError, builtins.TimeoutError, ResponseError, InvalidResponse) as error:
             raise StoreUnavailable(f"the store at {self._where}: {error}") from error
         return replies

@@ -67,7 +67,7 @@ COUNTERS = {  # as the exposition format has it, the names get their `_total` wh
     "ranker_unknown_items": "Candidates without an embedding, scored as UNKNOWN.",
     "ranker_cold_users": "Ranked requests of users without a history.",
     "ranker_future_behaviours": "Behaviours stamped ahead of the clock, taken as happening just now.",
-    "ranker_malformed_behaviours": "Stored behaviours that could not be read and were passed over.",
+    "ranker_malformed_behaviours": "Stored behaviours and profile values that could not be read and were passed over.",
 }
 
 MODEL_BYTES = 1024  # a bundle's name and version are folder names, 255 bytes at most each

@@ -3,6 +3,7 @@
 No HTTP and no Redis here: app.py hands the parts in.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from service.errors import InvalidRequest, TooManyCandidates
 from service.history import History, Stored, StoreUnavailable
 from service.scorer import Scorer
 from service.wire import RankRequest
+
+log = logging.getLogger("ranker")
 
 HISTORY = "history"  # in `degraded`: the store did not answer, and the user was ranked as a new one
 REASONS = (HISTORY,)
@@ -98,5 +101,6 @@ async def rank(
 async def _history_or_none(history: History, user_id: str, before: int | None) -> tuple[Stored, list[str]]:
     try:
         return await history.read(user_id, before), []
-    except StoreUnavailable:
+    except StoreUnavailable as error:
+        log.debug("ranked without history: %s", error)  # `ranker_degraded_total` counts them; the log need not
         return Stored({}, [], 0), [HISTORY]

@@ -3,6 +3,7 @@
 Names of features are not here: they are the bundle's, and the encoder refuses those that it does not have.
 """
 
+import reprlib
 from typing import Annotated, Any
 
 from pydantic import (
@@ -107,7 +108,7 @@ def parse(body: bytes) -> RankRequest:
         problems = error.errors(include_url=False)
         if problems[0]["type"] == "json_invalid":
             raise MalformedBody(problems[0]["msg"]) from None
-        said = [f"{_place(p['loc'])}: {p['msg']}{_given(p)}" for p in problems[:SHOWN]]
+        said = [f"{_place(p['loc'])[:60]}: {p['msg']}{_given(p)}" for p in problems[:SHOWN]]
         allowed = ", ".join(RankRequest.model_fields)
         if any(p["type"] == "extra_forbidden" for p in problems):
             said.append(f"allowed fields: {allowed}")
@@ -121,5 +122,4 @@ def _place(loc: tuple[int | str, ...]) -> str:
 def _given(problem: Any) -> str:
     if problem["type"] == "missing":
         return ""
-    shown = repr(problem["input"])
-    return f" (given {shown if len(shown) <= 60 else shown[:57] + '...'})"
+    return f" (given {reprlib.repr(problem['input'])})"

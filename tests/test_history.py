@@ -29,7 +29,7 @@ KEEP = 5
 TTL_S = 1000
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="|"))
-behaviours = st.builds(Behaviour, names, names, st.text(), st.integers())
+behaviours = st.builds(Behaviour, names, names, st.text(), st.integers(-(2**53), 2**53))
 
 
 def click(object_id: str, timestamp: int) -> Behaviour:
@@ -73,7 +73,15 @@ def test_an_action_or_type_with_the_separator_is_refused(behaviour):
         pack(behaviour)
 
 
-MALFORMED = [b"", b"click", b"click|item|i1", b"click|item|5", b"click|item|i1|", b"click|item|i1|x"]
+MALFORMED = [
+    b"click|item|i1|9007199254740993",
+    b"",
+    b"click",
+    b"click|item|i1",
+    b"click|item|5",
+    b"click|item|i1|",
+    b"click|item|i1|x",
+]
 MALFORMED += [b"click|item|i1|1.5", b"click|item|i1|+1", b"click|item|i1|01", b"click|item|i1| 1", b"click|item|\xff|1"]
 
 

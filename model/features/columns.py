@@ -17,6 +17,9 @@ from model.features.schema import Feature
 Column = npt.NDArray[Any]  # uint64 keys, or float64; (n,) or, for a multi, (n, max_values)
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 def empty(feature: Feature, rows: int) -> Column:
     """A column in which every value is missing."""
     if feature.kind == "number":
@@ -49,7 +52,7 @@ def from_text(feature: Feature, text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         raise BadValue(f"{text[:60]!r} given, a JSON list is allowed") from None
 
 
@@ -63,8 +66,8 @@ def _number(value: Any) -> float:
             raise BadValue(f"{value[:60]!r} given, a number is allowed") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadValue(f"{value!r} given, a number is allowed")
-    if not math.isfinite(value):
-        raise BadValue(f"{value!r} given, a finite number is allowed")
+    if not -_LARGEST <= value <= _LARGEST:  # NaN neither
+        raise BadValue(f"{str(value)[:60]} given, a finite number of 32 bits is allowed")
     return float(value)
 
 

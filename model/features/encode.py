@@ -2,11 +2,12 @@
 
 A network's input is a dict of these arrays (N: columns of that side, as `features.toml` orders them):
 
-    user (U, N) · item (U, C, N) · context (U, C, N) · cross (U, C, N)      rows of embedding tables
-    history (U, T, N)                                                       rows of the sequence features, oldest first
-    gap (U, T)                                                              time buckets, PAD where there is no
-    behaviour user_numbers (U, N) · item_numbers, context_numbers (U, C, N)           standardised numbers; absent
-    where there are none
+    user (U, N) · item (U, C, N) · context (U, C, N) · cross (U, C, N)     rows of embedding tables
+    history (U, T, N)                                                      rows of the sequence features, oldest first
+    gap (U, T)                                                             time buckets, PAD in unused slots
+    user_numbers (U, N) · item_numbers, context_numbers (U, C, N)          standardised numbers
+
+An array of no columns is left out.
 """
 
 import json
@@ -39,6 +40,8 @@ from model.features.ids import (
 from model.features.schema import ITEM_ID, LOG_BUCKETS, USER_ID, Feature, Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
+
+MOST_DEVIATIONS = 100.0  # a standardised number is cut there: one absurd value must not drown all others
 
 Rows = npt.NDArray[np.int64]
 Inputs = dict[str, npt.NDArray[Any]]
@@ -132,7 +135,8 @@ class Encoder:
         for feature in features:
             if feature.is_float:
                 mean, deviation = self.statistics.numbers[feature.name]
-                made.append(np.nan_to_num((columns[feature.name] - mean) / deviation)[..., None])
+                standard = np.nan_to_num((columns[feature.name] - mean) / deviation)
+                made.append(np.clip(standard, -MOST_DEVIATIONS, MOST_DEVIATIONS)[..., None])
         return np.concatenate(made, axis=-1, dtype=np.float32) if made else np.zeros((count, 0), np.float32)
 
     def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
@@ -287,8 +291,13 @@ def _overwrite(
             continue
         own = [(index, values[feature.name]) for index, values in given if feature.name in values]
         if own:
-            for index, value in own:
-                columns[feature.name][index] = _column(feature, [value], f"candidates[{index}].{feature.name}")[0]
+            places, values = zip(*own, strict=True)
+            try:
+                columns[feature.name][list(places)] = column(feature, values)
+            except BadValue:  # say which
+                for index, value in own:
+                    _column(feature, [value], f"candidates[{index}].{feature.name}")
+                raise
 
 
 def _column(feature: Feature, values: Sequence[Any], where: str) -> Column:
@@ -301,7 +310,9 @@ def _column(feature: Feature, values: Sequence[Any], where: str) -> Column:
 def _refuse_unknown(where: str, given: Mapping[str, Any], allowed: Sequence[str]) -> None:
     unknown = [name for name in given if name not in allowed]
     if unknown:
-        raise BadValue(f"{where}: unknown {', '.join(map(repr, unknown[:3]))}; allowed: {', '.join(allowed) or 'none'}")
+        raise BadValue(
+            f"{where}: unknown {', '.join(repr(n[:60]) for n in unknown[:3])}; allowed: {', '.join(allowed) or 'none'}"
+        )
 
 
 def _is_id(value: Any, kind: IdType) -> bool:

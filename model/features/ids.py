@@ -35,7 +35,7 @@ def canonical(value: Any, kind: IdType) -> int | str:
     if kind == "str":
         if type(value) is str:
             return value
-        if type(value) is int:
+        if type(value) is int and _INT_MIN <= value <= _INT_MAX:  # what JSON and the store can carry
             return str(value)
         raise BadValue(f"{_shown(value)} given, a string is allowed")
     if type(value) is str and (value.isdecimal() or (value[:1] == "-" and value[1:].isdecimal())) and value.isascii():

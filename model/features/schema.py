@@ -20,7 +20,7 @@ context feature the `default` that stands where a request names none, a cross `o
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -130,6 +130,9 @@ class Schema:
         by_name = {feature.name: feature for feature in self.features}
         if ITEM_ID not in by_name or by_name[ITEM_ID].side != "item" or by_name[ITEM_ID].kind != "id":
             raise SchemaError("a feature `item_id` with side item and kind id is needed")
+        user_id = by_name.get(USER_ID)
+        if user_id is not None and (user_id.side, user_id.kind, user_id.type) != ("user", "id", self.user_id):
+            raise SchemaError(f"feature `user_id` needs side user, kind id and type {self.user_id!r}, as user_id says")
         for cross in self.side("cross"):
             for part in cross.of:
                 if part not in by_name or by_name[part].side == "cross" or by_name[part].kind not in ("id", "category"):
@@ -197,6 +200,12 @@ def load(path: Path) -> Schema:
         return parse(tomllib.loads(path.read_text()))
     except tomllib.TOMLDecodeError as error:
         raise SchemaError(f"{path}: {error}") from None
+
+
+def without_widths(schema: Schema) -> Schema:
+    """What decides the encoding: of a width only whether the feature is in the sequence."""
+    plain = (replace(f, width=0, sequence_width=int(f.sequence_width > 0)) for f in schema.features)
+    return replace(schema, features=tuple(plain))
 
 
 def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,21 +72,21 @@ class Lookup(nn.Module):
         return torch.cat(parts, -1)
 
 
-def table(rows: int, width: int) -> nn.Embedding:
+def table(rows: int, width: int, silent: Sequence[int] = (PAD, UNKNOWN)) -> nn.Embedding:
     """An embedding table whose gradient is sparse: a step costs what the batch touches, not what the table holds."""
     made = nn.Embedding(rows, width, padding_idx=PAD, sparse=True)
-    start(made)
+    start(made, silent)
     return made
 
 
-def start(made: nn.Embedding) -> None:
-    """Glorot uniform, as TensorFlow 1.4's variables
+def start(made: nn.Embedding, silent: Sequence[int] = (PAD, UNKNOWN)) -> None:
+    """Glorot uniform, as TensorFlow 1.4's variables: the larger a table, the less a row says before it is learnt.
 
-    A rare id of a large table says little, a bucket of a small one more.
+    The rows `silent` start at 0 and say nothing.
     """
     nn.init.xavier_uniform_(made.weight)
     with torch.no_grad():
-        made.weight[[PAD, UNKNOWN]] = 0  # these say nothing until they are learnt
+        made.weight[list(silent)] = 0
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:

@@ -12,6 +12,9 @@ Equation numbers are the paper's. Readings, where its print leaves room:
   sequence's last element, and its own gap is 0.
 - pos(v_i) = t(v_t) - t(v_i) is bucketed (model/features/timeposition.py), embedded, and concatenated to the item's
   features (§2.1).
+- §2.2 names LeakyReLU "in self-attention" too; (1)-(3) print none, so none stands there. Its slope is torch's 0.01,
+  LayerNorm's epsilon 1e-5; weights start as TensorFlow 1.4's (Glorot), with which the paper trained.
+- A multi-valued feature is the mean of its values' embeddings; a standardised number enters the MLP as it is.
 - Dropout stands in (5) and (6) as printed: none on the attention weights, none in the MLP unless `mlp_dropout` asks.
 
 How it is computed, the numbers being the same: in the first block the history's keys and values do not depend on the
@@ -26,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.features.ids import PAD
 from model.features.schema import Schema
 from model.features.timeposition import bucket_count, time_positions
 from model.networks.blocks import MASKED, Batch, Head, Lookup, linear, table
@@ -42,6 +46,8 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mlp", tuple(self.mlp))
+        if self.blocks < 1 or self.heads < 1 or not self.mlp or not 0 <= self.dropout < 1:
+            raise ValueError("bst: blocks, heads and layers of the MLP are at least 1, dropout is from 0 to below 1")
 
 
 class Network(nn.Module):
@@ -49,7 +55,7 @@ class Network(nn.Module):
         super().__init__()
         edges_s = schema.history.gap_edges_s
         self.embed = Lookup(schema, rows)
-        self.position = table(bucket_count(edges_s), config.position_width)
+        self.position = table(bucket_count(edges_s), config.position_width, silent=(PAD,))
         width_D = self.embed.width_D + config.position_width
         if width_D % config.heads:
             raise ValueError(f"{config.heads} heads cannot split the item vector's width {width_D}")
