@@ -153,6 +153,8 @@ def test_what_the_caller_gives_wins_over_profile_catalogue_and_default(encoder: 
             r"candidates\[1\].price: 'x' given, a number is allowed",
         ),
         ({"user": {"age": 1.5}}, r"user.age: 1.5 given, an integer is allowed"),
+        ({"user": {"income": 10**400}}, "user.income: 1000+ given, a finite number"),
+        ({"user": {"income": 1e300}}, r"user.income: 1e\+300 given, a finite number of 32 bits"),
         ({"user": {"income": float("nan")}}, r"user.income: nan given, a finite number"),
         ({"user": {"interests": "a"}}, r"user.interests: 'a' given, a list is allowed"),
         ({"user": {"user_id": "u2"}}, r"user: unknown 'user_id'; allowed: age, income, interests"),
@@ -246,6 +248,7 @@ def test_an_encoder_saved_and_opened_encodes_alike(encoder: Encoder, catalog: Ca
         ({"feature": [*FEATURES[3:5], {**FEATURES[7], "of": ["age", "item_id"]}]}, "names 'age'"),
         ({"history": {"length": 0}}, "length"),
         ({"history": {"gap_edges_s": [2, 1]}}, "must rise"),
+        ({"feature": [*FEATURES, {"name": "user_id", "side": "user", "kind": "id", "type": "int"}]}, "type 'str'"),
         ({"user_id": "float"}, "allowed: int, str"),
         ({"users": 1}, "unknown users"),
     ],
@@ -288,7 +291,8 @@ def write_log(folder: Path, seed: int = 0) -> pl.DataFrame:
             "object_id": draw.choice([*items, "gone"], m),
             "timestamp": start + draw.integers(0, days * 24 * HOUR // 60_000, m) * 60_000,
         }
-    ).unique(maintain_order=True)
+    )
+    behaviours = pl.concat([behaviours, behaviours.head(50)])  # some twice: a store keeps them once
     ages = [None if n % 7 == 0 else 20 + n % 5 for n in range(28)]  # two users are in no table
     interests = [["a"] if n % 3 else ["b", "c", "d"] for n in range(28)]
     pl.DataFrame(
@@ -329,7 +333,7 @@ def test_training_and_serving_encode_every_impression_alike(log: tuple[Path, pl.
     }
     impressions = pl.read_parquet(folder / "tables" / "impressions.parquet").sort("timestamp", maintain_order=True)
     of_user: dict[str, list[Behaviour]] = {}
-    for user_id, *rest in behaviours.iter_rows():
+    for user_id, *rest in behaviours.unique(maintain_order=True).iter_rows():
         of_user.setdefault(user_id, []).append(Behaviour(*rest))
     lengths = set()
     for row, (user_id, item_id, now, _, position) in enumerate(impressions.iter_rows()):

@@ -94,3 +94,9 @@ def test_data_that_is_encoded_otherwise_is_not_evaluated(
     vocabulary.write_bytes(content)
     with pytest.raises(BundleError, match=r"encode differently: age.npy"):
         evaluate(small_bundle, Prepared(other / "data"), "test")
+    shutil.rmtree(other / "data")
+    shutil.copytree(small_data.folder, other / "data")
+    table = other / "data" / "features.toml"
+    table.write_text(table.read_text().replace("length = 20", "length = 10"))
+    with pytest.raises(BundleError, match=r"encode differently: features.toml"):
+        evaluate(small_bundle, Prepared(other / "data"), "test")

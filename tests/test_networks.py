@@ -1,6 +1,5 @@
 """The contract of every network in model/networks: a new file there is tested by existing."""
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,10 +135,11 @@ def test_padding_is_unseen_and_so_is_what_stands_in_it(network: torch.nn.Module)
 
 
 def test_a_new_user_is_scored_whoever_is_in_the_batch(network: torch.nn.Module) -> None:
-    batch = make_batch(1, 5)
-    assert (batch["gap"] == PAD).all()
-    one_slot = batch | {"gap": batch["gap"][:, :1], "history": batch["history"][:, :1]}
-    close(network(one_slot), network(batch))
+    batch = make_batch(4, 5)
+    alone = pick(batch, 0)
+    assert (alone["gap"] == PAD).all()
+    one_slot = alone | {"gap": alone["gap"][:, :1], "history": alone["history"][:, :1]}
+    close(network(one_slot)[0], network(batch)[0])
 
 
 def test_history_repeated_for_every_row_gives_the_scores_of_history_once(network: torch.nn.Module) -> None:
@@ -161,14 +161,15 @@ def test_every_feature_reaches_the_score(network: torch.nn.Module) -> None:
     for name, tensor in batch.items():
         if name in ("history", "gap") and not hasattr(network, "position"):
             continue
-        changed = dict(batch)
-        if name == "gap":
-            changed[name] = torch.where(tensor == PAD, PAD, 1 + tensor % 20)
-        else:
-            changed[name] = (
-                tensor + 1 if tensor.is_floating_point() else torch.where(tensor > UNKNOWN, 2 + tensor % 7, tensor)
+        for column in range(1 if name == "gap" else tensor.shape[-1]):
+            other = tensor.clone()
+            at = (...,) if name == "gap" else (..., column)
+            other[at] = (
+                other[at] + 1
+                if tensor.is_floating_point()
+                else torch.where(other[at] > 1, 2 + other[at] % 7, other[at])
             )
-        assert not torch.allclose(network(changed), base), f"{name} is not seen"
+            assert not torch.allclose(network(batch | {name: other}), base, atol=1e-6), f"{name} {column} is not seen"
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS[: len(networks.names())])
@@ -193,11 +194,52 @@ def test_it_learns_two_rows_by_heart(name: str, options: dict[str, Any]) -> None
 
 def test_only_the_touched_rows_of_a_table_change_in_a_step() -> None:
     made = networks.build("bst", make_schema(), ROWS)
-    before = copy.deepcopy(made.state_dict())
-    made(make_batch(2, 1)).sum().backward()
-    gradients = [m.weight.grad for m in made.modules() if isinstance(m, torch.nn.Embedding)]
-    assert all(gradient is not None and gradient.is_sparse for gradient in gradients)
-    assert before.keys() == made.state_dict().keys()
+    table, before = made.embed.sequence["item_id"], made.embed.sequence["item_id"].weight.detach().clone()
+    batch = make_batch(2, 1)
+    made(batch).sum().backward()
+    assert table.weight.grad is not None and table.weight.grad.is_sparse
+    torch.sparse.check_sparse_tensor_invariants.disable()  # as training does: torch warns unless told
+    torch.optim.Adagrad(made.parameters(), 0.1).step()
+    touched = set(torch.cat([batch["item"][..., 0].flatten(), batch["history"][..., 0].flatten()]).tolist()) - {PAD}
+    assert set(torch.nonzero((table.weight != before).any(1)).flatten().tolist()) == touched
+
+
+def test_the_users_half_is_computed_without_a_candidate_axis() -> None:
+    """The keys and values of the history, and the user's share of the MLP, once a user however many candidates."""
+    made = networks.build("bst", make_schema(), ROWS).eval()
+    seen: dict[str, list[tuple[int, ...]]] = {"key": [], "user": []}
+    made.blocks[0].key.register_forward_pre_hook(lambda _, inputs: seen["key"].append(tuple(inputs[0].shape)))
+    made.head.of_user.register_forward_pre_hook(lambda _, inputs: seen["user"].append(tuple(inputs[0].shape)))
+    made(make_batch(3, 50))
+    assert sorted(seen["key"]) == [(3, T, 64), (3, 50, 64)]  # the history's, and the targets' own
+    assert seen["user"] == [(3, 5)]
+
+
+def test_the_defaults_are_the_papers_table_3() -> None:
+    made = networks.build("bst", make_schema(), ROWS)
+    config = type(made).__init__.__globals__["Config"]()
+    assert (config.blocks, config.heads, config.dropout, config.mlp) == (1, 8, 0.2, (1024, 512, 256))
+    assert [layer.out_features for layer in made.head.rest if isinstance(layer, torch.nn.Linear)] == [512, 256, 1]
+    assert made.head.of_candidate.out_features == 1024 and made.blocks[0].inner.out_features == 4 * 64
+    assert schema_width(made) == 64 and parse({"user_id": "str", "feature": ITEM}).history.length == 20
+
+
+ITEM = [{"name": "item_id", "side": "item", "kind": "id", "sequence_width": 32}]
+
+
+def schema_width(made: torch.nn.Module) -> int:
+    return int(made.embed.width_D + made.position.embedding_dim)
+
+
+def test_dropout_is_on_in_training_only_and_stands_in_attention_and_feed_forward() -> None:
+    torch.manual_seed(0)
+    made, batch = networks.build("bst", make_schema(), ROWS, {"dropout": 0.5}), make_batch(2, 3)
+    made.train()
+    calls: list[int] = []
+    made.blocks[0].dropout.register_forward_hook(lambda *_: calls.append(1))
+    assert not torch.equal(made(batch), made(batch)) and len(calls) == 4
+    made.eval()
+    assert torch.equal(made(batch), made(batch))
 
 
 def test_an_unknown_network_or_option_names_what_is_allowed() -> None:
@@ -205,31 +247,38 @@ def test_an_unknown_network_or_option_names_what_is_allowed() -> None:
         networks.build("bert", make_schema(), ROWS)
     with pytest.raises(ValueError, match="unknown head; allowed: blocks, heads"):
         networks.build("bst", make_schema(), ROWS, {"head": 2})
+    with pytest.raises(ValueError, match="at least 1"):
+        networks.build("bst", make_schema(), ROWS, {"blocks": 0})
     with pytest.raises(ValueError, match="7 heads"):
         networks.build("bst", make_schema(), ROWS, {"heads": 7})
 
 
-def test_bst_with_one_block_is_the_papers_equations_written_row_by_row() -> None:
-    """(1)-(6) by hand over all T + 1 rows, the target last; its row is what the MLP gets."""
+def block_by_hand(block: torch.nn.Module, s: torch.Tensor) -> torch.Tensor:
+    heads = []
+    for h in range(8):
+        part = slice(h * 8, h * 8 + 8)
+        q, k, v = (s @ getattr(block, name).weight[part].T for name in ("query", "key", "value"))  # (3)
+        heads.append(torch.softmax(q @ k.T / 8**0.5, -1) @ v)  # (1)
+    s = torch.nn.functional.layer_norm(s + torch.cat(heads, -1) @ block.joined.weight.T, (64,))  # (2), (5)
+    inner = torch.nn.functional.leaky_relu(s @ block.inner.weight.T + block.inner.bias)
+    return torch.nn.functional.layer_norm(s + inner @ block.outer.weight.T + block.outer.bias, (64,))  # (6)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_bst_is_the_papers_equations_written_row_by_row(blocks: int) -> None:
+    """(1)-(8) by hand over all T + 1 rows, the target last; its row is what the MLP gets."""
     torch.manual_seed(3)
-    made = networks.build("bst", make_schema(), ROWS, {"dropout": 0.0}).eval()
+    made = networks.build("bst", make_schema(), ROWS, {"blocks": blocks}).eval()
     batch = make_batch(4, 1)
-    block = made.blocks[0]
     with torch.no_grad():
         e = made.embed(batch)
         gap = torch.cat([batch["gap"], torch.ones(4, 1, dtype=torch.long)], 1)  # the target's own gap is 0: bucket 1
         rows = torch.cat([torch.cat([e.history_UTD, e.candidate_UCD], 1), made.position(gap)], -1)
         for user in range(4):
             visible = [t for t in range(T + 1) if gap[user, t] != PAD]
-            s = rows[user, visible]
-            heads = []
-            for h in range(8):
-                part = slice(h * 8, h * 8 + 8)
-                q, k, v = (s @ getattr(block, name).weight[part].T for name in ("query", "key", "value"))  # (3)
-                heads.append(torch.softmax(q @ k.T / 8**0.5, -1) @ v)  # (1)
-            s = torch.nn.functional.layer_norm(s + torch.cat(heads, -1) @ block.joined.weight.T, (64,))  # (2), (5)
-            inner = torch.nn.functional.leaky_relu(s @ block.inner.weight.T + block.inner.bias)
-            f = torch.nn.functional.layer_norm(s + inner @ block.outer.weight.T + block.outer.bias, (64,))  # (6)
+            f = rows[user, visible]
+            for block in made.blocks:
+                f = block_by_hand(block, f)
             own = {name: tensor[user : user + 1] for name, tensor in batch.items()}
             other = made.embed(own)
             by_hand = made.head(other.user_UF, torch.cat([other.other_UCF, f[-1].view(1, 1, -1)], -1))

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -192,6 +193,44 @@ def test_a_bundle_that_does_not_answer_as_recorded_is_not_served(
         assert service.process.wait(PATIENCE_S) != 0
         service._reader.join(PATIENCE_S)
         assert "golden request 0" in service.output
+
+
+@pytest.mark.parametrize("fault", ["changed", "missing", "stranger", "version"])
+def test_a_bundle_that_is_not_what_it_was_is_not_served(small_bundle: Bundle, tmp_path: Path, fault: str) -> None:
+    folder = Path(shutil.copytree(small_bundle.folder, tmp_path / "bundle"))
+    match fault:
+        case "changed":
+            content = bytearray((folder / "model.onnx.data").read_bytes())
+            content[100] ^= 1
+            (folder / "model.onnx.data").write_bytes(content)
+        case "missing":
+            (folder / "vocab" / "age.npy").unlink()
+        case "stranger":
+            (folder / "extra.bin").write_bytes(b"")
+        case "version":
+            manifest = json.loads((folder / "manifest.json").read_text())
+            (folder / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 9}))
+    says = {"changed": "model.onnx.data: sha256", "missing": "age.npy", "stranger": "extra.bin", "version": "version 9"}
+    with serving(bundle=str(folder)) as service:
+        assert service.process.wait(PATIENCE_S) == 1
+        service._reader.join(PATIENCE_S)
+        assert says[fault] in service.output and len(service.output.strip().splitlines()) == 1
+
+
+def test_nothing_is_left_in_temporary_folders(small_bundle: Bundle, tmp_path: Path) -> None:
+    def leftovers() -> set[Path]:
+        return {p for base in ("/dev/shm", tempfile.gettempdir()) for p in Path(base).glob("ranker-metrics-*")} | set(
+            Path(tempfile.gettempdir()).glob("bst-ranker-store-*")
+        )
+
+    before = leftovers()
+    with serving(bundle=str(small_bundle.folder)) as service:
+        service.curl()
+        mine = leftovers() - before
+        assert len(mine) == 2
+        service.process.terminate()
+        service.process.wait(PATIENCE_S)
+    assert not mine & leftovers()
 
 
 def test_a_misspelt_setting_is_named(small_bundle: Bundle) -> None:

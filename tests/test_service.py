@@ -1,15 +1,20 @@
 """The service through HTTP, in process, before real stores."""
 
 import asyncio
+import json
 import math
 import re
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import polars as pl
+import pytest
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.bundle import Bundle
@@ -27,12 +32,16 @@ NOW = 1_757_900_000_000
 
 
 @asynccontextmanager
-async def client_of(bundle: Bundle, url: str, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service, started as uvicorn would start it."""
+async def client_of(
+    bundle: Bundle, url: str, closed_pool: bool = False, **changes: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the service, started as uvicorn would start it; with `closed_pool` its scoring threads are dead."""
     settings = Settings(bundle=bundle.folder, redis_url=url, history_timeout_ms=1000, **changes)
     async with AsyncExitStack() as stack:
         app = create_app(settings, stack.enter_context(prepare_folder(1)))
         await stack.enter_async_context(app.router.lifespan_context(app))
+        if closed_pool:
+            app.state.scorer.close()
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://ranker"))
 
@@ -100,9 +109,12 @@ def test_new_users_unknown_items_and_duplicates_are_ranked_and_reported(small_bu
 
 
 def test_ties_keep_the_callers_order_and_top_k_cuts(small_bundle: Bundle, valkey_url: str) -> None:
-    body = {"user_id": "u1", "candidates": ["a", "b", "c", "d"], "timestamp": NOW}
-    whole, cut, wide = ask(small_bundle, valkey_url, body, body | {"top_k": 2}, body | {"top_k": 99})
-    assert [item["item_id"] for item in whole.json()["items"]] == ["a", "b", "c", "d"]
+    strangers = [f"stranger{n}" for n in range(200)]  # so many that an unstable sort would show
+    body = {"user_id": "u1", "candidates": strangers, "timestamp": NOW}
+    whole, cut, wide = ask(small_bundle, valkey_url, body, body | {"top_k": 2}, body | {"top_k": 999})
+    scores = {item["item_id"]: item["score"] for item in whole.json()["items"]}
+    order = sorted(strangers, key=lambda item: -scores[item])  # a stable sort
+    assert len(set(scores.values())) < 200 and [item["item_id"] for item in whole.json()["items"]] == order
     assert cut.json()["items"] == whole.json()["items"][:2] and wide.json()["items"] == whole.json()["items"]
 
 
@@ -152,6 +164,17 @@ BAD: list[tuple[Any, int, str, str]] = [
         "invalid_request",
         "unknown 'a'; allowed: age",
     ),
+    (b'{"user_id": "u1", "candidates": ["i1"], "context": {"position": NaN}}', 422, "invalid_request", "nan given"),
+    (b'{"user_id": "u1", "candidates": [NaN]}', 422, "invalid_request", r"candidates\[0\]: nan given"),
+    (
+        {"user_id": "u1", "candidates": [2**70]},
+        422,
+        "invalid_request",
+        r"candidates\[0\]: 1180591620717411303424 given",
+    ),
+    ({"user_id": 2**70, "candidates": ["i1"]}, 422, "invalid_request", "user_id: 1180591620717411303424 given"),
+    ({"user_id": "u1", "candidates": ["i1"], "x" * 3000: 1}, 422, "invalid_request", "allowed fields"),
+    ({"user_id": "u1", "candidates": ["i1"], "context": {"x" * 3000: 1}}, 422, "invalid_request", "allowed: match"),
     (b"\xff\xfe", 400, "malformed_json", ""),
     (b"[]", 422, "invalid_request", "object"),
     ({"candidates": ["i1"]}, 422, "invalid_request", "user_id: Field required"),
@@ -270,6 +293,76 @@ def test_metrics_tell_what_happened_without_naming_anybody(small_bundle: Bundle,
     assert not math.isnan(p99) and 0 < p99 < 60
     (info,) = [key for key in values if key[0] == "ranker_model_info"]
     assert ("version", small_bundle.version) in info
+
+
+def test_what_nobody_foresaw_is_a_500_with_an_id_and_no_traceback(
+    small_bundle: Bundle, valkey_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def go() -> tuple[httpx.Response, str]:
+        async with client_of(small_bundle, valkey_url, closed_pool=True) as client:
+            answer = await client.post("/rank", json={"user_id": "u1", "candidates": ["i1"]})
+            return answer, (await client.get("/metrics")).text
+
+    answer, metrics = run(go())
+    assert answer.status_code == 500 and answer.json()["error"]["kind"] == "internal"
+    request_id = answer.headers["x-request-id"]
+    assert answer.json()["error"]["request_id"] == request_id and "Traceback" not in answer.text
+    assert f"request {request_id} failed" in caplog.text and "cannot schedule" in caplog.text
+    assert 'ranker_requests_total{outcome="failed",route="/rank"} 1.0' in metrics
+
+
+def test_a_caller_that_hangs_up_is_no_failure_of_ours(
+    small_bundle: Bundle, valkey_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/rank",
+        "raw_path": b"/rank",
+        "headers": [],
+        "query_string": b"",
+    }
+
+    async def go() -> str:
+        async with client_of(small_bundle, valkey_url) as client:
+            app = client._transport.app  # type: ignore[attr-defined]  # httpx.ASGITransport's
+            await app(scope | {"root_path": "", "scheme": "http"}, receive, send)
+            return (await client.get("/metrics")).text
+
+    metrics = run(go())
+    assert 'ranker_requests_total{outcome="refused",route="/rank"} 1.0' in metrics
+    assert 'ranker_requests_total{outcome="failed",route="/rank"} 0.0' in metrics
+    assert "failed" not in caplog.text
+
+
+def test_strange_things_in_the_store_cost_no_answer(small_bundle: Bundle, store_url: str) -> None:
+    """Another program's mistakes: members that are none, a time beyond all bounds, deep JSON, a wrong type of value."""
+    with redis.Redis.from_url(store_url) as admin:
+        for member in ("x", "click|item|i1|99999999999999999999", "click|item|i2|1757000000000"):
+            admin.zadd("{u:u1}:history:1", {member: 1_757_000_000_000})
+        admin.hset("{u:u1}:profile:1", mapping={"age": "[" * 10_000, "gender": b"\xff", "nothing": "x"})
+        admin.set("{u:u2}:history:1", "no sorted set")
+    items = items_of(small_bundle, 3)
+    one, two = ask(small_bundle, store_url, *({"user_id": u, "candidates": items} for u in ("u1", "u2")))
+    assert one.status_code == 200 and one.json()["history_length"] == 1 and not one.json()["degraded"]
+    assert two.status_code == 200 and two.json()["degraded"] == ["history"]
+
+
+def test_a_bundle_whose_users_have_no_profile_is_served_all_the_same(
+    small_bundle: Bundle, tmp_path: Path, valkey_url: str
+) -> None:
+    folder = Path(shutil.copytree(small_bundle.folder, tmp_path / "bundle"))
+    golden = json.loads((folder / "golden.json").read_text())
+    kept = [request for request in golden["requests"] if not request["profile"]]
+    (folder / "golden.json").write_text(json.dumps({"requests": kept}))
+    (answer,) = ask(Bundle.open(folder), valkey_url, {"user_id": "u1", "candidates": ["i1"]})
+    assert answer.status_code == 200 and kept
 
 
 def test_two_requests_at_once_are_both_right(small_bundle: Bundle, valkey_url: str) -> None:

@@ -1,5 +1,9 @@
 """Training: it resumes to the same bits, looks at validation only, and refuses what it cannot use."""
 
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,9 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("optimiser", ["adam", "adagrad"])
 def test_a_killed_run_goes_on_to_the_same_bits(small_data: Prepared, tmp_path: Path, optimiser: str) -> None:
-    how = Training(optimiser=optimiser, batch_size=1024, epochs=2, evaluations=2, checkpoint_s=1e9)
+    how = Training(
+        optimiser=optimiser, batch_size=1024, epochs=3, evaluations=2, checkpoint_s=0, fresh_tables=100, decay=0.1
+    )
     recipe = Recipe(network={"mlp": [32, 16]}, training=how)
     whole = Run(small_data, "bst", recipe, 5, tmp_path / "whole.pt")
     whole.fit()
@@ -31,8 +37,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(small_data: Prepared, tmp_path: P
     class Dying(Run):
         def _step(self, rows: Any, inputs: Any) -> torch.Tensor:
             if self.progress["epoch"] == 1 and self.progress["batch"] == 3:
-                self.save()
-                raise Killed
+                raise Killed  # what survives is what `fit` saved on its way
             return super()._step(rows, inputs)
 
     first = Dying(small_data, "bst", recipe, 5, tmp_path / "killed.pt")
@@ -40,7 +45,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(small_data: Prepared, tmp_path: P
         first.fit()
     second = Run(small_data, "bst", recipe, 5, tmp_path / "killed.pt")
     torch.rand(7)  # whatever else drew random numbers meanwhile
-    assert second.resume()
+    assert second.resume() and (second.progress["epoch"], second.progress["batch"]) == (1, 3)
     second.fit()
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(second)[name]), name
@@ -64,13 +69,17 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(small_dat
 
 
 def test_neither_test_labels_nor_later_validation_rows_touch_the_weights(small_data: Prepared, tmp_path: Path) -> None:
-    """The same run on data whose test rows are turned upside down."""
-    one = Run(small_data, "bst", SMALL, 1, tmp_path / "x.pt")
+    """The same run on data whose test labels are turned upside down, at a rate at which looks differ."""
+    how = Training(optimiser="adam", learning_rate=0.02, batch_size=256, epochs=2, evaluations=3)
+    turning = Recipe({"mlp": [32]}, how)
+    one = Run(small_data, "bst", turning, 1, tmp_path / "x.pt")
     one.fit()
+    curve = [point["auc"] for point in one.progress["curve"]]
+    assert curve.index(max(curve)) != len(curve) - 1, "the last look was the best: nothing was selected"
     spoiled = Prepared(small_data.folder)
     spoiled.label = np.array(spoiled.label)
     spoiled.label[spoiled.of_split("test")] ^= 1
-    two = Run(spoiled, "bst", SMALL, 1, tmp_path / "x.pt")
+    two = Run(spoiled, "bst", turning, 1, tmp_path / "x.pt")
     two.fit()
     assert all(torch.equal(a, b) for a, b in zip(weights(one).values(), weights(two).values(), strict=True))
 
@@ -86,6 +95,49 @@ def test_the_best_checkpoint_on_validation_is_the_one_kept(small_data: Prepared,
     assert train.auc(small_data.label[rows], score) == pytest.approx(max(curve), abs=1e-9)
     if len(curve) < 12:
         assert len(curve) == curve.index(max(curve)) + 1 + 3
+
+
+def test_large_tables_start_anew_at_every_epoch_and_small_ones_go_on(small_data: Prepared, tmp_path: Path) -> None:
+    how = Training(optimiser="adagrad", batch_size=1024, epochs=1, fresh_tables=150)
+    run = Run(small_data, "bst", Recipe({"mlp": [32]}, how), 1, tmp_path / "x.pt")
+    run.fit()
+    before = {name: tensor.clone() for name, tensor in weights(run).items()}
+    run._start_tables_anew()
+    changed = {name for name, tensor in weights(run).items() if not torch.equal(tensor, before[name])}
+    assert "embed.sequence.item_id.weight" in changed and "embed.other.age_x_item.weight" in changed
+    assert not any(name.startswith(("position", "blocks", "head")) for name in changed)
+    assert "embed.sequence.category_id.weight" not in changed
+    state = run.optimiser.parts[0].state[run.network.embed.sequence["item_id"].weight]
+    assert torch.all(state["sum"] == how.accumulator)
+
+
+def test_the_papers_optimiser_starts_as_the_papers(small_data: Prepared, tmp_path: Path) -> None:
+    (adagrad,) = Run(small_data, "bst", Recipe(), 1, tmp_path / "x.pt").optimiser.parts
+    assert isinstance(adagrad, torch.optim.Adagrad)
+    assert (adagrad.defaults["lr"], adagrad.defaults["initial_accumulator_value"]) == (0.01, 0.1)
+    assert (Training().batch_size, Training().epochs) == (256, 1)
+
+
+def test_the_command_goes_on_after_a_kill(
+    small_data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGKILL in the middle of `python -m model.train`, then the same with --resume."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[network]\nmlp = [16]\n[training]\noptimiser = 'adam'\nbatch_size = 128\ncheckpoint_s = 0.0\n")
+    arguments = ["--data", str(small_data.folder), "--network", "bst", "--out", str(tmp_path), "--recipe", str(recipe)]
+    checkpoint = tmp_path / "bst_simulated" / ".training-1.pt"
+    with subprocess.Popen(
+        [sys.executable, "-m", "model.train", *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    assert torch.load(checkpoint, weights_only=True)["progress"]["batch"] > 0
+    assert train.main([*arguments, "--resume"]) == 0
+    out = capsys.readouterr().out
+    assert "resumed" in out and json.loads(out.splitlines()[-1])["rows"] == len(small_data.of_split("test"))
+    assert not checkpoint.exists()
 
 
 def test_it_learns(small_run: Run, small_data: Prepared) -> None:
