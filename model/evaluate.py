@@ -79,12 +79,12 @@ def calibration_bins(label: npt.NDArray[Any], score: Floats) -> list[dict[str, f
     ]
 
 
-def floor_scores(data: Prepared, rows: npt.NDArray[np.int64]) -> Floats:
+def floor_scores(data: Prepared, rows: npt.NDArray[np.int64], trained_on: Sequence[str] = ("train",)) -> Floats:
     """The no-learning floor: Σ over item, user, category, context of logit((clicks + 20p)/(n + 20)) − logit(p).
 
-    Counted on the training split: n impressions; p is its click rate.
+    Counted on the splits that the model was trained on: n impressions; p is their click rate.
     """
-    train = data.of_split("train")
+    train = np.concatenate([data.of_split(split) for split in trained_on])
     clicked = data.label[train].astype(np.float64)
     rate = clicked.mean()
     item_columns = data.arrays["items"][data.item][:, _category(data)]
@@ -109,7 +109,9 @@ def _logit(p: Any) -> Any:
     return np.log(p) - np.log1p(-p)
 
 
-def measure(data: Prepared, rows: npt.NDArray[np.int64], score: Floats) -> dict[str, Any]:
+def measure(
+    data: Prepared, rows: npt.NDArray[np.int64], score: Floats, trained_on: Sequence[str] = ("train",)
+) -> dict[str, Any]:
     """The figures of scores (n,) for impressions (n,), with floor and, where the log knows it, oracle."""
     label, user = data.label[rows], data.user[rows]
     truth = data.arrays.get("true_probability")
@@ -118,7 +120,7 @@ def measure(data: Prepared, rows: npt.NDArray[np.int64], score: Floats) -> dict[
         "gauc": gauc(label, score, user),
         "logloss": logloss(label, score),
         "calibration": float(score.sum() / max(1, label.sum())),
-        "floor_auc": auc(label, floor_scores(data, rows)),
+        "floor_auc": auc(label, floor_scores(data, rows, trained_on)),
         "oracle_auc": auc(label, truth[rows]) if truth is not None else None,
         "rows": len(rows),
     }
@@ -144,7 +146,8 @@ def evaluate(bundle: Bundle, data: Prepared, split: str) -> dict[str, Any]:
         raise BundleError(f"{data.folder} and {bundle.folder} encode differently: features.toml")
     rows = data.of_split(split)
     score = score_rows(bundle, data, rows)
-    return measure(data, rows, score) | {"calibration_bins": calibration_bins(data.label[rows], score)}
+    trained_on = bundle.manifest.get("trained_on", ["train"])
+    return measure(data, rows, score, trained_on) | {"calibration_bins": calibration_bins(data.label[rows], score)}
 
 
 def table(figures: dict[str, Any]) -> str:

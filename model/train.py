@@ -51,6 +51,7 @@ class Training:
     epochs: int = 1  # Table 3
     evaluations: int = 4  # looks at validation an epoch
     patience: int = 4  # looks without a better validation AUC until it stops
+    refit: bool = False  # then train anew on train + validation, for as many epochs as were best; test stays unseen
     checkpoint_s: float = 60.0  # seconds between checkpoints
 
     def __post_init__(self) -> None:
@@ -157,14 +158,13 @@ class Run:
     """One training run: its state is the network, the optimiser and `progress`, all of it in the checkpoint."""
 
     def __init__(self, data: Prepared, name: str, recipe: Recipe, seed: int, checkpoint: Path):
-        torch.manual_seed(seed)
         torch.sparse.check_sparse_tensor_invariants.disable()  # said aloud, else torch warns once a run
         self.data, self.name, self.recipe, self.seed, self.checkpoint = data, name, recipe, seed, checkpoint
         self.how = recipe.training
         self.schema = with_widths(data.schema, recipe.features)
-        self.network = networks.build(name, self.schema, data.rows, recipe.network)
-        self.optimiser = Optimiser(self.network, self.how)
+        self._build()
         self.progress: dict[str, Any] = {
+            "phase": "select",
             "epoch": 0,
             "batch": 0,
             "best": -1.0,
@@ -175,6 +175,11 @@ class Run:
         }
         self.best: dict[str, torch.Tensor] = {}
 
+    def _build(self) -> None:
+        torch.manual_seed(self.seed)
+        self.network = networks.build(self.name, self.schema, self.data.rows, self.recipe.network)
+        self.optimiser = Optimiser(self.network, self.how)
+
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on before it may be resumed."""
@@ -182,25 +187,43 @@ class Run:
 
     def fit(self) -> None:
         """Trains to the end or to where validation stops getting better; `best` holds the weights to export."""
-        train = self.data.of_split("train")
+        if self.progress["phase"] == "select":
+            self._epochs(self.data.of_split("train"), self.how.epochs, self.how.evaluations)
+            if self.how.refit:
+                self._begin_refit()
+        if self.progress["phase"] == "refit":
+            self._epochs(self.refit_rows(), self.progress["refit_epochs"], looks=0)
+            self.best = self.network.state_dict()
+        self.network.load_state_dict(self.best)
+
+    @property
+    def trained_on(self) -> list[str]:
+        """Splits that the exported weights have seen."""
+        return ["train", "validation"] if self.how.refit else ["train"]
+
+    def refit_rows(self) -> np.ndarray[Any, Any]:
+        return np.concatenate([self.data.of_split(split) for split in self.trained_on])
+
+    def _begin_refit(self) -> None:
+        """Starts over, for as many epochs as were best on validation, now with the validation day among the rows."""
+        best = max(self.progress["curve"], key=lambda look: look["auc"])
+        self._build()
+        self.progress |= {"phase": "refit", "refit_epochs": best["epoch"], "epoch": 0, "batch": 0}
+
+    def _epochs(self, train: np.ndarray[Any, Any], epochs: int, looks: int) -> None:
+        """Epochs over the rows `train`, with so many looks at validation in each; 0: none, and no early stopping."""
         steps = -(-len(train) // self.how.batch_size)
-        looks = {round(steps * (look + 1) / self.how.evaluations) for look in range(self.how.evaluations)}
+        look_at = {round(steps * (look + 1) / looks) for look in range(looks)}
         begun = saved = time.monotonic()
         before = self.progress["seconds"]
-        while self.progress["epoch"] < self.how.epochs and self.progress["waited"] < self.how.patience:
+        while self.progress["epoch"] < epochs and not (looks and self.progress["waited"] >= self.how.patience):
             epoch, at = self.progress["epoch"], self.progress["batch"]
             if epoch and not at:
                 self._start_tables_anew()
             order = np.random.default_rng([self.seed, epoch]).permutation(train)
-            bar = tqdm(
-                total=len(train),
-                initial=at * self.how.batch_size,
-                unit=" rows",
-                unit_scale=True,
-                delay=1,
-                mininterval=0.5,
-            )
-            bar.set_description(f"epoch {epoch + 1}/{self.how.epochs}")
+            done = at * self.how.batch_size
+            bar = tqdm(total=len(train), initial=done, unit=" rows", unit_scale=True, delay=1, mininterval=0.5)
+            bar.set_description(f"{self.progress['phase']}: epoch {epoch + 1}/{epochs}")
             with bar:
                 for rows, inputs in batches(self.data, order, self.how.batch_size, at):
                     self.optimiser.pace(1 - (1 - self.how.decay) * self.progress["batch"] / steps)
@@ -210,10 +233,9 @@ class Run:
                     self.progress["seconds"] = before + time.monotonic() - begun
                     bar.update(len(rows))
                     if self.progress["batch"] % 50 == 0:
-                        bar.set_postfix(
-                            loss=f"{float(loss):.4f}", validation=f"{self.progress['best']:.4f}", refresh=False
-                        )
-                    if self.progress["batch"] in looks:
+                        shown = {"loss": f"{float(loss):.4f}", "validation": f"{self.progress['best']:.4f}"}
+                        bar.set_postfix(shown, refresh=False)
+                    if self.progress["batch"] in look_at:
                         self._look(float(loss))
                         if self.progress["waited"] >= self.how.patience:
                             break
@@ -221,7 +243,6 @@ class Run:
                         self.save()
                         saved = time.monotonic()
             self.progress |= {"epoch": epoch + 1, "batch": 0}
-        self.network.load_state_dict(self.best)
 
     def _start_tables_anew(self) -> None:
         """Ids learnt by heart in one epoch mislead the next; what the attention has learnt meanwhile stays."""
@@ -296,7 +317,7 @@ def predict(network: nn.Module, data: Prepared, rows: np.ndarray[Any, Any]) -> n
 def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
     """Exports the run's best weights and opens test once: (bundle, test figures). Raises ExportError."""
     data, name = run.data, f"{run.name}_{run.data.meta['dataset']}"
-    facts = {"network": run.name, "objective": "click", "dataset": data.meta["dataset"]}
+    facts = {"network": run.name, "objective": "click", "dataset": data.meta["dataset"], "trained_on": run.trained_on}
     with writing(out, name, facts) as folder:
         write_graph(run.network, example_batch(data), folder / "model.onnx")
         (folder / "features.toml").write_text(tomli_w.dumps(run.schema.as_dict()))
@@ -309,7 +330,7 @@ def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
         for split in ("validation", "test"):
             rows = data.of_split(split)
             score = score_rows(made, data, rows)
-            figures[split] = measure(data, rows, score) | {
+            figures[split] = measure(data, rows, score, run.trained_on) | {
                 "calibration_bins": calibration_bins(data.label[rows], score)
             }
         report = {
@@ -318,6 +339,7 @@ def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
             "network": {"name": run.name, "parameters": sum(p.numel() for p in run.network.parameters())},
             "recipe": asdict(run.recipe),
             "seed": run.seed,
+            "trained_on": run.trained_on,
             "curve": run.progress["curve"],
             "rows_per_s": _rows_per_s(run),
             "max_abs_diff_torch": parity,

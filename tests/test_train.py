@@ -25,10 +25,19 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return run.network.state_dict()
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "adagrad"])
-def test_a_killed_run_goes_on_to_the_same_bits(small_data: Prepared, tmp_path: Path, optimiser: str) -> None:
+@pytest.mark.parametrize(("optimiser", "dies_in"), [("adam", "select"), ("adagrad", "select"), ("adam", "refit")])
+def test_a_killed_run_goes_on_to_the_same_bits(
+    small_data: Prepared, tmp_path: Path, optimiser: str, dies_in: str
+) -> None:
     how = Training(
-        optimiser=optimiser, batch_size=1024, epochs=3, evaluations=2, checkpoint_s=0, fresh_tables=100, decay=0.1
+        optimiser=optimiser,
+        batch_size=1024,
+        epochs=2,
+        evaluations=2,
+        checkpoint_s=0,
+        fresh_tables=100,
+        decay=0.1,
+        refit=True,
     )
     recipe = Recipe(network={"mlp": [32, 16]}, training=how)
     whole = Run(small_data, "bst", recipe, 5, tmp_path / "whole.pt")
@@ -36,7 +45,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(small_data: Prepared, tmp_path: P
 
     class Dying(Run):
         def _step(self, rows: Any, inputs: Any) -> torch.Tensor:
-            if self.progress["epoch"] == 1 and self.progress["batch"] == 3:
+            if (self.progress["phase"], self.progress["epoch"], self.progress["batch"]) == (dies_in, 1, 3):
                 raise Killed  # what survives is what `fit` saved on its way
             return super()._step(rows, inputs)
 
@@ -50,6 +59,24 @@ def test_a_killed_run_goes_on_to_the_same_bits(small_data: Prepared, tmp_path: P
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(second)[name]), name
     assert [p["auc"] for p in whole.progress["curve"]] == [p["auc"] for p in second.progress["curve"]]
+
+
+def test_a_refit_sees_validation_and_never_test(small_data: Prepared, tmp_path: Path) -> None:
+    how = Training(optimiser="adam", learning_rate=0.005, batch_size=512, epochs=3, evaluations=1, refit=True)
+
+    class Watched(Run):
+        seen: dict[str, set[int]] = {"select": set(), "refit": set()}
+
+        def _step(self, rows: Any, inputs: Any) -> torch.Tensor:
+            self.seen[self.progress["phase"]] |= set(rows.tolist())
+            return super()._step(rows, inputs)
+
+    run = Watched(small_data, "bst", Recipe({"mlp": [32]}, how), 1, tmp_path / "x.pt")
+    run.fit()
+    train_rows, validation = (set(small_data.of_split(split).tolist()) for split in ("train", "validation"))
+    assert run.seen == {"select": train_rows, "refit": train_rows | validation}
+    curve = [look["auc"] for look in run.progress["curve"]]
+    assert run.progress["refit_epochs"] == curve.index(max(curve)) + 1 and run.trained_on == ["train", "validation"]
 
 
 def test_a_checkpoint_of_another_run_is_refused(small_run: Run, small_data: Prepared) -> None:

@@ -34,7 +34,7 @@ def test_kuairand_from_the_raw_log_to_the_served_score(
     figures = last_line(capsys)
     assert figures["rows"] == 13_566 and figures["oracle_auc"] is None
     assert figures["auc"] == pytest.approx(trained["auc"], abs=1e-9)
-    assert figures["auc"] >= figures["floor_auc"] + 0.004 and figures["gauc"] > 0.5
+    assert figures["auc"] >= 0.730 and figures["auc"] >= figures["floor_auc"] + 0.004 and figures["gauc"] > 0.6
     assert 0.8 < figures["calibration"] < 1.25
 
     prepared, bundle = Prepared(tmp_path / "kuairand"), Bundle.open(Path(trained["bundle"]))
