@@ -17,6 +17,7 @@ from model import train
 from model.bundle import Bundle
 from model.datasets.tables import Options
 from model.prepare import prepare
+from model.recipe import RECIPES
 
 DEMO = Path(__file__).parent.parent / "service" / "demo"
 IMPRESSIONS, SEED = 200_000, 7
@@ -50,13 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=DEMO, help="where bundle/ and users.jsonl go")
     parser.add_argument("--impressions", type=int, default=IMPRESSIONS)
     given = parser.parse_args(arguments)
-    recipes = train.RECIPES
     data = given.work / "simulated"
     given.work.mkdir(parents=True, exist_ok=True)
     options = Options(impressions=given.impressions, seed=SEED)
-    prepare("simulated", None, data, options, features=recipes / "demo_features.toml")
+    prepare("simulated", None, data, options, features=RECIPES / "demo_features.toml")
     status = train.main(
-        ["--data", str(data), "--network", "bst", "--out", str(given.work), "--recipe", str(recipes / "demo.toml")]
+        ["--data", str(data), "--network", "bst", "--out", str(given.work), "--recipe", str(RECIPES / "demo.toml")]
     )
     if status:
         return status

@@ -33,6 +33,7 @@ from model.features.table import Vocabulary
 from model.loader import SPLITS
 
 CHUNK = 1_000_000  # impressions encoded at once: bounds memory, not the result
+KEPT = ("watch_ms", "true_probability")  # columns of impressions that are no features, kept where the log has them
 Counts = npt.NDArray[np.int64]
 
 
@@ -65,7 +66,7 @@ def prepare(
 def encode_tables(folder: Path, schema: Schema, made: DataSet) -> dict[str, Any]:
     """Encodes `folder/tables` into `folder`: features.toml, vocab/, catalog/, encoded/, meta.json (returned)."""
     tables = folder / "tables"
-    impressions = pl.read_parquet(tables / "impressions.parquet").sort("timestamp", maintain_order=True)
+    impressions = _impressions(tables / "impressions.parquet", schema)
     if impressions.is_empty():
         raise PrepareError("the log holds no impressions")
     behaviours = _visible(pl.scan_parquet(tables / "behaviours.parquet"), schema)
@@ -112,7 +113,7 @@ def encode_tables(folder: Path, schema: Schema, made: DataSet) -> dict[str, Any]
         "split": split,
     }
     arrays |= clicks | {"end": _ends(clicks, user, time, len(users))}
-    for name in ("watch_ms", "true_probability"):
+    for name in KEPT:
         if name in impressions.columns:
             arrays[name] = impressions[name].to_numpy()
     for side, name, count in (
@@ -249,6 +250,17 @@ def _series(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
             f"{table} have no column {name!r} that features.toml names; there are {', '.join(frame.columns)}"
         )
     return frame[name]
+
+
+def _impressions(path: Path, schema: Schema) -> pl.DataFrame:
+    """The columns that encoding needs, in time order
+
+    A log of tens of millions has others (request ids) that fill memory.
+    """
+    frame = pl.scan_parquet(path)
+    wanted = {"user_id", "item_id", "timestamp", "label", *KEPT, *(f.name for f in schema.side("context"))}
+    named = [name for name in frame.collect_schema().names() if name in wanted]
+    return frame.select(named).collect().sort("timestamp", maintain_order=True)
 
 
 def _visible(behaviours: pl.LazyFrame, schema: Schema) -> pl.DataFrame:

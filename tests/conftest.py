@@ -9,7 +9,8 @@ from model.bundle import Bundle
 from model.datasets.tables import Options
 from model.loader import Prepared
 from model.prepare import prepare
-from model.train import Recipe, Run, Training, publish
+from model.recipe import Recipe, Training
+from model.train import Run, publish
 
 pytest_plugins = ["tests.stores"]
 

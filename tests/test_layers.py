@@ -22,6 +22,7 @@ ARROWS = {
     "model.evaluate": {"model.features", "model.bundle", "model.loader"},
     "model.export": {"model.features", "model.bundle", "model.loader"},
     "model.golden": {"model.features", "model.bundle", "model.loader"},
+    "model.recipe": {"model.features"},
     "model.train": {"model"},
     "model.demo": {"model"},
     "service.history": {"model.features"},

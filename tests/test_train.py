@@ -13,7 +13,8 @@ import torch
 
 from model import train
 from model.loader import Prepared
-from model.train import RECIPES, Recipe, RecipeError, Run, Training, choose_recipe, load_recipe, predict
+from model.recipe import RECIPES, Recipe, RecipeError, Training, choose_recipe, load_recipe
+from model.train import Run, predict
 from tests.conftest import SMALL
 
 
