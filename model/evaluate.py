@@ -173,10 +173,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS, default="test")
     given = parser.parse_args(arguments)
     try:
-        figures = evaluate(Bundle.open(given.bundle), Prepared(given.data), given.split)
+        bundle = Bundle.open(given.bundle)
+        figures = evaluate(bundle, Prepared(given.data), given.split)
     except (BundleError, OSError, ValueError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
+    if given.split in bundle.manifest.get("trained_on", ["train"]):
+        print(f"evaluate: the model has seen {given.split}: its figures say nothing of new rows", file=sys.stderr)
     print(table(figures))
     print(json.dumps(figures))
     return 0

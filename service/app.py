@@ -220,6 +220,7 @@ class Observed:
             if status is None:
                 said = "something went wrong here; the log knows this request by its id"
                 await _error(Request(scope), 500, "internal", said)(scope, receive, answer)
+            status = 500  # also where the answer had begun
         finally:
             route = getattr(scope.get("route"), "path", "")
             outcome = outcome_of(status or 500, scope.get("ranker.degraded", False))

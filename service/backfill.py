@@ -25,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
 from model.features.behaviour import Behaviour
+from model.features.columns import to_text
+from model.features.ids import BadValue
 from service.history import address, history_key, profile_key, queue_write
 from service.settings import SettingsError, load_settings
 
@@ -200,20 +202,13 @@ def _scan(path: Path, texts: list[str], integers: list[str]) -> "polars.LazyFram
 
 def _profile(values: Mapping[str, Any], where: str) -> dict[str, str]:
     present = {name: value for name, value in values.items() if value is not None and value == value}  # NaN is no value
-    return {name: _text(value, f"{where}: {name}") for name, value in present.items()}
-
-
-def _text(value: Any, where: str) -> str:
-    match value:
-        case str():
-            return value
-        case int():
-            return str(int(value))  # True is 1
-        case float():
-            return repr(value)
-        case list() if all(isinstance(element, str | int | float) for element in value):
-            return json.dumps(value, ensure_ascii=False)
-    raise BackfillError(f"{where}: {value!r} given, text, a number or a list of these is allowed")
+    made = {}
+    for name, value in present.items():
+        try:
+            made[name] = to_text(value)
+        except BadValue as error:
+            raise BackfillError(f"{where}: {name}: {error}") from None
+    return made
 
 
 def main() -> None:

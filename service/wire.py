@@ -17,9 +17,9 @@ from pydantic import (
     field_validator,
 )
 
+from model.features.behaviour import EARLIEST_MS, LATEST_MS
 from service.errors import InvalidRequest, MalformedBody
 
-EARLIEST_MS, LATEST_MS = 100_000_000_000, 100_000_000_000_000  # 1973 and 5138: seconds lie below, microseconds above
 SHOWN = 3  # problems named in one message
 _CANDIDATES = {
     "type": "array",
@@ -54,8 +54,8 @@ class RankRequest(BaseModel):
     @field_validator("timestamp")
     @classmethod
     def _milliseconds(cls, value: int | None) -> int | None:
-        if value is not None and not EARLIEST_MS <= value < LATEST_MS:
-            hint = ", it looks like seconds" if EARLIEST_MS <= value * 1000 < LATEST_MS else ""
+        if value is not None and not EARLIEST_MS <= value <= LATEST_MS:
+            hint = ", it looks like seconds" if EARLIEST_MS <= value * 1000 <= LATEST_MS else ""
             raise ValueError(f"milliseconds since 1970 are allowed, from {EARLIEST_MS} to {LATEST_MS}{hint}")
         return value
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import polars as pl
@@ -299,12 +298,8 @@ def test_a_folder_without_exactly_one_kuairand_version_is_refused(tmp_path):
         canonical(kuairand, raw, tmp_path / "c")
 
 
-def test_the_real_kuairand_piece_is_read_whole(tmp_path):
-    logs = os.environ.get("RANKER_REAL_LOGS")
-    if not logs:
-        pytest.skip("RANKER_REAL_LOGS names no folder of real logs")
-
-    made, tables = canonical(kuairand, Path(logs) / "kuairand_pure", tmp_path / "out")
+def test_the_real_kuairand_piece_is_read_whole(real_logs, tmp_path):
+    made, tables = canonical(kuairand, real_logs / "kuairand_pure", tmp_path / "out")
 
     impressions = tables["impressions"]
     assert made.bad_lines == 0

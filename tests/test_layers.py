@@ -31,7 +31,7 @@ ARROWS = {
     "service.embedded": set(),
     "service.window": set(),
     "service.metrics": {"service.window"},
-    "service.wire": {"service.errors"},
+    "service.wire": {"model.features", "service.errors"},
     "service.scorer": {"model.bundle", "model.features"},
     "service.rank": {"model.features", "service.errors", "service.history", "service.scorer", "service.wire"},
     "service.backfill": {"model.features", "service.history", "service.settings"},

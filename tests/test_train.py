@@ -164,6 +164,8 @@ def test_the_command_goes_on_after_a_kill(
     assert torch.load(checkpoint, weights_only=True)["progress"]["batch"] > 0
     assert train.main([*arguments, "--resume"]) == 0
     out = capsys.readouterr().out
+    report = json.loads((tmp_path / "bst_simulated" / "current" / "report.json").read_text())
+    assert report["validation"]["rows"] == len(small_data.of_split("validation")) and len(report["curve"]) == 4
     assert "resumed" in out and json.loads(out.splitlines()[-1])["rows"] == len(small_data.of_split("test"))
     assert not checkpoint.exists()
 

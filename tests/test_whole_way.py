@@ -36,6 +36,8 @@ def test_kuairand_from_the_raw_log_to_the_served_score(
     assert figures["auc"] == pytest.approx(trained["auc"], abs=1e-9)
     assert figures["auc"] >= 0.730 and figures["auc"] >= figures["floor_auc"] + 0.004 and figures["gauc"] > 0.6
     assert 0.8 < figures["calibration"] < 1.25
+    report = json.loads((Path(trained["bundle"]) / "report.json").read_text())
+    assert report["trained_on"] == ["train", "validation"] and "validation" not in report, "figures of rows it has seen"
 
     prepared, bundle = Prepared(tmp_path / "kuairand"), Bundle.open(Path(trained["bundle"]))
     rows = prepared.of_split("test")

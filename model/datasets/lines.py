@@ -19,7 +19,8 @@ from typing import IO
 import polars as pl
 from tqdm import tqdm
 
-from model.datasets.tables import EARLIEST_MS, LATEST_MS, MS_ALLOWED, BadLines, DataError, MalformedLine
+from model.datasets.tables import MS_ALLOWED, BadLines, DataError, MalformedLine
+from model.features.behaviour import EARLIEST_MS, LATEST_MS
 
 CHUNK_BYTES = 8 << 20  # of text read at once: bounds memory, not the result
 SHOWN = 60  # characters of a bad value in a message

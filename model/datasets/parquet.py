@@ -17,9 +17,7 @@ from pathlib import Path
 import polars as pl
 
 from model.datasets.tables import (
-    EARLIEST_MS,
     ITEM,
-    LATEST_MS,
     MS_ALLOWED,
     TABLES,
     BadLines,
@@ -28,6 +26,7 @@ from model.datasets.tables import (
     MalformedLine,
     Options,
 )
+from model.features.behaviour import EARLIEST_MS, LATEST_MS
 
 NAME = "parquet"
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import polars as pl
 
+from model.features.behaviour import EARLIEST_MS, LATEST_MS
+
 TABLES = ("behaviours", "impressions", "items", "users")
 ITEM = "item"  # the type of object that all behaviours of these data sets have
 
-# What a timestamp in milliseconds can be: 1973 to 5138. Seconds lie below for the next 3,000 years, microseconds above.
-EARLIEST_MS, LATEST_MS = 10**11, 10**14 - 1
 MS_ALLOWED = f"milliseconds since 1970 ({EARLIEST_MS} to {LATEST_MS})"
 
 

@@ -6,6 +6,9 @@ names its group (item, coupon, keyword, ...).
 
 from typing import NamedTuple
 
+# What a time in milliseconds can be: 1973 to 5138. Seconds lie below for the next 3,000 years, microseconds above.
+EARLIEST_MS, LATEST_MS = 10**11, 10**14 - 1
+
 
 class Behaviour(NamedTuple):
     """One behaviour; `timestamp` is when it happened, in milliseconds since 1970-01-01 UTC."""

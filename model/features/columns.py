@@ -72,5 +72,14 @@ def _number(value: Any) -> float:
 
 
 def to_text(value: Any) -> str:
-    """A raw value as the store's text; `from_text` reads it back."""
-    return json.dumps(value) if isinstance(value, list | tuple) else str(value)
+    """A raw value as the store's text; `from_text` reads it back. Raises BadValue for what no feature holds."""
+    match value:
+        case str():
+            return value
+        case int():
+            return str(int(value))  # True is 1
+        case float():
+            return repr(value)
+        case list() if all(isinstance(element, str | int | float) for element in value):
+            return json.dumps(value, ensure_ascii=False)
+    raise BadValue(f"{value!r} given, text, a number or a list of these is allowed")
