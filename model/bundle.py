@@ -27,7 +27,6 @@ import onnxruntime
 from model.features.behaviour import Behaviour
 from model.features.catalog import FILE, Catalog
 from model.features.encode import Encoder, Inputs
-from model.features.schema import Side
 from model.features.timeposition import bucket_count
 
 SCHEMA_VERSION = 1
@@ -123,7 +122,7 @@ class Bundle:
                 raise BundleError(
                     f"{self.folder}: golden request {number} is answered with {scores.size} scores or not finitely"
                 )
-            difference = float(np.abs(scores - recorded).max())
+            difference = float((np.abs(scores - recorded) / np.maximum(1, np.abs(recorded))).max())
             if difference > GOLDEN_TOLERANCE:
                 raise BundleError(
                     f"{self.folder}: golden request {number} is answered {difference:.1e} off its recorded scores"
@@ -203,13 +202,21 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _limits(encoder: Encoder) -> dict[str, npt.NDArray[np.int64]]:
     """Rows of the table behind every column of every integer input."""
-    sides: tuple[Side, ...] = ("user", "item", "context", "cross")
-    features = {side: encoder.schema.side(side) for side in sides} | {"history": encoder.schema.sequence}
+    schema, sides = encoder.schema, ("user", "item", "context", "cross")
+    features = {side: schema.side(side) for side in sides} | {"history": schema.sequence}  # type: ignore[arg-type]
+    features |= {f"history_{group.object_type}": (group.feature,) for group in schema.groups}
     limits = {
         name: np.array([encoder.table_rows(f) for f in side if not f.is_float for _ in range(f.columns)], np.int64)
         for name, side in features.items()
     }
-    return limits | {"gap": np.array(bucket_count(encoder.schema.history.gap_edges_s))}
+    gaps = np.array(bucket_count(schema.history.gap_edges_s))
+    limits |= {"gap": gaps, "action": np.array(1 + len(schema.history.actions))}
+    for group in schema.groups:
+        limits |= {
+            f"gap_{group.object_type}": gaps,
+            f"action_{group.object_type}": np.array(1 + len(group.actions)),
+        }
+    return limits
 
 
 def _sha256(path: Path) -> str:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from tqdm import tqdm
 
 from model.bundle import Bundle, BundleError
-from model.features.schema import ITEM_ID, without_widths
+from model.features.schema import ITEM_ID, without_sizes
 from model.loader import SPLITS, Prepared, batches
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -109,26 +110,49 @@ def _logit(p: Any) -> Any:
     return np.log(p) - np.log1p(-p)
 
 
+def watch_seconds(data: Prepared, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """How long each impression was watched, (n,): 0 where there was no click."""
+    return np.where(data.label[rows] > 0, data.arrays["watch_ms"][rows] / 1000, 0).astype(np.float32)
+
+
+def watch_correlation(data: Prepared, rows: npt.NDArray[np.int64], score: Floats) -> float:
+    """Spearman's rank correlation of scores (n,) with the watched seconds; ties share their mean rank."""
+    expected, watched = (pl.Series(of).rank("average").to_numpy() for of in (score, watch_seconds(data, rows)))
+    return float(np.corrcoef(expected, watched)[0, 1])
+
+
 def measure(
-    data: Prepared, rows: npt.NDArray[np.int64], score: Floats, trained_on: Sequence[str] = ("train",)
+    data: Prepared,
+    rows: npt.NDArray[np.int64],
+    score: Floats,
+    trained_on: Sequence[str] = ("train",),
+    objective: str = "click",
 ) -> dict[str, Any]:
-    """The figures of scores (n,) for impressions (n,), with floor and, where the log knows it, oracle."""
+    """The figures of scores (n,) for impressions (n,), with floor and, where the log knows it, oracle.
+
+    Scores that are no probabilities (another objective than click) have no logloss; calibration is then None for pairs,
+    and of watched seconds, expected ÷ observed, for watch_time.
+    """
     label, user = data.label[rows], data.user[rows]
     truth = data.arrays.get("true_probability")
-    return {
+    figures = {
         "auc": auc(label, score),
         "gauc": gauc(label, score, user),
-        "logloss": logloss(label, score),
-        "calibration": float(score.sum() / max(1, label.sum())),
+        "logloss": logloss(label, score) if objective == "click" else None,
+        "calibration": float(score.sum() / max(1, label.sum())) if objective == "click" else None,
         "floor_auc": auc(label, floor_scores(data, rows, trained_on)),
         "oracle_auc": auc(label, truth[rows]) if truth is not None else None,
         "rows": len(rows),
     }
+    if objective == "watch_time":
+        figures["watch_correlation"] = watch_correlation(data, rows, score)
+        figures["watch_calibration"] = float(score.sum() / max(1.0, watch_seconds(data, rows).sum()))
+    return figures
 
 
 def score_rows(bundle: Bundle, data: Prepared, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """The exported model's scores of impressions, (n,)."""
-    session = bundle.session()
+    session, data = bundle.session(), data.seen_by(bundle.schema)
     progress = tqdm(batches(data, rows, BATCH), "scoring", -(-len(rows) // BATCH), unit="batch", delay=1, leave=False)
     scores = [bundle.score(session, inputs)[:, 0] for _, inputs in progress]
     return np.concatenate(scores) if scores else np.zeros(0, np.float32)
@@ -142,12 +166,15 @@ def evaluate(bundle: Bundle, data: Prepared, split: str) -> dict[str, Any]:
     for path in sorted((data.folder / "vocab").iterdir()):
         if path.read_bytes() != (bundle.folder / "vocab" / path.name).read_bytes():
             raise BundleError(f"{data.folder} and {bundle.folder} encode differently: {path.name}")
-    if without_widths(bundle.schema) != without_widths(data.schema):
+    if without_sizes(bundle.schema) != without_sizes(data.schema):
         raise BundleError(f"{data.folder} and {bundle.folder} encode differently: features.toml")
     rows = data.of_split(split)
     score = score_rows(bundle, data, rows)
-    trained_on = bundle.manifest.get("trained_on", ["train"])
-    return measure(data, rows, score, trained_on) | {"calibration_bins": calibration_bins(data.label[rows], score)}
+    trained_on, objective = bundle.manifest.get("trained_on", ["train"]), bundle.manifest["objective"]
+    figures = measure(data, rows, score, trained_on, objective)
+    if objective == "click":
+        figures["calibration_bins"] = calibration_bins(data.label[rows], score)
+    return figures
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -178,7 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BundleError, OSError, ValueError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
-    if given.split in bundle.manifest.get("trained_on", ["train"]):
+    if given.split in bundle.manifest.get("trained_on", ["train"]) or (
+        given.split == "test" == bundle.manifest.get("selected_on")
+    ):
         print(f"evaluate: the model has seen {given.split}: its figures say nothing of new rows", file=sys.stderr)
     print(table(figures))
     print(json.dumps(figures))

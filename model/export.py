@@ -5,6 +5,7 @@ Opset 20: from 23 on the exporter emits one Attention node whose broadcast mask 
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,10 +18,10 @@ from torch import nn
 from model.bundle import Bundle
 from model.features.ids import PAD, UNKNOWN
 from model.loader import Prepared, tensors
+from model.objective import SCORES
 
 OPSET = 20
 TOLERANCE = 1e-5
-AXES = {"user": ("U",), "user_numbers": ("U",), "history": ("U", "T"), "gap": ("U", "T")}  # all others: (U, C)
 
 
 class ExportError(Exception):
@@ -28,22 +29,29 @@ class ExportError(Exception):
 
 
 class _Score(nn.Module):
-    """What is served: the sigmoid of the logit, (U, C)."""
+    """What is served, (U, C): the logit as the objective reads it (model/objective.py)."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, objective: str):
         super().__init__()
         self.network = network
+        self.of_logit = SCORES[objective]
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return torch.sigmoid(self.network(batch))
+        return self.of_logit(self.network(batch))
 
 
-def write_graph(network: nn.Module, example: Mapping[str, torch.Tensor], path: Path) -> None:
+def axes(name: str) -> tuple[str, ...]:
+    """The axes of an input that are dynamic."""
+    if name in ("user", "user_numbers"):
+        return ("U",)
+    return ("U", "T") if name.startswith(("history", "gap", "action")) else ("U", "C")
+
+
+def write_graph(network: nn.Module, example: Mapping[str, torch.Tensor], path: Path, objective: str = "click") -> None:
     """Writes `path` and, beside it, its tables as external data. U, C and T stay dynamic."""
-    served = _Score(network).eval()
+    served = _Score(network, objective).eval()
     batch = dict(example)
-    axes = {name: AXES.get(name, ("U", "C")) for name in batch}
-    dynamic = {name: {axis: torch.export.Dim.DYNAMIC for axis in range(len(letters))} for name, letters in axes.items()}
+    dynamic = {name: {axis: torch.export.Dim.DYNAMIC for axis in range(len(axes(name)))} for name in batch}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)  # torch.export's own
@@ -76,12 +84,12 @@ def _without_traces(model: Any) -> None:
     model.metadata_props.clear()
 
 
-def check_parity(network: nn.Module, bundle: Bundle) -> float:
-    """Largest difference between torch and onnxruntime over all shapes that serving meets.
+def check_parity(network: nn.Module, bundle: Bundle, objective: str = "click") -> float:
+    """Largest difference between torch and onnxruntime over all shapes that serving meets; relative above 1.
 
     Raises ExportError above TOLERANCE.
     """
-    session, served, worst = bundle.session(), _Score(network).eval(), 0.0
+    session, served, worst = bundle.session(), _Score(network, objective).eval(), 0.0
     for inputs in cases(bundle):
         with torch.no_grad():
             expected = served(tensors(inputs)).numpy()
@@ -91,7 +99,7 @@ def check_parity(network: nn.Module, bundle: Bundle) -> float:
             raise ExportError(
                 f"{shape}: onnxruntime gives shape {answered.shape}, torch {expected.shape}, or not finite"
             )
-        worst = max(worst, float(np.abs(answered - expected).max()))
+        worst = max(worst, float((np.abs(answered - expected) / np.maximum(1, np.abs(expected))).max()))
         if worst > TOLERANCE:
             raise ExportError(f"{shape}: onnxruntime and torch differ by {worst:.1e}, at most {TOLERANCE} is allowed")
     return worst
@@ -100,25 +108,27 @@ def check_parity(network: nn.Module, bundle: Bundle) -> float:
 def cases(bundle: Bundle, seed: int = 0) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
     """Inputs for U ∈ {1, 3}, C ∈ {1, 2, 100, 1000}, histories empty, 1, half and full; ids PAD, UNKNOWN and known."""
     draw = np.random.default_rng(seed)
-    length = bundle.schema.history.length
+    lengths = {"": bundle.schema.history.length} | {f"_{g.object_type}": g.length for g in bundle.schema.groups}
     for users in (1, 3):
         for candidates in (1, 2, 100, 1000):
-            for visible in (0, 1, max(1, length // 2), length):
-                lengths = np.minimum(np.arange(users) * length // 2 + visible, length)  # and users of different lengths
-                slots = max(1, int(lengths.max()))
+            for share in (0, 1e-9, 0.5, 1):
                 made: dict[str, np.ndarray[Any, Any]] = {}
-                shapes = {"user": (users,), "history": (users, slots), "gap": (users, slots)}
                 for name, limit in bundle.limits.items():
-                    if name == "gap" or limit.size:
-                        lead = shapes.get(name, (users, candidates))
+                    if "T" not in axes(name) and limit.size:
+                        lead = (users,) if axes(name) == ("U",) else (users, candidates)
                         rows = draw.integers(0, limit, (*lead, *limit.shape))
                         rows[draw.random(rows.shape) < 0.1] = UNKNOWN
-                        if name not in ("gap", "history"):
-                            rows[draw.random(rows.shape) < 0.05] = PAD
+                        rows[draw.random(rows.shape) < 0.05] = PAD
                         made[name] = rows
-                padded = np.arange(slots) >= lengths[:, None]
-                made["gap"] = np.where(padded, PAD, np.maximum(made["gap"], 1))
-                made["history"][padded] = PAD
+                for suffix, length in lengths.items():
+                    first = math.ceil(share * length)  # of the first user; the others have more
+                    visible = np.minimum(np.arange(users) * length // 2 + first, length)
+                    slots = max(1, int(visible.max()))
+                    padded = np.arange(slots) >= visible[:, None]
+                    for name in (f"history{suffix}", f"gap{suffix}", f"action{suffix}"):
+                        limit = bundle.limits[name]
+                        made[name] = draw.integers(1, limit, (users, slots, *limit.shape))  # rows from UNKNOWN on
+                        made[name][padded] = PAD
                 for side, lead in (("user", (users,)), ("item", (users, candidates)), ("context", (users, candidates))):
                     count = sum(f.is_float for f in bundle.schema.side(side))
                     if count:
@@ -128,14 +138,15 @@ def cases(bundle: Bundle, seed: int = 0) -> Iterator[dict[str, np.ndarray[Any, A
 
 def example_batch(data: Prepared) -> dict[str, torch.Tensor]:
     """A small batch with U, C, T > 1 each: the exporter would fix an axis of size 1."""
+
+    def wide(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if "C" in axes(name):
+            return tensor.repeat_interleave(3, 1)
+        return torch.cat([tensor, torch.full_like(tensor, PAD)], 1) if "T" in axes(name) else tensor
+
     rows = data.of_split("train")[:2]
     inputs = tensors(data.batch(rows))
-    return {
-        name: tensor
-        if len(AXES.get(name, ("U", "C"))) == 1 or "T" in AXES.get(name, ())
-        else tensor.repeat_interleave(3, 1)
-        for name, tensor in inputs.items()
-    }
+    return {name: wide(name, tensor) for name, tensor in inputs.items()}
 
 
 def write_json(path: Path, content: Any) -> None:

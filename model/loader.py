@@ -5,14 +5,21 @@
     users, items (rows, N) · users_numbers, items_numbers     one row a user, an item
     user, item, time, label, split, end (impressions,)        sorted by time; user and item are rows of the above
     context, cross, context_numbers (impressions, N)
-    clicked, clicked_at (behaviours,) · begin (users,)        sorted by user, time and key; item row and ms
+    clicked, clicked_at, acted (behaviours,) · begin (users,) sorted by user, time, key, action; item row, ms, action
+    <g>_clicked, <g>_clicked_at, <g>_acted, <g>_begin, <g>_end likewise for every further behaviour group g; table rows
 
 `end` is one past the last behaviour that the impression's user had strictly before it, so the history is [end-T, end).
+
+Batches are drawn from memory-mapped files. An epoch is shuffled in blocks: BLOCK impressions that lie together stay in
+one window, windows of WINDOW impressions are mixed through, so that what a batch touches lies in few pages however
+large the log. In memory are the row numbers of a split (8 bytes an impression) and the sequence features of the items.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
+from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +30,11 @@ import torch
 from model.features.catalog import FILE, Catalog
 from model.features.encode import Encoder, Inputs, network_inputs
 from model.features.ids import PAD
+from model.features.schema import Schema
 from model.features.timeposition import time_positions
 
 SPLITS = ("train", "validation", "test")
+BLOCK, WINDOW = 1024, 1 << 20  # impressions; a log below WINDOW is shuffled through and through
 
 
 class Prepared:
@@ -43,10 +52,22 @@ class Prepared:
         self.catalog = Catalog.open(folder / "catalog" / FILE, self.schema)
         arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted((folder / "encoded").glob("*.npy"))}
         self.arrays: dict[str, npt.NDArray[Any]] = arrays
+        if "acted" not in arrays:
+            raise FileNotFoundError(f"{folder} was prepared by an older release; prepare it again")
         self.user, self.item, self.time, self.label = (arrays[name] for name in ("user", "item", "time", "label"))
-        self.rows = {f.name: self.encoder.table_rows(f) for f in self.schema.features if not f.is_float}
+        self.rows = {f.name: self.encoder.table_rows(f) for f in self.schema.embedded if not f.is_float}
+
+    def seen_by(self, schema: Schema) -> "Prepared":
+        """The same rows with the widths and history lengths of another schema."""
+        made = copy(self)
+        made.schema = schema
+        return made
+
+    @cached_property
+    def _sequence(self) -> npt.NDArray[np.int32]:
+        """Rows of every item's sequence features, (items, N): most of what a batch gathers."""
         places = self.schema.places("item")
-        self._sequence = np.r_[tuple(places[f.name] for f in self.schema.sequence)]
+        return np.ascontiguousarray(self.arrays["items"][:, np.r_[tuple(places[f.name] for f in self.schema.sequence)]])
 
     @property
     def fingerprint(self) -> str:
@@ -64,40 +85,88 @@ class Prepared:
 
     def batch(self, rows: npt.NDArray[np.int64]) -> Inputs:
         """Network input of impressions (U,), C = 1; arrays as model/features/encode.py lists them."""
-        a, length = self.arrays, self.schema.history.length
+        a = self.arrays
         user, item = a["user"][rows], a["item"][rows]
-        end = a["end"][rows]
-        at = np.maximum(a["begin"][user], end - length)[:, None] + np.arange(length)
-        visible = at < end[:, None]
-        at = np.where(visible, at, 0)
-        history = np.full((len(rows), length, len(self._sequence)), PAD, np.int64)
-        gap = np.full((len(rows), length), PAD, np.int64)
-        if len(a["clicked"]):
-            clicked = a["items"][a["clicked"][at]][..., self._sequence]
-            history = np.where(visible[..., None], clicked, PAD).astype(np.int64)
-            gap = np.where(
-                visible, time_positions(a["clicked_at"][at], a["time"][rows], self.schema.history.gap_edges_s), PAD
-            )
+        sequences = self._histories(rows, user, "", "", self.schema.history.length, self._sequence)
+        for group in self.schema.groups:
+            name = group.object_type
+            sequences |= self._histories(rows, user, f"{name}_", f"_{name}", group.length, None)
         return network_inputs(
             user=a["users"][user].astype(np.int64),
             item=a["items"][item].astype(np.int64)[:, None],
             context=a["context"][rows].astype(np.int64)[:, None],
             cross=a["cross"][rows].astype(np.int64)[:, None],
-            history=history,
-            gap=gap,
+            **sequences,
             user_numbers=a["users_numbers"][user],
             item_numbers=a["items_numbers"][item][:, None],
             context_numbers=a["context_numbers"][rows][:, None],
         )
 
+    def _histories(
+        self,
+        rows: npt.NDArray[np.int64],
+        user: npt.NDArray[np.int32],
+        prefix: str,
+        suffix: str,
+        length: int,
+        of_object: npt.NDArray[np.int32] | None,
+    ) -> Inputs:
+        """The three inputs of one behaviour group; `of_object` (objects, N) are the objects' rows, None: they are."""
+        a = {name: self.arrays[prefix + name] for name in ("clicked", "clicked_at", "acted", "begin", "end")}
+        end = a["end"][rows]
+        at = np.maximum(a["begin"][user], end - length)[:, None] + np.arange(length)
+        visible = at < end[:, None]
+        if not len(a["clicked"]):
+            width, none = 1 if of_object is None else of_object.shape[-1], np.full(at.shape, PAD, np.int64)
+            return {f"history{suffix}": np.repeat(none[..., None], width, -1)} | {
+                f"{name}{suffix}": none for name in ("gap", "action")
+            }
+        at = np.where(visible, at, 0)
+        clicked = a["clicked"][at]
+        history = (clicked[..., None] if of_object is None else of_object[clicked]).astype(np.int64)
+        gap = time_positions(a["clicked_at"][at], self.arrays["time"][rows], self.schema.history.gap_edges_s)
+        return {
+            f"history{suffix}": np.where(visible[..., None], history, PAD),
+            f"gap{suffix}": np.where(visible, gap, PAD),
+            f"action{suffix}": np.where(visible, a["acted"][at].astype(np.int64), PAD),
+        }
 
-def batches(
-    data: Prepared, rows: npt.NDArray[np.int64], size: int, begin: int = 0
-) -> Iterator[tuple[npt.NDArray[np.int64], Inputs]]:
-    """The impressions `rows` in batches of `size`, from the batch number `begin` on: (rows, input) pairs."""
-    for at in range(begin * size, len(rows), size):
+
+def shuffled(count: int, seed: int, epoch: int, skip: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+    """0 … count-1 in an order that seed and epoch decide, window by window; the first `skip` are left out."""
+    blocks = np.random.default_rng([seed, epoch]).permutation(-(-count // BLOCK))
+    for window, at in enumerate(range(0, len(blocks), WINDOW // BLOCK)):
+        chosen = blocks[at : at + WINDOW // BLOCK]
+        size = len(chosen) * BLOCK - (-count % BLOCK if blocks.size - 1 in chosen else 0)
+        if size <= skip:
+            skip -= size
+            continue
+        within = (chosen[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
+        order = np.random.default_rng([seed, epoch, window]).permutation(within[within < count])
+        yield order[skip:]
+        skip = 0
+
+
+def batches(data: Prepared, rows: npt.NDArray[np.int64], size: int) -> Iterator[tuple[npt.NDArray[np.int64], Inputs]]:
+    """The impressions `rows`, in their order, in batches of `size`: (rows, input) pairs."""
+    for at in range(0, len(rows), size):
         chosen = rows[at : at + size]
         yield chosen, data.batch(chosen)
+
+
+def shuffled_batches(
+    rows: npt.NDArray[np.int64], size: int, seed: int, epoch: int, begin: int = 0
+) -> Iterator[npt.NDArray[np.int64]]:
+    """One epoch's batches of the impressions `rows`, from batch number `begin` on."""
+    rest = np.empty(0, np.int64)
+    for window in shuffled(len(rows), seed, epoch, begin * size):
+        rest = np.concatenate([rest, window])
+        whole = len(rest) - len(rest) % size
+        for at in range(0, whole, size):
+            yield rows[rest[at : at + size]]
+        rest = rest[whole:]
+    if len(rest):
+        yield rows[rest]
 
 
 def tensors(inputs: Inputs) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Recipes: what a training run does otherwise than the defaults, which are the paper's where it prints them.
 
-`model/recipes/<network>_<dataset>.toml` is taken where it exists; each setting there carries its reason.
+`model/recipes/<dataset>.toml` holds for all networks on a data set, `<network>_<dataset>.toml` goes on top of it; both
+are taken where they exist, and each setting there carries its reason.
 """
 
 import tomllib
@@ -9,60 +10,91 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from model import networks
 from model.features.schema import Schema
 
 RECIPES = Path(__file__).parent / "recipes"
+
+
+ALLOWED = {
+    "objective": ("click", "watch_time"),
+    "exposures": ("unclicked", "all"),
+    "optimiser": ("adagrad", "adam"),
+    "select": ("validation", "test"),
+}
 
 
 @dataclass(frozen=True)
 class Training:
     """How the optimiser goes; BST's Table 3 and §3.1 where the paper says."""
 
+    objective: str = "click"  # or watch_time (model/objective.py)
+    exposures: str = "unclicked"  # watch_time: what counts as a negative, as Covington et al. print it; or all
     optimiser: str = "adagrad"  # §3.1; or adam (lazy on the tables, as gradients are sparse)
     learning_rate: float = 0.01  # Table 3
     decay: float = 1.0  # what the learning rate has fallen to, linearly, at the end of every epoch; 1: it stays
     accumulator: float = 0.1  # Adagrad's start, as in TensorFlow 1.4, with which the paper trained
     weight_decay: float = 0.0  # adam only, and not on the embedding tables
+    l2: float = 0.0  # of the table rows that a batch touches: DIN's mini-batch aware regularisation, BPR's λ
+    wide_learning_rate: float = 0.1  # FTRL's α of a wide part (wdl, wdl_seq), whatever the optimiser of the rest
+    wide_l1: float = 1.0  # its λ1: an id or a cross must have earned its weight
     fresh_tables: int = 0  # tables of more rows start anew at every epoch (MEDA, Liu et al. 2023); 0: none does
     batch_size: int = 256  # Table 3
     epochs: int = 1  # Table 3
-    evaluations: int = 4  # looks at validation an epoch
+    evaluations: int = 4  # looks at validation an epoch; 0: none, and the last epoch's weights are taken
     patience: int = 4  # looks without a better validation AUC until it stops
+    select: str = "validation"  # the split that picks the checkpoint; test shows by how much one would fool oneself
     refit: bool = False  # then train anew on train + validation, for as many epochs as were best; test stays unseen
     checkpoint_s: float = 60.0  # seconds between checkpoints
 
     def __post_init__(self) -> None:
-        if self.optimiser not in ("adagrad", "adam"):
-            raise RecipeError(f"optimiser {self.optimiser!r}, allowed: adagrad, adam")
-        if min(self.learning_rate, self.batch_size, self.epochs, self.evaluations, self.patience) <= 0:
-            raise RecipeError("learning_rate, batch_size, epochs, evaluations and patience are above 0")
+        for name, allowed in ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                raise RecipeError(f"{name} {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
+        if min(self.learning_rate, self.wide_learning_rate, self.batch_size, self.epochs, self.patience) <= 0:
+            raise RecipeError("learning rates, batch_size, epochs and patience are above 0")
+        if self.evaluations < 0 or (self.refit and not self.evaluations):
+            raise RecipeError("evaluations is 0 or more, and above 0 with refit: it picks the number of epochs")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs from the defaults: the network's Config, Training, and widths of features by name."""
+    """What differs from the defaults: the network's Config, Training, widths of features by name, history length."""
 
     network: dict[str, Any] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     features: dict[str, dict[str, int]] = field(default_factory=dict)  # {"item_id": {"sequence_width": 16}}
+    history: dict[str, int] = field(default_factory=dict)  # {"length": 50}
 
 
 class RecipeError(ValueError):
     """A recipe that cannot be used; says what was given and what is allowed."""
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(paths: Sequence[Path], network: str) -> Recipe:
+    """The recipe of files, later ones on top of earlier ones; raises RecipeError, also for unknown keys."""
+    merged: dict[str, dict[str, Any]] = {f.name: {} for f in fields(Recipe)}
+    for path in paths:
+        try:
+            content = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path}: {error}") from None
+        _known(path, content, list(merged))
+        for name, settings in content.items():
+            if not isinstance(settings, dict):
+                raise RecipeError(f"{path}: {name} is a table: [{name}]")
+            if name == "network" and _is_shared(path, network):  # for all networks: not all have each field
+                settings = {key: value for key, value in settings.items() if key in networks.options(network)}
+            merged[name] |= settings
+        _known(path, content.get("training", {}), [f.name for f in fields(Training)])
     try:
-        content = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: {error}") from None
-    _known(path, content, [f.name for f in fields(Recipe)])
-    training = content.get("training", {})
-    _known(path, training, [f.name for f in fields(Training)])
-    try:
-        return Recipe(content.get("network", {}), Training(**training), content.get("features", {}))
-    except TypeError as error:
-        raise RecipeError(f"{path}: {error}") from None
+        return Recipe(**merged | {"training": Training(**merged["training"])})  # type: ignore[arg-type]
+    except (TypeError, RecipeError) as error:
+        raise RecipeError(f"{', '.join(map(str, paths))}: {error}") from None
+
+
+def _is_shared(path: Path, network: str) -> bool:
+    return path.parent == RECIPES and not path.stem.startswith(f"{network}_")
 
 
 def _known(path: Path, table: Mapping[str, Any], allowed: Sequence[str]) -> None:
@@ -71,8 +103,15 @@ def _known(path: Path, table: Mapping[str, Any], allowed: Sequence[str]) -> None
         raise RecipeError(f"{path}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")
 
 
-def with_widths(schema: Schema, features: Mapping[str, Mapping[str, int]]) -> Schema:
-    """The schema with other widths: they change the network, not the encoding."""
+def adapted(schema: Schema, recipe: Recipe) -> Schema:
+    """The schema with the recipe's widths and history length: they change the network, not a row's encoding."""
+    if set(recipe.history) - {"length"}:
+        raise RecipeError(f"recipe: history {recipe.history}; allowed: length")
+    history = replace(schema.history, length=recipe.history.get("length", schema.history.length))
+    return replace(_with_widths(schema, recipe.features), history=history)
+
+
+def _with_widths(schema: Schema, features: Mapping[str, Mapping[str, int]]) -> Schema:
     names = [f.name for f in schema.features]
     for name, changes in features.items():
         if name not in names or set(changes) - {"width", "sequence_width"}:
@@ -90,7 +129,8 @@ def with_widths(schema: Schema, features: Mapping[str, Mapping[str, int]]) -> Sc
     return replace(schema, features=tuple(made))
 
 
-def choose_recipe(network: str, dataset: str, given: Path | None) -> Path | None:
-    """The recipe to use: the one given, else the one made for this pair, else none (the defaults)."""
-    made = RECIPES / f"{network}_{dataset}.toml"
-    return given or (made if made.exists() else None)
+def choose_recipe(network: str, dataset: str, given: Path | None) -> list[Path]:
+    """The files to use: the one given, else those made for the data set and for this pair; none: the defaults."""
+    if given:
+        return [given]
+    return [path for path in (RECIPES / f"{dataset}.toml", RECIPES / f"{network}_{dataset}.toml") if path.exists()]

@@ -1,11 +1,12 @@
 """Train a network on a prepared data set, evaluate it, export it.
 
     python -m model.train --data data/kuairand --network bst --out bundles
+    torchrun --nproc-per-node 2 -m model.train …                            data-parallel (model/parallel.py)
 
 Nothing is selected on test: early stopping and the best checkpoint look at validation, and test is opened once, at
 the end, for the exported model. A killed run goes on with --resume and ends with the same bits (one machine, one
 thread count): batches follow from (seed, epoch), and the checkpoint carries network, optimiser and dropout's random
-state.
+state. Where there is a GPU it is used: matrix products in bf16, transfers from pinned memory.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,70 +26,54 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from model import golden, networks
+from model import golden, networks, objective
 from model.bundle import Bundle, BundleError, writing
-from model.evaluate import auc, calibration_bins, logloss, measure, score_rows, table
+from model.evaluate import auc, calibration_bins, logloss, measure, score_rows, table, watch_correlation, watch_seconds
 from model.export import ExportError, check_parity, example_batch, write_graph, write_json
-from model.loader import Prepared, batches, tensors
+from model.loader import Prepared, batches, shuffled_batches, tensors
 from model.networks.blocks import start
-from model.recipe import Recipe, RecipeError, Training, choose_recipe, load_recipe, with_widths
+from model.optimiser import Optimiser
+from model.pairs import Pairs
+from model.parallel import World
+from model.recipe import Recipe, RecipeError, adapted, choose_recipe, load_recipe
+
+WEIGHTS = "weights.pt"  # in a bundle: what --warm goes on from; the service does not read it
 
 
-class Optimiser:
-    """The optimisers of one network: tables have sparse gradients, everything else dense ones."""
+Rows = np.ndarray[Any, Any]  # impressions
 
-    def __init__(self, network: nn.Module, how: Training):
-        tables = [m.weight for m in network.modules() if isinstance(m, nn.Embedding)]
-        of_table = {id(weight) for weight in tables}
-        dense = [p for p in network.parameters() if id(p) not in of_table]
-        self._rate = how.learning_rate
-        self.parts: list[torch.optim.Optimizer]
-        if how.optimiser == "adagrad":
-            self.parts = [
-                torch.optim.Adagrad([*tables, *dense], how.learning_rate, initial_accumulator_value=how.accumulator)
-            ]
-        else:
-            self.parts = [
-                torch.optim.SparseAdam(tables, how.learning_rate),
-                torch.optim.AdamW(dense, how.learning_rate, weight_decay=how.weight_decay),
-            ]
 
-    def pace(self, share: float) -> None:
-        """Sets the learning rates to this share of the recipe's."""
-        for part in self.parts:
-            for group in part.param_groups:
-                group["lr"] = self._rate * share
-
-    def forget(self, table: nn.Parameter) -> None:
-        """Drops what was gathered about a table that starts anew."""
-        for part in self.parts:
-            if isinstance(part, torch.optim.Adagrad) and table in part.state:
-                part.state[table]["sum"].fill_(part.defaults["initial_accumulator_value"])
-            else:
-                part.state.pop(table, None)
-
-    def step(self) -> None:
-        for part in self.parts:
-            part.step()
-            part.zero_grad()
-
-    def state(self) -> list[dict[str, Any]]:
-        return [part.state_dict() for part in self.parts]
-
-    def load(self, states: Sequence[dict[str, Any]]) -> None:
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
+class TrainingError(Exception):
+    """Training that cannot go on; says at which batch, and what is left of it."""
 
 
 class Run:
-    """One training run: its state is the network, the optimiser and `progress`, all of it in the checkpoint."""
+    """One training run: its state is the network, the optimiser and `progress`, all of it in the checkpoint.
 
-    def __init__(self, data: Prepared, name: str, recipe: Recipe, seed: int, checkpoint: Path):
+    `warm` is a bundle whose weights it starts from; `board` takes TensorBoard's add_scalar. Raises ValueError for a
+    recipe or a data set that the network cannot use.
+    """
+
+    def __init__(
+        self,
+        data: Prepared,
+        name: str,
+        recipe: Recipe,
+        seed: int,
+        checkpoint: Path,
+        warm: Bundle | None = None,
+        board: Any = None,
+        device: str | None = None,
+    ):
         torch.sparse.check_sparse_tensor_invariants.disable()  # said aloud, else torch warns once a run
-        self.data, self.name, self.recipe, self.seed, self.checkpoint = data, name, recipe, seed, checkpoint
-        self.how = recipe.training
-        self.schema = with_widths(data.schema, recipe.features)
+        self.name, self.recipe, self.seed, self.checkpoint = name, recipe, seed, checkpoint
+        self.how, self.warm, self.board, self.world = recipe.training, warm, board, World()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.schema = adapted(data.schema, recipe)
+        self.data = data.seen_by(self.schema)
         self._build()
+        self.objective: str = getattr(self.network, "objective", self.how.objective)
+        self._check_labels()
         self.progress: dict[str, Any] = {
             "phase": "select",
             "epoch": 0,
@@ -104,23 +89,49 @@ class Run:
     def _build(self) -> None:
         torch.manual_seed(self.seed)
         self.network = networks.build(self.name, self.schema, self.data.rows, self.recipe.network)
+        if self.warm:
+            take_over(self.network, torch.load(self.warm.folder / WEIGHTS, weights_only=True))
+        self.network.to(self.device)
         self.optimiser = Optimiser(self.network, self.how)
+
+    def _check_labels(self) -> None:
+        for split in ("train", self.how.select) if self.how.evaluations else ("train",):
+            labels = self.data.label[self.data.of_split(split)]
+            if labels.sum() in (0, len(labels)):
+                raise RecipeError(
+                    f"{self.data.folder}: {labels.sum()} clicks among {len(labels)} impressions of {split}; "
+                    "both classes are needed"
+                )
+        if self.objective == "watch_time" and "watch_ms" not in self.data.arrays:
+            raise RecipeError(f"{self.data.folder}: objective watch_time needs impressions with watch_ms")
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on before it may be resumed."""
-        return {"network": self.name, "seed": self.seed, "recipe": asdict(self.recipe), "data": self.data.fingerprint}
+        return {
+            "network": self.name,
+            "seed": self.seed,
+            "recipe": asdict(self.recipe),
+            "data": self.data.fingerprint,
+            "warm": self.warm.version if self.warm else None,
+        }
 
     def fit(self) -> None:
-        """Trains to the end or to where validation stops getting better; `best` holds the weights to export."""
+        """Trains to the end or to where validation stops getting better; `best` holds the weights to export.
+
+        Raises TrainingError where the loss is no number any more.
+        """
         if self.progress["phase"] == "select":
             self._epochs(self.data.of_split("train"), self.how.epochs, self.how.evaluations)
             if self.how.refit:
                 self._begin_refit()
+            elif not self.how.evaluations:
+                self.best = self.network.state_dict()
         if self.progress["phase"] == "refit":
             self._epochs(self.refit_rows(), self.progress["refit_epochs"], looks=0)
             self.best = self.network.state_dict()
         self.network.load_state_dict(self.best)
+        self.network.to("cpu")
 
     @property
     def trained_on(self) -> list[str]:
@@ -132,13 +143,16 @@ class Run:
 
     def _begin_refit(self) -> None:
         """Starts over, for as many epochs as were best on validation, now with the validation day among the rows."""
-        best = max(self.progress["curve"], key=lambda look: look["auc"])
+        best = max(self.progress["curve"], key=lambda look: look["picked_by"])
         self._build()
         self.progress |= {"phase": "refit", "refit_epochs": best["epoch"], "epoch": 0, "batch": 0}
 
     def _epochs(self, train: np.ndarray[Any, Any], epochs: int, looks: int) -> None:
         """Epochs over the rows `train`, with so many looks at validation in each; 0: none, and no early stopping."""
-        steps = -(-len(train) // self.how.batch_size)
+        pairs = Pairs(self.data, train) if self.objective == "pairs" else None
+        train = pairs.positive if pairs else train
+        size = self.how.batch_size
+        steps = -(-len(train) // size)
         look_at = {round(steps * (look + 1) / looks) for look in range(looks)}
         begun = saved = time.monotonic()
         before = self.progress["seconds"]
@@ -146,14 +160,13 @@ class Run:
             epoch, at = self.progress["epoch"], self.progress["batch"]
             if epoch and not at:
                 self._start_tables_anew()
-            order = np.random.default_rng([self.seed, epoch]).permutation(train)
-            done = at * self.how.batch_size
-            bar = tqdm(total=len(train), initial=done, unit=" rows", unit_scale=True, delay=1, mininterval=0.5)
+            bar = tqdm(total=len(train), initial=at * size, unit=" rows", unit_scale=True, delay=1, mininterval=0.5)
+            bar.disable = bar.disable or self.world.rank > 0
             bar.set_description(f"{self.progress['phase']}: epoch {epoch + 1}/{epochs}")
             with bar:
-                for rows, inputs in batches(self.data, order, self.how.batch_size, at):
+                for rows in shuffled_batches(train, size, self.seed, epoch, at):
                     self.optimiser.pace(1 - (1 - self.how.decay) * self.progress["batch"] / steps)
-                    loss = self._step(rows, inputs)
+                    loss = self._step(rows, pairs.negative(rows, self.seed, epoch) if pairs else None)
                     self.progress["batch"] += 1
                     self.progress["rows"] += len(rows)
                     self.progress["seconds"] = before + time.monotonic() - begun
@@ -161,8 +174,9 @@ class Run:
                     if self.progress["batch"] % 50 == 0:
                         shown = {"loss": f"{float(loss):.4f}", "validation": f"{self.progress['best']:.4f}"}
                         bar.set_postfix(shown, refresh=False)
+                        self._note("loss/train", float(loss))
                     if self.progress["batch"] in look_at:
-                        self._look(float(loss))
+                        self.look(float(loss))
                         if self.progress["waited"] >= self.how.patience:
                             break
                     if time.monotonic() - saved > self.how.checkpoint_s:
@@ -174,27 +188,74 @@ class Run:
         """Ids learnt by heart in one epoch mislead the next; what the attention has learnt meanwhile stays."""
         for module in self.network.modules():
             if isinstance(module, nn.Embedding) and module.num_embeddings > self.how.fresh_tables > 0:
-                start(module)
+                if any(module.weight is weight for weight in self.optimiser.wide):
+                    nn.init.zeros_(module.weight)
+                else:
+                    start(module)
                 self.optimiser.forget(module.weight)
 
-    def _step(self, rows: np.ndarray[Any, Any], inputs: dict[str, np.ndarray[Any, Any]]) -> torch.Tensor:
+    def _step(self, rows: Rows, negative: Rows | None) -> torch.Tensor:
+        """One batch: the mean of its rows' losses; with `negative`, of the pairs (row, negative)."""
         self.network.train()
-        logit = self.network(tensors(inputs))[:, 0]
-        label = torch.from_numpy(self.data.label[rows].astype(np.float32))
-        loss = nn.functional.binary_cross_entropy_with_logits(logit, label)  # (9)
+        mine = self.world.share(rows)
+        weight = 1.0 if len(mine) else 0.0  # fewer rows than processes: this one's gradient is zero
+        mine = mine if len(mine) else rows[:1]
+        if negative is None:
+            losses = self._losses(self._logit(mine), mine)
+        else:
+            other = self.world.share(negative) if weight else negative[:1]
+            both = self._logit(np.concatenate([mine, other]))
+            losses = objective.pairs(both[: len(mine)], both[len(mine) :])
+        loss = weight * losses.sum() / len(rows)
         loss.backward()
-        self.optimiser.step()
-        return loss.detach()
+        found = self.world.sum(loss.detach().clone())
+        if not torch.isfinite(found):
+            at = f"epoch {self.progress['epoch'] + 1}, batch {self.progress['batch'] + 1}"
+            raise TrainingError(
+                f"the loss is {float(found)} at {at}; the last good state is {self._last_state()}; "
+                "a lower learning_rate may help"
+            )
+        self.world.sum_gradients(self.network)
+        self.optimiser.step(len(rows))
+        return found
 
-    def _look(self, train_loss: float) -> None:
-        """One look at validation: keeps the weights if they are the best so far."""
-        rows = self.data.of_split("validation")
-        score = predict(self.network, self.data, rows)
-        found = auc(self.data.label[rows], score)
-        figures = {"auc": found, "logloss": logloss(self.data.label[rows], score), "train_loss": train_loss}
+    def _logit(self, rows: Rows) -> torch.Tensor:
+        """Logits of impressions (B,), in 32 bits; on a GPU the products are made in bf16."""
+        inputs = to_device(tensors(self.data.batch(rows)), self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            return self.network(inputs)[:, 0].float()
+
+    def _losses(self, logit: torch.Tensor, rows: Rows) -> torch.Tensor:
+        if self.objective == "watch_time":
+            seconds = torch.from_numpy(watch_seconds(self.data, rows)).to(self.device)
+            return objective.watch_time(logit, seconds, self.how.exposures)
+        label = torch.from_numpy(self.data.label[rows].astype(np.float32)).to(self.device)
+        return objective.click(logit, label)
+
+    def _last_state(self) -> str:
+        if self.checkpoint.exists():
+            return f"the checkpoint {self.checkpoint}"
+        return "the start: no checkpoint was written yet"
+
+    def _note(self, what: str, value: float) -> None:
+        if self.board is not None and self.world.rank == 0:
+            self.board.add_scalar(what, value, self.progress["rows"])
+
+    def look(self, train_loss: float) -> None:
+        """One look at the split that picks the checkpoint: keeps the weights if they are the best so far."""
+        rows = self.data.of_split(self.how.select)
+        share = self.world.share(rows)
+        score = self.world.joined(predict(self.network, self.data, share, self.objective, self.device), len(rows))
+        figures: dict[str, Any] = {"auc": auc(self.data.label[rows], score)}
+        found = figures["auc"]
+        if self.objective == "click":
+            figures["logloss"] = logloss(self.data.label[rows], score)
+        elif self.objective == "watch_time":
+            figures["watch_correlation"] = found = watch_correlation(self.data, rows, score)
+        for name, value in figures.items():
+            self._note(f"{name}/{self.how.select}", value)
+        figures |= {"train_loss": train_loss, "picked_by": found}
         self.progress["curve"].append({"epoch": self.progress["epoch"] + 1, "batch": self.progress["batch"], **figures})
-        if found is None:
-            raise RecipeError("validation holds one class only, so no AUC can pick the best checkpoint")
         if found > self.progress["best"]:
             self.progress |= {"best": found, "waited": 0}
             self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
@@ -202,7 +263,9 @@ class Run:
             self.progress["waited"] += 1
 
     def save(self) -> None:
-        """Writes the checkpoint beside and renames it into place."""
+        """Writes the checkpoint beside and renames it into place; never one whose weights are no numbers."""
+        if self.world.rank or not all(torch.isfinite(part).all() for part in self.network.parameters()):
+            return  # the next loss says so
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "identity": self.identity,
@@ -232,34 +295,73 @@ class Run:
         return True
 
 
-def predict(network: nn.Module, data: Prepared, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def predict(
+    network: nn.Module, data: Prepared, rows: Rows, objective_name: str = "click", device: torch.device | None = None
+) -> np.ndarray[Any, Any]:
     """The network's scores of impressions (n,), in torch: for looks at validation while it trains."""
     network.eval()
+    of_logit, scores = objective.SCORES[objective_name], [np.empty(0, np.float32)]
     with torch.no_grad():
-        scores = [torch.sigmoid(network(tensors(inputs)))[:, 0].numpy() for _, inputs in batches(data, rows, 4096)]
+        for _, inputs in batches(data, rows, 4096):
+            logit = network(to_device(tensors(inputs), device or torch.device("cpu")))
+            scores.append(of_logit(logit)[:, 0].cpu().numpy())
     return np.concatenate(scores)
+
+
+def to_device(inputs: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """Tensors on the device; to a GPU from pinned memory, so that the copy does not wait."""
+    if device.type == "cpu":
+        return dict(inputs)
+    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in inputs.items()}
+
+
+def take_over(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copies a bundle's weights; of a table that has grown since, the rows that it had. Raises RecipeError."""
+    own = network.state_dict()
+    for name, tensor in own.items():
+        older = weights.get(name)
+        if older is None or older.shape[1:] != tensor.shape[1:] or len(older.shape) != len(tensor.shape):
+            given = "nothing" if older is None else tuple(older.shape)
+            raise RecipeError(f"--warm has {given} for {name} {tuple(tensor.shape)}: made by another network or recipe")
+        if older.shape[:1] > tensor.shape[:1]:
+            raise RecipeError(
+                f"--warm knows {len(older)} rows of {name}, the data {len(tensor)}: prepare it with --grow"
+            )
+        if tensor.ndim:
+            tensor[: len(older)] = older
+        else:
+            tensor.copy_(older)
+    network.load_state_dict(own)
 
 
 def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
     """Exports the run's best weights and opens test once: (bundle, test figures). Raises ExportError."""
     data, name = run.data, f"{run.name}_{run.data.meta['dataset']}"
-    facts = {"network": run.name, "objective": "click", "dataset": data.meta["dataset"], "trained_on": run.trained_on}
+    facts = {
+        "network": run.name,
+        "objective": run.objective,
+        "dataset": data.meta["dataset"],
+        "trained_on": run.trained_on,
+        "selected_on": run.how.select,
+    }
     with writing(out, name, facts) as folder:
-        write_graph(run.network, example_batch(data), folder / "model.onnx")
+        write_graph(run.network, example_batch(data), folder / "model.onnx", run.objective)
+        torch.save(run.network.state_dict(), folder / WEIGHTS)
         (folder / "features.toml").write_text(tomli_w.dumps(run.schema.as_dict()))
         shutil.copytree(data.folder / "vocab", folder / "vocab")
         shutil.copytree(data.folder / "catalog", folder / "catalog")
         made = Bundle.unfinished(folder)
-        parity = check_parity(run.network, made)
+        parity = check_parity(run.network, made, run.objective)
         write_json(folder / "golden.json", golden.record(made, data))
         figures: dict[str, Any] = {}
-        unseen = [split for split in ("validation", "test") if split not in run.trained_on]
-        for split in unseen:
+        for split in ("validation", "test"):
             rows = data.of_split(split)
+            if split in run.trained_on or not len(rows):
+                continue
             score = score_rows(made, data, rows)
-            figures[split] = measure(data, rows, score, run.trained_on) | {
-                "calibration_bins": calibration_bins(data.label[rows], score)
-            }
+            figures[split] = measure(data, rows, score, run.trained_on, run.objective)
+            if run.objective == "click":
+                figures[split]["calibration_bins"] = calibration_bins(data.label[rows], score)
         report = {
             **figures,
             "data": data.meta,
@@ -267,6 +369,8 @@ def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
             "recipe": asdict(run.recipe),
             "seed": run.seed,
             "trained_on": run.trained_on,
+            "selected_on": run.how.select,
+            "warm": run.warm.version if run.warm else None,
             "curve": run.progress["curve"],  # looks at validation by weights that had not seen it
             "rows_per_s": _rows_per_s(run),
             "max_abs_diff_torch": parity,
@@ -288,25 +392,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, help="TOML with what differs from the defaults")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint of a killed run")
+    parser.add_argument("--warm", type=Path, metavar="BUNDLE", help="start from its weights (model.prepare --grow)")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard logs there")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
     given = parser.parse_args(arguments)
+    world = World()
     try:
         data = Prepared(given.data)
-        path = choose_recipe(given.network, data.meta["dataset"], given.recipe)
-        print(f"recipe: {path or 'none, the defaults'}")
+        paths = choose_recipe(given.network, data.meta["dataset"], given.recipe)
         checkpoint = given.out / f"{given.network}_{data.meta['dataset']}" / f".training-{given.seed}.pt"
-        run = Run(data, given.network, load_recipe(path) if path else Recipe(), given.seed, checkpoint)
+        run = Run(
+            data,
+            given.network,
+            load_recipe(paths, given.network),
+            given.seed,
+            checkpoint,
+            warm=_warm(given.warm),
+            board=_board(given.tensorboard) if given.tensorboard and world.rank == 0 else None,
+            device=given.device,
+        )
+        if world.rank == 0:
+            print(f"recipe: {', '.join(map(str, paths)) or 'none, the defaults'}")
         if given.resume:
             print("resumed" if run.resume() else f"nothing to resume at {checkpoint}, starting anew")
         run.fit()
+        if world.rank:
+            return 0
         bundle, figures = publish(run, given.out)
-    except (OSError, ValueError, BundleError, ExportError) as error:
+    except (OSError, ValueError, BundleError, ExportError, TrainingError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
+    finally:
+        world.close()
     checkpoint.unlink(missing_ok=True)
     print(table(figures))
     print(f"bundle: {bundle}")
     print(json.dumps({"bundle": str(bundle), **figures, "rows_per_s": _rows_per_s(run)}))
     return 0
+
+
+def _warm(path: Path | None) -> Bundle | None:
+    bundle = Bundle.open(path) if path else None
+    if bundle and not (bundle.folder / WEIGHTS).exists():
+        raise RecipeError(f"--warm {path} has no {WEIGHTS}: an older release wrote it; train it again")
+    return bundle
+
+
+def _board(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and only for whoever asks
+
+    return SummaryWriter(str(folder))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from model.train import Run, publish
 pytest_plugins = ["tests.stores"]
 
 SMALL = Recipe(
-    network={"mlp": (64, 32)}, training=Training(optimiser="adam", learning_rate=2e-3, batch_size=512, evaluations=1)
+    network={"mlp": (64, 32)},
+    training=Training(optimiser="adam", learning_rate=2e-3, batch_size=512, epochs=2, evaluations=1),
 )
 
 

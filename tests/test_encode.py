@@ -1,6 +1,7 @@
 """Encoding: one request by hand, golden rows, and training's form equal to serving's."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,12 @@ FEATURES: list[dict[str, Any]] = [
 ]
 
 
-def make_schema(length: int = 3) -> Schema:
-    return parse({"user_id": "str", "history": {"length": length, "actions": ["click"]}, "feature": FEATURES})
+def make_schema(length: int = 3, actions: Sequence[str] = ("click",), groups: Sequence[dict[str, Any]] = ()) -> Schema:
+    history = {"length": length, "actions": list(actions)}
+    return parse({"user_id": "str", "history": history, "feature": FEATURES, "group": list(groups)})
+
+
+COUPONS = {"object_type": "coupon", "actions": ["like", "click"], "length": 2, "min_count": 2, "width": 8}
 
 
 def vocabulary(values: list[Any], kind: Any) -> Vocabulary:
@@ -190,7 +195,7 @@ def test_a_behaviour_whose_id_is_of_the_wrong_type_is_left_out_and_counted() -> 
     catalog = Catalog.build(schema, keys([5], "int"), {})
     encoded = encoder.encode(1, {}, [click("5", 1000), click("i5", 500)], [5], NOW, catalog)
     assert encoded.inputs["history"].tolist() == [[[2]]] and encoded.malformed == 1
-    assert set(encoded.inputs) == {"item", "history", "gap"}
+    assert set(encoded.inputs) == {"item", "history", "gap", "action"}
 
 
 def test_positions_are_gaps_to_the_recommending_time() -> None:
@@ -318,7 +323,8 @@ def write_log(folder: Path, seed: int = 0) -> pl.DataFrame:
 @pytest.fixture
 def log(tmp_path: Path) -> tuple[Path, pl.DataFrame]:
     behaviours = write_log(tmp_path)
-    meta = encode_tables(tmp_path, make_schema(length=4), DataSet("log", "UTC", 0))
+    schema = make_schema(4, ("click", "like"), [COUPONS])
+    meta = encode_tables(tmp_path, schema, DataSet("log", "UTC", 0))
     assert sum(meta["impressions"].values()) == 1500 and min(meta["impressions"].values()) > 100
     return tmp_path, behaviours
 
@@ -335,22 +341,63 @@ def test_training_and_serving_encode_every_impression_alike(log: tuple[Path, pl.
     of_user: dict[str, list[Behaviour]] = {}
     for user_id, *rest in behaviours.unique(maintain_order=True).iter_rows():
         of_user.setdefault(user_id, []).append(Behaviour(*rest))
-    lengths = set()
+    lengths, coupons = set(), set()
     for row, (user_id, item_id, now, _, position) in enumerate(impressions.iter_rows()):
         trained = data.batch(np.array([row]))
         seen = [b for b in of_user.get(user_id, []) if b.timestamp < now]
         served = data.encoder.encode(
             user_id, profiles.get(user_id, {}), seen, [item_id], now, data.catalog, context={"position": position}
         )
-        length = served.history_length
-        lengths.add(length)
-        slots = max(1, length)
-        assert (trained["gap"][:, length:] == PAD).all() and (trained["history"][:, length:] == PAD).all()
+        lengths.add(served.history_length)
+        coupons.add(int((served.inputs["gap_coupon"] != PAD).sum()))
+        assert set(served.inputs) == set(trained)
         for name, array in served.inputs.items():
-            mine = trained[name][:, :slots] if name in ("gap", "history") else trained[name]
+            mine = trained[name]
+            if name.startswith(("gap", "history", "action")):
+                slots = array.shape[1]
+                assert (mine[:, slots:] == PAD).all()
+                mine = mine[:, :slots]
             np.testing.assert_array_equal(mine, array, err_msg=f"{name} of impression {row}")
             assert mine.dtype == array.dtype
-    assert lengths == {0, 1, 2, 3, 4}
+    assert lengths == {0, 1, 2, 3, 4} and coupons == {0, 1, 2}
+    every = data.batch(np.arange(len(impressions)))
+    assert set(np.unique(every["action"])) == {PAD, 1, 2} == set(np.unique(every["action_coupon"]))
+    assert len(np.unique(every["history_coupon"])) > 10
+
+
+def test_ids_that_are_new_get_rows_after_those_that_were_there(tmp_path: Path) -> None:
+    """Warm start: a second log that goes on from the first moves no row and no statistic, and knows more ids."""
+    for name in ("first", "second"):
+        write_log(tmp_path / name)
+    for table, name in (("impressions", "item_id"), ("items", "item_id"), ("behaviours", "object_id")):
+        path = tmp_path / "second" / "tables" / f"{table}.parquet"
+        frame = pl.read_parquet(path)
+        frame.with_columns(pl.col(name).str.replace("^i1", "new1")).write_parquet(path)
+    schema = make_schema(4, ("click", "like"), [COUPONS])
+    encode_tables(tmp_path / "first", schema, DataSet("log", "UTC", 0))
+    first = Prepared(tmp_path / "first").encoder
+    encode_tables(tmp_path / "second", schema, DataSet("log", "UTC", 0), first)
+    second = Prepared(tmp_path / "second").encoder
+    old, new = keys([f"i{n}" for n in range(40)], "str"), keys(["new1", *(f"new1{n}" for n in range(10))], "str")
+    was, now = first.vocabularies["item_id"], second.vocabularies["item_id"]
+    np.testing.assert_array_equal(was.rows(old, UNKNOWN), now.rows(old, UNKNOWN))
+    assert (was.rows(new, UNKNOWN) == UNKNOWN).all()
+    begin, end = first.statistics.rows["item_id"], second.statistics.rows["item_id"]
+    assert set(now.rows(new, UNKNOWN).tolist()) == set(range(begin, end)) and end == begin + 11
+    assert first.statistics.numbers == second.statistics.numbers
+
+
+def test_a_split_of_the_tables_own_is_taken_as_it_is(tmp_path: Path) -> None:
+    write_log(tmp_path)
+    path = tmp_path / "tables" / "impressions.parquet"
+    frame = pl.read_parquet(path).with_columns(split=(pl.int_range(pl.len()) % 3).cast(pl.Int8))
+    frame.write_parquet(path)
+    meta = encode_tables(tmp_path, make_schema(), DataSet("log", "UTC", 0))
+    assert meta["split"] == "of the table" and meta["impressions"] == {"train": 500, "validation": 500, "test": 500}
+    np.testing.assert_array_equal(Prepared(tmp_path).arrays["split"], np.arange(1500) % 3)
+    frame.with_columns(split=pl.lit(1, pl.Int8)).write_parquet(path)
+    with pytest.raises(PrepareError, match="leaves train empty"):
+        encode_tables(tmp_path, make_schema(), DataSet("log", "UTC", 0))
 
 
 def test_nothing_is_fitted_on_what_comes_after_training(tmp_path: Path) -> None:
@@ -378,7 +425,7 @@ def test_the_last_day_is_test_and_the_one_before_validation(log: tuple[Path, pl.
     data = Prepared(log[0])
     days = [data.time[data.of_split(split)] // (24 * HOUR) for split in ("train", "validation", "test")]
     assert [sorted(set((d - days[0].min()).tolist())) for d in days] == [[0, 1, 2], [3], [4]]
-    assert json.loads((log[0] / "meta.json").read_text())["days"]["test"] == ["2023-11-19"]
+    assert json.loads((log[0] / "meta.json").read_text())["split"]["test"] == ["2023-11-19"]
 
 
 def test_a_log_of_two_days_cannot_be_split(tmp_path: Path) -> None:

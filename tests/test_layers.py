@@ -20,11 +20,24 @@ ARROWS = {
     "model.datasets": {"model.features", "model.datasets"},
     "model.prepare": {"model.features", "model.datasets", "model.loader"},
     "model.evaluate": {"model.features", "model.bundle", "model.loader"},
-    "model.export": {"model.features", "model.bundle", "model.loader"},
+    "model.export": {"model.features", "model.bundle", "model.loader", "model.objective"},
     "model.golden": {"model.features", "model.bundle", "model.loader"},
-    "model.recipe": {"model.features"},
+    "model.recipe": {"model.features", "model.networks"},
+    "model.objective": set(),
+    "model.ftrl": set(),
+    "model.parallel": set(),
+    "model.optimiser": {"model.ftrl", "model.recipe"},
+    "model.pairs": {"model.loader"},
     "model.train": {"model"},
     "model.demo": {"model"},
+    "model.daily": {"model"},
+    "model.search": {"model"},
+    "model.bootstrap": set(),
+    "model.variants": {"model.networks", "model.recipe"},
+    "model.report": {"model.report", "model.features", "model.bundle", "model.loader", "model.evaluate"}
+    | {"model.bootstrap", "model.variants"},
+    "model.runs": {"model"},
+    "model.reproduce": {"model"},
     "service.history": {"model.features"},
     "service.settings": set(),
     "service.errors": set(),
@@ -37,6 +50,9 @@ ARROWS = {
     "service.backfill": {"model.features", "service.history", "service.settings"},
     "service": {"service", "model.features", "model.bundle"},  # app and __main__
     "loadtest": {"loadtest"},
+    "loadtest.training": {"loadtest", "model"},
+    "loadtest.accuracy": {"loadtest", "model"},
+    "loadtest.peers": {"loadtest.errors", "model.features", "model.loader"},
 }
 FILES = sorted(path for room in ("service", "model", "loadtest") for path in (ROOT / room).rglob("*.py"))
 

@@ -4,17 +4,20 @@ import json
 import subprocess
 import sys
 import time
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from model import train
+from model import networks, train
 from model.loader import Prepared
 from model.recipe import RECIPES, Recipe, RecipeError, Training, choose_recipe, load_recipe
-from model.train import Run, predict
+from model.train import Run, TrainingError, predict
 from tests.conftest import SMALL
 
 
@@ -180,16 +183,24 @@ def test_it_learns(small_run: Run, small_data: Prepared) -> None:
 def test_every_recipe_in_the_project_can_be_used(path: Path, small_data: Prepared, tmp_path: Path) -> None:
     if path.stem.endswith("_features"):
         return
-    recipe = load_recipe(path)
+    network = next(
+        (name for name in sorted(networks.names(), key=len, reverse=True) if path.stem.startswith(name)), "bst"
+    )
+    recipe = load_recipe([path], network)
+    assert set(tomllib.loads(path.read_text()).get("network", {})) <= {
+        o for n in networks.names() for o in networks.options(n)
+    }
     if not recipe.features:
-        Run(small_data, "bst", recipe, 1, tmp_path / "x.pt")
+        Run(small_data, network, recipe, 1, tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[training]\nlearning_rat = 1", "unknown learning_rat; allowed: optimiser, learning_rate"),
-        ("[trainin]\n", "unknown trainin; allowed: network, training, features"),
+        ("[training]\nlearning_rat = 1", "unknown learning_rat; allowed: objective, exposures, optimiser"),
+        ("[trainin]\n", "unknown trainin; allowed: network, training, features, history"),
+        ("history = 7", r"history is a table: \[history\]"),
+        ("[training]\nobjective = 'likes'", "objective 'likes', allowed: click, watch_time"),
         ("[training]\noptimiser = 'sgd'", "optimiser 'sgd', allowed: adagrad, adam"),
         ("[training]\nepochs = 0", "above 0"),
         ("[training", "Expected"),
@@ -199,13 +210,13 @@ def test_a_wrong_recipe_says_what_is_allowed(tmp_path: Path, text: str, says: st
     path = tmp_path / "recipe.toml"
     path.write_text(text)
     with pytest.raises(RecipeError, match=says):
-        load_recipe(path)
+        load_recipe([path], "bst")
 
 
 @pytest.mark.parametrize(
     ("features", "says"),
     [
-        ({"colour": {"width": 3}}, "width, sequence_width of age"),
+        ({"colour": {"width": 3}}, "width, sequence_width of user_id, age"),
         ({"age": {"buckets": 3}}, "allowed: width"),
         ({"item_id": {"sequence_width": 0}}, "cannot enter or leave the sequence"),
         ({"shop_id": {"sequence_width": 8}}, "cannot enter or leave the sequence"),
@@ -221,9 +232,119 @@ def test_a_recipe_may_change_widths_and_nothing_else_of_a_feature(
 
 
 def test_the_recipe_made_for_network_and_data_set_is_taken_unless_one_is_given(tmp_path: Path) -> None:
-    assert choose_recipe("bst", "kuairand", None) == RECIPES / "bst_kuairand.toml"
-    assert choose_recipe("bst", "nowhere", None) is None
-    assert choose_recipe("bst", "kuairand", tmp_path) == tmp_path
+    shared, own = RECIPES / "simulated.toml", RECIPES / "bst_simulated.toml"
+    assert choose_recipe("bst", "simulated", None) == [shared, own]
+    assert choose_recipe("bst", "nowhere", None) == []
+    assert choose_recipe("bst", "simulated", tmp_path) == [tmp_path]
+    both = load_recipe([shared, own], "bst")
+    assert both.training == load_recipe([shared], "bst").training and both.network["dropout"] == 0.1
+    assert "dropout" not in load_recipe([shared], "wdl").network
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_do(small_data: Prepared, tmp_path: Path) -> None:
+    class Exploding(Run):
+        def _losses(self, logit: Any, rows: Any) -> torch.Tensor:
+            return super()._losses(logit, rows) * (float("nan") if self.progress["batch"] == 4 else 1.0)
+
+    recipe = Recipe({"mlp": [16]}, Training(optimiser="adam", batch_size=256, checkpoint_s=0))
+    run = Exploding(small_data, "bst", recipe, 1, tmp_path / "x.pt")
+    with pytest.raises(
+        TrainingError, match=r"loss is nan at epoch 1, batch 5; the last good state is the checkpoint .*x.pt"
+    ):
+        run.fit()
+    again = Run(small_data, "bst", recipe, 1, tmp_path / "x.pt")
+    assert again.resume() and again.progress["batch"] == 4
+    assert all(torch.isfinite(tensor).all() for tensor in weights(again).values())
+
+
+def test_a_checkpoint_is_never_written_with_weights_that_are_no_numbers(small_data: Prepared, tmp_path: Path) -> None:
+    run = Run(small_data, "bst", SMALL, 1, tmp_path / "x.pt")
+    with torch.no_grad():
+        run.network.head.of_candidate.weight[0, 0] = float("nan")
+    run.save()
+    assert not (tmp_path / "x.pt").exists()
+
+
+def test_a_training_split_of_one_class_is_one_line(small_data: Prepared, tmp_path: Path) -> None:
+    spoiled = Prepared(small_data.folder)
+    spoiled.label = np.zeros_like(spoiled.label)
+    with pytest.raises(RecipeError, match="0 clicks among .* impressions of train; both classes are needed"):
+        Run(spoiled, "bst", SMALL, 1, tmp_path / "x.pt")
+
+
+def test_a_recipe_may_lengthen_the_history_and_the_bundle_knows(small_data: Prepared, tmp_path: Path) -> None:
+    run = Run(small_data, "bst", Recipe({"mlp": [16]}, SMALL.training, history={"length": 3}), 1, tmp_path / "x.pt")
+    assert run.data.batch(np.arange(5))["gap"].shape == (5, 3)
+    assert small_data.batch(np.arange(5))["gap"].shape == (5, 20)
+    with pytest.raises(RecipeError, match="allowed: length"):
+        Run(small_data, "bst", Recipe(history={"actions": 3}), 1, tmp_path / "x.pt")
+
+
+def test_a_table_that_grew_keeps_the_rows_it_had(small_run: Run, small_data: Prepared, tmp_path: Path) -> None:
+    grown = Prepared(small_data.folder)
+    grown.rows = grown.rows | {"item_id": grown.rows["item_id"] + 5}
+    bigger = Run(grown, "bst", SMALL, 7, tmp_path / "x.pt").network
+    table = bigger.embed.sequence["item_id"].weight
+    fresh = table.detach().clone()
+    train.take_over(bigger, weights(small_run))
+    for name, tensor in weights(small_run).items():
+        assert torch.equal(bigger.state_dict()[name][: len(tensor)] if tensor.ndim else tensor, tensor), name
+    assert torch.equal(table[-5:], fresh[-5:]) and not torch.equal(table[:-5], fresh[:-5])
+    with pytest.raises(RecipeError, match="prepare it with --grow"):
+        train.take_over(small_run.network, bigger.state_dict())
+    with pytest.raises(RecipeError, match="made by another network or recipe"):
+        train.take_over(Run(small_data, "bst", Recipe({"mlp": [16]}), 1, tmp_path / "x.pt").network, weights(small_run))
+
+
+def test_l2_pulls_at_the_rows_a_batch_touches_and_at_no_others(small_data: Prepared, tmp_path: Path) -> None:
+    how = Training(optimiser="adagrad", batch_size=64)
+    plain = Run(small_data, "bst", Recipe({"mlp": [16], "dropout": 0.0}, how), 1, tmp_path / "x.pt")
+    pulled = Run(small_data, "bst", Recipe({"mlp": [16], "dropout": 0.0}, replace(how, l2=0.5)), 1, tmp_path / "x.pt")
+    start = plain.network.embed.sequence["item_id"].weight.detach().clone()
+    rows = small_data.of_split("train")[:64]
+    for run in (plain, pulled):
+        run._step(rows, None)
+    one, other = (run.network.embed.sequence["item_id"].weight.detach() for run in (plain, pulled))
+    touched = (one != start).any(1)
+    assert 0 < touched.sum() < len(start) and torch.equal(one[~touched], other[~touched])
+    assert not torch.equal(one[touched], other[touched])
+
+
+def test_two_processes_train_the_model_of_one(small_data: Prepared, tmp_path: Path) -> None:
+    """torchrun's environment, dropout 0; the last batch has fewer rows than there are processes."""
+    recipe = tmp_path / "recipe.toml"
+    size = len(small_data.of_split("train")) - 1  # a batch of all but one row, and one of one row
+    recipe.write_text(
+        f"[network]\nmlp = [16]\ndropout = 0.0\n[training]\noptimiser = 'adagrad'\nbatch_size = {size}\n"
+        "epochs = 3\nevaluations = 1\n"
+    )
+    arguments = ["--data", str(small_data.folder), "--network", "bst", "--recipe", str(recipe), "--device", "cpu"]
+    assert train.main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"]
+        + [*arguments, "--out", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (
+        torch.load(tmp_path / name / "bst_simulated" / "current" / "weights.pt", weights_only=True)
+        for name in ("one", "two")
+    )
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=1e-4)
+    reports = [json.loads((tmp_path / n / "bst_simulated/current/report.json").read_text()) for n in ("one", "two")]
+    assert reports[0]["curve"][-1]["auc"] == pytest.approx(reports[1]["curve"][-1]["auc"], abs=1e-3)
+
+
+def test_tensorboard_gets_the_curve(small_data: Prepared, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[network]\nmlp = [16]\n[training]\nbatch_size = 1024\nevaluations = 2\n")
+    arguments = ["--data", str(small_data.folder), "--network", "bst", "--recipe", str(recipe)]
+    assert train.main([*arguments, "--out", str(tmp_path), "--tensorboard", str(tmp_path / "board")]) == 0
+    events = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert len(events.Scalars("auc/validation")) == 2
 
 
 def test_training_on_what_is_no_data_set_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,9 @@ from model.datasets.tables import DataError as DataError  # for whoever calls a 
 MODULES = {
     "simulated": "model.datasets.simulated",
     "kuairand": "model.datasets.kuairand",
+    "taobao": "model.datasets.taobao",
+    "amazon": "model.datasets.amazon",
+    "movielens": "model.datasets.movielens",
     "parquet": "model.datasets.parquet",
 }
 

@@ -4,7 +4,7 @@ Every data set module has `write_tables(raw, out, options) -> DataSet`, which wr
 
     behaviours.parquet    user_id, action, object_type, object_id, timestamp
     impressions.parquet   user_id, item_id, timestamp, label, context columns; where known: watch_ms, request_id,
-                          true_probability
+                          true_probability; split, where days do not decide it (Int8: TRAIN, VALIDATION, TEST)
     items.parquet         item_id, one row each, any feature columns (a multi-valued feature is a list)
     users.parquet         user_id, likewise
 
@@ -13,12 +13,14 @@ Ids are Int64 or String, as the log has them; timestamps int64 milliseconds sinc
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
 from model.features.behaviour import EARLIEST_MS, LATEST_MS
 
 TABLES = ("behaviours", "impressions", "items", "users")
+TRAIN, VALIDATION, TEST = range(3)  # of the column `split`, in the order of model/loader.py's SPLITS
 ITEM = "item"  # the type of object that all behaviours of these data sets have
 
 MS_ALLOWED = f"milliseconds since 1970 ({EARLIEST_MS} to {LATEST_MS})"
@@ -55,7 +57,8 @@ class BadLines:
 class Options:
     skip_bad: int = 0  # malformed lines that are passed over, in all files of the data set together
     impressions: int | None = None  # of the simulator's log
-    seed: int = 1  # of the simulator's world and log
+    seed: int = 1  # of the simulator's world and log, and of the negatives that are drawn
+    ties: Literal["strict", "published"] = "strict"  # amazon: of one day's reviews, none or the file's earlier ones
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class DataSet:
     name: str
     time_zone: str  # of its days: an IANA name
     bad_lines: int = 0  # how many were passed over
+    notes: tuple[str, ...] = ()  # what whoever reads a result must know, a sentence each
 
 
 class Parts:

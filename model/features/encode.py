@@ -4,7 +4,8 @@ A network's input is a dict of these arrays (N: columns of that side, as `featur
 
     user (U, N) · item (U, C, N) · context (U, C, N) · cross (U, C, N)     rows of embedding tables
     history (U, T, N)                                                      rows of the sequence features, oldest first
-    gap (U, T)                                                             time buckets, PAD in unused slots
+    gap, action (U, T)                                                     time buckets, actions; PAD in unused slots
+    history_<g> (U, T, 1) · gap_<g>, action_<g> (U, T)                     likewise, of each further behaviour group g
     user_numbers (U, N) · item_numbers, context_numbers (U, C, N)          standardised numbers
 
 An array of no columns is left out.
@@ -74,7 +75,8 @@ class Encoder:
         self.schema = schema
         self.vocabularies = vocabularies
         self.statistics = statistics
-        self._actions = frozenset(schema.history.actions)
+        self._history = _Kind(schema.history.object_type, schema.history.actions, schema.item_id.type)
+        self._groups = [_Kind(g.object_type, g.actions, g.type) for g in schema.groups]
         self._context = {f.name: column(f, [f.default])[0] for f in schema.side("context")}
         self._allowed = {
             "user": tuple(f.name for f in schema.side("user") if f.name != USER_ID),
@@ -89,7 +91,7 @@ class Encoder:
         statistics = Statistics(**json.loads((folder / "vocab" / "statistics.json").read_text()))
         vocabularies = {
             f.name: Vocabulary(Table.open(folder / "vocab" / f"{f.name}.npy"))
-            for f in schema.features
+            for f in schema.embedded
             if f.has_vocabulary
         }
         return cls(schema, vocabularies, statistics)
@@ -167,7 +169,7 @@ class Encoder:
         """
         schema = self.schema
         profile_columns, malformed = self._profile(user_id, profile, user or {})
-        clicked, times, wrong = self._visible(behaviours)
+        clicked, times, actions, wrong = self._history.newest(behaviours, schema.history.length)
         ids, given = self._candidates(candidates)
 
         items, _ = catalog.columns(np.concatenate([ids, clicked]))
@@ -177,13 +179,15 @@ class Encoder:
         _overwrite(schema.side("item"), item_columns, given)
         context_columns = self._contexts(context or {}, count, given)
 
-        length = max(1, len(clicked))  # an empty history is one padded slot: no operator meets an axis of size 0
-        history = np.full((1, length, sum(f.columns for f in schema.sequence)), PAD, np.int64)
-        gap = np.full((1, length), PAD, np.int64)
-        if len(clicked):
-            clicked_columns = {name: values[count:] for name, values in items.items()}
-            history[0] = self.rows(schema.sequence, clicked_columns, len(clicked))
-            gap[0] = time_positions(times[None], np.array([now]), schema.history.gap_edges_s)
+        clicked_columns = {name: values[count:] for name, values in items.items()}
+        sequences = self._sequence("", self.rows(schema.sequence, clicked_columns, len(clicked)), times, actions, now)
+        future = int((times > now).sum())
+        for group, kind in zip(schema.groups, self._groups, strict=True):
+            objects, at, what, malformed_here = kind.newest(behaviours, group.length)
+            rows = self._feature_rows(group.feature, objects)
+            sequences |= self._sequence(f"_{group.object_type}", rows, at, what, now)
+            wrong += malformed_here
+            future += int((at > now).sum())
 
         users, item_side, contexts = schema.side("user"), schema.side("item"), schema.side("context")
         item_rows = self.rows(item_side, item_columns, count)
@@ -192,8 +196,7 @@ class Encoder:
             item=item_rows[None],
             context=self.rows(contexts, context_columns, count)[None],
             cross=self.cross_rows({**profile_columns, **item_columns, **context_columns}, count)[None],
-            history=history,
-            gap=gap,
+            **sequences,
             user_numbers=self.numbers(users, profile_columns, 1),
             item_numbers=self.numbers(item_side, item_columns, count)[None],
             context_numbers=self.numbers(contexts, context_columns, count)[None],
@@ -205,7 +208,7 @@ class Encoder:
             inputs=inputs,
             history_length=len(clicked),
             unknown_items=int((item_rows[:, place] == UNKNOWN).sum()),
-            future=int((times > now).sum()),
+            future=future,
             malformed=malformed + wrong,
         )
 
@@ -228,22 +231,19 @@ class Encoder:
                     columns[name], malformed = column(feature, [None]), malformed + 1
         return columns, malformed
 
-    def _visible(self, behaviours: Sequence[Behaviour]) -> tuple[Keys, npt.NDArray[np.int64], int]:
-        """Keys and times of the newest T behaviours of the named actions, oldest first; and how many had a wrong id.
-
-        Behaviours of one millisecond stand in the order of their keys, as in the prepared training form.
-        """
-        kind, wrong = self.schema.item_id.type, 0
-        seen = [b for b in behaviours if b.action in self._actions and b.object_type == self.schema.history.object_type]
-        try:
-            ids = keys([b.object_id for b in seen], kind)
-        except BadValue:
-            right = [b for b in seen if _is_id(b.object_id, kind)]
-            seen, wrong = right, len(seen) - len(right)
-            ids = keys([b.object_id for b in seen], kind)
-        times = np.fromiter((b.timestamp for b in seen), np.int64, len(seen))
-        newest = np.lexsort((ids, times))[-self.schema.history.length :]
-        return ids[newest], times[newest], wrong
+    def _sequence(
+        self, suffix: str, rows: Rows, times: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int
+    ) -> Inputs:
+        """A group's three inputs, U = 1; an empty one is one padded slot: no operator meets an axis of size 0."""
+        if not len(times):
+            empty = np.full((1, 1), PAD, np.int64)
+            return {
+                f"history{suffix}": np.full((1, 1, rows.shape[-1]), PAD, np.int64),
+                f"gap{suffix}": empty,
+                f"action{suffix}": empty,
+            }
+        gap = time_positions(times[None], np.array([now]), self.schema.history.gap_edges_s)
+        return {f"history{suffix}": rows[None], f"gap{suffix}": gap, f"action{suffix}": actions[None]}
 
     def _candidates(self, candidates: Sequence[Candidate]) -> tuple[Keys, list[tuple[int, Mapping[str, Any]]]]:
         given = [(index, c) for index, c in enumerate(candidates) if isinstance(c, Mapping)]
@@ -277,9 +277,36 @@ class Encoder:
         return columns
 
 
+class _Kind:
+    """One behaviour group: which behaviours belong to it, and what their objects' ids and actions are."""
+
+    def __init__(self, object_type: str, actions: Sequence[str], id_type: IdType):
+        self.object_type, self.id_type = object_type, id_type
+        self.action = {name: number for number, name in enumerate(actions, 1)}  # 0 is PAD
+
+    def newest(
+        self, behaviours: Sequence[Behaviour], length: int
+    ) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+        """Keys, times and actions of the newest `length` of the group, oldest first; and how many had a wrong id.
+
+        Those of one millisecond stand in the order of their keys, then actions, as in the prepared training form.
+        """
+        seen, wrong = [b for b in behaviours if b.action in self.action and b.object_type == self.object_type], 0
+        try:
+            ids = keys([b.object_id for b in seen], self.id_type)
+        except BadValue:
+            right = [b for b in seen if _is_id(b.object_id, self.id_type)]
+            seen, wrong = right, len(seen) - len(right)
+            ids = keys([b.object_id for b in seen], self.id_type)
+        times = np.fromiter((b.timestamp for b in seen), np.int64, len(seen))
+        actions = np.fromiter((self.action[b.action] for b in seen), np.int64, len(seen))
+        chosen = np.lexsort((actions, ids, times))[-length:]
+        return ids[chosen], times[chosen], actions[chosen], wrong
+
+
 def network_inputs(**arrays: npt.NDArray[Any]) -> Inputs:
     """The arrays by name, without those of features that the schema does not have."""
-    return {name: array for name, array in arrays.items() if name == "gap" or array.shape[-1]}
+    return {name: array for name, array in arrays.items() if name.startswith(("gap", "action")) or array.shape[-1]}
 
 
 def _overwrite(

@@ -14,10 +14,18 @@
     width = 16                       # embedding width among BST's "other features" (W_o); 0: not among them
     sequence_width = 32              # embedding width in the sequence's item vector (W_V); 0: not in it
 
+    [[group]]                        # optional: behaviours on objects that are no items (ATRank's behaviour groups)
+    object_type = "keyword"
+    actions = ["search"]
+    length = 10                      # the newest of this group, cut on its own
+    type = "str"                     # of the objects' ids; min_count or buckets as above
+    width = 8                        # each group has an embedding width of its own
+
 A number has `transform = "standard"` (mean 0, deviation 1) or "log" (buckets, embedded), a multi `max_values`, a
 context feature the `default` that stands where a request names none, a cross `of = ["age", "item_id"]` and `buckets`.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -27,7 +35,7 @@ from typing import Any, Literal, get_args
 from model.features.ids import FIRST, IdType
 from model.features.timeposition import EDGES_S
 
-Side = Literal["user", "item", "context", "cross"]
+Side = Literal["user", "item", "context", "cross", "object"]  # object: a group's, never in `[[feature]]`
 Kind = Literal["id", "category", "number", "multi"]
 LOG_BUCKETS = 80  # of a number x: floor(2·log2(1 + x)), so x up to 2^40 in steps of a half power of two
 ITEM_ID, USER_ID = "item_id", "user_id"
@@ -70,7 +78,9 @@ class Feature:
         )
         self._require((self.side == "cross") == bool(self.of), "a cross, and only a cross, names its parts in `of`")
         self._require(self.side != "cross" or self.buckets is not None, "a cross needs `buckets`")
-        self._require(self.side == "item" or not self.sequence_width, "only an item's feature has a sequence_width")
+        self._require(
+            self.side in ("item", "object") or not self.sequence_width, "only an item's feature has a sequence_width"
+        )
         self._require(not self.sequence_width or not self.is_float, "a standardised number cannot be in the sequence")
         self._require(self.side != "context" or self.default is not None, "a context feature needs a neutral `default`")
         self._require(self.kind != "id" or self.name in (ITEM_ID, USER_ID), "kind id is for item_id and user_id")
@@ -116,17 +126,55 @@ class History:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Behaviours on another type of object than items; the object is known by its id alone."""
+
+    object_type: str
+    actions: tuple[str, ...]
+    length: int = 20
+    type: IdType = "str"
+    min_count: int = 1
+    buckets: int | None = None
+    width: int = 16
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z]\w*", self.object_type):  # it names files and the network's inputs
+            raise SchemaError(f"group: object_type {self.object_type!r}, allowed: letters, digits, _")
+        if self.length < 1 or not self.actions or self.width < 1:
+            raise SchemaError(f"group {self.object_type!r}: length and width are at least 1, an action is named")
+        self.feature  # noqa: B018 - its own checks: type, min_count, buckets
+
+    @property
+    def feature(self) -> Feature:
+        """The object's id as a feature, which is how it is encoded."""
+        return Feature(
+            name=self.object_type,
+            side="object",
+            kind="category",
+            type=self.type,
+            sequence_width=self.width,
+            min_count=self.min_count,
+            buckets=self.buckets,
+        )
+
+
+@dataclass(frozen=True)
 class Schema:
     user_id: IdType
     features: tuple[Feature, ...]
     history: History = field(default_factory=History)
+    groups: tuple[Group, ...] = ()
 
     def __post_init__(self) -> None:
         if self.user_id not in get_args(IdType):
             raise SchemaError(f"user_id {self.user_id!r}, allowed: {', '.join(get_args(IdType))}")
-        names = [feature.name for feature in self.features]
+        names = [feature.name for feature in self.embedded]
         if len(set(names)) != len(names):
-            raise SchemaError(f"feature names must differ: {names}")
+            raise SchemaError(f"names of features and groups must differ: {names}")
+        if any(feature.side == "object" for feature in self.features):
+            raise SchemaError("side 'object' is a group's: write [[group]]")
+        if self.history.object_type in (group.object_type for group in self.groups):
+            raise SchemaError(f"group {self.history.object_type!r}: [history] has these behaviours already")
         by_name = {feature.name: feature for feature in self.features}
         if ITEM_ID not in by_name or by_name[ITEM_ID].side != "item" or by_name[ITEM_ID].kind != "id":
             raise SchemaError("a feature `item_id` with side item and kind id is needed")
@@ -137,6 +185,11 @@ class Schema:
             for part in cross.of:
                 if part not in by_name or by_name[part].side == "cross" or by_name[part].kind not in ("id", "category"):
                     raise SchemaError(f"feature {cross.name!r}: `of` names {part!r}, allowed are ids and categories")
+
+    @property
+    def embedded(self) -> tuple[Feature, ...]:
+        """All features, those of the groups' objects among them."""
+        return (*self.features, *(group.feature for group in self.groups))
 
     def side(self, side: Side) -> tuple[Feature, ...]:
         return tuple(feature for feature in self.features if feature.side == side)
@@ -170,6 +223,7 @@ class Schema:
             "user_id": self.user_id,
             "history": _lists(asdict(self.history)),
             "feature": [_lists(row) for row in kept],
+            **({"group": [_lists(_set(asdict(group))) for group in self.groups]} if self.groups else {}),
         }
 
 
@@ -178,17 +232,20 @@ def parse(table: Mapping[str, Any]) -> Schema:
 
     Raises SchemaError, also for unknown keys (a misspelt one would be silently ignored).
     """
-    _known(table, ("user_id", "history", "feature"), "features.toml")
+    _known(table, ("user_id", "history", "feature", "group"), "features.toml")
     history = dict(table.get("history", {}))
     _known(history, tuple(f.name for f in fields(History)), "[history]")
-    rows = table.get("feature", [])
+    rows, groups = table.get("feature", []), table.get("group", [])
     for row in rows:
         _known(row, tuple(f.name for f in fields(Feature)), f"feature {row.get('name')!r}")
+    for group in groups:
+        _known(group, tuple(f.name for f in fields(Group)), f"group {group.get('object_type')!r}")
     try:
         return Schema(
             user_id=table["user_id"],
             features=tuple(Feature(**_tuples(row)) for row in rows),
             history=History(**_tuples(history)),
+            groups=tuple(Group(**_tuples(group)) for group in groups),
         )
     except (KeyError, TypeError) as error:
         raise SchemaError(f"features.toml: {error}") from None
@@ -202,14 +259,23 @@ def load(path: Path) -> Schema:
         raise SchemaError(f"{path}: {error}") from None
 
 
-def without_widths(schema: Schema) -> Schema:
-    """What decides the encoding: of a width only whether the feature is in the sequence."""
+def without_sizes(schema: Schema) -> Schema:
+    """What decides a row's encoding: of a width only whether the feature is in the sequence, of a history no length."""
     plain = (replace(f, width=0, sequence_width=int(f.sequence_width > 0)) for f in schema.features)
-    return replace(schema, features=tuple(plain))
+    return replace(
+        schema,
+        features=tuple(plain),
+        history=replace(schema.history, length=1),
+        groups=tuple(replace(group, length=1, width=1) for group in schema.groups),
+    )
 
 
 def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+
+
+def _set(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if v is not None}
 
 
 def _lists(row: Mapping[str, Any]) -> dict[str, Any]:

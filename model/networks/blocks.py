@@ -8,7 +8,7 @@ A tensor's name ends in its shape:
 Nothing that depends on the user alone has a C axis: it is computed once a request, not once a candidate.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -109,10 +109,17 @@ def pooled(embedding: nn.Embedding, rows: Tensor) -> Tensor:
 class Head(nn.Module):
     """The MLP of §2.3 on [user; candidate], its first layer split so that the user's share is computed once a request.
 
-    W·[u; c] = W_u·u + W_c·c. LeakyReLU between the layers; the last one gives one logit, (U, C).
+    W·[u; c] = W_u·u + W_c·c. `activation(width)` stands between the layers; the last one gives one logit, (U, C).
     """
 
-    def __init__(self, user: int, candidate: int, hidden: Sequence[int], dropout: float = 0.0):
+    def __init__(
+        self,
+        user: int,
+        candidate: int,
+        hidden: Sequence[int],
+        dropout: float = 0.0,
+        activation: Callable[[int], nn.Module] = lambda width: nn.LeakyReLU(),
+    ):
         super().__init__()
         self.of_user = linear(user, hidden[0], bias=False) if user else None
         self.of_candidate = linear(candidate, hidden[0])
@@ -122,7 +129,7 @@ class Head(nn.Module):
                 nn.init.uniform_(layer.weight, -bound, bound)
         layers: list[nn.Module] = []
         for width, following in zip(hidden, [*hidden[1:], 1], strict=True):
-            layers += [nn.LeakyReLU(), nn.Dropout(dropout), linear(width, following)]
+            layers += [activation(width), nn.Dropout(dropout), linear(width, following)]
         self.rest = nn.Sequential(*layers)
 
     def forward(self, user_UF: Tensor, candidate_UCF: Tensor) -> Tensor:

@@ -17,6 +17,10 @@ Equation numbers are the paper's. Readings, where its print leaves room:
 - A multi-valued feature is the mean of its values' embeddings; a standardised number enters the MLP as it is.
 - Dropout stands in (5) and (6) as printed: none on the attention weights, none in the MLP unless `mlp_dropout` asks.
 
+Ablations, each a switch of Config: `position` = "index" puts the place counted back from the target in the time gap's
+stead, "none" a vector of zeros, so that the item's vector keeps its width, and with it heads and cost; `layer_norm` =
+false leaves (5) and (6) without their LayerNorm.
+
 How it is computed, the numbers being the same: in the first block the history's keys and values do not depend on the
 candidate, so with b = 1 they are computed once a user, and only the target's query row is needed. With b > 1 all blocks
 but the last run on all T + 1 rows of every candidate.
@@ -32,7 +36,7 @@ from torch import Tensor, nn
 from model.features.ids import PAD
 from model.features.schema import Schema
 from model.features.timeposition import bucket_count, time_positions
-from model.networks.blocks import MASKED, Batch, Head, Lookup, linear, table
+from model.networks.blocks import MASKED, Batch, Embedded, Head, Lookup, linear, table
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,9 @@ class Config:
     blocks: int = 1  # Table 3; Table 4 finds 2 and 3 worse
     heads: int = 8  # Table 3
     dropout: float = 0.2  # Table 3
+    position: str = "gap"  # §2.1's time gap; or an ablation: index, none
     position_width: int = 16  # of the item's 64: 32 item + 16 category + 16 position
+    layer_norm: bool = True  # (5), (6); false is an ablation
     mlp: tuple[int, ...] = (1024, 512, 256)  # Table 3
     mlp_dropout: float = 0.0  # not in the paper; for logs so small that the MLP learns them by heart
 
@@ -48,18 +54,28 @@ class Config:
         object.__setattr__(self, "mlp", tuple(self.mlp))
         if self.blocks < 1 or self.heads < 1 or not self.mlp or not 0 <= self.dropout < 1:
             raise ValueError("bst: blocks, heads and layers of the MLP are at least 1, dropout is from 0 to below 1")
+        if self.position not in ("gap", "index", "none"):
+            raise ValueError(f"bst: position {self.position!r}, allowed: gap, index, none")
 
 
 class Network(nn.Module):
+    unseen: frozenset[str] = frozenset({"action", "groups"})
+
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()
         edges_s = schema.history.gap_edges_s
         self.embed = Lookup(schema, rows)
-        self.position = table(bucket_count(edges_s), config.position_width, silent=(PAD,))
+        self.positions_by = config.position
+        if config.position != "gap":
+            self.unseen = self.unseen | {"gap"}
+        places = {"gap": bucket_count(edges_s), "index": 1 + 1 + schema.history.length, "none": 1}
+        self.position = table(places[config.position], config.position_width, silent=(PAD,))
         width_D = self.embed.width_D + config.position_width
         if width_D % config.heads:
             raise ValueError(f"{config.heads} heads cannot split the item vector's width {width_D}")
-        self.blocks = nn.ModuleList(Block(width_D, config.heads, config.dropout) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(
+            Block(width_D, config.heads, config.dropout, config.layer_norm) for _ in range(config.blocks)
+        )
         self.head = Head(self.embed.width_user_F, self.embed.width_other_F + width_D, config.mlp, config.mlp_dropout)
         now = np.zeros(1, np.int64)
         self.own_gap = int(time_positions(now[:, None], now, edges_s)[0, 0])
@@ -67,19 +83,40 @@ class Network(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Logits, (U, C)."""
         e = self.embed(batch)
-        history_UTD = torch.cat([e.history_UTD, self.position(batch["gap"])], -1)
-        own_UC = torch.full_like(batch["item"][..., 0], self.own_gap)
-        target_UCD = torch.cat([e.candidate_UCD, self.position(own_UC)], -1)
-        bias_UT = (1 - e.mask_UT) * MASKED
+        target_UCD = self.blocks[-1].target_row(*self._into_last(e, batch)).view(*batch["item"].shape[:2], -1)
+        return self.head(e.user_UF, torch.cat([e.other_UCF, target_UCD], -1))
 
-        users, candidates, width = target_UCD.shape
-        if len(self.blocks) > 1:  # the history's rows now see the target: every candidate has a sequence of its own
+    def attention(self, batch: Batch) -> Tensor:
+        """What the target attends to in the last block, mean over heads: (U, C, T + 1), the target itself last."""
+        history_UTD, target_UCD, bias_UT = self._into_last(self.embed(batch), batch)
+        weight_UHCT = self.blocks[-1].target_weights(history_UTD, target_UCD, bias_UT)
+        return weight_UHCT.mean(1).view(*batch["item"].shape[:2], -1)
+
+    def _into_last(self, e: Embedded, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The last block's input: the history's rows, the targets, and the bias that hides padding.
+
+        With b > 1 every candidate has a sequence of its own, and U here is U·C, C is 1.
+        """
+        history_UT, target_UC = self._positions(batch["gap"], batch["item"][..., 0])
+        history_UTD = torch.cat([e.history_UTD, self.position(history_UT)], -1)
+        target_UCD = torch.cat([e.candidate_UCD, self.position(target_UC)], -1)
+        bias_UT = (1 - e.mask_UT) * MASKED
+        if len(self.blocks) > 1:  # the history's rows now see the target
             history_UTD, target_UCD, bias_UT = self._apart(history_UTD, target_UCD, bias_UT)
             for block in self.blocks[:-1]:  # (7), (8)
                 rows_BTD = block(torch.cat([history_UTD, target_UCD], 1), nn.functional.pad(bias_UT, (0, 1)))
                 history_UTD, target_UCD = rows_BTD[:, :-1], rows_BTD[:, -1:]
-        target_UCD = self.blocks[-1].target_row(history_UTD, target_UCD, bias_UT).view(users, candidates, width)
-        return self.head(e.user_UF, torch.cat([e.other_UCF, target_UCD], -1))
+        return history_UTD, target_UCD, bias_UT
+
+    def _positions(self, gap_UT: Tensor, item_UC: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of the position table, of the behaviours and of the targets."""
+        if self.positions_by == "gap":
+            return gap_UT, torch.full_like(item_UC, self.own_gap)
+        if self.positions_by == "none":  # the one row there is, zeros
+            return torch.full_like(gap_UT, PAD), torch.full_like(item_UC, PAD)
+        seen_UT = (gap_UT != PAD).long()
+        back_UT = 1 + seen_UT.sum(1, keepdim=True) - seen_UT.cumsum(1)  # 1: the newest
+        return seen_UT * (1 + back_UT).clamp(max=self.position.num_embeddings - 1), torch.ones_like(item_UC)
 
     @staticmethod
     def _apart(history_UTD: Tensor, target_UCD: Tensor, bias_UT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +132,7 @@ class Network(nn.Module):
 class Block(nn.Module):
     """One self-attention block, (1)-(6)."""
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, width: int, heads: int, dropout: float, layer_norm: bool):
         super().__init__()
         self.heads = heads
         self.scale = (width / heads) ** -0.5
@@ -103,10 +140,10 @@ class Block(nn.Module):
         self.key = linear(width, width, bias=False)  # W^K
         self.value = linear(width, width, bias=False)  # W^V
         self.joined = linear(width, width, bias=False)  # W^H
-        self.attention_norm = nn.LayerNorm(width)
+        self.attention_norm = nn.LayerNorm(width) if layer_norm else nn.Identity()
         self.inner = linear(width, 4 * width)  # W^(1), b^(1)
         self.outer = linear(4 * width, width)  # W^(2), b^(2)
-        self.forward_norm = nn.LayerNorm(width)
+        self.forward_norm = nn.LayerNorm(width) if layer_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.activation = nn.LeakyReLU()
 
@@ -119,13 +156,19 @@ class Block(nn.Module):
 
     def target_row(self, history_UTD: Tensor, target_UCD: Tensor, bias_UT: Tensor) -> Tensor:
         """The rows of the targets alone, each at the end of the same history: (U, T, D), (U, C, D) -> (U, C, D)."""
-        query, own_key, own_value = (self._split(project(target_UCD)) for project in (self.query, self.key, self.value))
-        key, value = self._split(self.key(history_UTD)), self._split(self.value(history_UTD))
-        score_UHCT = query @ key.transpose(-1, -2) * self.scale + bias_UT[:, None, None, :]
-        own_UHC1 = (query * own_key).sum(-1, keepdim=True) * self.scale  # always visible: no history is no special case
-        weight = torch.softmax(torch.cat([score_UHCT, own_UHC1], -1), -1)
+        weight = self.target_weights(history_UTD, target_UCD, bias_UT)
+        value, own_value = self._split(self.value(history_UTD)), self._split(self.value(target_UCD))
         mixed = weight[..., :-1] @ value + weight[..., -1:] * own_value  # (1)
         return self._feed_forward(self._residual(target_UCD, mixed))
+
+    def target_weights(self, history_UTD: Tensor, target_UCD: Tensor, bias_UT: Tensor) -> Tensor:
+        """What each target attends to: (U, H, C, T + 1), itself last."""
+        query, own_key = self._split(self.query(target_UCD)), self._split(self.key(target_UCD))
+        score_UHCT = (
+            query @ self._split(self.key(history_UTD)).transpose(-1, -2) * self.scale + bias_UT[:, None, None, :]
+        )
+        own_UHC1 = (query * own_key).sum(-1, keepdim=True) * self.scale  # always visible: no history is no special case
+        return torch.softmax(torch.cat([score_UHCT, own_UHC1], -1), -1)
 
     def _split(self, rows: Tensor) -> Tensor:
         """(…, rows, D) -> (…, H, rows, D/H)."""

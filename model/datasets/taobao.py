@@ -1,0 +1,119 @@
+"""UserBehavior: what a million users did on Taobao, 25 November to 3 December 2017. Alibaba, Tianchi data set 649.
+
+`raw` is the folder with `UserBehavior.csv` or `UserBehavior.csv.gz`: lines of `user_id,item_id,category_id,behavior,
+timestamp` (seconds) without a header, a behaviour being pv (a page view), cart, fav or buy. All four are behaviours.
+
+The log has no impressions, so they are made: every pv is a positive, and each has one negative of the same user and
+time, drawn from the pv events of the same day (Asia/Shanghai), where an item stands as often as it was viewed. So
+positives and negatives are equally popular on their day; items drawn uniformly would be told apart by their popularity
+alone (in a sample of few users upside down, since most events fall on items that nobody else saw). A negative is
+nothing that its user touched that day. It follows that a candidate which the history holds from the same day is always
+a positive: what a network gains by that is in its AUC.
+
+Official files hold some events far outside the nine days (1970, 2037): clocks that were wrong. Their place in a history
+cannot be known, so they are left out, which the notes count. A record that is repeated is one event. Work is done day
+by day, and memory bounded by the largest day (some eleven million events).
+"""
+
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from model.datasets.lines import INT, Column, Form, Type, read
+from model.datasets.negatives import NONE, draw, generator
+from model.datasets.tables import ITEM, BadLines, DataError, DataSet, Options, Parts
+
+NAME = "taobao"
+TIME_ZONE = "Asia/Shanghai"
+FILES = ("UserBehavior.csv", "UserBehavior.csv.gz")
+
+VIEW = "pv"
+ACTIONS = (VIEW, "cart", "fav", "buy")
+FIRST_S = int(datetime(2017, 11, 25, tzinfo=ZoneInfo(TIME_ZONE)).timestamp())
+DAY_S, DAYS = 86_400, 9
+
+LOG = {
+    "user_id": Column(INT, required=True),
+    "item_id": Column(INT, required=True),
+    "category_id": Column(INT, required=True),
+    "behavior": Column(Type(pl.String(), ", ".join(ACTIONS), among=ACTIONS), required=True),
+    "timestamp": Column(INT, required=True),
+}
+
+
+def write_tables(raw: Path | None, out: Path, options: Options) -> DataSet:
+    """Writes the tables of the log in `raw`. Raises DataError, MalformedLine, OSError."""
+    file = _file(raw)
+    bad = BadLines(options.skip_bad)
+    notes: list[str] = []
+    with TemporaryDirectory(dir=out, prefix="parts-") as folder:
+        log, outside = _log(file, bad, Path(folder) / "log")
+        if outside:
+            notes.append(f"{outside} events outside 25 November to 3 December 2017 were left out")
+        impressions, behaviours = Parts(Path(folder) / "impressions"), Parts(Path(folder) / "behaviours")
+        without = 0
+        for day in tqdm(range(DAYS), "drawing negatives", unit="day", delay=1, leave=False):
+            events = log.filter(pl.col("day") == day).drop("day").collect().unique(maintain_order=True)
+            shown, alone = _impressions(events, generator(options.seed, day))
+            impressions.add(shown)
+            behaviours.add(_behaviours(events))
+            without += alone
+        if without:
+            notes.append(f"{without} positives have no negative: their users touched all that was viewed that day")
+        impressions.scan().sink_parquet(out / "impressions.parquet")
+        behaviours.scan().sink_parquet(out / "behaviours.parquet")
+        # A few items are listed under two categories; which one is lower does not depend on the order of the lines.
+        log.group_by("item_id").agg(pl.min("category_id")).sort("item_id").sink_parquet(out / "items.parquet")
+        log.select("user_id").unique().sort("user_id").sink_parquet(out / "users.parquet")
+    return DataSet(NAME, TIME_ZONE, bad.count, tuple(notes))
+
+
+def _file(raw: Path | None) -> Path:
+    if raw is None:
+        raise DataError("taobao needs the folder of its file")
+    there = [raw / name for name in FILES if (raw / name).is_file()]
+    if len(there) != 1:
+        raise DataError(f"{raw} holds {len(there)} of {' and '.join(FILES)}; exactly one is allowed")
+    return there[0]
+
+
+def _log(file: Path, bad: BadLines, folder: Path) -> tuple[pl.LazyFrame, int]:
+    """The events of the nine days with their `day` from 0, and how many others there were."""
+    parts, outside = Parts(folder), 0
+    day = (pl.col("timestamp") - FIRST_S) // DAY_S
+    for chunk in read(file, LOG, bad, Form(names=tuple(LOG))):
+        inside = chunk.filter(day.is_between(0, DAYS - 1))
+        parts.add(inside.with_columns(day=day.cast(pl.Int8)))
+        outside += len(chunk) - len(inside)
+    return parts.scan(), outside
+
+
+def _impressions(events: pl.DataFrame, rng: np.random.Generator) -> tuple[pl.DataFrame, int]:
+    """The day's positives, then a negative for each; and for how many there was none."""
+    ids, item = np.unique(events["item_id"].to_numpy(), return_inverse=True)
+    user = np.unique(events["user_id"].to_numpy(), return_inverse=True)[1]
+    viewed = (events["behavior"] == VIEW).to_numpy()
+    drawn = draw(item[viewed], user[viewed], user, item, rng)
+    positives = events.filter(viewed).select(
+        "user_id", "item_id", timestamp=pl.col("timestamp") * 1000, label=pl.lit(1, pl.Int8)
+    )
+    found = drawn != NONE
+    negatives = positives.filter(found).with_columns(
+        item_id=pl.Series(ids[drawn[found]], dtype=pl.Int64), label=pl.lit(0, pl.Int8)
+    )
+    return pl.concat([positives, negatives]), int((~found).sum())
+
+
+def _behaviours(events: pl.DataFrame) -> pl.DataFrame:
+    return events.select(
+        "user_id",
+        pl.col("behavior").alias("action"),
+        pl.lit(ITEM).alias("object_type"),
+        pl.col("item_id").alias("object_id"),
+        timestamp=pl.col("timestamp") * 1000,
+    )

@@ -1,0 +1,48 @@
+"""BPR: Bayesian personalised ranking of a matrix factorisation. Rendle et al., UAI 2009.
+
+    x̂_ui = <p_u, q_i> + b_i,   trained on -ln σ(x̂_ui - x̂_uj), i a positive and j a negative of one user
+
+The rows of p, q and b are those of the features `user_id` and `item_id`; no other feature and no behaviour is seen. A
+user or an item without a row of its own shares UNKNOWN's. λ‖Θ‖² is the recipe's `l2`, on the rows that a batch touches.
+
+Differs from the paper: tables start as all of ours (Glorot), and training draws its pairs among one user's impressions
+instead of any item he has not seen. The item's bias is not in the paper's text; its authors' software has it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from model.features.schema import ITEM_ID, USER_ID, Schema
+from model.networks.blocks import Batch, table
+
+
+@dataclass(frozen=True)
+class Config:
+    factors: int = 64  # as wide as the items of the networks it is compared with
+
+    def __post_init__(self) -> None:
+        if self.factors < 1:
+            raise ValueError(f"bpr: {self.factors} factors, at least 1")
+
+
+class Network(nn.Module):
+    objective = "pairs"
+
+    def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
+        super().__init__()
+        features = [feature.name for feature in schema.features]
+        if USER_ID not in features:
+            raise ValueError(f"bpr needs the feature {USER_ID}; features.toml has {', '.join(features)}")
+        self.unseen = frozenset({*features, "history", "gap", "action", "groups"} - {USER_ID, ITEM_ID})
+        self.user = table(rows[USER_ID], config.factors)  # p
+        self.item = table(rows[ITEM_ID], config.factors)  # q
+        self.bias = table(rows[ITEM_ID], 1)  # b
+        self.user_place, self.item_place = schema.places("user")[USER_ID].start, schema.places("item")[ITEM_ID].start
+
+    def forward(self, batch: Batch) -> Tensor:
+        """x̂, (U, C)."""
+        item_UC = batch["item"][..., self.item_place]
+        user_UD1 = self.user(batch["user"][..., self.user_place]).unsqueeze(-1)
+        return (self.item(item_UC) @ user_UD1 + self.bias(item_UC)).squeeze(-1)

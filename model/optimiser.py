@@ -1,0 +1,78 @@
+"""The optimisers of one network: FTRL for a wide part, sparse gradients for the embedding tables, dense for the rest.
+
+What a batch does not touch costs nothing: the step's time does not grow with the tables.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from model.ftrl import Ftrl
+from model.recipe import Training
+
+
+class Optimiser:
+    def __init__(self, network: nn.Module, how: Training):
+        self.wide = wide_parameters(network)
+        of_wide = {id(p) for p in self.wide}
+        self.tables = [
+            m.weight for m in network.modules() if isinstance(m, nn.Embedding) and id(m.weight) not in of_wide
+        ]
+        apart = of_wide | {id(weight) for weight in self.tables}
+        dense = [p for p in network.parameters() if id(p) not in apart]
+        self._rate, self._l2 = how.learning_rate, how.l2
+        self.parts: list[torch.optim.Optimizer]
+        if how.optimiser == "adagrad":
+            start = how.accumulator
+            self.parts = [
+                torch.optim.Adagrad([*self.tables, *dense], how.learning_rate, initial_accumulator_value=start)
+            ]
+        else:
+            self.parts = [torch.optim.AdamW(dense, how.learning_rate, weight_decay=how.weight_decay)] if dense else []
+            self.parts.append(torch.optim.SparseAdam(self.tables, how.learning_rate))
+        self._paced = len(self.parts)  # FTRL has a rate of its own, which falls by itself
+        if self.wide:
+            self.parts.append(Ftrl(self.wide, how.wide_learning_rate, l1=how.wide_l1))
+
+    def pace(self, share: float) -> None:
+        """Sets the learning rates to this share of the recipe's."""
+        for part in self.parts[: self._paced]:
+            for group in part.param_groups:
+                group["lr"] = self._rate * share
+
+    def forget(self, table: nn.Parameter) -> None:
+        """Drops what was gathered about a table that starts anew."""
+        for part in self.parts:
+            if isinstance(part, torch.optim.Adagrad) and table in part.state:
+                part.state[table]["sum"].fill_(part.defaults["initial_accumulator_value"])
+            else:
+                part.state.pop(table, None)
+
+    def step(self, rows: int) -> None:
+        """One step by the gradients of the mean loss over so many rows."""
+        for weight in self.tables:
+            if weight.grad is not None:
+                weight.grad = weight.grad.coalesce()
+                if self._l2:  # of the rows that the batch touches: DIN's mini-batch aware regularisation, BPR's λ
+                    touched = weight.grad.indices()[0]
+                    weight.grad.values().add_(weight.detach()[touched], alpha=self._l2)
+        for weight in self.wide:  # FTRL's α and λ1 are per example, as McMahan et al. print them
+            if weight.grad is not None:
+                weight.grad = weight.grad * rows
+        for part in self.parts:
+            part.step()
+            part.zero_grad()
+
+    def state(self) -> list[dict[str, Any]]:
+        return [part.state_dict() for part in self.parts]
+
+    def load(self, states: Sequence[dict[str, Any]]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def wide_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """What FTRL trains: the wide part of a network that has one."""
+    return list(network.wide_parameters()) if hasattr(network, "wide_parameters") else []

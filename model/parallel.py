@@ -1,0 +1,61 @@
+"""Data-parallel training on one machine: `torchrun --nproc-per-node 2 -m model.train …`.
+
+Every process holds the whole network and takes its share of each batch; gradients are summed, so that all take the
+step that one process would take (to float tolerance, and with dropout 0: the processes draw different masks). Sparse
+gradients stay sparse on the way. The processes talk by gloo, which is what can add sparse tensors.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import distributed, nn
+
+
+class World:
+    """The processes that train together: `rank` of `size`; one of one without torchrun."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if self.size > 1 and not distributed.is_initialized():
+            distributed.init_process_group("gloo")
+
+    def share(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """This process' part of a batch; empty where there are fewer rows than processes."""
+        return rows[self.rank :: self.size]
+
+    def sum_gradients(self, network: nn.Module) -> None:
+        if self.size == 1:
+            return
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                if parameter.grad.is_sparse:
+                    parameter.grad = parameter.grad.coalesce()
+                distributed.all_reduce(parameter.grad)
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of every process' value."""
+        if self.size > 1:
+            distributed.all_reduce(value)
+        return value
+
+    def joined(self, part: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+        """All processes' shares of `rows` values, put together in the rows' order."""
+        if self.size == 1:
+            return part
+        parts: list[Any] = [None] * self.size
+        distributed.all_gather_object(parts, part)
+        whole = np.empty(rows, part.dtype)
+        for rank, values in enumerate(parts):
+            whole[rank :: self.size] = values
+        return whole
+
+    def wait(self) -> None:
+        if self.size > 1:
+            distributed.barrier()
+
+    def close(self) -> None:
+        if self.size > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()

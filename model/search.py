@@ -1,0 +1,178 @@
+"""Search a recipe's settings with optuna, on validation only; the best ones become a recipe file.
+
+    python -m model.search --data data/kuairand --network bst --trials 30 --out bst_kuairand.toml
+
+The recipe that `model.train` would take is the start: what the space does not name stays as it is, and its own settings
+are the first trial. A trial whose validation AUC falls behind the median of the others at the same look is ended early.
+Test is not opened. Trials are kept beside the output (`<out>.db`), so that a search that was killed goes on.
+"""
+
+import argparse
+import json
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import optuna
+import tomli_w
+from tqdm import tqdm
+
+from model import networks
+from model.loader import Prepared
+from model.recipe import Recipe, RecipeError, Training, choose_recipe, load_recipe
+from model.train import Run, TrainingError
+
+SPACE = Path(__file__).with_suffix(".toml")
+Space = dict[str, dict[str, dict[str, Any]]]  # {"training": {"learning_rate": {"low": ..., "high": ..., "log": true}}}
+
+
+class Trial(Run):
+    """A run that tells optuna of every look at validation, and ends where optuna says."""
+
+    trial: optuna.Trial
+
+    def look(self, train_loss: float) -> None:
+        super().look(train_loss)
+        self.trial.report(self.progress["curve"][-1]["picked_by"], len(self.progress["curve"]))
+        if self.trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def load_space(path: Path, network: str) -> Space:
+    """The settings to search, without those that the network does not have. Raises RecipeError."""
+    try:
+        space = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    known = {"training": set(asdict(Training())), "network": {o for n in networks.names() for o in networks.options(n)}}
+    for room, settings in space.items():
+        for name, bounds in settings.items():
+            if room not in known or name not in known[room]:
+                raise RecipeError(f"{path}: {room}.{name} is no setting; allowed: training.…, network.…")
+            if "choices" not in bounds and not {"low", "high"} <= set(bounds):
+                raise RecipeError(f"{path}: {room}.{name} {bounds}; allowed: low and high (and log), or choices")
+    own = networks.options(network)
+    made = {
+        "training": space.get("training", {}),
+        "network": {k: v for k, v in space.get("network", {}).items() if k in own},
+    }
+    if not made["training"] and not made["network"]:
+        raise RecipeError(f"{path} names no setting that {network} has")
+    return made
+
+
+def drawn(trial: optuna.Trial, space: Space) -> dict[str, dict[str, Any]]:
+    """One draw of every setting."""
+
+    def value(name: str, bounds: Mapping[str, Any]) -> Any:
+        if "choices" in bounds:
+            return trial.suggest_categorical(name, bounds["choices"])
+        draw = trial.suggest_int if isinstance(bounds["low"], int) else trial.suggest_float
+        return draw(name, bounds["low"], bounds["high"], log=bounds.get("log", False))
+
+    return {room: {name: value(f"{room}.{name}", bounds) for name, bounds in of.items()} for room, of in space.items()}
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    return replace(
+        recipe,
+        network=recipe.network | dict(settings["network"]),
+        training=replace(recipe.training, **settings["training"]),
+    )
+
+
+def search(data: Prepared, network: str, start: Recipe, space: Space, trials: int, seed: int, storage: Path) -> Any:
+    """The finished study. Raises what a Run raises; a trial whose loss is no number counts as pruned."""
+    study = optuna.create_study(
+        study_name=f"{network} {data.fingerprint[:12]}",
+        storage=f"sqlite:///{storage}",
+        load_if_exists=True,
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+    )
+    if not study.trials:
+        defaults = {"training": asdict(start.training), "network": networks.options(network) | start.network}
+        inside = {
+            f"{r}.{n}": defaults[r][n] for r, of in space.items() for n, b in of.items() if _allows(b, defaults[r][n])
+        }
+        study.enqueue_trial(inside)
+
+    def objective(trial: optuna.Trial) -> float:
+        recipe = with_settings(start, drawn(trial, space))
+        recipe = replace(recipe, training=replace(recipe.training, refit=False, select="validation"))
+        with TemporaryDirectory() as folder:
+            run = Trial(data, network, recipe, seed, Path(folder) / "checkpoint.pt")
+            run.trial = trial
+            try:
+                run.fit()
+            except TrainingError as error:
+                raise optuna.TrialPruned(str(error)) from None
+        trial.set_user_attr("looks", len(run.progress["curve"]))
+        return float(run.progress["best"])
+
+    done = sum(trial.state.is_finished() for trial in study.trials)
+    with tqdm(total=trials, initial=min(done, trials), unit="trial") as bar:
+
+        def show(study: optuna.Study, trial: Any) -> None:
+            bar.update()
+            finished = [t.value for t in study.trials if t.value is not None]
+            bar.set_postfix_str(f"best {max(finished):.4f}" if finished else "")
+
+        study.optimize(objective, n_trials=max(0, trials - done), callbacks=[show])
+    return study
+
+
+def _allows(bounds: Mapping[str, Any], value: Any) -> bool:
+    return value in bounds["choices"] if "choices" in bounds else bounds["low"] <= value <= bounds["high"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m model.search", description="Search a recipe's settings.")
+    parser.add_argument("--data", type=Path, required=True, help="prepared data set")
+    parser.add_argument("--network", required=True, choices=networks.names())
+    parser.add_argument("--trials", type=int, default=20, help="in all, those of an earlier, killed search included")
+    parser.add_argument("--out", type=Path, required=True, help="the recipe to write")
+    parser.add_argument("--space", type=Path, default=SPACE, help="TOML of what to try (default: model/search.toml)")
+    parser.add_argument("--recipe", type=Path, help="where to start, instead of the recipe that model.train would take")
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args(arguments)
+    if given.trials < 1:
+        parser.error(f"--trials {given.trials}, at least 1")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        data = Prepared(given.data)
+        start = load_recipe(choose_recipe(given.network, data.meta["dataset"], given.recipe), given.network)
+        space = load_space(given.space, given.network)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        storage = given.out.with_name(given.out.name + ".db").resolve()
+        study = search(data, given.network, start, space, given.trials, given.seed, storage)
+        if not any(trial.value is not None for trial in study.trials):
+            raise RecipeError("no trial came to an end")
+    except (OSError, ValueError) as error:
+        print(f"search: {error}", file=sys.stderr)
+        return 1
+    best = study.best_trial
+    chosen: dict[str, dict[str, Any]] = {room: {} for room in space}
+    for name, value in best.params.items():
+        room, setting = name.split(".", 1)
+        chosen[room][setting] = value
+    recipe = asdict(with_settings(start, chosen))
+    changed = {key: value for key, value in recipe["training"].items() if value != asdict(Training())[key]}
+    content = tomli_w.dumps({k: v for k, v in (recipe | {"training": changed}).items() if v})
+    whole = sum(trial.value is not None for trial in study.trials)
+    given.out.write_text(
+        f"# {given.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {whole} trials of\n"
+        f"# model.search (and {len(study.trials) - whole} ended early), seed {given.seed}.\n\n{content}"
+    )
+    print(content)
+    print(json.dumps({"recipe": str(given.out), "validation": best.value, "trials": len(study.trials), **best.params}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
