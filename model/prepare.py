@@ -102,11 +102,12 @@ def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | 
     time = impressions["timestamp"].to_numpy()
     split, between = _split(impressions, made.time_zone)
     train = split == SPLITS.index("train")
-    of_user = user[train]
+    # What was merely drawn was not seen: were it counted, a rare item that is known would tell that it was drawn.
+    shown = train & (impressions["label"].to_numpy() > 0) if made.drawn_negatives else train
     clicks, seen_clicks = _behaviours(
         behaviours, history.actions, users, items.rows(behaviours["object_id"]), items.keys, user, time, train
     )
-    seen_items = np.bincount(item[train], minlength=len(items)) + np.bincount(
+    seen_items = np.bincount(item[shown], minlength=len(items)) + np.bincount(
         clicks["clicked"][seen_clicks], minlength=len(items)
     )
     columns = {
@@ -117,7 +118,7 @@ def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | 
         },
     }
     seen = {
-        "user": np.bincount(of_user, minlength=len(users)),
+        "user": np.bincount(user[shown], minlength=len(users)),
         "item": seen_items,
         "context": train.astype(np.int64),
     }

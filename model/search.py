@@ -35,8 +35,8 @@ class Trial(Run):
 
     trial: optuna.Trial
 
-    def look(self, train_loss: float) -> None:
-        super().look(train_loss)
+    def look(self) -> None:
+        super().look()
         self.trial.report(self.progress["curve"][-1]["picked_by"], len(self.progress["curve"]))
         if self.trial.should_prune():
             raise optuna.TrialPruned

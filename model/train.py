@@ -82,6 +82,7 @@ class Run:
             "waited": 0,
             "curve": [],
             "seconds": 0.0,
+            "losses": [0.0, 0],  # their sum and number since the last look
             "rows": 0,
         }
         self.best: dict[str, torch.Tensor] = {}
@@ -167,6 +168,7 @@ class Run:
                 for rows in shuffled_batches(train, size, self.seed, epoch, at):
                     self.optimiser.pace(1 - (1 - self.how.decay) * self.progress["batch"] / steps)
                     loss = self._step(rows, pairs.negative(rows, self.seed, epoch) if pairs else None)
+                    self.progress["losses"] = [self.progress["losses"][0] + float(loss), self.progress["losses"][1] + 1]
                     self.progress["batch"] += 1
                     self.progress["rows"] += len(rows)
                     self.progress["seconds"] = before + time.monotonic() - begun
@@ -176,7 +178,7 @@ class Run:
                         bar.set_postfix(shown, refresh=False)
                         self._note("loss/train", float(loss))
                     if self.progress["batch"] in look_at:
-                        self.look(float(loss))
+                        self.look()
                         if self.progress["waited"] >= self.how.patience:
                             break
                     if time.monotonic() - saved > self.how.checkpoint_s:
@@ -241,7 +243,7 @@ class Run:
         if self.board is not None and self.world.rank == 0:
             self.board.add_scalar(what, value, self.progress["rows"])
 
-    def look(self, train_loss: float) -> None:
+    def look(self) -> None:
         """One look at the split that picks the checkpoint: keeps the weights if they are the best so far."""
         rows = self.data.of_split(self.how.select)
         share = self.world.share(rows)
@@ -254,7 +256,9 @@ class Run:
             figures["watch_correlation"] = found = watch_correlation(self.data, rows, score)
         for name, value in figures.items():
             self._note(f"{name}/{self.how.select}", value)
-        figures |= {"train_loss": train_loss, "picked_by": found}
+        total, number = self.progress["losses"]
+        self.progress["losses"] = [0.0, 0]
+        figures |= {"train_loss": total / number, "picked_by": found}
         self.progress["curve"].append({"epoch": self.progress["epoch"] + 1, "batch": self.progress["batch"], **figures})
         if found > self.progress["best"]:
             self.progress |= {"best": found, "waited": 0}

@@ -77,7 +77,7 @@ def write_tables(raw: Path | None, out: Path, options: Options) -> DataSet:
         "timestamp",
     ).write_parquet(out / "behaviours.parquet")
     reviews.select("user_id").unique(maintain_order=True).write_parquet(out / "users.parquet")
-    return DataSet(NAME, TIME_ZONE, bad.count, tuple(notes))
+    return DataSet(NAME, TIME_ZONE, bad.count, tuple(notes), drawn_negatives=True)
 
 
 def _files(raw: Path) -> tuple[Path, Path]:

@@ -67,6 +67,7 @@ class DataSet:
     time_zone: str  # of its days: an IANA name
     bad_lines: int = 0  # how many were passed over
     notes: tuple[str, ...] = ()  # what whoever reads a result must know, a sentence each
+    drawn_negatives: bool = False  # its impressions without a click were drawn, and nobody was ever shown them
 
 
 class Parts:

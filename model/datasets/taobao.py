@@ -70,7 +70,7 @@ def write_tables(raw: Path | None, out: Path, options: Options) -> DataSet:
         # A few items are listed under two categories; which one is lower does not depend on the order of the lines.
         log.group_by("item_id").agg(pl.min("category_id")).sort("item_id").sink_parquet(out / "items.parquet")
         log.select("user_id").unique().sort("user_id").sink_parquet(out / "users.parquet")
-    return DataSet(NAME, TIME_ZONE, bad.count, tuple(notes))
+    return DataSet(NAME, TIME_ZONE, bad.count, tuple(notes), drawn_negatives=True)
 
 
 def _file(raw: Path | None) -> Path:

@@ -1,0 +1,8 @@
+"""The report of `python -m model.reproduce`: what was measured becomes one dict, and the dict becomes one page.
+
+gather.py    finished runs → the dict that is written as report.json
+probes.py    what is measured of one model beyond model/evaluate.py: attention, scoring times, AUC by history length
+papers.py    the papers' own tables
+plots.py     the dict → SVG
+page.py      the dict → one HTML file, nothing to load from anywhere
+"""

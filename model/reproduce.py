@@ -1,0 +1,334 @@
+"""The papers' table on one data set: networks trained over seeds, evaluated on test, compared in one report.
+
+    python -m model.reproduce --data data/simulated --networks wdl,wdl_seq,din,bst,bst:b=2 --seeds 3 --out reproduced
+
+Seed 1 of every network comes first, then seed 2: the report, written anew after every run, is soon as wide as it gets
+and narrows from there. The same command after a kill goes on where it was: a run that is done is not trained again, one
+that was under way goes on from its checkpoint, one whose recipe or data has changed since is trained anew.
+
+    OUT/report.html, report.json     model/report
+    OUT/runs/<variant>/<seed>/       model/runs.py
+    OUT/scoring_times.json           of the exported models, measured side by side
+"""
+
+import argparse
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from model.bootstrap import RESAMPLES
+from model.bundle import Bundle, BundleError
+from model.evaluate import Floats
+from model.loader import Prepared
+from model.report import page, probes
+from model.report.gather import Exam, Finished, gather, standard
+from model.runs import RESULT, RUNS, Task, machine, put, read, say, train, versions
+from model.variants import DEFAULT, Variant, ablations, parse_all
+
+PAGE, CONTENT, TIMES = "report.html", "report.json", "scoring_times.json"
+
+
+class ReproduceError(ValueError):
+    """What cannot be reproduced from; says what was given and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Writes the report of what is finished so far."""
+
+    exam: Exam
+    out: Path
+    variants: Sequence[Variant]
+    ablations: Sequence[Variant]
+    planned: int
+    peers: Mapping[str, Sequence[Floats]]
+    common: str  # options of all variants
+
+    def write(self, finished: Sequence[Finished]) -> dict[str, Any]:
+        times_ms = {name: told["ms"] for name, told in kept_times(self.out, bundles_of(self.out, finished)).items()}
+        content = gather(self.exam, self.variants, finished, self.planned, self.ablations, self.peers, times_ms)
+        content |= {
+            "with": self.common,
+            "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            "versions": versions(),
+            "machine": machine(),
+        }
+        put(self.out / CONTENT, json.dumps(content, indent=1))
+        put(self.out / PAGE, page.html(content))
+        return content
+
+
+class Pace:
+    """How long what is left may take: as long as the last run of each variant, else as an average one."""
+
+    def __init__(self, tasks: Sequence[Task]):
+        self.waiting = list(tasks)
+        self.took_s: dict[str, float] = {}
+
+    def done(self, task: Task, seconds: float) -> None:
+        self.waiting.remove(task)
+        self.took_s[task.variant.folder] = seconds
+
+    def left(self) -> str:
+        if not self.waiting:
+            return "that was the last"
+        average = float(np.mean(list(self.took_s.values())))
+        seconds = sum(self.took_s.get(task.variant.folder, average) for task in self.waiting)
+        until = datetime.now() + timedelta(seconds=seconds)
+        return f"{len(self.waiting)} left, about {timedelta(seconds=round(seconds))} (until {until:%H:%M})"
+
+
+def plan(data: Prepared, variants: Sequence[Variant], seeds: int, out: Path) -> list[Task]:
+    """The runs in the order in which they are done. Raises RecipeError."""
+    recipes = {variant.folder: variant.recipe(data.meta["dataset"]) for variant in variants}
+    fingerprint = data.fingerprint
+    return [
+        Task(v, seed, recipes[v.folder], out / RUNS / v.folder / str(seed), fingerprint)
+        for seed in range(1, seeds + 1)
+        for v in variants
+    ]
+
+
+def work(tasks: Sequence[Task], data: Prepared, reporter: Reporter) -> list[Finished]:
+    """Does what is not done yet. The report is written after every run, scoring times are measured after each seed."""
+    known = {task.folder: task.done() for task in tasks}
+    finished = [run for run in known.values() if run]
+    waiting = [task for task in tasks if not known[task.folder]]
+    if finished:
+        say(f"{len(finished)} of {len(tasks)} runs are done already")
+    pace = Pace(waiting)
+    form = "{desc}: {n}/{total} |{bar}| {elapsed}{postfix}"
+    with tqdm(total=len(tasks), initial=len(finished), desc="runs", bar_format=form) as bar:
+        for number, task in enumerate(waiting):
+            bar.set_postfix_str(task.name)
+            begun = time.monotonic()
+            run = train(task, data)
+            finished.append(run)
+            bar.update()
+            if task is waiting[-1] or waiting[number + 1].seed != task.seed:
+                measure_times(reporter.out, finished)
+            reporter.write(finished)
+            pace.done(task, time.monotonic() - begun)
+            outcome = run.result["failed"] or f"AUC {run.result['figures']['auc']:.4f}"
+            say(f"{task.name}: {outcome}; {pace.left()}")
+    return finished
+
+
+def bundles_of(out: Path, finished: Sequence[Finished]) -> dict[str, Path]:
+    """One bundle of every variant, that of its first seed; a bundle's folder is its version."""
+    latest_first = sorted((run for run in finished if run.scores is not None), key=lambda run: -run.seed)
+    return {
+        run.variant.folder: out / RUNS / run.variant.folder / str(run.seed) / run.result["bundle"]
+        for run in latest_first
+    }
+
+
+def kept_times(out: Path, bundles: Mapping[str, Path]) -> dict[str, Any]:
+    """Scoring times that were measured on these very bundles."""
+    kept = json.loads((out / TIMES).read_text()) if (out / TIMES).exists() else {}
+    return {name: told for name, told in kept.items() if name in bundles and told["bundle"] == bundles[name].name}
+
+
+def measure_times(out: Path, finished: Sequence[Finished]) -> None:
+    """Measures all of them side by side where one is missing: times of different hours are not compared."""
+    bundles = bundles_of(out, finished)
+    if kept_times(out, bundles).keys() != bundles.keys():
+        found = probes.scoring_times_ms({name: Bundle.open(path) for name, path in bundles.items()})
+        kept = {name: {"bundle": bundles[name].name, "ms": ms} for name, ms in found.items()}
+        put(out / TIMES, json.dumps(kept, indent=1))
+
+
+def named(networks: str | None, with_ablations: bool, common: str) -> tuple[list[Variant], list[Variant]]:
+    """What --networks names, and the ablations to set apart from it. Raises VariantError, ReproduceError."""
+    variants = parse_all(networks.split(",") if networks else list(DEFAULT), common)
+    if not with_ablations:
+        return variants, []
+    bst = standard("bst", variants)
+    if bst is None:
+        raise ReproduceError("--ablations are of bst, which --networks does not name")
+    there = {variant.folder for variant in variants}
+    return variants, [variant for variant in ablations(bst, common) if variant.folder not in there]
+
+
+def reported(out: Path) -> tuple[list[Variant], list[Variant], int, str]:
+    """The same of the report that the folder holds, of how many runs it was to be, and their common options.
+
+    Raises ReproduceError.
+    """
+    if not (out / CONTENT).exists():
+        raise ReproduceError(f"{out} holds no {CONTENT}; name the --networks, or have it made without --report-only")
+    content = json.loads((out / CONTENT).read_text())
+    entries = {label: entry for label, entry in content["networks"].items() if entry["kind"] != "peer"}
+    switched = [label for label, entry in entries.items() if "switch" in entry]
+    common = content["with"]
+    variants = parse_all([label for label in entries if label not in switched], common)
+    return variants, parse_all(switched, common) if switched else [], content["progress"]["planned"], common
+
+
+def finished_runs(out: Path, variants: Sequence[Variant], data: Prepared) -> list[Finished]:
+    """What is there of the variants, by whichever recipe it was made; runs on other data are left out, and said."""
+    fingerprint, found = data.fingerprint, []
+    for variant in variants:
+        for path in sorted((out / RUNS / variant.folder).glob(f"*/{RESULT}")):
+            run = read(path.parent, variant)
+            if run and run.result["identity"]["data"] == fingerprint:
+                found.append(run)
+            else:
+                say(f"{path.parent}: made on other data, left out")
+    return found
+
+
+def read_peers(paths: Sequence[Path], rows: np.ndarray[Any, Any]) -> dict[str, list[Floats]]:
+    """Other programs' scores of the test impressions, by name: arrays (n,) of .npz files, a file for each seed.
+
+    Raises ReproduceError.
+    """
+    found: dict[str, list[Floats]] = {}
+    for path in paths:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                scores = {name: arrays[name] for name in arrays.files}
+        except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:  # AttributeError: a lone .npy
+            raise ReproduceError(f"{path} is no .npz file of scores: {error}") from None
+        for name, score in scores.items():
+            if score.shape != rows.shape or score.dtype.kind != "f" or not np.isfinite(score).all():
+                raise ReproduceError(
+                    f"{path}: {name!r} is {score.dtype} {score.shape}; expected are {len(rows)} finite scores, one for "
+                    "each impression of test in order"
+                )
+            found.setdefault(name, []).append(score)
+    return found
+
+
+def check(data: Prepared, out: Path) -> None:
+    """Raises ReproduceError for data that no AUC can be computed on, and for a folder that is not ours."""
+    label = data.label[data.of_split("test")]
+    if label.sum() in (0, len(label)):
+        raise ReproduceError(
+            f"{data.folder}: {label.sum()} clicks among {len(label)} impressions of test; both classes are needed"
+        )
+    if out.exists() and not out.is_dir():
+        raise ReproduceError(f"--out {out} is no folder")
+    if out.is_dir() and not (out / RUNS).is_dir() and (strangers := sorted(path.name for path in out.iterdir())):
+        raise ReproduceError(
+            f"--out {out} holds something else ({', '.join(strangers[:3])}); name a new folder or a report's"
+        )
+
+
+def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
+    """For scripts: the last line of stdout."""
+    networks = {name: entry for name, entry in content["networks"].items() if "auc_mean" in entry}
+    told = {name: entry for name, entry in networks.items() if entry["kind"] != "warning"}
+    keys = ("auc_mean", "auc_sd", "ci95", "below_floor")
+    return {
+        "report": str(report),
+        "networks": {name: {key: entry[key] for key in keys} for name, entry in told.items()},
+        "differences": {
+            name: {"to": content["reference"], **entry["to_reference"]}
+            for name, entry in told.items()
+            if entry["to_reference"]
+        },
+        "order": content["order"],
+        "against_peers": content["against_peers"],
+        "floor_auc": content["floor_auc"],
+        "oracle_auc": content["oracle_auc"],
+        "failed": {name: entry["failed"] for name, entry in content["networks"].items() if entry["failed"]},
+        "tuned_on_test": {name: entry["auc_mean"] for name, entry in networks.items() if entry["kind"] == "warning"},
+    }
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """For people: a line a network."""
+    row = "{:<32} {:>7} {:>7}  {:<16}  {:<27} {}"
+    lines = [row.format("network", "AUC", "SD", "95 %", f"minus {content['reference'] or '-'}, 95 %", "").rstrip()]
+    for name, entry in content["networks"].items():
+        remarks = [f"seed {seed} failed: {reason}" for seed, reason in entry["failed"].items()]
+        if "auc_mean" not in entry:
+            lines.append(f"{name:<32} {'; '.join(remarks) or 'not run yet'}")
+            continue
+        remarks = ["below the floor"] * entry["below_floor"] + remarks
+        remarks = ["WARNING: tuned on test, no result"] * (entry["kind"] == "warning") + remarks
+        (low, high), to = entry["ci95"], entry["to_reference"]
+        apart = f"{to['mean']:+.4f} {to['low']:+.4f}…{to['high']:+.4f}" if to else ""
+        spread = f"{entry['auc_sd']:.4f}" if entry["auc_sd"] is not None else "-"
+        cells = row.format(name, f"{entry['auc_mean']:.4f}", spread, f"{low:.4f}…{high:.4f}", apart, "; ".join(remarks))
+        lines.append(cells.rstrip())
+    lines += [f"{'floor':<32} {content['floor_auc']:.4f}"]
+    lines += [f"{'oracle':<32} {content['oracle_auc']:.4f}"] if content["oracle_auc"] is not None else []
+    return "\n".join(lines)
+
+
+def reproduce(given: argparse.Namespace) -> int:
+    """The command, its arguments parsed: 0, or 1 where a run has failed. Raises ValueError, OSError, BundleError."""
+    if given.seeds < 1 or given.resamples < 1:
+        raise ReproduceError(f"{given.seeds} seeds and {given.resamples} resamples, at least 1 of each")
+    data, out = Prepared(given.data), given.out
+    check(data, out)
+    exam = Exam(data, given.resamples)
+    peers = read_peers(given.peers_scores, exam.rows)
+
+    if given.report_only:
+        planned, common = 0, given.common
+        variants, switched = named(given.networks, given.ablations, common)
+        if not given.networks:
+            variants, switched, planned, common = reported(out)
+        finished = finished_runs(out, [*variants, *switched], data)
+        reporter = Reporter(exam, out, variants, switched, max(planned, len(finished)), peers, common)
+    else:
+        variants, switched = named(given.networks, given.ablations, given.common)
+        tasks = plan(data, [*variants, *switched], given.seeds, out)
+        reporter = Reporter(exam, out, variants, switched, len(tasks), peers, given.common)
+        (out / RUNS).mkdir(parents=True, exist_ok=True)
+        finished = work(tasks, data, reporter)
+    measure_times(out, finished)
+    content = reporter.write(finished)
+    print(table(content))
+    print(f"report: {out / PAGE}")
+    print(json.dumps(summary(content, out / PAGE)))
+    return 1 if any(entry["failed"] for entry in content["networks"].values()) else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m model.reproduce", description="Train the papers' networks on one data set and compare them."
+    )
+    parser.add_argument("--data", type=Path, required=True, help="prepared data set")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report and of its runs")
+    parser.add_argument("--networks", help=f"by commas, options by colons: bst:b=2 (default: {','.join(DEFAULT)})")
+    parser.add_argument(
+        "--with", dest="common", default="", metavar="OPTIONS", help="options for all of them: epochs=5:refit=false"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="1 … N are trained (default: 3)")
+    parser.add_argument("--ablations", action="store_true", help="also bst with one switch changed at a time")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument(
+        "--peers-scores",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="NPZ",
+        help="other programs' scores of test, by name",
+    )
+    parser.add_argument("--report-only", action="store_true", help="rebuild the report from the runs that are done")
+    given = parser.parse_args(arguments)
+    try:
+        return reproduce(given)
+    except (OSError, ValueError, BundleError) as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("reproduce: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
