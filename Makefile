@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 LOGS := $(if $(RANKER_REAL_LOGS),$(RANKER_REAL_LOGS),$(wildcard $(CURDIR)/../shared/data))
 OUT ?= .cache/demo
 
-.PHONY: run test lint demo-bundle loadtest clean help
+.PHONY: run test lint demo-bundle loadtest bench clean help
 
 help: ## what there is to call
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ demo-bundle: $(VENV)/dev.done ## train the demo bundle again and put it into ser
 
 loadtest: $(VENV)/dev.done ## the budgets' scenarios against a service that is running (URL=http://127.0.0.1:8000)
 	$(BIN)/python -m loadtest --url $(or $(URL),http://127.0.0.1:8000) --budgets loadtest/budgets.toml
+
+bench: $(VENV)/dev.done ## the benchmarks, side by side with a peer's
+	$(BIN)/python -m loadtest.training --peers
 
 clean: ## remove environment and caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

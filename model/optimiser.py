@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from model.ftrl import Ftrl
+from model.lazy import LazyAdagrad, LazyAdam
 from model.recipe import Training
 
 
@@ -22,16 +23,16 @@ class Optimiser:
         ]
         apart = of_wide | {id(weight) for weight in self.tables}
         dense = [p for p in network.parameters() if id(p) not in apart]
-        self._rate, self._l2 = how.learning_rate, how.l2
-        self.parts: list[torch.optim.Optimizer]
+        self._rate = rate = how.learning_rate
+        self.parts: list[torch.optim.Optimizer] = []
         if how.optimiser == "adagrad":
-            start = how.accumulator
-            self.parts = [
-                torch.optim.Adagrad([*self.tables, *dense], how.learning_rate, initial_accumulator_value=start)
-            ]
+            self.parts.append(LazyAdagrad(self.tables, rate, how.accumulator, how.l2))
+            if dense:
+                self.parts.append(torch.optim.Adagrad(dense, rate, initial_accumulator_value=how.accumulator))
         else:
-            self.parts = [torch.optim.AdamW(dense, how.learning_rate, weight_decay=how.weight_decay)] if dense else []
-            self.parts.append(torch.optim.SparseAdam(self.tables, how.learning_rate))
+            self.parts.append(LazyAdam(self.tables, rate, how.l2))
+            if dense:
+                self.parts.append(torch.optim.AdamW(dense, rate, weight_decay=how.weight_decay, fused=True))
         self._paced = len(self.parts)  # FTRL has a rate of its own, which falls by itself
         if self.wide:
             self.parts.append(Ftrl(self.wide, how.wide_learning_rate, l1=how.wide_l1))
@@ -45,19 +46,10 @@ class Optimiser:
     def forget(self, table: nn.Parameter) -> None:
         """Drops what was gathered about a table that starts anew."""
         for part in self.parts:
-            if isinstance(part, torch.optim.Adagrad) and table in part.state:
-                part.state[table]["sum"].fill_(part.defaults["initial_accumulator_value"])
-            else:
-                part.state.pop(table, None)
+            part.state.pop(table, None)
 
     def step(self, rows: int) -> None:
         """One step by the gradients of the mean loss over so many rows."""
-        for weight in self.tables:
-            if weight.grad is not None:
-                weight.grad = weight.grad.coalesce()
-                if self._l2:  # of the rows that the batch touches: DIN's mini-batch aware regularisation, BPR's λ
-                    touched = weight.grad.indices()[0]
-                    weight.grad.values().add_(weight.detach()[touched], alpha=self._l2)
         for weight in self.wide:  # FTRL's α and λ1 are per example, as McMahan et al. print them
             if weight.grad is not None:
                 weight.grad = weight.grad * rows

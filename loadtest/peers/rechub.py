@@ -1,0 +1,169 @@
+"""torch-rechub 0.9.0 as shipped, on rows that it is given. Runs in the peers' environment; reads and writes JSON lines.
+
+    rechub.py --rows FILE ...       the sets of rows, of which the questions speak by number
+    {"do": "build", "network": "BST", "rate": 0.001, "seed": 1, "batch_size": 1024, "widths": [16, 32], "ffn": null}
+    {"do": "time", "rows": 0}       one epoch by its own trainer and its own DataLoader → {"seconds"}
+    {"do": "train", "rows": [0, 1]} one epoch over these rows, shuffled, by its own trainer → {"loss"}
+    {"do": "predict", "rows": 2, "out": FILE}   → scores (n,) in FILE (.npy), {"auc"}
+
+Classes, initial weights, loss and trainer are its own. Departures: "ffn" replaces the Transformer's layer by one of
+another inner width (its class leaves torch's 2048); "train" slices batches, since its DataLoader picks rows one by
+one, which changes the time and not the result.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch_rechub.basic.features import (  # type: ignore[import-not-found]  # installed in the peers' environment alone
+    DenseFeature,
+    SequenceFeature,
+    SparseFeature,
+)
+from torch_rechub.models.ranking import BST, DIN, WideDeep  # type: ignore[import-not-found]
+from torch_rechub.trainers import CTRTrainer  # type: ignore[import-not-found]
+from torch_rechub.utils.data import DataGenerator  # type: ignore[import-not-found]
+
+PAD = 0
+MLP = (1024, 512, 256)
+ATTENTION_MLP = (256, 128)  # of DIN's unit, as in its example
+DROPOUT = 0.2  # likewise
+
+
+class Rows:
+    """One file of rows: a tensor for each feature."""
+
+    def __init__(self, path: str):
+        with np.load(path) as arrays:
+            self.described = json.loads(str(arrays["features"]))
+            self.x = {name[2:]: torch.from_numpy(arrays[name]) for name in arrays if name.startswith("x_")}
+            self.label = torch.from_numpy(arrays["label"])
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def features(described: list[dict[str, Any]], role: str, wide: int) -> list[Any]:
+    """Its feature objects of one role, all of one width: it stacks their embeddings."""
+    made = []
+    for one in described:
+        if one["role"] != role:
+            continue
+        match one["kind"]:
+            case "sparse":
+                made.append(SparseFeature(one["name"], one["rows"], wide))
+            case "multi":
+                made.append(SequenceFeature(one["name"], one["rows"], wide, pooling="mean", padding_idx=PAD))
+            case "sequence":
+                shared = one["shared_with"]
+                made.append(
+                    SequenceFeature(
+                        one["name"], one["rows"], wide, pooling="concat", shared_with=shared, padding_idx=PAD
+                    )
+                )
+            case _:
+                made.append(DenseFeature(one["name"]))
+    return made
+
+
+def build(described: list[dict[str, Any]], network: str, widths: list[int], ffn: int | None) -> Any:
+    """`widths`: of an embedding outside the sequence, and in it."""
+    other = features(described, "other", widths[0])
+    history, target = (features(described, role, widths[1]) for role in ("history", "target"))
+    if network == "BST":
+        length = 1 + 512  # places of its position table: more than any history here
+        mlp = {"dims": list(MLP), "activation": "leakyrelu", "dropout": DROPOUT}
+        model = BST(other, history, target, mlp, nhead=8, dropout=DROPOUT, num_layers=1, max_seq_len=length)
+        if ffn:
+            layer = nn.TransformerEncoderLayer(
+                model.item_dim, 8, dim_feedforward=ffn, dropout=DROPOUT, activation=nn.LeakyReLU(), batch_first=True
+            )
+            model.transformer_layers = nn.TransformerEncoder(layer, num_layers=1)
+        return model
+    if network == "DIN":  # it drops dense features and then misses their columns: they stay out
+        sparse = [feature for feature in other if not isinstance(feature, DenseFeature)]
+        mlp = {"dims": list(MLP), "dropout": DROPOUT}
+        return DIN(sparse, history, target, mlp, attention_mlp_params={"dims": list(ATTENTION_MLP)})
+    mlp = {"dims": list(MLP), "activation": "relu", "dropout": DROPOUT}
+    deep = [*other, *features(described, "target", widths[0])]
+    return WideDeep([feature for feature in deep if not isinstance(feature, DenseFeature)], deep, mlp)
+
+
+class Batches:
+    """Sliced batches of several sets of rows, an epoch's order anew each time they are gone through."""
+
+    def __init__(self, sets: list[Rows], size: int, order: torch.Generator | None):
+        self.x = {name: torch.cat([rows.x[name] for rows in sets]) for name in sets[0].x}
+        self.label = torch.cat([rows.label for rows in sets])
+        self.size, self.order = size, order
+
+    def __len__(self) -> int:
+        return -(-len(self.label) // self.size)
+
+    def __iter__(self) -> Any:
+        order = torch.arange(len(self.label))
+        if self.order is not None:
+            order = torch.randperm(len(self.label), generator=self.order)
+        for at in range(0, len(order), self.size):
+            chosen = order[at : at + self.size]
+            if len(chosen) > 1:  # its BatchNorm cannot train on one row
+                yield {name: values[chosen] for name, values in self.x.items()}, self.label[chosen]
+
+
+class Answers:
+    def __init__(self, sets: list[Rows]):
+        self.sets = sets
+
+    def build(
+        self, network: str, rate: float, seed: int, batch_size: int, widths: list[int], ffn: int | None = None
+    ) -> Any:
+        torch.manual_seed(seed)
+        self.order = torch.Generator().manual_seed(seed)
+        self.size = batch_size
+        model = build(self.sets[0].described, network, widths, ffn)
+        self.trainer = CTRTrainer(model, optimizer_params={"lr": rate, "weight_decay": 1e-5}, model_path=os.devnull)
+        return {"parameters": sum(p.numel() for p in model.parameters())}
+
+    def time(self, rows: int) -> Any:
+        given = self.sets[rows]
+        loader = DataGenerator(given.x, given.label).generate_dataloader(
+            x_val=given.x, y_val=given.label, x_test=given.x, y_test=given.label, batch_size=self.size
+        )[0]
+        begun = time.perf_counter()
+        self.trainer.train_one_epoch(loader)
+        return {"seconds": time.perf_counter() - begun}
+
+    def train(self, rows: list[int]) -> Any:
+        return {"loss": self.trainer.train_one_epoch(Batches([self.sets[one] for one in rows], self.size, self.order))}
+
+    def predict(self, rows: int, out: str) -> Any:
+        given = self.sets[rows]
+        scores = np.array(self.trainer.predict(self.trainer.model, Batches([given], 4096, None)), np.float32)
+        np.save(out, scores)
+        return {"auc": float(roc_auc_score(given.label.numpy(), scores))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="rechub.py")
+    parser.add_argument("--rows", nargs="+", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    answers = Answers([Rows(path) for path in given.rows])
+    for line in sys.stdin:
+        question = json.loads(line)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            answer = getattr(answers, question.pop("do"))(**question)  # its trainer prints and draws bars
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
