@@ -58,7 +58,8 @@ def encoded(data: Prepared, days: pl.DataFrame, split: pl.Expr, folder: Path, ol
     known.filter(pl.col("timestamp") < chosen["timestamp"].max()).sink_parquet(tables / "behaviours.parquet")
     for name in ("users", "items"):
         (tables / f"{name}.parquet").symlink_to((data.folder / "tables" / f"{name}.parquet").resolve())
-    made = DataSet(data.meta["dataset"], data.meta["time_zone"])
+    drawn = data.meta.get("drawn_negatives", False)
+    made = DataSet(data.meta["dataset"], data.meta["time_zone"], drawn_negatives=drawn)
     encode_tables(folder, data.schema, made, older.encoder if older else None)
     return Prepared(folder)
 
@@ -96,7 +97,7 @@ def day_by_day(data: Prepared, network: str, recipe: Recipe, first: int, seed: i
             folder = Path(scratch) / str(tomorrow)
             today = encoded(data, days, parts, folder, newest)
             how = recipe if newest is None else replace(recipe, training=update)
-            run = Run(today, network, how, seed, out / ".daily.pt", warm=newest)
+            run = Run(today, network, how, seed, Path(scratch) / "checkpoint.pt", warm=newest)
             run.fit()
             newest = Bundle.open(publish(run, out)[0])
             start = start or newest

@@ -84,6 +84,8 @@ def _behaviours(data: Prepared, wanted: pl.Series) -> dict[Any, list[Behaviour]]
 
 def _contexts(data: Prepared, chosen: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
     names = [f.name for f in data.schema.side("context")]
-    frame = pl.read_parquet(data.folder / "tables" / "impressions.parquet").sort("timestamp", maintain_order=True)
-    rows = frame.select(names)[chosen.tolist()].to_dicts() if names else [{} for _ in chosen]
+    if not names:
+        return [{} for _ in chosen]
+    frame = pl.scan_parquet(data.folder / "tables" / "impressions.parquet").select("timestamp", *names)
+    rows = frame.sort("timestamp", maintain_order=True).select(names).collect()[chosen.tolist()].to_dicts()
     return [{name: value for name, value in row.items() if value is not None} for row in rows]

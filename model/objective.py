@@ -21,9 +21,9 @@ def click(logit_B: Tensor, label_B: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(logit_B, label_B, reduction="none")  # BST (9)
 
 
-def watch_time(logit_B: Tensor, seconds_B: Tensor, exposures: str = "unclicked") -> Tensor:
+def watch_time(logit_B: Tensor, seconds_B: Tensor, label_B: Tensor, exposures: str = "unclicked") -> Tensor:
     """Each row's loss; `seconds_B` is what a click was watched, 0 where there was none."""
-    negative_B = (seconds_B == 0).float() if exposures == "unclicked" else torch.ones_like(seconds_B)
+    negative_B = 1 - label_B if exposures == "unclicked" else torch.ones_like(label_B)
     return seconds_B * softplus(-logit_B) + negative_B * softplus(logit_B)
 
 

@@ -52,10 +52,6 @@ class World:
             whole[rank :: self.size] = values
         return whole
 
-    def wait(self) -> None:
-        if self.size > 1:
-            distributed.barrier()
-
     def close(self) -> None:
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()

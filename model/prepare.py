@@ -170,6 +170,7 @@ def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | 
         "time_zone": made.time_zone,
         "bad_lines": made.bad_lines,
         "notes": list(made.notes),
+        "drawn_negatives": made.drawn_negatives,
         "impressions": {name: int((split == code).sum()) for code, name in enumerate(SPLITS)},
         "click_rate": float(arrays["label"][train].mean()),
         "split": between,

@@ -30,6 +30,8 @@ from model import golden, networks, objective
 from model.bundle import Bundle, BundleError, writing
 from model.evaluate import auc, calibration_bins, logloss, measure, score_rows, table, watch_correlation, watch_seconds
 from model.export import ExportError, check_parity, example_batch, write_graph, write_json
+from model.features.ids import UNKNOWN
+from model.features.schema import without_sizes
 from model.loader import Prepared, batches, shuffled_batches, tensors
 from model.networks.blocks import start
 from model.optimiser import Optimiser
@@ -71,6 +73,8 @@ class Run:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.schema = adapted(data.schema, recipe)
         self.data = data.seen_by(self.schema)
+        if warm:
+            check_rows_stayed(warm, data)
         self._build()
         self.objective: str = getattr(self.network, "objective", self.how.objective)
         self._check_labels()
@@ -128,9 +132,10 @@ class Run:
                 self._begin_refit()
             elif not self.how.evaluations:
                 self.best = self.network.state_dict()
-        if self.progress["phase"] == "refit":
-            self._epochs(self.refit_rows(), self.progress["refit_epochs"], looks=0)
-            self.best = self.network.state_dict()
+        if self.progress["phase"] == "refit":  # nothing unseen is left to look at, but for who fools himself with test
+            looks = self.how.evaluations if self.how.select == "test" else 0
+            self._epochs(self.refit_rows(), self.progress["refit_epochs"], looks)
+            self.best = self.best if looks else self.network.state_dict()
         self.network.load_state_dict(self.best)
         self.network.to("cpu")
 
@@ -147,6 +152,7 @@ class Run:
         best = max(self.progress["curve"], key=lambda look: look["picked_by"])
         self._build()
         self.progress |= {"phase": "refit", "refit_epochs": best["epoch"], "epoch": 0, "batch": 0}
+        self.progress |= {"best": -1.0, "waited": 0} if self.how.select == "test" else {}
 
     def _epochs(self, train: np.ndarray[Any, Any], epochs: int, looks: int) -> None:
         """Epochs over the rows `train`, with so many looks at validation in each; 0: none, and no early stopping."""
@@ -159,7 +165,7 @@ class Run:
         before = self.progress["seconds"]
         while self.progress["epoch"] < epochs and not (looks and self.progress["waited"] >= self.how.patience):
             epoch, at = self.progress["epoch"], self.progress["batch"]
-            if epoch and not at:
+            if epoch and not at and not self.warm:  # what a warm start brings along is to stay
                 self._start_tables_anew()
             bar = tqdm(total=len(train), initial=at * size, unit=" rows", unit_scale=True, delay=1, mininterval=0.5)
             bar.disable = bar.disable or self.world.rank > 0
@@ -212,11 +218,7 @@ class Run:
         loss.backward()
         found = self.world.sum(loss.detach().clone())
         if not torch.isfinite(found):
-            at = f"epoch {self.progress['epoch'] + 1}, batch {self.progress['batch'] + 1}"
-            raise TrainingError(
-                f"the loss is {float(found)} at {at}; the last good state is {self._last_state()}; "
-                "a lower learning_rate may help"
-            )
+            raise self._lost(f"the loss is {float(found)}", self.progress["batch"] + 1)
         self.world.sum_gradients(self.network)
         self.optimiser.step(len(rows))
         return found
@@ -228,16 +230,18 @@ class Run:
             return self.network(inputs)[:, 0].float()
 
     def _losses(self, logit: torch.Tensor, rows: Rows) -> torch.Tensor:
+        label = torch.from_numpy(self.data.label[rows].astype(np.float32)).to(self.device)
         if self.objective == "watch_time":
             seconds = torch.from_numpy(watch_seconds(self.data, rows)).to(self.device)
-            return objective.watch_time(logit, seconds, self.how.exposures)
-        label = torch.from_numpy(self.data.label[rows].astype(np.float32)).to(self.device)
+            return objective.watch_time(logit, seconds, label, self.how.exposures)
         return objective.click(logit, label)
 
-    def _last_state(self) -> str:
-        if self.checkpoint.exists():
-            return f"the checkpoint {self.checkpoint}"
-        return "the start: no checkpoint was written yet"
+    def _lost(self, what: str, batch: int) -> TrainingError:
+        state = (
+            f"the checkpoint {self.checkpoint}" if self.checkpoint.exists() else "the start: no checkpoint is there yet"
+        )
+        at = f"epoch {self.progress['epoch'] + 1}, batch {batch}"
+        return TrainingError(f"{what} at {at}; the last good state is {state}; a lower learning_rate may help")
 
     def _note(self, what: str, value: float) -> None:
         if self.board is not None and self.world.rank == 0:
@@ -248,6 +252,8 @@ class Run:
         rows = self.data.of_split(self.how.select)
         share = self.world.share(rows)
         score = self.world.joined(predict(self.network, self.data, share, self.objective, self.device), len(rows))
+        if not np.isfinite(score).all():
+            raise self._lost("scores are no numbers", self.progress["batch"])
         figures: dict[str, Any] = {"auc": auc(self.data.label[rows], score)}
         found = figures["auc"]
         if self.objective == "click":
@@ -278,6 +284,7 @@ class Run:
             "best": self.best,
             "optimiser": self.optimiser.state(),
             "random": torch.get_rng_state(),
+            "random_of_gpu": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
         }
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(content, partial)
@@ -287,7 +294,7 @@ class Run:
         """Takes up the checkpoint where there is one. Raises RecipeError when it belongs to another run."""
         if not self.checkpoint.exists():
             return False
-        content = torch.load(self.checkpoint, weights_only=True)
+        content = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
         if content["identity"] != self.identity:  # also where the data was prepared anew
             raise RecipeError(
                 f"{self.checkpoint} belongs to a run with another recipe, seed or data; train without --resume"
@@ -295,7 +302,9 @@ class Run:
         self.progress, self.best = content["progress"], content["best"]
         self.network.load_state_dict(content["network"])
         self.optimiser.load(content["optimiser"])
-        torch.set_rng_state(content["random"])
+        torch.set_rng_state(content["random"].cpu())
+        if self.device.type == "cuda" and content["random_of_gpu"] is not None:
+            torch.cuda.set_rng_state(content["random_of_gpu"].cpu())
         return True
 
 
@@ -319,9 +328,25 @@ def to_device(inputs: Mapping[str, torch.Tensor], device: torch.device) -> dict[
     return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in inputs.items()}
 
 
+def check_rows_stayed(warm: Bundle, data: Prepared) -> None:
+    """Raises RecipeError unless the data's encoding is the bundle's or has grown from it: every id kept its row."""
+    wrong = [] if without_sizes(warm.schema) == without_sizes(data.schema) else ["features.toml"]
+    if not wrong:
+        now = data.encoder.vocabularies
+        for name, older in warm.encoder.vocabularies.items():
+            known = older.table.items()[0]
+            if not np.array_equal(older.rows(known, UNKNOWN), now[name].rows(known, UNKNOWN)):
+                wrong.append(name)
+        wrong += ["numbers"] if warm.encoder.statistics.numbers != data.encoder.statistics.numbers else []
+    if wrong:
+        raise RecipeError(f"--warm {warm.folder} encodes {', '.join(wrong)} otherwise; prepare the data with --grow")
+
+
 def take_over(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Copies a bundle's weights; of a table that has grown since, the rows that it had. Raises RecipeError."""
     own = network.state_dict()
+    if strangers := sorted(set(weights) - set(own)):
+        raise RecipeError(f"--warm has {strangers[0]}, which this network has not: made by another network or recipe")
     for name, tensor in own.items():
         older = weights.get(name)
         if older is None or older.shape[1:] != tensor.shape[1:] or len(older.shape) != len(tensor.shape):

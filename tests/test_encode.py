@@ -442,3 +442,21 @@ def test_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
     pl.read_parquet(path).drop("price").write_parquet(path)
     with pytest.raises(PrepareError, match="no column 'price'.*category_id"):
         encode_tables(tmp_path, make_schema(), DataSet("log", "UTC", 0))
+
+
+def test_a_drawn_negative_is_no_observation_of_its_item(tmp_path: Path) -> None:
+    """Were it counted, a rare item that is known would tell that it was drawn."""
+    found = {}
+    for drawn in (False, True):
+        folder = tmp_path / str(drawn)
+        write_log(folder)
+        path = folder / "tables" / "impressions.parquet"
+        frame = pl.read_parquet(path)
+        only = (pl.col("label") == 0) & (pl.col("item_id") == "i3")
+        item = pl.when(only).then(pl.lit("only-drawn")).otherwise(pl.col("item_id"))
+        frame.with_columns(item.alias("item_id")).write_parquet(path)
+        meta = encode_tables(folder, make_schema(), DataSet("log", "UTC", drawn_negatives=drawn))
+        assert meta["drawn_negatives"] is drawn
+        vocabulary = Prepared(folder).encoder.vocabularies["item_id"]
+        found[drawn] = vocabulary.rows(keys(["only-drawn", "i3"], "str"), UNKNOWN) != UNKNOWN
+    assert found[False].tolist() == [True, True] and found[True].tolist() == [False, True]

@@ -32,16 +32,18 @@ def test_watch_time_is_a_logistic_regression_with_clicks_weighted_by_their_secon
     draw = np.random.default_rng(1)
     x = draw.integers(0, 2, 400)
     click = draw.random(400) < 0.2 + 0.3 * x
-    seconds = np.where(click, draw.exponential(30, 400) + 1, 0)
+    seconds = np.where(click & (draw.random(400) < 0.9), draw.exponential(30, 400) + 1, 0)
     weight = np.where(click, seconds, 1)
     reference = LogisticRegression(C=np.inf).fit(x[:, None], click, sample_weight=weight)
     for exposures in ("unclicked", "all"):
         logit = torch.zeros(2, requires_grad=True)  # one for each value of x
+        # a click that was watched for no time is a click: it weighs 0, and is no negative
         optimiser = torch.optim.LBFGS([logit], max_iter=100)
 
         def closure(logit: Any = logit, optimiser: Any = optimiser, exposures: str = exposures) -> Any:
             optimiser.zero_grad()
-            loss = objective.watch_time(logit[torch.from_numpy(x)], torch.from_numpy(seconds).float(), exposures).mean()
+            watched, label = (torch.from_numpy(of).float() for of in (seconds, click))
+            loss = objective.watch_time(logit[torch.from_numpy(x)], watched, label, exposures).mean()
             loss.backward()
             return loss
 

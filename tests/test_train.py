@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model import networks, train
+from model.bundle import Bundle
+from model.features.table import Vocabulary
 from model.lazy import LazyAdagrad
 from model.loader import Prepared
 from model.recipe import RECIPES, Recipe, RecipeError, Training, choose_recipe, load_recipe
@@ -351,3 +354,40 @@ def test_tensorboard_gets_the_curve(small_data: Prepared, tmp_path: Path) -> Non
 def test_training_on_what_is_no_data_set_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--data", str(tmp_path), "--network", "bst", "--out", str(tmp_path)]) == 1
     assert "no prepared data set" in capsys.readouterr().err
+
+
+def test_a_warm_start_wants_the_encoding_of_its_bundle_or_one_grown_from_it(
+    small_bundle: Bundle, small_data: Prepared, tmp_path: Path
+) -> None:
+    """Weights under other ids' rows would be learnt on without a word."""
+    train.check_rows_stayed(small_bundle, small_data)
+    other = Prepared(small_data.folder)
+    vocabulary = small_data.encoder.vocabularies["category_id"]
+    known, bucket, slot = vocabulary.table.items()
+    moved = Vocabulary.build(known, np.roll(vocabulary.rows(known, 1), 1))
+    other.encoder = copy(other.encoder)
+    other.encoder.vocabularies = {**other.encoder.vocabularies, "category_id": moved}
+    with pytest.raises(RecipeError, match="encodes category_id otherwise; prepare the data with --grow"):
+        Run(other, "bst", SMALL, 1, tmp_path / "x.pt", warm=small_bundle)
+    grown = vocabulary.grown(np.array([12345], np.uint64))
+    other.encoder.vocabularies = {**other.encoder.vocabularies, "category_id": grown}
+    train.check_rows_stayed(small_bundle, other)
+
+
+def test_what_is_tuned_on_test_is_tuned_there_after_a_refit_too(small_data: Prepared, tmp_path: Path) -> None:
+    how = Training(optimiser="adam", learning_rate=0.02, batch_size=256, epochs=2, evaluations=3, refit=True)
+    peeking = Run(small_data, "bst", Recipe({"mlp": [16]}, replace(how, select="test")), 1, tmp_path / "x.pt")
+    peeking.fit()
+    rows = small_data.of_split("test")
+    reached = train.auc(small_data.label[rows], predict(peeking.network, small_data, rows))
+    after = peeking.progress["curve"][-3 * peeking.progress["refit_epochs"] :]
+    assert reached == pytest.approx(max(look["auc"] for look in after), abs=1e-9)
+
+
+def test_scores_that_are_no_numbers_are_never_the_best(small_data: Prepared, tmp_path: Path) -> None:
+    run = Run(small_data, "bst", SMALL, 1, tmp_path / "x.pt")
+    with torch.no_grad():
+        run.network.head.of_candidate.weight[0, 0] = float("nan")
+    with pytest.raises(TrainingError, match="scores are no numbers at epoch 1, batch 0"):
+        run.look()
+    assert not run.best

@@ -12,7 +12,7 @@ a positive: what a network gains by that is in its AUC.
 
 Official files hold some events far outside the nine days (1970, 2037): clocks that were wrong. Their place in a history
 cannot be known, so they are left out, which the notes count. A record that is repeated is one event. Work is done day
-by day, and memory bounded by the largest day (some eleven million events).
+by day, and memory bounded by the largest day (some eleven million events); what model/prepare.py then encodes is not.
 """
 
 from datetime import datetime

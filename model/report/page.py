@@ -252,8 +252,8 @@ def _plots(report: Report) -> str:
         (
             "Training",
             plots.training_curves,
-            "Looks at validation while training; the first seed strong, others faint. Losses are those of the batch "
-            "before the look; of another objective (BPR's pairs) they cannot be compared, and are left out.",
+            "Looks at validation while training; the first seed strong, others faint. Losses are the mean since "
+            "the look before; of another objective (BPR's pairs) they cannot be compared, and are left out.",
         ),
         (
             "Calibration",
