@@ -77,6 +77,10 @@ def scored(bundle: Bundle, data: Prepared, rows: np.ndarray[Any, Any]) -> np.nda
 
 def day_by_day(data: Prepared, network: str, recipe: Recipe, first: int, seed: int, out: Path) -> list[dict[str, Any]]:
     """Figures of every day after the first `first` ones. Raises what prepare and train raise."""
+    if data.meta["split"] == "of the table":
+        raise PrepareError(
+            f"{data.folder} is not split by days; daily is for logs that are: {data.meta['dataset']} is not"
+        )
     days = calendar(data)
     names = days["day"].unique().sort().to_list()
     if not FEWEST <= first < len(names):

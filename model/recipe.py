@@ -51,10 +51,16 @@ class Training:
         for name, allowed in ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise RecipeError(f"{name} {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
-        if min(self.learning_rate, self.wide_learning_rate, self.batch_size, self.epochs, self.patience) <= 0:
-            raise RecipeError("learning rates, batch_size, epochs and patience are above 0")
-        if self.evaluations < 0 or (self.refit and not self.evaluations):
-            raise RecipeError("evaluations is 0 or more, and above 0 with refit: it picks the number of epochs")
+        for name in ("learning_rate", "wide_learning_rate", "batch_size", "epochs", "patience", "decay"):
+            if getattr(self, name) <= 0:
+                raise RecipeError(f"{name} {getattr(self, name)}, allowed: above 0")
+        for name in ("accumulator", "weight_decay", "fresh_tables", "l2", "wide_l1", "evaluations", "checkpoint_s"):
+            if getattr(self, name) < 0:
+                raise RecipeError(f"{name} {getattr(self, name)}, allowed: 0 and more")
+        if self.decay > 1:
+            raise RecipeError(f"decay {self.decay}, allowed: at most 1")
+        if self.refit and not self.evaluations:
+            raise RecipeError("refit with evaluations 0: looks at validation pick the number of epochs")
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,13 @@ def load_recipe(paths: Sequence[Path], network: str) -> Recipe:
             merged[name] |= settings
         _known(path, content.get("training", {}), [f.name for f in fields(Training)])
     try:
-        return Recipe(**merged | {"training": Training(**merged["training"])})  # type: ignore[arg-type]
-    except (TypeError, RecipeError) as error:
+        training = networks.checked(Training, merged["training"], "[training]")
+        networks.config(network, merged["network"])
+        widths = [width for changes in merged["features"].values() for width in dict(changes).values()]
+        if any(type(number) is not int or number < 0 for number in [*widths, *merged["history"].values()]):
+            raise RecipeError("widths in [features] and the length in [history] are whole numbers from 0")
+        return Recipe(**merged | {"training": training})  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"{', '.join(map(str, paths))}: {error}") from None
 
 

@@ -29,6 +29,7 @@ from model.bootstrap import RESAMPLES
 from model.bundle import Bundle, BundleError
 from model.evaluate import Floats
 from model.loader import Prepared
+from model.networks import config
 from model.report import page, probes
 from model.report.gather import Exam, Finished, gather, standard
 from model.runs import RESULT, RUNS, Task, machine, put, read, say, train, versions
@@ -90,6 +91,8 @@ class Pace:
 def plan(data: Prepared, variants: Sequence[Variant], seeds: int, out: Path) -> list[Task]:
     """The runs in the order in which they are done. Raises RecipeError."""
     recipes = {variant.folder: variant.recipe(data.meta["dataset"]) for variant in variants}
+    for variant in variants:
+        config(variant.network, recipes[variant.folder].network)  # a value it cannot have stops before any run
     fingerprint = data.fingerprint
     return [
         Task(v, seed, recipes[v.folder], out / RUNS / v.folder / str(seed), fingerprint)

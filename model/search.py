@@ -50,11 +50,14 @@ def load_space(path: Path, network: str) -> Space:
         raise RecipeError(f"{path}: {error}") from None
     known = {"training": set(asdict(Training())), "network": {o for n in networks.names() for o in networks.options(n)}}
     for room, settings in space.items():
-        for name, bounds in settings.items():
+        for name, bounds in settings.items() if isinstance(settings, dict) else [("", settings)]:
             if room not in known or name not in known[room]:
-                raise RecipeError(f"{path}: {room}.{name} is no setting; allowed: training.…, network.…")
-            if "choices" not in bounds and not {"low", "high"} <= set(bounds):
-                raise RecipeError(f"{path}: {room}.{name} {bounds}; allowed: low and high (and log), or choices")
+                allowed = ", ".join(sorted(known.get(room, known)))
+                raise RecipeError(f"{path}: {room}.{name} is no setting; allowed: {allowed}")
+            if not _is_range(bounds):
+                raise RecipeError(
+                    f"{path}: {room}.{name} {bounds}; allowed: numbers low < high (with log above 0) or choices = [...]"
+                )
     own = networks.options(network)
     made = {
         "training": space.get("training", {}),
@@ -63,6 +66,17 @@ def load_space(path: Path, network: str) -> Space:
     if not made["training"] and not made["network"]:
         raise RecipeError(f"{path} names no setting that {network} has")
     return made
+
+
+def _is_range(bounds: Any) -> bool:
+    if not isinstance(bounds, dict) or set(bounds) - {"low", "high", "log", "choices"}:
+        return False
+    if "choices" in bounds:
+        return isinstance(bounds["choices"], list) and len(bounds["choices"]) > 0
+    low, high = bounds.get("low"), bounds.get("high")
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
+        return False
+    return low < high and (low > 0 or not bounds.get("log"))
 
 
 def drawn(trial: optuna.Trial, space: Space) -> dict[str, dict[str, Any]]:

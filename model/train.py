@@ -70,6 +70,8 @@ class Run:
         torch.sparse.check_sparse_tensor_invariants.disable()  # said aloud, else torch warns once a run
         self.name, self.recipe, self.seed, self.checkpoint = name, recipe, seed, checkpoint
         self.how, self.warm, self.board, self.world = recipe.training, warm, board, World()
+        if device == "cuda" and not torch.cuda.is_available():
+            raise RecipeError("device cuda given, and there is no GPU that torch can use; allowed: cpu")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.schema = adapted(data.schema, recipe)
         self.data = data.seen_by(self.schema)
@@ -180,7 +182,9 @@ class Run:
                     self.progress["seconds"] = before + time.monotonic() - begun
                     bar.update(len(rows))
                     if self.progress["batch"] % 50 == 0:
-                        shown = {"loss": f"{float(loss):.4f}", "validation": f"{self.progress['best']:.4f}"}
+                        shown = {"loss": f"{float(loss):.4f}"}
+                        if self.progress["curve"]:
+                            shown["best"] = f"{self.progress['best']:.4f}"
                         bar.set_postfix(shown, refresh=False)
                         self._note("loss/train", float(loss))
                     if self.progress["batch"] in look_at:
@@ -425,6 +429,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard logs there")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
     given = parser.parse_args(arguments)
+    if given.seed < 0:
+        parser.error(f"--seed {given.seed}, allowed: 0 and more")
+    if given.out.exists() and not given.out.is_dir():
+        parser.error(f"--out {given.out} is no folder")
     world = World()
     try:
         data = Prepared(given.data)

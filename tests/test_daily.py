@@ -98,7 +98,12 @@ def test_a_search_starts_from_the_recipe_writes_a_better_one_and_goes_on_after_a
     ("text", "says"),
     [
         ("[training.learning_rat]\nlow = 1\nhigh = 2", "training.learning_rat is no setting"),
-        ("[training.learning_rate]\nlow = 1", "allowed: low and high"),
+        ("[training.learning_rate]\nlow = 1", "allowed: numbers low < high"),
+        ("[training.learning_rate]\nlow = 1\nhigh = 0.1", "allowed: numbers low < high"),
+        ("[training.learning_rate]\nlow = 0\nhigh = 0.1\nlog = true", "with log above 0"),
+        ("[training.learning_rate]\nlow = 'a'\nhigh = 0.1", "allowed: numbers low < high"),
+        ("[training.epochs]\nchoices = 'abc'", "or choices"),
+        ("[training]\nepochs = 3", "or choices"),
         ("[network.factors]\nchoices = [8]", "names no setting that bst has"),
         ("[network", "Expected"),
     ],

@@ -1,16 +1,19 @@
 """One paper's network a file; a new file here is trained, exported, tested and served under its name."""
 
 import importlib
+import json
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from model.features.schema import Schema
 
 _SHARED = ("blocks",)
+Made = TypeVar("Made")
 
 
 def names() -> list[str]:
@@ -33,10 +36,30 @@ def build(name: str, schema: Schema, rows: Mapping[str, int], given: Mapping[str
 
     Raises ValueError for a name or an option that is not there; says which are.
     """
+    of_network = config(name, given or {})
+    network: nn.Module = _module(name).Network(schema, rows, of_network)
+    return network
+
+
+def config(name: str, given: Mapping[str, Any]) -> Any:
+    """A network's Config. Raises ValueError for a field or a value that it cannot have; says what is allowed."""
     allowed = options(name)
-    unknown = set(given or {}) - set(allowed)
+    unknown = set(given) - set(allowed)
     if unknown:
         raise ValueError(f"network {name}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")
-    module = _module(name)
-    network: nn.Module = module.Network(schema, rows, module.Config(**(given or {})))
-    return network
+    return checked(_module(name).Config, given, f"network {name}")
+
+
+def checked(kind: type[Made], given: Mapping[str, Any], where: str) -> Made:
+    """A dataclass of values that must be of its fields' types as they are: no text for a number, no true for 1.
+
+    Raises ValueError in one line.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(given, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(str(part) for part in first["loc"])
+        if not at:  # the dataclass' own check, which says all
+            raise ValueError(first["msg"].removeprefix("Value error, ")) from None
+        raise ValueError(f"{where}: {at} {first['input']!r} given: {first['msg'].lower()}") from None

@@ -121,6 +121,8 @@ class Head(nn.Module):
         activation: Callable[[int], nn.Module] = lambda width: nn.LeakyReLU(),
     ):
         super().__init__()
+        if not hidden or min(hidden) < 1 or not 0 <= dropout < 1:
+            raise ValueError(f"mlp {tuple(hidden)}, its dropout {dropout}; allowed: widths of 1 and more, 0 to below 1")
         self.of_user = linear(user, hidden[0], bias=False) if user else None
         self.of_candidate = linear(candidate, hidden[0])
         bound = (6 / (user + candidate + hidden[0])) ** 0.5  # the two are one matrix and start as one
