@@ -121,8 +121,9 @@ def _networks(report: Report) -> str:
         + missing
         + "<p class='soft'>Mean over seeds, each trained from its own start; below it the 95 % interval. The "
         "interval comes from resampling the users of test and says how far a figure depends on who was in it; SD says "
-        "how far it depends on the seed. A difference whose interval holds 0 shows nothing. Calibration is expected ÷ "
-        "observed clicks. The floor learns nothing: it adds up the smoothed click rates of item, user, category and "
+        "how far it depends on the seed. A difference whose interval holds 0 shows nothing; below the floor is said of "
+        "the mean. Calibration is expected ÷ observed clicks. The floor learns nothing: it adds up the smoothed click "
+        "rates of item, user, category and "
         "context.</p>"
     )
 

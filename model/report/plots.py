@@ -111,15 +111,17 @@ def auc_by_network(report: Mapping[str, Any]) -> str:
             elif name == report["reference"]:
                 right.plot(0, place, marker, color=colour, markersize=6.5)
         lines = [("floor", report["floor_auc"], (0, (2, 2)), "right")]
-        lines += [("oracle", report["oracle_auc"], (0, (6, 2)), "left")] if report["oracle_auc"] is not None else []
+        lines += [("oracle", report["oracle_auc"], (0, (6, 2)), "right")] if report["oracle_auc"] is not None else []
         for what, at, dash, side in lines:
             left.axvline(at, color=INK, linewidth=1.1, linestyle=dash, zorder=0)
-            left.text(at, 1.01, f"{what} {at:.4f}", transform=left.get_xaxis_transform(), ha=side, va="bottom")
+            left.text(
+                at, 1.01, f"{what} {at:.4f}", transform=left.get_xaxis_transform(), ha=side, va="bottom", fontsize=9
+            )
         left.set_yticks(range(len(names)), names)
         left.set_ylim(-0.6, len(names) - 0.4)
-        left.set_xlabel("AUC on test: mean, 95 % interval, each seed a tick")
+        left.set_xlabel("AUC on test (ticks: seeds)")
         right.axvline(0, color=INK, linewidth=1.1, zorder=0)
-        right.set_xlabel(f"AUC minus that of {report['reference'] or 'bst'}: 95 % interval, paired")
+        right.set_xlabel("AUC minus the reference's, paired")
         right.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:+.3f}" if at else "0"))
         for axes in (left, right):
             axes.grid(axis="y", visible=False)
@@ -175,7 +177,7 @@ def calibration(report: Mapping[str, Any]) -> str:
             rates += expected + observed
             style = look.of[name] | {"markersize": 4, "linewidth": 1.2}
             left.plot(expected, observed, label=name, **style)
-            right.plot(expected, [o / e for o, e in zip(observed, expected, strict=True)], **style)
+            right.plot(expected, [e / o for o, e in zip(observed, expected, strict=True)], **style)
         low, high = min(rates), max(rates)
         left.plot([low, high], [low, high], color=INK, linewidth=1.1, zorder=0)
         right.axhline(1, color=INK, linewidth=1.1, zorder=0)
@@ -187,7 +189,7 @@ def calibration(report: Mapping[str, Any]) -> str:
         for axis in (left.xaxis, left.yaxis, right.xaxis):
             _plain_log(axis, low, high)
         left.set_ylabel("observed click rate")
-        right.set_ylabel("observed ÷ expected")
+        right.set_ylabel("expected ÷ observed")
         figure.subplots_adjust(wspace=0.25)
         _legend(figure, left)
         return svg(figure, "Observed click rate by expected click rate")
