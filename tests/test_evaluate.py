@@ -97,6 +97,7 @@ def test_data_that_is_encoded_otherwise_is_not_evaluated(
     shutil.rmtree(other / "data")
     shutil.copytree(small_data.folder, other / "data")
     table = other / "data" / "features.toml"
-    table.write_text(table.read_text().replace("length = 20", "length = 10"))
+    table.write_text(table.read_text().replace('actions = [\n    "click",\n]', 'actions = ["buy"]'))
+    assert Prepared(other / "data").schema.history.actions == ("buy",)
     with pytest.raises(BundleError, match=r"encode differently: features.toml"):
         evaluate(small_bundle, Prepared(other / "data"), "test")

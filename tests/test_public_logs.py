@@ -106,7 +106,7 @@ def test_the_official_taobao_file_becomes_canonical_tables(tmp_path):
     for name in taobao.FILES:
         made, tables = canonical(taobao, write(tmp_path / name / name, "".join(lines)), tmp_path / f"out-{name}")
 
-        assert made == DataSet("taobao", "Asia/Shanghai")
+        assert made == DataSet("taobao", "Asia/Shanghai", drawn_negatives=True)
         assert tables["impressions"].sort("user_id", "label").rows() == [
             (7, 13, (MIDNIGHT + DAY_S - 1) * 1000, 0),
             (7, 11, (MIDNIGHT + DAY_S - 1) * 1000, 1),
@@ -288,7 +288,7 @@ def test_the_official_amazon_files_become_canonical_tables(tmp_path):
     made, tables = canonical(amazon, small_amazon(tmp_path / "raw", "".join(lines)), tmp_path / "out")
 
     at = [(1_400_000_000 + day * DAY_S) * 1000 for day in range(10)]
-    assert made == DataSet("amazon", "UTC")
+    assert made == DataSet("amazon", "UTC", drawn_negatives=True)
     assert tables["impressions"].filter(label=1).rows() == [
         ("A1", "B07", at[1], 1, TRAIN),
         ("A1", "B99", at[2], 1, VALIDATION),
@@ -620,7 +620,7 @@ def assert_histories_end_before(data: Prepared) -> None:
 def test_the_real_taobao_piece_is_read_whole_and_its_popularity_is_not_inverted(real_logs, tmp_path):
     made, tables = canonical(taobao, real_logs / "taobao_userbehavior", tmp_path / "out")
 
-    assert made == DataSet("taobao", "Asia/Shanghai")
+    assert made == DataSet("taobao", "Asia/Shanghai", drawn_negatives=True)
     assert (len(tables["behaviours"]), len(tables["users"])) == (73_335, 700)
     assert tables["impressions"]["label"].mean() == 0.5 and len(tables["impressions"]) == 2 * 65_711
     assert_taobao_rules(tables)
@@ -630,7 +630,7 @@ def test_the_real_taobao_piece_is_read_whole_and_its_popularity_is_not_inverted(
 def test_the_real_amazon_piece_is_read_whole_and_has_the_known_floor(real_logs, tmp_path):
     made, tables = canonical(amazon, real_logs / "amazon_beauty", tmp_path / "out")
 
-    assert made == DataSet("amazon", "UTC")
+    assert made == DataSet("amazon", "UTC", drawn_negatives=True)
     assert (len(tables["behaviours"]), len(tables["users"]), len(tables["items"])) == (198_502, 22_363, 12_101)
     assert tables["items"]["category_id"].null_count() == 0
     splits = tables["impressions"]["split"].value_counts().sort("split")["count"].to_list()

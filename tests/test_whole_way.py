@@ -27,7 +27,7 @@ def test_kuairand_from_the_raw_log_to_the_served_score(
 
     assert train.main(["--data", data, "--network", "bst", "--out", bundles]) == 0
     out = capsys.readouterr().out
-    assert "bst_kuairand.toml" in out
+    assert "kuairand.toml" in out
     trained = json.loads(out.splitlines()[-1])
 
     assert evaluate.main(["--bundle", trained["bundle"], "--data", data, "--split", "test"]) == 0
