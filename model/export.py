@@ -19,6 +19,7 @@ from model.bundle import Bundle
 from model.features.ids import PAD, UNKNOWN
 from model.loader import Prepared, tensors
 from model.objective import SCORES
+from model.served import served
 
 OPSET = 20
 TOLERANCE = 1e-5
@@ -49,14 +50,14 @@ def axes(name: str) -> tuple[str, ...]:
 
 def write_graph(network: nn.Module, example: Mapping[str, torch.Tensor], path: Path, objective: str = "click") -> None:
     """Writes `path` and, beside it, its tables as external data. U, C and T stay dynamic."""
-    served = _Score(network, objective).eval()
+    graph = _Score(served(network), objective).eval()
     batch = dict(example)
     dynamic = {name: {axis: torch.export.Dim.DYNAMIC for axis in range(len(axes(name)))} for name in batch}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)  # torch.export's own
         program = torch.onnx.export(
-            served,
+            graph,
             kwargs={"batch": batch},
             dynamo=True,
             opset_version=OPSET,
@@ -89,10 +90,10 @@ def check_parity(network: nn.Module, bundle: Bundle, objective: str = "click") -
 
     Raises ExportError above TOLERANCE.
     """
-    session, served, worst = bundle.session(), _Score(network, objective).eval(), 0.0
+    session, trained, worst = bundle.session(), _Score(network, objective).eval(), 0.0
     for inputs in cases(bundle):
         with torch.no_grad():
-            expected = served(tensors(inputs)).numpy()
+            expected = trained(tensors(inputs)).numpy()
         answered = bundle.score(session, inputs)
         shape = f"U = {expected.shape[0]}, C = {expected.shape[1]}, T = {inputs['gap'].shape[1]}"
         if answered.shape != expected.shape or not (np.isfinite(answered).all() and np.isfinite(expected).all()):

@@ -21,7 +21,8 @@ ARROWS = {
     "model.datasets": {"model.features", "model.datasets"},
     "model.prepare": {"model.features", "model.datasets", "model.loader"},
     "model.evaluate": {"model.features", "model.bundle", "model.loader"},
-    "model.export": {"model.features", "model.bundle", "model.loader", "model.objective"},
+    "model.export": {"model.features", "model.bundle", "model.loader", "model.objective", "model.served"},
+    "model.served": {"model.features", "model.networks"},
     "model.golden": {"model.features", "model.bundle", "model.loader"},
     "model.recipe": {"model.features", "model.networks"},
     "model.objective": set(),
@@ -54,6 +55,7 @@ ARROWS = {
     "loadtest": {"loadtest"},
     "loadtest.training": {"loadtest", "model"},
     "loadtest.accuracy": {"loadtest", "model"},
+    "loadtest.usual": {"model.networks"},
     "loadtest.peers": {"loadtest.errors", "model.features", "model.loader"},
 }
 FILES = sorted(path for room in ("service", "model", "loadtest") for path in (ROOT / room).rglob("*.py"))

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from model.features.ids import PAD, UNKNOWN
-from model.features.schema import Feature, Schema
+from model.features.schema import Feature, Schema, Side
 
 Batch = Mapping[str, Tensor]  # as model/features/encode.py makes it
+
+CANDIDATE_SIDES: tuple[Side, ...] = ("item", "context", "cross")  # what changes with the candidate, as it is laid out
 
 MASKED = -1e9  # added to the score of a padded slot; finite, since -inf makes NaN of an empty history
 
@@ -41,7 +43,7 @@ class Lookup(nn.Module):
         self.sequence = nn.ModuleDict({f.name: table(rows[f.name], f.sequence_width) for f in schema.sequence})
         self.width_D = sum(f.sequence_width for f in schema.sequence)
         self.width_user_F = self._width(schema.side("user"))
-        self.width_other_F = self._width([f for s in ("item", "context", "cross") for f in schema.side(s)])
+        self.width_other_F = self._width([f for s in CANDIDATE_SIDES for f in schema.side(s)])
 
     @staticmethod
     def _width(features: Sequence[Feature]) -> int:
@@ -55,21 +57,25 @@ class Lookup(nn.Module):
             history_UTD=torch.cat([pooled(self.sequence[name], rows) for name, rows in clicked.items()], -1),
             candidate_UCD=torch.cat([pooled(self.sequence[name], rows) for name, rows in items.items()], -1),
             mask_UT=(batch["gap"] != PAD).float(),
-            user_UF=self._side(batch, "user"),
-            other_UCF=torch.cat([self._side(batch, side) for side in ("item", "context", "cross")], -1),
+            user_UF=self._others(batch, ("user",)),
+            other_UCF=self._others(batch, CANDIDATE_SIDES),
         )
 
-    def _side(self, batch: Batch, side: str) -> Tensor:
-        parts = [
-            pooled(self.other[name], batch[side][..., place])
-            for name, place in self.schema.places(side).items()
-            if name in self.other
-        ]
-        if f"{side}_numbers" in batch:
-            parts.append(batch[f"{side}_numbers"])
-        if not parts:  # no feature on this side: width 0, shaped like the gaps or the candidates
-            return batch["gap"][:, :0].float() if side == "user" else batch["item"][..., :0].float()
-        return torch.cat(parts, -1)
+    def _others(self, batch: Batch, sides: Sequence[Side]) -> Tensor:
+        """The "other features" of some sides, side by side: (..., F)."""
+        parts = []
+        for side in sides:
+            for name, place in self.schema.places(side).items():
+                if name in self.other:
+                    parts.append(pooled(self.other[name], batch[side][..., place]))
+            if f"{side}_numbers" in batch:
+                parts.append(batch[f"{side}_numbers"])
+        return torch.cat(parts, -1) if parts else no_features(batch, sides)
+
+
+def no_features(batch: Batch, sides: Sequence[Side]) -> Tensor:
+    """Width 0, shaped like the users or the candidates."""
+    return batch["gap"][:, :0].float() if sides == ("user",) else batch["item"][..., :0].float()
 
 
 def table(rows: int, width: int, silent: Sequence[int] = (PAD, UNKNOWN)) -> nn.Embedding:
@@ -135,7 +141,9 @@ class Head(nn.Module):
         self.rest = nn.Sequential(*layers)
 
     def forward(self, user_UF: Tensor, candidate_UCF: Tensor) -> Tensor:
-        first_UCF = self.of_candidate(candidate_UCF)
+        first_UCF = nn.functional.linear(candidate_UCF, self.of_candidate.weight)
+        once_F = self.of_candidate.bias
         if self.of_user is not None:
-            first_UCF = first_UCF + self.of_user(user_UF).unsqueeze(1)
-        return self.rest(first_UCF).squeeze(-1)
+            once_F = (self.of_user(user_UF) + once_F).unsqueeze(1)  # (U, 1, F): added to a candidate's row in one go
+        first_UCF = first_UCF + once_F
+        return self.rest(first_UCF.flatten(0, 1)).view(first_UCF.shape[:2])
