@@ -88,7 +88,7 @@ def columns_of(catalog: Catalog) -> dict[str, list[Any]]:
 def test_a_catalogue_is_read_by_numpy_as_if_nothing_stood_behind_it(schema: Schema, tmp_path: Path) -> None:
     made = command.build(schema, pl.DataFrame(ROWS))
     made.save(tmp_path / "items.npy")
-    Catalog.verify(tmp_path / "items.npy")
+    assert Catalog.verify(tmp_path / "items.npy")
     array = np.load(tmp_path / "items.npy", mmap_mode="r")
     assert array.dtype.names == ("key", "category_id", "price", "tags")
     np.testing.assert_equal(columns_of(Catalog.open(tmp_path / "items.npy", schema)), columns_of(made))
@@ -106,13 +106,12 @@ def test_saving_over_a_file_leaves_those_who_read_it_what_they_had(schema: Schem
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_file_that_was_cut_off_is_found(schema: Schema, tmp_path: Path, keep: float) -> None:
+def test_a_file_that_was_cut_off_carries_no_hash(schema: Schema, tmp_path: Path, keep: float) -> None:
     path = tmp_path / "items.npy"
     command.build(schema, pl.DataFrame(ROWS)).save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(CatalogError, match="items.npy: no sha256 at its end"):
-        Catalog.verify(path)
+    assert not Catalog.verify(path)
 
 
 def test_any_changed_byte_is_found(schema: Schema, tmp_path: Path) -> None:
@@ -121,8 +120,14 @@ def test_any_changed_byte_is_found(schema: Schema, tmp_path: Path) -> None:
     content = path.read_bytes()
     for at in [*range(0, len(content), 7), len(content) - 1]:
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        with pytest.raises(CatalogError, match="sha256"):
-            Catalog.verify(path)
+        assert not sound(path)
+
+
+def sound(path: Path) -> bool:
+    try:
+        return Catalog.verify(path)
+    except CatalogError:
+        return False
 
 
 @pytest.mark.parametrize("content", [b"", b"no catalogue", b"PK\x03\x04", b"\x93NUMPY"])
@@ -256,7 +261,7 @@ def test_a_catalogue_that_is_neither_the_manifests_nor_hashed_is_refused(demo: P
     array = np.load(demo / CATALOG).copy()
     array["shop_id"] += np.uint64(1)
     np.save(demo / CATALOG, array)
-    with pytest.raises(BundleError, match="no sha256 at its end.*nor is it the one of manifest.json"):
+    with pytest.raises(BundleError, match="items.npy: sha256 .*manifest.json says .* none stands at its own end"):
         Bundle.open(demo).verify()
 
 

@@ -17,14 +17,14 @@ import numpy.typing as npt
 import xxhash
 
 from model.features.columns import Column, empty
-from model.features.ids import Keys
+from model.features.ids import MISSING, Keys
 from model.features.schema import Feature, Schema
 from model.features.table import Table
 
 FILE = "items.npy"
 TRAILER = re.compile(rb"\ncatalogue ([0-9a-f]{16}) sha256 ([0-9a-f]{64})\n")
 TRAILER_BYTES = 100
-BLOCK = 1 << 20  # bytes hashed at a time
+BLOCK = 1 << 20  # bytes read at a time
 
 
 class CatalogError(ValueError):
@@ -77,14 +77,18 @@ class Catalog:
         return made
 
     @staticmethod
-    def verify(path: Path) -> None:
-        """Compares a file with the sha256 at its own end. Raises CatalogError, OSError."""
+    def verify(path: Path) -> bool:
+        """Compares a file with the sha256 at its own end; False where none stands there. Raises CatalogError, OSError.
+
+        None stands behind a file that was cut off, and behind one that a release before trailers wrote.
+        """
         trailer = _trailer(path)
         if not trailer:
-            raise CatalogError(f"{path}: no sha256 at its end: cut off, or not written by model.catalog")
-        found = _sha256(path, path.stat().st_size - len(trailer[0]), trailer[1])
+            return False
+        found = _sha256(path, path.stat().st_size - TRAILER_BYTES, trailer[1])
         if found != trailer[2].decode():
             raise CatalogError(f"{path}: sha256 {found[:12]}…, its own end says {trailer[2].decode()[:12]}…")
+        return True
 
     def save(self, path: Path) -> None:
         """Writes the file beside and renames it into place, so that `path` may be one that others have open."""
@@ -103,7 +107,9 @@ class Catalog:
 
     def __len__(self) -> int:
         if self._count is None:
-            self._count = len(self.items())
+            used = self._table.buckets["key"]  # by pieces: a service counts while it answers
+            pieces = (used[at : at + BLOCK // 64] for at in range(0, len(used), BLOCK // 64))
+            self._count = sum(int(np.count_nonzero(piece != MISSING)) for piece in pieces)
         return self._count
 
     @property
