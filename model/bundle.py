@@ -2,8 +2,9 @@
 
 <name>/<version>/  model.onnx, model.onnx.data   graph; its tables are memory-mapped and shared by workers
                    features.toml, vocab/         how to encode
-                   catalog/items.npy             item features
+                   catalog/items.npy             item features; a newer one may be swapped in, also while it is served
                    golden.json                   recorded requests with their scores
+                   golden.npy                    the catalogue of the items that these requests name
                    report.json                   metrics, data, seed, versions
                    manifest.json                 schema version, sha256 of every file
 <name>/current     symlink to the newest version, swapped last
@@ -25,13 +26,15 @@ import numpy.typing as npt
 import onnxruntime
 
 from model.features.behaviour import Behaviour
-from model.features.catalog import FILE, Catalog
+from model.features.catalog import FILE, Catalog, CatalogError, partial_prefix
 from model.features.encode import Encoder, Inputs
+from model.features.ids import Keys, canonical, keys
 from model.features.timeposition import bucket_count
 
 SCHEMA_VERSION = 1
 READS = (1,)  # schema versions that this release reads
 GOLDEN_TOLERANCE = 1e-5
+CATALOG, GOLDEN, GOLDEN_CATALOG = f"catalog/{FILE}", "golden.json", "golden.npy"
 
 
 class BundleError(Exception):
@@ -49,7 +52,11 @@ class Bundle:
             raise BundleError(f"{folder}: missing {', '.join(missing)}, which manifest.json lists")
         try:
             self.encoder = Encoder.open(folder)
-            self.catalog = Catalog.open(folder / "catalog" / FILE, self.encoder.schema)
+            self.catalog = Catalog.open(folder / CATALOG, self.encoder.schema)
+            # Golden requests prove the model, whatever the catalogue has become; a bundle made before there was such a
+            # file answers them with its catalogue.
+            own = GOLDEN_CATALOG in manifest["files"]
+            self._golden_catalog = Catalog.open(folder / GOLDEN_CATALOG, self.encoder.schema) if own else self.catalog
         except (ValueError, OSError, KeyError) as error:
             raise BundleError(f"{folder}: {error}") from None
         self.schema = self.encoder.schema
@@ -60,10 +67,7 @@ class Bundle:
     @classmethod
     def open(cls, path: Path) -> "Bundle":
         """The bundle at `path`, or the one that its `current` points to. Raises BundleError."""
-        if (path / "current").is_dir():
-            path = path / "current"
-        path = path.resolve()
-        return cls(path, _manifest(path))
+        return cls(*located(path))
 
     @classmethod
     def unfinished(cls, folder: Path) -> "Bundle":
@@ -73,15 +77,27 @@ class Bundle:
     def verify(self) -> None:
         """Compares every file with its sha256. Raises BundleError, also for a file that the manifest does not list."""
         there = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
+        there = {name for name in there if not name.startswith(f"catalog/{partial_prefix(FILE)}")}  # a swap under way
         strangers = there - set(self.manifest["files"]) - {"manifest.json"}
         if strangers:
             raise BundleError(f"{self.folder}: {', '.join(sorted(strangers))} not listed in manifest.json")
         for name, facts in self.manifest["files"].items():
+            if name == CATALOG:
+                verify_catalog(self.folder, self.manifest)
+                continue
             found = _sha256(self.folder / name)
             if found != facts["sha256"]:
                 raise BundleError(
                     f"{self.folder / name}: sha256 {found[:12]}…, manifest.json says {facts['sha256'][:12]}…"
                 )
+
+    def read_catalog(self) -> Catalog:
+        """The catalogue that is in place now, its hash compared. Raises BundleError."""
+        try:
+            verify_catalog(self.folder, self.manifest)
+            return Catalog.open(self.folder / CATALOG, self.schema)
+        except (CatalogError, OSError) as error:
+            raise BundleError(str(error)) from None
 
     def session(self) -> onnxruntime.InferenceSession:
         """A session for serving: one thread a run (requests run side by side), none spinning while idle."""
@@ -107,7 +123,7 @@ class Bundle:
         return scores
 
     def golden(self) -> list[dict[str, Any]]:
-        requests: list[dict[str, Any]] = json.loads((self.folder / "golden.json").read_text())["requests"]
+        requests: list[dict[str, Any]] = json.loads((self.folder / GOLDEN).read_text())["requests"]
         return requests
 
     def replay_golden(self, session: onnxruntime.InferenceSession) -> None:
@@ -128,6 +144,32 @@ class Bundle:
                     f"{self.folder}: golden request {number} is answered {difference:.1e} off its recorded scores"
                 )
 
+    def golden_items(self) -> Keys:
+        """Keys of the items that the golden requests name, as candidates or in histories; repeated ones too."""
+        history = self.schema.history
+        named = [item for request in self.golden() for item in request["candidates"]]
+        for request in self.golden():
+            named += [b[2] for b in request["behaviours"] if b[1] == history.object_type]
+        return keys([canonical(item, self.schema.item_id.type) for item in named], self.schema.item_id.type)
+
+    def write_golden_catalog(self) -> None:
+        """Writes `golden.npy`, beside the `golden.json` whose scores were recorded with this catalogue."""
+        self.catalog.only(self.golden_items()).save(self.folder / GOLDEN_CATALOG)
+
+    def add_golden_catalog(self) -> None:
+        """Gives a bundle made before its `golden.npy`, so that its catalogue may change. Raises BundleError.
+
+        Only where the golden requests are still answered as recorded with the catalogue that is in place.
+        """
+        self.replay_golden(self.session())
+        self.write_golden_catalog()
+        path = self.folder / GOLDEN_CATALOG
+        files = {**self.manifest["files"], GOLDEN_CATALOG: _facts(path)}
+        self.manifest = {**self.manifest, "files": dict(sorted(files.items()))}
+        partial = self.folder / f".manifest-{os.getpid()}.json"
+        partial.write_text(json.dumps(self.manifest, indent=1) + "\n")
+        os.replace(partial, self.folder / "manifest.json")
+
     def encode_golden(self, request: Mapping[str, Any]) -> Inputs:
         return self.encoder.encode(
             request["user_id"],
@@ -135,7 +177,7 @@ class Bundle:
             [Behaviour(*behaviour) for behaviour in request["behaviours"]],
             request["candidates"],
             request["now"],
-            self.catalog,
+            self._golden_catalog,
             context=request["context"],
         ).inputs
 
@@ -165,7 +207,7 @@ def writing(parent: Path, name: str, facts: Mapping[str, Any]) -> Iterator[Path]
                 "numpy": np.__version__,
                 "python": platform.python_version(),
             },
-            "files": {key: {"sha256": _sha256(path), "bytes": path.stat().st_size} for key, path in files.items()},
+            "files": {key: _facts(path) for key, path in files.items()},
         }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         os.replace(partial, home / version)
@@ -175,6 +217,30 @@ def writing(parent: Path, name: str, facts: Mapping[str, Any]) -> Iterator[Path]
         os.replace(link, home / "current")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def located(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Folder and manifest of the bundle at `path`, or of the one that its `current` points to. Raises BundleError."""
+    folder = (path / "current" if (path / "current").is_dir() else path).resolve()
+    return folder, _manifest(folder)
+
+
+def verify_catalog(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Compares the catalogue with the sha256 at its own end, which goes with it when it is swapped in.
+
+    One without (bundles made before) must be the manifest's. Raises BundleError.
+    """
+    path, recorded = folder / CATALOG, manifest["files"][CATALOG]["sha256"]
+    try:
+        if not Catalog.verify(path) and (found := _sha256(path)) != recorded:
+            raise BundleError(
+                f"{path}: sha256 {found[:12]}…, manifest.json says {recorded[:12]}…, and none stands at its own end: "
+                "cut off, or not written by model.catalog"
+            )
+    except CatalogError as error:
+        raise BundleError(str(error)) from None
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}") from None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -194,7 +260,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     files = manifest["files"]
     if not isinstance(files, dict) or not all(isinstance(f, dict) and "sha256" in f for f in files.values()):
         raise BundleError(f"{path}: `files` must name each file with its sha256")
-    needed = {"model.onnx", "model.onnx.data", "features.toml", "golden.json", f"catalog/{FILE}"}
+    needed = {"model.onnx", "model.onnx.data", "features.toml", GOLDEN, CATALOG}
     if needed - set(files):
         raise BundleError(f"{path}: {', '.join(sorted(needed - set(files)))} missing from `files`")
     return manifest
@@ -217,6 +283,10 @@ def _limits(encoder: Encoder) -> dict[str, npt.NDArray[np.int64]]:
             f"action_{group.object_type}": np.array(1 + len(group.actions)),
         }
     return limits
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"sha256": _sha256(path), "bytes": path.stat().st_size}
 
 
 def _sha256(path: Path) -> str:

@@ -30,11 +30,12 @@ from tqdm import tqdm
 from model import networks
 from model.bundle import Bundle, BundleError
 from model.datasets.tables import DataSet
+from model.entities import PrepareError
 from model.evaluate import auc
 from model.export import ExportError, write_json
 from model.features.ids import UNKNOWN
 from model.loader import SPLITS, Prepared, batches
-from model.prepare import PrepareError, encode_tables
+from model.prepare import encode_tables
 from model.recipe import Recipe, choose_recipe, load_recipe
 from model.train import Run, TrainingError, publish
 

@@ -23,22 +23,19 @@ from tqdm import tqdm
 
 from model import datasets
 from model.datasets.tables import DataSet, Options
+from model.entities import Entities, PrepareError, series_column, table_series
 from model.features import schema as features_toml
 from model.features.catalog import FILE, Catalog
-from model.features.columns import Column, column
+from model.features.columns import Column
 from model.features.encode import Encoder, Statistics
-from model.features.ids import ABSENT, FIRST, MISSING, BadValue, IdType, Keys, keys
-from model.features.schema import ITEM_ID, USER_ID, Feature, Group, Schema, SchemaError
+from model.features.ids import ABSENT, FIRST, MISSING, Keys
+from model.features.schema import Group, Schema, SchemaError
 from model.features.table import Vocabulary
 from model.loader import SPLITS
 
 CHUNK = 1_000_000  # impressions encoded at once: bounds memory, not the result
 KEPT = ("watch_ms", "true_probability")  # columns of impressions that are no features, kept where the log has them
 Counts = npt.NDArray[np.int64]
-
-
-class PrepareError(ValueError):
-    """A log that cannot be prepared; one line that says why."""
 
 
 def prepare(
@@ -94,10 +91,9 @@ def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | 
     behaviours = _of_group(log, history.object_type, history.actions)
     others = {group.object_type: _of_group(log, group.object_type, group.actions) for group in schema.groups}
     named = [frame["user_id"] for frame in (impressions, behaviours, *others.values())]
-    users = _Entities("user_id", schema.user_id, tables / "users.parquet", named)
-    items = _Entities(
-        "item_id", schema.item_id.type, tables / "items.parquet", [impressions["item_id"], behaviours["object_id"]]
-    )
+    users = Entities("user_id", schema.user_id, pl.read_parquet(tables / "users.parquet"), named)
+    shown_or_clicked = [impressions["item_id"], behaviours["object_id"]]
+    items = Entities("item_id", schema.item_id.type, pl.read_parquet(tables / "items.parquet"), shown_or_clicked)
     user, item = users.rows(impressions["user_id"]), items.rows(impressions["item_id"])
     time = impressions["timestamp"].to_numpy()
     split, between = _split(impressions, made.time_zone)
@@ -114,7 +110,7 @@ def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | 
         "user": {f.name: users.column(f) for f in schema.side("user")},
         "item": {f.name: items.column(f) for f in schema.side("item")},
         "context": {
-            f.name: series_column(f, _series(impressions, f.name, "impressions")) for f in schema.side("context")
+            f.name: series_column(f, table_series(impressions, f.name, "impressions")) for f in schema.side("context")
         },
     }
     seen = {
@@ -252,69 +248,6 @@ def _frequent(values: Keys, weight: Counts, min_count: int) -> Keys:
     return ordered
 
 
-class _Entities:
-    """Users or items: those of their table, then those that only the log names, each with its row."""
-
-    def __init__(self, name: str, kind: IdType, table: Path, seen: Sequence[pl.Series]):
-        self.name, self.kind = name, kind
-        self.dtype = pl.Int64 if kind == "int" else pl.String
-        frame = pl.read_parquet(table).with_columns(self._cast(pl.read_parquet(table, columns=[name])[name]))
-        if frame[name].is_duplicated().any():
-            raise PrepareError(
-                f"{table.name}: {name} {frame[name].filter(frame[name].is_duplicated())[0]!r} stands twice"
-            )
-        others = pl.concat([self._cast(series) for series in seen]).unique(maintain_order=True).to_frame(name)
-        self.frame = pl.concat([frame, others.join(frame, on=name, how="anti", maintain_order="left")], how="diagonal")
-        self.ids = self.frame[name]
-        self.keys = keys(self.ids.to_numpy() if kind == "int" else self.ids.to_list(), kind)
-        self._numbered = pl.DataFrame({name: self.ids, "row": np.arange(len(self.ids))})
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def rows(self, ids: pl.Series) -> npt.NDArray[np.int32]:
-        wanted = self._cast(ids).to_frame(self.name)
-        return (
-            wanted.join(self._numbered, on=self.name, how="left", maintain_order="left")["row"]
-            .to_numpy()
-            .astype(np.int32)
-        )
-
-    def column(self, feature: Feature) -> Column:
-        if feature.name in (ITEM_ID, USER_ID):
-            return self.keys
-        return series_column(feature, _series(self.frame, feature.name, f"{self.name[:-3]}s"))
-
-    def _cast(self, ids: pl.Series) -> pl.Series:
-        try:
-            return ids.cast(self.dtype).alias(self.name)
-        except pl.exceptions.InvalidOperationError as error:
-            raise PrepareError(f"{self.name} is declared {self.kind}: {error}") from None
-
-
-def series_column(feature: Feature, series: pl.Series) -> Column:
-    """A table's column as raw column: each distinct value goes through the function that serving uses."""
-    try:
-        if feature.kind in ("number", "multi"):
-            return column(feature, series.to_list())
-        distinct = series.drop_nulls().unique().sort()
-        codes = series.to_frame("v").join(
-            pl.DataFrame({"v": distinct, "code": np.arange(len(distinct))}), on="v", how="left", maintain_order="left"
-        )["code"]
-        made = column(feature, [*distinct.to_list(), None])
-        return np.take(made, codes.fill_null(len(distinct)).to_numpy())
-    except BadValue as error:
-        raise PrepareError(f"column {feature.name}: {error}") from None
-
-
-def _series(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
-    if name not in frame.columns:
-        raise PrepareError(
-            f"{table} have no column {name!r} that features.toml names; there are {', '.join(frame.columns)}"
-        )
-    return frame[name]
-
-
 def _impressions(path: Path, schema: Schema) -> pl.DataFrame:
     """The columns that encoding needs, in time order
 
@@ -344,7 +277,7 @@ def _objects(behaviours: pl.DataFrame, group: Group) -> tuple[Keys, npt.NDArray[
 def _behaviours(
     behaviours: pl.DataFrame,
     actions: Sequence[str],
-    users: _Entities,
+    users: Entities,
     of_object: npt.NDArray[Any],
     object_keys: Keys,
     shown_to: npt.NDArray[np.int32],

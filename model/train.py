@@ -386,6 +386,7 @@ def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
         made = Bundle.unfinished(folder)
         parity = check_parity(run.network, made, run.objective)
         write_json(folder / "golden.json", golden.record(made, data))
+        made.write_golden_catalog()
         figures: dict[str, Any] = {}
         for split in ("validation", "test"):
             rows = data.of_split(split)

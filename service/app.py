@@ -23,8 +23,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model.bundle import Bundle
+from model.bundle import Bundle, verify_catalog
+from model.features.catalog import Catalog
 from service import rank as ranking
+from service.catalog import CatalogWatch
 from service.errors import STATUS, BodyTooLarge, RankerError, error_body
 from service.history import RedisHistory
 from service.metrics import STAGES, Metrics, outcome_of
@@ -56,6 +58,7 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
     `metrics_folder` is where all workers count (`metrics.prepare_folder`). Starting raises BundleError.
     """
     bundle = Bundle.open(settings.bundle)
+    verify_catalog(bundle.folder, bundle.manifest)  # it may be another than the one that the parent checked
     metrics = Metrics(metrics_folder, ROUTES, ranking.REASONS)
     metrics.model(
         bundle.name, bundle.version, bundle.manifest["network"], bundle.manifest["files"]["model.onnx"]["sha256"]
@@ -72,9 +75,20 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
         )
         app.state.scorer = Scorer(bundle, settings.score_threads)
         app.state.scorer.warm()
+
+        def reloaded(catalog: Catalog | None) -> None:
+            if catalog is not None:
+                bundle.catalog = app.state.scorer.catalog = catalog  # nobody keeps the one before, and its disk space
+                metrics.catalog(len(catalog), catalog.modified_ns)
+            metrics.catalog_reload("refused" if catalog is None else "ok")
+
+        metrics.catalog(len(bundle.catalog), bundle.catalog.modified_ns)
+        watch = CatalogWatch(bundle, settings.catalog_poll_s, reloaded)
+        watch.start()
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not walk it between requests
         yield
+        watch.close()
         app.state.scorer.close()
         await app.state.history.close()
         metrics.close()
@@ -144,6 +158,7 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
 
     @app.get("/model", summary="The bundle that answers, its features, and ids to try")
     async def model() -> dict[str, Any]:
+        catalog: Catalog = app.state.scorer.catalog
         return {
             "name": bundle.name,
             "version": bundle.version,
@@ -155,6 +170,7 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
                 {"name": f.name, "side": f.side, "kind": f.kind, "type": None if f.kind == "number" else f.type}
                 for f in bundle.schema.features
             ],
+            "catalog": {"items": len(catalog), "modified_at": catalog.modified_ns // 1_000_000},
             "samples": ids,
         }
 

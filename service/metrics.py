@@ -70,6 +70,8 @@ COUNTERS = {  # as the exposition format has it, the names get their `_total` wh
     "ranker_malformed_behaviours": "Stored behaviours and profile values that could not be read and were passed over.",
 }
 
+RELOADS = ("ok", "refused")  # outcomes of a look at a newer catalogue file
+
 MODEL_BYTES = 1024  # a bundle's name and version are folder names, 255 bytes at most each
 
 FOLDER_PREFIX = "ranker-metrics-"
@@ -113,6 +115,8 @@ class Metrics(Collector):
         for row, (route, stage, outcome) in enumerate(self._labels):
             self._series.setdefault(route, {}).setdefault(outcome, {})[stage] = row
         self._reasons = {reason: len(COUNTERS) + index for index, reason in enumerate(reasons)}
+        after = len(COUNTERS) + len(self._reasons)
+        self._reloads = {outcome: after + index for index, outcome in enumerate(RELOADS)}
 
         self._file = WorkerFile(folder, self._layout())
         record = self._file.record
@@ -126,7 +130,8 @@ class Metrics(Collector):
                 ("times", times_layout(len(self._labels), self._edges)),
                 # One number a bucket (the last one for what is above all bounds), then the sum of the sizes.
                 ("sizes", np.dtype([(name, np.uint64, (len(bounds) + 2,)) for name, (_, bounds) in SIZES.items()])),
-                ("counters", np.uint64, (len(COUNTERS) + len(self._reasons),)),
+                ("counters", np.uint64, (len(COUNTERS) + len(self._reasons) + len(self._reloads),)),
+                ("catalog", np.dtype([("items", np.uint64), ("modified_ns", np.uint64)])),
                 ("model", f"S{MODEL_BYTES}"),
             ],
             align=True,
@@ -162,6 +167,16 @@ class Metrics(Collector):
         with self._lock:
             self._counters[self._reasons[reason]] += 1
 
+    def catalog(self, items: int, modified_ns: int) -> None:
+        """This worker now answers with a catalogue of so many items, whose file is of that time."""
+        self._file.record["catalog"]["items"] = items
+        self._file.record["catalog"]["modified_ns"] = modified_ns
+
+    def catalog_reload(self, outcome: str) -> None:
+        """A newer catalogue file was taken over (`ok`) or `refused`. KeyError for another outcome."""
+        with self._lock:
+            self._counters[self._reloads[outcome]] += 1
+
     def model(self, name: str, version: str, network: str, sha: str) -> None:
         """This worker now answers with this model. Raises ValueError when the four together exceed MODEL_BYTES."""
         packed = orjson.dumps({"name": name, "version": version, "network": network, "sha": sha})
@@ -185,6 +200,7 @@ class Metrics(Collector):
         yield self._response_times(times)
         yield from _sizes([record["sizes"] for record in records])
         yield from self._events(np.sum([record["counters"] for record in records], axis=0))
+        yield _catalog(records)
         yield _models(records)
 
     def _requests(self, times: Times) -> Iterator[Metric]:
@@ -242,6 +258,14 @@ class Metrics(Collector):
         for reason, index in self._reasons.items():
             degraded.add_metric([reason], int(counts_K[index]))
         yield degraded
+        reloads = CounterMetricFamily(
+            "ranker_catalog_reloads",
+            "Newer catalogue files that a worker took over (ok) or refused, each worker's own.",
+            labels=["outcome"],
+        )
+        for outcome, index in self._reloads.items():
+            reloads.add_metric([outcome], int(counts_K[index]))
+        yield reloads
 
     def _cumulative(self, counts_B: Counts, bounds_s: Sequence[float]) -> Sequence[tuple[str, float]]:
         upto_B = np.cumsum(counts_B)
@@ -257,6 +281,12 @@ def _sizes(workers: Sequence[Record]) -> Iterator[Metric]:
             (str(bound), int(n)) for bound, n in zip([*map(float, bounds), "+Inf"], np.cumsum(counts), strict=True)
         ]
         yield HistogramMetricFamily(name, text, buckets=buckets, sum_value=int(total))
+
+
+def _catalog(records: Sequence[Record]) -> Metric:
+    newest = max((record["catalog"] for record in records), key=lambda catalog: int(catalog["modified_ns"]))
+    items = int(newest["items"])
+    return GaugeMetricFamily("ranker_catalog_items", "Items of the newest catalogue that a worker has.", value=items)
 
 
 def _models(records: Sequence[Record]) -> Metric:

@@ -33,6 +33,13 @@ class Settings(BaseSettings):
         DEMO_BUNDLE,
         description="A bundle, or the folder whose `current` points to one. Unset: the demo bundle in the package.",
     )
+    catalog_poll_s: float = Field(
+        5,
+        ge=0,
+        le=86400,
+        description="Seconds between two looks at the bundle's catalogue file: a newer one is taken over while "
+        "serving. 0 never looks.",
+    )
     redis_url: str | None = Field(
         None,
         description="The store: redis://, rediss:// or unix://. Unset: an embedded store with the demo users, lost at "

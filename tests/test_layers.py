@@ -19,7 +19,9 @@ ARROWS = {
     "model.networks": {"model.features", "model.networks"},
     "model.loader": {"model.features"},
     "model.datasets": {"model.features", "model.datasets"},
-    "model.prepare": {"model.features", "model.datasets", "model.loader"},
+    "model.entities": {"model.features"},
+    "model.prepare": {"model.features", "model.datasets", "model.entities", "model.loader"},
+    "model.catalog": {"model.bundle", "model.entities", "model.features"},  # no torch: it runs where items change
     "model.evaluate": {"model.features", "model.bundle", "model.loader"},
     "model.export": {"model.features", "model.bundle", "model.loader", "model.objective", "model.served"},
     "model.served": {"model.features", "model.networks"},
@@ -48,6 +50,7 @@ ARROWS = {
     "service.window": set(),
     "service.metrics": {"service.window"},
     "service.wire": {"model.features", "service.errors"},
+    "service.catalog": {"model.bundle", "model.features"},
     "service.scorer": {"model.bundle", "model.features"},
     "service.rank": {"model.features", "service.errors", "service.history", "service.scorer", "service.wire"},
     "service.backfill": {"model.features", "service.history", "service.settings"},

@@ -239,6 +239,23 @@ def test_a_model_that_two_workers_answer_with_is_named_once(metrics, tmp_path, s
     assert value(metrics, "ranker_model_info", name="demo", version="2", network="bst", sha="def") == 1
 
 
+def test_the_catalogue_is_that_of_the_worker_with_the_newest_and_reloads_are_those_of_all(metrics, tmp_path, stack):
+    other = Metrics(tmp_path, ROUTES, REASONS)
+    stack.callback(other.close)
+    metrics.catalog(1000, 5)
+    assert value(metrics, "ranker_catalog_items") == 1000
+    other.catalog(900, 7)
+    metrics.catalog_reload("ok")
+    other.catalog_reload("ok")
+    other.catalog_reload("refused")
+
+    assert value(metrics, "ranker_catalog_items") == 900
+    assert value(metrics, "ranker_catalog_reloads_total", outcome="ok") == 2
+    assert value(other, "ranker_catalog_reloads_total", outcome="refused") == 1
+    with pytest.raises(KeyError):
+        metrics.catalog_reload("mood")
+
+
 def test_a_model_name_that_does_not_fit_is_refused(metrics):
     with pytest.raises(ValueError, match=f"at most {MODEL_BYTES}"):
         metrics.model("n" * MODEL_BYTES, "1", "bst", "abc")

@@ -1,31 +1,58 @@
 """Item id → item features: the one source of them, for training and serving, candidates and histories.
 
-It holds raw values as keys, not rows: a catalogue made tomorrow serves a bundle trained today.
+It holds raw values as keys, not rows: a catalogue made tomorrow serves a bundle trained today. So it is one file that
+is swapped while others read it: a `.npy` with a trailer of its own sha256 behind it, which numpy passes over, renamed
+into place whole. A reader's mapping of the file before stays valid.
 """
 
+import hashlib
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from model.features.columns import Column, empty
-from model.features.ids import Keys
+from model.features.ids import MISSING, Keys
 from model.features.schema import Feature, Schema
 from model.features.table import Table
 
 FILE = "items.npy"
+TRAILER = re.compile(rb"\ncatalogue ([0-9a-f]{16}) sha256 ([0-9a-f]{64})\n")
+TRAILER_BYTES = 100
+BLOCK = 1 << 20  # bytes read at a time
 
 
 class CatalogError(ValueError):
-    """A catalogue file that does not fit its feature table; says which field is there and which is needed."""
+    """A catalogue file that is broken or does not fit its feature table; says what is there and what is needed."""
+
+
+class Stamp(NamedTuple):
+    """What tells one file at a path from the one before it."""
+
+    inode: int
+    modified_ns: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Stamp":
+        found = path.stat()
+        return cls(found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 class Catalog:
-    def __init__(self, table: Table, schema: Schema):
+    """`stamp` is that of the file it was opened from, None for one that was built."""
+
+    def __init__(self, table: Table, schema: Schema, stamp: Stamp | None = None):
         self.features = catalogued(schema)
+        self.stamp = stamp
+        self._schema = schema
         self._table = table
+        self._count: int | None = None
         have = {name: table.buckets.dtype[name] for name in table.buckets.dtype.names or () if name != "key"}
         need = {f.name: np.dtype((empty(f, 0).dtype, (8, *empty(f, 0).shape[1:]))) for f in self.features}
         if have != need:
@@ -38,13 +65,67 @@ class Catalog:
 
     @classmethod
     def open(cls, path: Path, schema: Schema) -> "Catalog":
-        return cls(Table.open(path), schema)
+        """The catalogue in a file, memory-mapped; its hash is not compared (`verify`). Raises CatalogError, OSError."""
+        stamp = Stamp.of(path)  # before it is opened: a file swapped in meanwhile is seen as a newer one, not missed
+        try:
+            made = cls(Table.open(path), schema, stamp)
+        except (ValueError, IndexError) as error:  # IndexError: an array without fields
+            raise CatalogError(f"{path}: {error}") from None
+        trailer = _trailer(path)
+        if trailer and trailer[1].decode() != _declared(schema):
+            raise CatalogError(f"{path}: made for another feature table, whose ids or features are of other types")
+        return made
+
+    @staticmethod
+    def verify(path: Path) -> bool:
+        """Compares a file with the sha256 at its own end; False where none stands there. Raises CatalogError, OSError.
+
+        None stands behind a file that was cut off, and behind one that a release before trailers wrote.
+        """
+        trailer = _trailer(path)
+        if not trailer:
+            return False
+        found = _sha256(path, path.stat().st_size - TRAILER_BYTES, trailer[1])
+        if found != trailer[2].decode():
+            raise CatalogError(f"{path}: sha256 {found[:12]}…, its own end says {trailer[2].decode()[:12]}…")
+        return True
 
     def save(self, path: Path) -> None:
-        self._table.save(path)
+        """Writes the file beside and renames it into place, so that `path` may be one that others have open."""
+        partial = path.with_name(f"{partial_prefix(path.name)}{os.getpid()}.npy")
+        try:
+            self._table.save(partial)
+            declared = _declared(self._schema).encode()
+            hashed = _sha256(partial, partial.stat().st_size, declared).encode()
+            with partial.open("ab") as file:
+                file.write(b"\ncatalogue %s sha256 %s\n" % (declared, hashed))
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def __len__(self) -> int:
-        return len(self._table.items()[0])
+        if self._count is None:
+            used = self._table.buckets["key"]  # by pieces: a service counts while it answers
+            pieces = (used[at : at + BLOCK // 64] for at in range(0, len(used), BLOCK // 64))
+            self._count = sum(int(np.count_nonzero(piece != MISSING)) for piece in pieces)
+        return self._count
+
+    @property
+    def modified_ns(self) -> int:
+        """When its file was written, ns since 1970; 0 for a catalogue that was built."""
+        return self.stamp.modified_ns if self.stamp else 0
+
+    def items(self) -> Keys:
+        """Keys of all items (n,), in the table's order."""
+        return self._table.items()[0]
+
+    def only(self, items: Keys) -> "Catalog":
+        """The catalogue of those of `items` (n,), repeated or not, that this one has."""
+        wanted = np.unique(items)
+        columns, known = self.columns(wanted)
+        return Catalog.build(self._schema, wanted[known], {name: column[known] for name, column in columns.items()})
 
     def columns(self, items: Keys) -> tuple[dict[str, Column], npt.NDArray[np.bool_]]:
         """Raw columns of items (n,) and which of them are known; an unknown item's values are missing."""
@@ -61,3 +142,31 @@ class Catalog:
 def catalogued(schema: Schema) -> Sequence[Feature]:
     """The features that a catalogue holds: all of an item's but its id, which is the key."""
     return tuple(feature for feature in schema.side("item") if feature.kind != "id")
+
+
+def partial_prefix(name: str) -> str:
+    """How the name of a file that is still being written begins, for one to be called `name`."""
+    return f".{name}-"
+
+
+def _declared(schema: Schema) -> str:
+    """What a catalogue's keys and values mean, in 16 letters: two schemas that declare its features alike share it."""
+    declared = sorted((f.name, f.kind, f.type, f.max_values) for f in (schema.item_id, *catalogued(schema)))
+    return xxhash.xxh3_64_hexdigest(repr(declared).encode())
+
+
+def _trailer(path: Path) -> re.Match[bytes] | None:
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - TRAILER_BYTES))
+        return TRAILER.fullmatch(file.read())
+
+
+def _sha256(path: Path, size: int, declared: bytes) -> str:
+    """sha256 of a file's first `size` bytes and what its trailer says it was made for."""
+    made = hashlib.sha256()
+    with path.open("rb") as file:
+        while size and (block := file.read(min(BLOCK, size))):
+            made.update(block)
+            size -= len(block)
+    made.update(declared)
+    return made.hexdigest()

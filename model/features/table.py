@@ -60,7 +60,7 @@ class Table:
     @classmethod
     def open(cls, path: Path) -> "Table":
         """The table in a `.npy` file, memory-mapped and read-only."""
-        return cls(np.load(path, mmap_mode="r"))
+        return cls(np.lib.format.open_memmap(path, mode="r"))
 
     def save(self, path: Path) -> None:
         np.save(path, self.buckets)

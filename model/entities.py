@@ -1,0 +1,86 @@
+"""Users or items with their rows and columns: how a table of them becomes what encoding and catalogue are made of.
+
+The one way there, for `prepare` (a log's tables) and `catalog` (items that change under a running service).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from model.features.columns import Column, column
+from model.features.ids import BadValue, IdType, keys
+from model.features.schema import ITEM_ID, USER_ID, Feature
+
+
+class PrepareError(ValueError):
+    """A log or a table that cannot be prepared; one line that says why."""
+
+
+class Entities:
+    """Users or items: those of their table, then those that only the log (`seen`) names, each with its row."""
+
+    def __init__(self, name: str, kind: IdType, table: pl.DataFrame, seen: Sequence[pl.Series] = ()):
+        self.name, self.kind = name, kind
+        self.dtype = pl.Int64 if kind == "int" else pl.String
+        self.frame = table.with_columns(self._cast(table_series(table, name, self.table_name)))
+        repeated = self.frame[name].filter(self.frame[name].is_duplicated())
+        if len(repeated):
+            raise PrepareError(f"{self.table_name}: {name} {repeated[0]!r} stands twice")
+        if seen:
+            others = pl.concat([self._cast(ids) for ids in seen]).unique(maintain_order=True).to_frame(name)
+            unlisted = others.join(self.frame, on=name, how="anti", maintain_order="left")
+            self.frame = pl.concat([self.frame, unlisted], how="diagonal")
+        self.ids = self.frame[name]
+        self.keys = keys(self.ids.to_numpy() if kind == "int" else self.ids.to_list(), kind)
+        self._numbered = pl.DataFrame({name: self.ids, "row": np.arange(len(self.ids))})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def table_name(self) -> str:
+        return f"{self.name.removesuffix('_id')}s"
+
+    def rows(self, ids: pl.Series) -> npt.NDArray[np.int32]:
+        wanted = self._cast(ids).to_frame(self.name)
+        found: npt.NDArray[Any] = wanted.join(self._numbered, on=self.name, how="left", maintain_order="left")[
+            "row"
+        ].to_numpy()
+        return found.astype(np.int32)
+
+    def column(self, feature: Feature) -> Column:
+        if feature.name in (ITEM_ID, USER_ID):
+            return self.keys
+        return series_column(feature, table_series(self.frame, feature.name, self.table_name))
+
+    def _cast(self, ids: pl.Series) -> pl.Series:
+        try:
+            return ids.cast(self.dtype).alias(self.name)
+        except pl.exceptions.InvalidOperationError as error:
+            raise PrepareError(f"{self.name} is declared {self.kind}: {error}") from None
+
+
+def series_column(feature: Feature, series: pl.Series) -> Column:
+    """A table's column as raw column: each distinct value goes through the function that serving uses."""
+    try:
+        if feature.kind in ("number", "multi"):
+            return column(feature, series.to_list())
+        distinct = series.drop_nulls().unique().sort()
+        codes = series.to_frame("v").join(
+            pl.DataFrame({"v": distinct, "code": np.arange(len(distinct))}), on="v", how="left", maintain_order="left"
+        )["code"]
+        made = column(feature, [*distinct.to_list(), None])
+        return np.take(made, codes.fill_null(len(distinct)).to_numpy())
+    except BadValue as error:
+        raise PrepareError(f"column {feature.name}: {error}") from None
+
+
+def table_series(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
+    if name not in frame.columns:
+        raise PrepareError(
+            f"{table} have no column {name!r} that features.toml names; there are {', '.join(frame.columns)}"
+        )
+    return frame[name]
