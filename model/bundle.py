@@ -1,6 +1,7 @@
 """The artefact: written by export, read by the service; everything a request needs besides the store.
 
 <name>/<version>/  model.onnx, model.onnx.data   graph; its tables are memory-mapped and shared by workers
+                   model.int8.onnx               optional: the graph with an MLP of bytes, on the same tables
                    features.toml, vocab/         how to encode
                    catalog/items.npy             item features; a newer one may be swapped in, also while it is served
                    golden.json                   recorded requests with their scores
@@ -15,7 +16,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,11 +35,26 @@ from model.features.timeposition import bucket_count
 SCHEMA_VERSION = 1
 READS = (1,)  # schema versions that this release reads
 GOLDEN_TOLERANCE = 1e-5
+GRAPH, INT8_GRAPH, REPORT = "model.onnx", "model.int8.onnx", "report.json"
+INT8 = "int8"  # the manifest's and the report's key of the gate's figures (model/quantize.py)
 CATALOG, GOLDEN, GOLDEN_CATALOG = f"catalog/{FILE}", "golden.json", "golden.npy"
 
 
 class BundleError(Exception):
     """A bundle that must not be served; the message names the file and what is wrong with it."""
+
+
+class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # it publishes no types
+    """A graph ready to run; `names`: of its inputs, which it would look up anew for every run."""
+
+    def __init__(self, graph: Path):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        super().__init__(str(graph), options, providers=["CPUExecutionProvider"])
+        self.names = tuple(node.name for node in self.get_inputs())
 
 
 class Bundle:
@@ -63,6 +79,7 @@ class Bundle:
         self.name: str = manifest["name"]
         self.version: str = manifest["version"]
         self.limits = _limits(self.encoder)
+        self._unsigned = {name: limit.astype(np.uint64) for name, limit in self.limits.items()}
 
     @classmethod
     def open(cls, path: Path) -> "Bundle":
@@ -99,26 +116,22 @@ class Bundle:
         except (CatalogError, OSError) as error:
             raise BundleError(str(error)) from None
 
-    def session(self) -> onnxruntime.InferenceSession:
-        """A session for serving: one thread a run (requests run side by side), none spinning while idle."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(
-            str(self.folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+    def session(self, graph: Path | None = None) -> Session:
+        """A session for serving, of the fp32 graph unless another is named.
 
-    def score(self, session: onnxruntime.InferenceSession, inputs: Inputs) -> npt.NDArray[np.float32]:
+        One thread a run (requests run side by side), none spinning while idle.
+        """
+        return Session(graph or self.folder / GRAPH)
+
+    def score(self, session: Session, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Scores (U, C) of encoded requests. Raises BundleError for a row outside its table
 
         A negative one would wrap silently.
         """
-        for name, limit in self.limits.items():
-            if name in inputs and ((inputs[name] < 0) | (inputs[name] >= limit)).any():
+        for name, limit in self._unsigned.items():
+            if name in inputs and (inputs[name].view(np.uint64) >= limit).any():  # unsigned, a negative one is huge
                 raise BundleError(f"input {name!r} holds a row outside its table")
-        feed = {node.name: inputs[node.name] for node in session.get_inputs()}
+        feed = {name: inputs[name] for name in session.names}
         scores: npt.NDArray[np.float32] = session.run(["score"], feed)[0]
         return scores
 
@@ -126,10 +139,10 @@ class Bundle:
         requests: list[dict[str, Any]] = json.loads((self.folder / GOLDEN).read_text())["requests"]
         return requests
 
-    def replay_golden(self, session: onnxruntime.InferenceSession) -> None:
+    def replay_golden(self, session: Session, tolerance: float = GOLDEN_TOLERANCE) -> None:
         """Answers the recorded requests again.
 
-        Raises BundleError when a score is not as recorded, to GOLDEN_TOLERANCE.
+        Raises BundleError when a score is not as recorded, to `tolerance`; relative above 1.
         """
         for number, request in enumerate(self.golden()):
             scores = self.score(session, self.encode_golden(request))[0]
@@ -139,10 +152,24 @@ class Bundle:
                     f"{self.folder}: golden request {number} is answered with {scores.size} scores or not finitely"
                 )
             difference = float((np.abs(scores - recorded) / np.maximum(1, np.abs(recorded))).max())
-            if difference > GOLDEN_TOLERANCE:
+            if difference > tolerance:
                 raise BundleError(
                     f"{self.folder}: golden request {number} is answered {difference:.1e} off its recorded scores"
                 )
+
+    def int8_session(self) -> Session:
+        """The int8 graph's session, proven on the golden requests. Raises BundleError, which says what is missing."""
+        figures = self.manifest.get(INT8)
+        if not figures:
+            raise BundleError("the bundle has no int8 graph (python -m model.export --quantize makes one)")
+        if not figures["accepted"]:
+            said = f"AUC fell by {figures['auc_drop']:.5f}, Kendall's tau was {figures['kendall_tau']:.4f}"
+            raise BundleError(f"the bundle's int8 graph failed its gate: {said}")
+        if not byte_products():
+            raise BundleError("this processor has no instructions for products of bytes (AVX-512 VNNI, AVX-VNNI)")
+        session = self.session(self.folder / INT8_GRAPH)
+        self.replay_golden(session, 2 * figures["golden_max_abs_diff"] + GOLDEN_TOLERANCE)
+        return session
 
     def golden_items(self) -> Keys:
         """Keys of the items that the golden requests name, as candidates or in histories; repeated ones too."""
@@ -163,21 +190,30 @@ class Bundle:
         """
         self.replay_golden(self.session())
         self.write_golden_catalog()
-        path = self.folder / GOLDEN_CATALOG
-        files = {**self.manifest["files"], GOLDEN_CATALOG: _facts(path)}
-        self.manifest = {**self.manifest, "files": dict(sorted(files.items()))}
-        partial = self.folder / f".manifest-{os.getpid()}.json"
-        partial.write_text(json.dumps(self.manifest, indent=1) + "\n")
-        os.replace(partial, self.folder / "manifest.json")
+        self.amend({}, {}, [GOLDEN_CATALOG])
 
-    def encode_golden(self, request: Mapping[str, Any]) -> Inputs:
+    def amend(self, texts: Mapping[str, str], facts: Mapping[str, Any], files: Sequence[str]) -> None:
+        """Rewrites files of text and adds `facts` to the manifest, which lists those of `files` that are there."""
+        for name, text in texts.items():
+            self._write(name, text)
+        listed = {name: fact for name, fact in self.manifest["files"].items() if (self.folder / name).exists()}
+        listed |= {name: _facts(self.folder / name) for name in (*texts, *files) if (self.folder / name).exists()}
+        self.manifest = {**self.manifest, **facts, "files": dict(sorted(listed.items()))}
+        self._write("manifest.json", json.dumps(self.manifest, indent=1) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        partial = self.folder / f".{name}-{os.getpid()}"
+        partial.write_text(text)
+        os.replace(partial, self.folder / name)
+
+    def encode_golden(self, request: Mapping[str, Any], catalog: Catalog | None = None) -> Inputs:
         return self.encoder.encode(
             request["user_id"],
             request["profile"],
             [Behaviour(*behaviour) for behaviour in request["behaviours"]],
             request["candidates"],
             request["now"],
-            self._golden_catalog,
+            catalog or self._golden_catalog,
             context=request["context"],
         ).inputs
 
@@ -283,6 +319,17 @@ def _limits(encoder: Encoder) -> dict[str, npt.NDArray[np.int64]]:
             f"action_{group.object_type}": np.array(1 + len(group.actions)),
         }
     return limits
+
+
+def byte_products() -> bool:
+    """Whether this processor multiplies bytes at once: without, int8 is slower than fp32 or saturates."""
+    if platform.machine() in ("arm64", "aarch64"):
+        return True
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:  # no Linux
+        return False
+    return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 from tqdm import tqdm
 
-from model.bundle import Bundle, BundleError
+from model.bundle import Bundle, BundleError, Session
 from model.features.schema import ITEM_ID, without_sizes
 from model.loader import SPLITS, Prepared, batches
 
@@ -150,12 +150,23 @@ def measure(
     return figures
 
 
-def score_rows(bundle: Bundle, data: Prepared, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """The exported model's scores of impressions, (n,)."""
-    session, data = bundle.session(), data.seen_by(bundle.schema)
+def score_rows(
+    bundle: Bundle, data: Prepared, rows: npt.NDArray[np.int64], session: Session | None = None
+) -> npt.NDArray[np.float32]:
+    """The exported model's scores of impressions, (n,); by its fp32 graph unless a session is given."""
+    session, data = session or bundle.session(), data.seen_by(bundle.schema)
     progress = tqdm(batches(data, rows, BATCH), "scoring", -(-len(rows) // BATCH), unit="batch", delay=1, leave=False)
     scores = [bundle.score(session, inputs)[:, 0] for _, inputs in progress]
     return np.concatenate(scores) if scores else np.zeros(0, np.float32)
+
+
+def check_encoding(bundle: Bundle, data: Prepared) -> None:
+    """Raises BundleError where the data is encoded otherwise than the bundle encodes."""
+    for path in sorted((data.folder / "vocab").iterdir()):
+        if path.read_bytes() != (bundle.folder / "vocab" / path.name).read_bytes():
+            raise BundleError(f"{data.folder} and {bundle.folder} encode differently: {path.name}")
+    if without_sizes(bundle.schema) != without_sizes(data.schema):
+        raise BundleError(f"{data.folder} and {bundle.folder} encode differently: features.toml")
 
 
 def evaluate(bundle: Bundle, data: Prepared, split: str) -> dict[str, Any]:
@@ -163,11 +174,7 @@ def evaluate(bundle: Bundle, data: Prepared, split: str) -> dict[str, Any]:
 
     Raises BundleError where the data is encoded otherwise.
     """
-    for path in sorted((data.folder / "vocab").iterdir()):
-        if path.read_bytes() != (bundle.folder / "vocab" / path.name).read_bytes():
-            raise BundleError(f"{data.folder} and {bundle.folder} encode differently: {path.name}")
-    if without_sizes(bundle.schema) != without_sizes(data.schema):
-        raise BundleError(f"{data.folder} and {bundle.folder} encode differently: features.toml")
+    check_encoding(bundle, data)
     rows = data.of_split(split)
     score = score_rows(bundle, data, rows)
     trained_on, objective = bundle.manifest.get("trained_on", ["train"]), bundle.manifest["objective"]

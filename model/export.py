@@ -1,13 +1,17 @@
 """Network → ONNX bundle, refused unless onnxruntime answers as torch does.
 
+    python -m model.export --bundle DIR --quantize [--data DIR]     adds an int8 graph (model/quantize.py)
+
 Opset 20: from 23 on the exporter emits one Attention node whose broadcast mask fails at run time.
 """
 
+import argparse
 import json
 import logging
 import math
+import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.bundle import Bundle
+from model.bundle import REPORT, Bundle, BundleError
+from model.evaluate import check_encoding
 from model.features.ids import PAD, UNKNOWN
 from model.loader import Prepared, tensors
 from model.objective import SCORES
+from model.quantize import LEAST_TAU, MOST_AUC_DROP, QuantizeError, quantize
 from model.served import served
 
 OPSET = 20
@@ -152,3 +158,43 @@ def example_batch(data: Prepared) -> dict[str, torch.Tensor]:
 
 def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m model.export", description="Add to an exported bundle.")
+    parser.add_argument(
+        "--bundle", type=Path, required=True, help="a bundle, or the folder whose `current` points to one"
+    )
+    parser.add_argument("--quantize", action="store_true", required=True, help="the int8 graph beside the fp32 one")
+    parser.add_argument("--data", type=Path, help="prepared data set (default: where the bundle was trained)")
+    given = parser.parse_args(arguments)
+    try:
+        bundle = Bundle.open(given.bundle)
+        figures = quantize(bundle, _data_of(bundle, given.data))
+    except (BundleError, QuantizeError, OSError, ValueError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    for name, limit in (("auc_drop", f"at most {MOST_AUC_DROP}"), ("kendall_tau", f"at least {LEAST_TAU}")):
+        print(f"{name:12} {figures[name]:+.5f}   {limit}")
+    said = (
+        "accepted: it is served where the processor multiplies bytes" if figures["accepted"] else "refused: fp32 stays"
+    )
+    print(f"int8 {said}")
+    print(json.dumps({"bundle": str(bundle.folder), **figures}))
+    return 0 if figures["accepted"] else 1
+
+
+def _data_of(bundle: Bundle, given: Path | None) -> Prepared:
+    """The data set named, else the one the bundle was trained on; it must encode as the bundle does."""
+    if given is None:
+        told = json.loads((bundle.folder / REPORT).read_text()).get("data_at")
+        given = bundle.folder / told if told else None
+        if given is None or not given.is_dir():
+            raise QuantizeError(f"the data set that {bundle.folder} was trained on is not there: name it by --data")
+    data = Prepared(given)
+    check_encoding(bundle, data)
+    return data
+
+
+if __name__ == "__main__":
+    sys.exit(main())

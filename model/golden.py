@@ -7,6 +7,7 @@ history at all.
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from model.bundle import Bundle
@@ -19,21 +20,33 @@ REQUESTS, CANDIDATES = 24, 40
 
 def record(bundle: Bundle, data: Prepared, seed: int = 0) -> dict[str, Any]:
     """The content of golden.json: `requests`, each with its `scores` by `bundle`'s graph."""
-    draw = np.random.default_rng(seed)
-    test = data.of_split("test")
+    made = requests(data, data.of_split("test"), REQUESTS, CANDIDATES, np.random.default_rng(seed))
+    stranger = _unknown(bundle.schema.user_id), _unknown(bundle.schema.item_id.type)
+    made.append(made[0] | {"user_id": stranger[0], "profile": {}, "behaviours": []})
+    made.append(made[0] | {"candidates": [stranger[1], *made[0]["candidates"]]})
+    session = bundle.session()
+    for request in made:
+        scores = bundle.score(session, bundle.encode_golden(request))[0]
+        request["scores"] = [float(score) for score in scores]
+    return {"requests": made}
+
+
+def requests(
+    data: Prepared, rows: npt.NDArray[np.int64], count: int, candidates: int, draw: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Requests of `count` of the impressions `rows`, as they stood then: the item shown, and others drawn at random."""
     users = pl.read_parquet(data.folder / "encoded" / "users.parquet")["user_id"]
     items = pl.read_parquet(data.folder / "encoded" / "items.parquet")["item_id"]
-    chosen = np.sort(draw.choice(test, min(REQUESTS, len(test)), replace=False))
+    chosen = np.sort(draw.choice(rows, min(count, len(rows)), replace=False))
     wanted = users.gather(data.user[chosen])
     profiles = _profiles(data, wanted)
     behaviours = _behaviours(data, wanted)
     contexts = _contexts(data, chosen)
-
-    requests = []
+    made = []
     for user_id, row, context in zip(wanted.to_list(), chosen.tolist(), contexts, strict=True):
-        shown = [int(data.item[row]), *draw.integers(0, len(items), CANDIDATES - 1).tolist()]
+        shown = [int(data.item[row]), *draw.integers(0, len(items), candidates - 1).tolist()]
         now = int(data.time[row])
-        requests.append(
+        made.append(
             {
                 "user_id": user_id,
                 "profile": profiles.get(user_id, {}),
@@ -43,14 +56,7 @@ def record(bundle: Bundle, data: Prepared, seed: int = 0) -> dict[str, Any]:
                 "now": now,
             }
         )
-    stranger = _unknown(bundle.schema.user_id), _unknown(bundle.schema.item_id.type)
-    requests.append(requests[0] | {"user_id": stranger[0], "profile": {}, "behaviours": []})
-    requests.append(requests[0] | {"candidates": [stranger[1], *requests[0]["candidates"]]})
-    session = bundle.session()
-    for request in requests:
-        scores = bundle.score(session, bundle.encode_golden(request))[0]
-        request["scores"] = [float(score) for score in scores]
-    return {"requests": requests}
+    return made
 
 
 def _unknown(kind: str) -> int | str:

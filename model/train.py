@@ -399,6 +399,7 @@ def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
         report = {
             **figures,
             "data": data.meta,
+            "data_at": os.path.relpath(data.folder, folder),  # the finished bundle's folder stands beside this one
             "network": {"name": run.name, "parameters": sum(p.numel() for p in run.network.parameters())},
             "recipe": asdict(run.recipe),
             "seed": run.seed,

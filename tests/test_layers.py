@@ -23,7 +23,9 @@ ARROWS = {
     "model.prepare": {"model.features", "model.datasets", "model.entities", "model.loader"},
     "model.catalog": {"model.bundle", "model.entities", "model.features"},  # no torch: it runs where items change
     "model.evaluate": {"model.features", "model.bundle", "model.loader"},
-    "model.export": {"model.features", "model.bundle", "model.loader", "model.objective", "model.served"},
+    "model.export": {"model.features", "model.bundle", "model.loader", "model.objective", "model.served"}
+    | {"model.evaluate", "model.quantize"},
+    "model.quantize": {"model.features", "model.bundle", "model.loader", "model.evaluate", "model.golden"},
     "model.served": {"model.features", "model.networks"},
     "model.golden": {"model.features", "model.bundle", "model.loader"},
     "model.recipe": {"model.features", "model.networks"},

@@ -141,9 +141,10 @@ class Head(nn.Module):
         self.rest = nn.Sequential(*layers)
 
     def forward(self, user_UF: Tensor, candidate_UCF: Tensor) -> Tensor:
-        first_UCF = nn.functional.linear(candidate_UCF, self.of_candidate.weight)
+        users, candidates, _ = candidate_UCF.shape
+        first_BF = nn.functional.linear(candidate_UCF.flatten(0, 1), self.of_candidate.weight)
         once_F = self.of_candidate.bias
         if self.of_user is not None:
             once_F = (self.of_user(user_UF) + once_F).unsqueeze(1)  # (U, 1, F): added to a candidate's row in one go
-        first_UCF = first_UCF + once_F
-        return self.rest(first_UCF.flatten(0, 1)).view(first_UCF.shape[:2])
+        first_UCF = first_BF.view(users, candidates, -1) + once_F
+        return self.rest(first_UCF.flatten(0, 1)).view(users, candidates)
