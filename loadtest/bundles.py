@@ -74,7 +74,7 @@ def schema() -> Schema:
 def bundle(cache: Path = CACHE, network: str = "bst", items: int = 10_000, users: int = USERS, seed: int = 1) -> Bundle:
     """The untrained bundle of that network and that many items, from the cache where it is there.
 
-    Ten million items take about two minutes, 6 GB of memory and 2.5 GB of disk. Raises ValueError for a network that
+    Ten million items take about two minutes, 4 GB of memory and 2.5 GB of disk. Raises ValueError for a network that
     is not there.
     """
     name = f"{network}_{items}_items_{users}_users_seed_{seed}_format_{FORMAT}"

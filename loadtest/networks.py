@@ -97,7 +97,12 @@ def plot(found: Mapping[str, Mapping[str, float]]) -> Figure:
             axes.plot([paper, paper], [at - 0.45, at + 0.45], color="#d5404f", linewidth=2)
             axes.annotate(f"paper {paper:.2f}", (paper, at), (4, 0), textcoords="offset points", va="center")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set(xlabel="p50 of POST /rank with 500 candidates, over WDL's", title="What a network costs online")
+    most = max(*PAPER.values(), *(one["over_wdl"] for one in found.values()))
+    axes.set(
+        xlim=(0, 1.2 * most),
+        xlabel="p50 of POST /rank with 500 candidates, over WDL's",
+        title="What a network costs online",
+    )
     axes.grid(alpha=0.3, axis="x")
     return figure
 

@@ -217,9 +217,13 @@ class Caller:
     def __init__(self, port: int, messages: Sequence[bytes]):
         self._port, self._messages, self._next = port, messages, 0
         self._connection, self._answered = _taken(port), time.perf_counter()
-        first = self.ask_raw()
-        if (found := orjson.loads(first.body))["history_length"] != HISTORY or found["unknown_items"]:
-            raise NoRun(f"a user with {HISTORY} clicks and known items is answered {first.body[-200:].decode()}")
+        try:
+            first = self.ask_raw().body
+            if (found := orjson.loads(first))["history_length"] != HISTORY or found["unknown_items"]:
+                raise NoRun(f"a user with {HISTORY} clicks and known items is answered {first[-200:].decode()}")
+        except NoRun:
+            self.close()
+            raise
 
     def ask_raw(self) -> Answer:
         message = self._messages[self._next % len(self._messages)]
