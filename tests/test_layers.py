@@ -61,6 +61,11 @@ ARROWS = {
     "loadtest.training": {"loadtest", "model"},
     "loadtest.accuracy": {"loadtest", "model"},
     "loadtest.usual": {"model.networks"},
+    "loadtest.bundles": {"loadtest", "model"},
+    "loadtest.serving": {"loadtest", "service"},
+    "loadtest.overhead": {"loadtest", "model", "service"},
+    "loadtest.networks": {"loadtest", "model"},
+    "loadtest.scale": {"loadtest"},
     "loadtest.peers": {"loadtest.errors", "model.features", "model.loader"},
 }
 FILES = sorted(path for room in ("service", "model", "loadtest") for path in (ROOT / room).rglob("*.py"))
