@@ -45,8 +45,8 @@ def test_what_is_no_string_is_refused_with_what_is_allowed(value: object) -> Non
 def test_a_string_key_is_its_xxh3_hash_and_does_not_change_with_releases() -> None:
     assert key("i1", "str") == 0x4E5C1B441FF8643E
     assert key(-1, "int") == 2**64 - 1
-    cross = crossed("age_x_item", [keys(["30"], "str"), keys(["i1"], "str")])
-    assert cross.tolist() == [12654003903117772596]
+    cross = crossed(["age_x_item"], [[keys(["30"], "str"), keys(["i1"], "str")]])
+    assert cross.tolist() == [[12654003903117772596]]
 
 
 @given(st.lists(st.one_of(st.text(max_size=5), st.integers(-(2**63) + 2, 2**63 - 1), st.none()), max_size=20))
@@ -116,11 +116,11 @@ def test_hashed_rows_stay_within_their_buckets_and_missing_is_unknown() -> None:
 
 def test_a_cross_depends_on_every_part_on_their_order_and_on_its_name() -> None:
     a, b = np.array([1, 2, 1], np.uint64), np.array([2, 1, 3], np.uint64)
-    one = crossed("x", [a, b])
+    one = crossed(["x"], [[a, b]])[0]
     assert len(set(one.tolist())) == 3
-    assert one[0] == crossed("x", [b, a])[1] != crossed("x", [b, a])[0]
-    assert (one != crossed("y", [a, b])).all()
+    assert one[0] == crossed(["x"], [[b, a]])[0, 1] != crossed(["x"], [[b, a]])[0, 0]
+    assert (one != crossed(["y"], [[a, b]])).all()
 
 
 def test_a_cross_with_a_missing_part_is_missing() -> None:
-    assert crossed("x", [np.array([MISSING]), np.arange(3).astype(np.uint64)]).tolist() == [MISSING] * 3
+    assert crossed(["x"], [[np.array([MISSING]), np.arange(3).astype(np.uint64)]]).tolist() == [[MISSING] * 3]

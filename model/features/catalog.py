@@ -5,7 +5,6 @@ It holds raw values as keys, not rows: a catalogue made tomorrow serves a bundle
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,12 +48,10 @@ class Catalog:
     def columns(self, items: Keys) -> tuple[dict[str, Column], npt.NDArray[np.bool_]]:
         """Raw columns of items (n,) and which of them are known; an unknown item's values are missing."""
         known, bucket, slot = self._table.find(items)
-        found: dict[str, Column] = {}
-        for feature in self.features:
-            values: Any = self._table.buckets[feature.name][bucket, slot]
-            if not known.all():
-                values[~known] = empty(feature, 1)[0]
-            found[feature.name] = values
+        found = {feature.name: self._table.values(feature.name, bucket, slot) for feature in self.features}
+        if not known.all():
+            for feature in self.features:
+                found[feature.name][~known] = empty(feature, 1)[0]
         return found, known
 
 

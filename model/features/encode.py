@@ -77,7 +77,11 @@ class Encoder:
         self.statistics = statistics
         self._history = _Kind(schema.history.object_type, schema.history.actions, schema.item_id.type)
         self._groups = [_Kind(g.object_type, g.actions, g.type) for g in schema.groups]
-        self._context = {f.name: column(f, [f.default])[0] for f in schema.side("context")}
+        self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
+        self._defaults = {f.name: column(f, [f.default]) for f in self._contexts}
+        places = schema.places("item")
+        self._item_place = places[ITEM_ID].start
+        self._sequence_places = np.r_[tuple(places[f.name] for f in schema.sequence)].astype(np.int64)
         self._allowed = {
             "user": tuple(f.name for f in schema.side("user") if f.name != USER_ID),
             "candidate": tuple(f.name for f in (*schema.side("item"), *schema.side("context"))),
@@ -118,7 +122,7 @@ class Encoder:
     def _feature_rows(self, feature: Feature, values: Column) -> Rows:
         rows: Rows
         if feature.transform == "log":
-            steps = np.floor(2 * np.log2(1 + np.maximum(np.nan_to_num(values), 0)))
+            steps = np.floor(2 * np.log2(1 + np.fmax(values, 0)))  # a NaN is 0 here
             rows = FIRST + np.minimum(steps, LOG_BUCKETS - 1).astype(np.int64)
             rows = np.where(np.isnan(values), UNKNOWN, rows)
         elif feature.buckets is not None:
@@ -137,17 +141,21 @@ class Encoder:
         for feature in features:
             if feature.is_float:
                 mean, deviation = self.statistics.numbers[feature.name]
-                standard = np.nan_to_num((columns[feature.name] - mean) / deviation)
-                made.append(np.clip(standard, -MOST_DEVIATIONS, MOST_DEVIATIONS)[..., None])
+                standard = np.clip((columns[feature.name] - mean) / deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+                made.append(np.where(np.isnan(standard), 0, standard)[..., None])
         return np.concatenate(made, axis=-1, dtype=np.float32) if made else np.zeros((count, 0), np.float32)
 
     def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
         """Rows of the crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
-        made = []
-        for feature in self.schema.side("cross"):
-            mixed = crossed(feature.name, [columns[part] for part in feature.of])
-            made.append(np.broadcast_to(hashed_rows(mixed, feature.buckets or 1), count)[:, None])
-        return np.concatenate(made, axis=-1) if made else np.zeros((count, 0), np.int64)
+        crosses = self.schema.side("cross")
+        made = np.empty((count, len(crosses)), np.int64)
+        for parts in {len(feature.of) for feature in crosses}:  # those of two parts at once, those of three
+            places = [place for place, feature in enumerate(crosses) if len(feature.of) == parts]
+            alike = [crosses[place] for place in places]
+            mixed = crossed([f.name for f in alike], [[columns[part] for part in f.of] for f in alike])
+            buckets = np.array([[f.buckets] for f in alike], np.uint64)
+            made[:, places] = hashed_rows(mixed, buckets).T
+        return made
 
     # ---- one request
 
@@ -171,43 +179,40 @@ class Encoder:
         profile_columns, malformed = self._profile(user_id, profile, user or {})
         clicked, times, actions, wrong = self._history.newest(behaviours, schema.history.length)
         ids, given = self._candidates(candidates)
-
-        items, _ = catalog.columns(np.concatenate([ids, clicked]))
-        items[ITEM_ID] = np.concatenate([ids, clicked])
         count = len(ids)
-        item_columns = {name: values[:count] for name, values in items.items()}
-        _overwrite(schema.side("item"), item_columns, given)
-        context_columns = self._contexts(context or {}, count, given)
 
-        clicked_columns = {name: values[count:] for name, values in items.items()}
-        sequences = self._sequence("", self.rows(schema.sequence, clicked_columns, len(clicked)), times, actions, now)
-        future = int((times > now).sum())
+        both = np.concatenate([ids, clicked])  # candidates and clicks are looked up at once
+        items, _ = catalog.columns(both)
+        items[ITEM_ID] = both
+        _overwrite(self._items, items, given)
+        item_rows = self.rows(self._items, items, len(both))
+        item_columns = {name: values[:count] for name, values in items.items()}
+        context_columns, shown = self._contexts_of(context or {}, count, given)
+
+        sequences = self._sequence("", item_rows[count:].take(self._sequence_places, axis=1), times, actions, now)
+        future = int(np.count_nonzero(times > now))
         for group, kind in zip(schema.groups, self._groups, strict=True):
             objects, at, what, malformed_here = kind.newest(behaviours, group.length)
             rows = self._feature_rows(group.feature, objects)
             sequences |= self._sequence(f"_{group.object_type}", rows, at, what, now)
             wrong += malformed_here
-            future += int((at > now).sum())
+            future += int(np.count_nonzero(at > now))
 
-        users, item_side, contexts = schema.side("user"), schema.side("item"), schema.side("context")
-        item_rows = self.rows(item_side, item_columns, count)
+        repeated = count if shown == 1 else 1
         inputs = network_inputs(
-            user=self.rows(users, profile_columns, 1),
-            item=item_rows[None],
-            context=self.rows(contexts, context_columns, count)[None],
+            user=self.rows(self._users, profile_columns, 1),
+            item=item_rows[None, :count],
+            context=self.rows(self._contexts, context_columns, shown).repeat(repeated, axis=0)[None],
             cross=self.cross_rows({**profile_columns, **item_columns, **context_columns}, count)[None],
             **sequences,
-            user_numbers=self.numbers(users, profile_columns, 1),
-            item_numbers=self.numbers(item_side, item_columns, count)[None],
-            context_numbers=self.numbers(contexts, context_columns, count)[None],
-        )
-        place = sum(
-            f.columns for f in schema.side("item")[: schema.side("item").index(schema.item_id)] if not f.is_float
+            user_numbers=self.numbers(self._users, profile_columns, 1),
+            item_numbers=self.numbers(self._items, item_columns, count)[None],
+            context_numbers=self.numbers(self._contexts, context_columns, shown).repeat(repeated, axis=0)[None],
         )
         return Encoded(
             inputs=inputs,
             history_length=len(clicked),
-            unknown_items=int((item_rows[:, place] == UNKNOWN).sum()),
+            unknown_items=int(np.count_nonzero(item_rows[:count, self._item_place] == UNKNOWN)),
             future=future,
             malformed=malformed + wrong,
         )
@@ -217,7 +222,7 @@ class Encoder:
     ) -> tuple[dict[str, Column], int]:
         _refuse_unknown("user", given, self._allowed["user"])
         columns, malformed = {}, 0
-        for feature in self.schema.side("user"):
+        for feature in self._users:
             name = feature.name
             if name == USER_ID:
                 columns[name] = column(feature, [user_id])
@@ -246,7 +251,8 @@ class Encoder:
         return {f"history{suffix}": rows[None], f"gap{suffix}": gap, f"action{suffix}": actions[None]}
 
     def _candidates(self, candidates: Sequence[Candidate]) -> tuple[Keys, list[tuple[int, Mapping[str, Any]]]]:
-        given = [(index, c) for index, c in enumerate(candidates) if isinstance(c, Mapping)]
+        bare_ids = set(map(type, candidates)) <= {str, int}  # the usual case
+        given = [] if bare_ids else [(index, c) for index, c in enumerate(candidates) if isinstance(c, Mapping)]
         for index, features in given:
             if features.get(ITEM_ID) is None:
                 raise BadValue(f"candidates[{index}]: {ITEM_ID} is missing")
@@ -263,19 +269,20 @@ class Encoder:
             raise BadValue(f"candidates[{int((ids == MISSING).argmax())}]: None given, an item id is allowed")
         return ids, given
 
-    def _contexts(
+    def _contexts_of(
         self, context: Mapping[str, Any], count: int, given: Sequence[tuple[int, Mapping[str, Any]]]
-    ) -> dict[str, Column]:
+    ) -> tuple[dict[str, Column], int]:
+        """Context columns and their length: one row where it holds for all candidates, else one for each."""
         _refuse_unknown("context", context, self._allowed["context"])
-        columns: dict[str, Column] = {}
-        for feature in self.schema.side("context"):
-            value = self._context[feature.name]
-            if feature.name in context:
-                value = _column(feature, [context[feature.name]], f"context.{feature.name}")[0]
-            columns[feature.name] = np.broadcast_to(value, (count, *np.shape(value))).copy()
-        _overwrite(self.schema.side("context"), columns, given)
-        return columns
-
+        columns = {
+            f.name: _column(f, [context[f.name]], f"context.{f.name}") if f.name in context else self._defaults[f.name]
+            for f in self._contexts
+        }
+        if not given:
+            return columns, 1
+        columns = {name: value.repeat(count, axis=0) for name, value in columns.items()}
+        _overwrite(self._contexts, columns, given)
+        return columns, count
 
 class _Kind:
     """One behaviour group: which behaviours belong to it, and what their objects' ids and actions are."""

@@ -5,6 +5,7 @@ handful of numpy calls whatever the table's size (a binary search in ten million
 much). One `.npy` file, so that it is swapped into place at once and its pages are shared between processes.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.features.ids import MISSING, Keys, mix
+from model.features.ids import FEW, MISSING, Keys, mix, mix_one
 
 SLOTS = 8  # keys a bucket: 64 bytes
 LOAD = 0.6  # keys ÷ slots at most: about one bucket in twenty overflows into its neighbour
@@ -22,9 +23,24 @@ class Table:
     """Buckets of SLOTS keys beside SLOTS records; an empty slot holds MISSING, and slots fill from the first."""
 
     def __init__(self, buckets: npt.NDArray[Any]):
-        self.buckets = buckets
-        self._keys = buckets["key"]
+        self.buckets = np.asarray(buckets)  # a plain view of a mapped file: every operation on np.memmap costs extra
+        self._keys = self.buckets["key"]
         self._mask = np.uint64(len(buckets) - 1)
+        # What a lookup reads, as flat arrays whose elements are copied whole: a take of 500 lasts as long as the
+        # memory does, an index of a field in records several times as long.
+        words = self.buckets.view("<u8")
+        self._bucket = words.size // len(buckets)  # words
+        self._lines = words.view(f"V{8 * SLOTS}")  # the keys' line first
+        self._fields = {name: self._field(words, name) for name in self.buckets.dtype.names or () if name != "key"}
+
+    def _field(self, words: Keys, name: str) -> tuple[npt.NDArray[Any], int, np.dtype[Any], tuple[int, ...]]:
+        """A field's values in pieces of one or more words, where its first bucket's begin, and what a value is."""
+        assert self.buckets.dtype.fields
+        field, offset = self.buckets.dtype.fields[name][:2]
+        if field.base.itemsize != 8:
+            raise ValueError(f"a table's fields are 8 bytes wide, {name!r} is {field.base.str}")
+        piece = 8 * math.gcd(SLOTS, math.prod(field.shape[1:]))
+        return words.view(f"V{piece}"), offset // piece, field.base, field.shape[1:]
 
     @classmethod
     def build(cls, keys: Keys, columns: Mapping[str, npt.NDArray[Any]]) -> "Table":
@@ -67,20 +83,47 @@ class Table:
 
     def find(self, keys: Keys) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Where keys (n,) stand: found, bucket and slot, each (n,). Bucket and slot mean nothing where not found."""
-        bucket = (mix(keys) & self._mask).astype(np.int64)
-        seen = self._keys[bucket]
-        hit = seen == keys[:, None]
-        slot = hit.argmax(axis=1)
-        found = hit[np.arange(len(keys)), slot]
-        on = np.flatnonzero(~found & (seen[:, -1] != MISSING))  # not here, and this bucket has overflowed
+        bucket = (mix(keys) & self._mask).view(np.int64)
+        found, slot, on = self._look(keys, bucket)
         while on.size:
             bucket[on] = (bucket[on] + 1) & int(self._mask)
-            seen = self._keys[bucket[on]]
-            hit = seen == keys[on, None]
-            slot[on] = hit.argmax(axis=1)
-            found[on] = hit.any(axis=1)
-            on = on[~found[on] & (seen[:, -1] != MISSING)]
-        return found & (keys != MISSING), bucket, slot
+            found[on], slot[on], still = self._look(keys[on], bucket[on])
+            on = on[still]
+        found &= keys != MISSING
+        return found, bucket, slot
+
+    def _look(
+        self, keys: Keys, bucket: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Looks into one bucket for each key: found, slot, and the numbers of those to look for in the next one."""
+        seen = self._lines.take(bucket * (self._bucket // SLOTS)).view("<u8").reshape(-1, SLOTS)
+        hit = seen == keys[:, None]
+        found = hit.view(np.uint64)[:, 0] != 0  # any of eight bytes
+        on = np.flatnonzero(~found & (seen[:, -1] != MISSING))  # not here, and this bucket has overflowed
+        return found, hit.argmax(axis=1), on
+
+    def find_one(self, key: int) -> tuple[int, int] | None:
+        """Bucket and slot of one key, as `find` has them."""
+        bucket = mix_one(key) & int(self._mask)
+        while key != MISSING:
+            seen = self._keys[bucket].tolist()
+            if key in seen:
+                return bucket, seen.index(key)
+            if seen[-1] == MISSING:
+                break
+            bucket = (bucket + 1) & int(self._mask)
+        return None
+
+    def values(self, name: str, bucket: npt.NDArray[np.int64], slot: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """A field of the records at buckets and slots (n,): (n, ...)."""
+        pieces, first, dtype, shape = self._fields[name]
+        size = pieces.itemsize // 8  # words
+        each = math.prod(shape) // size
+        place = bucket * (self._bucket // size) + (slot * each + first)
+        if each > 1:
+            place = place[:, None] + np.arange(each)
+        found: npt.NDArray[Any] = pieces.take(place).view(dtype).reshape(len(bucket), *shape)
+        return found
 
     def items(self) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """All keys (n,) with their bucket and slot, in the table's order."""
@@ -102,8 +145,14 @@ class Vocabulary:
     def rows(self, keys: Keys, unknown: int) -> npt.NDArray[np.int64]:
         """Rows of keys, any shape; `unknown` where a key has none."""
         flat = keys.reshape(-1)
+        if flat.size <= FEW:
+            return np.array([self._row(key, unknown) for key in flat.tolist()], np.int64).reshape(keys.shape)
         found, bucket, slot = self.table.find(flat)
-        return np.where(found, self._rows[bucket, slot], unknown).reshape(keys.shape)
+        return np.where(found, self.table.values("row", bucket, slot), unknown).reshape(keys.shape)
+
+    def _row(self, key: int, unknown: int) -> int:
+        place = self.table.find_one(key)
+        return unknown if place is None else int(self._rows[place])
 
     def grown(self, keys: Keys) -> "Vocabulary":
         """This vocabulary with rows for further keys, appended; rows that exist never move.
@@ -111,7 +160,7 @@ class Vocabulary:
         Keys known already are passed over.
         """
         old, bucket, slot = self.table.items()
-        rows = self._rows[bucket, slot]
+        rows = self.table.values("row", bucket, slot)
         new = keys[~self.table.find(keys)[0] & (keys != MISSING)]
         _, first = np.unique(new, return_index=True)
         new = new[np.sort(first)]

@@ -1,0 +1,148 @@
+"""How long a request's encoding takes with a million items and with ten million.
+
+    python -m loadtest.encoding [--quick]
+
+Thirteen features, two crosses and 20 behaviours; vocabularies and catalogue are memory-mapped, made up here and kept in
+.cache/encoding. Candidates and clicks are drawn anew for every request, uniformly over all items: the worst case for
+tables, since no row is warm in a cache. String ids, and integers that have the same keys. Sizes take turns, and
+medians are told. The last line is JSON.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from model.features import schema as features_toml
+from model.features.behaviour import Behaviour
+from model.features.catalog import FILE, Catalog
+from model.features.encode import Encoder, Statistics
+from model.features.ids import ABSENT, FIRST, IdType, Keys, keys
+from model.features.schema import Schema
+from model.features.table import Table, Vocabulary
+
+CACHE = Path(__file__).parent.parent / ".cache" / "encoding"
+NOW = 1_700_000_000_000
+CANDIDATES, BEHAVIOURS = (100, 500), 20
+VALUES = {"age": 10, "gender": 3, "city": 400, "os": 4, "category_id": 5_000, "shop_id": 50_000, "tags": 1_000}
+VALUES |= {"position": 50, "page": 10}  # distinct values of the features with a vocabulary
+PLACES = 4  # of the multi
+
+
+@dataclass(frozen=True)
+class Sizes:
+    items: tuple[int, int] = (1_000_000, 10_000_000)
+    rounds: int = 300
+
+
+QUICK = Sizes((500, 2_000), 3)
+
+
+def schema(item_type: IdType) -> Schema:
+    def feature(name: str, side: str, kind: str = "category", **more: Any) -> dict[str, Any]:
+        return {"name": name, "side": side, "kind": kind, "type": "int", "width": 8} | more
+
+    return features_toml.parse(
+        {
+            "user_id": "str",
+            "feature": [
+                *(feature(name, "user") for name in ("age", "gender", "city", "os")),
+                feature("item_id", "item", "id", type=item_type, sequence_width=32),
+                feature("category_id", "item", sequence_width=16),
+                feature("shop_id", "item"),
+                feature("tags", "item", "multi", max_values=PLACES),
+                feature("price", "item", "number", transform="log"),
+                feature("position", "context", default=1),
+                feature("page", "context", default=1),
+                feature("age_x_item", "cross", of=["age", "item_id"], buckets=100_000),
+                feature("gender_x_category", "cross", of=["gender", "category_id"], buckets=1_000),
+            ],
+        }
+    )
+
+
+def tables(cache: Path, items: int) -> Path:
+    """Vocabularies and catalogue of that many items, from the cache where they are there."""
+    folder = cache / str(items)
+    if folder.exists():
+        return folder
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    rng, chunk = np.random.default_rng(items), 100_000
+    bar = tqdm(range(0, items, chunk), f"making {items:,} items", delay=1, leave=False)
+    ids = np.concatenate([keys([f"i{n}" for n in range(at, min(items, at + chunk))], "str") for at in bar])
+    Table.build(ids, {"row": FIRST + np.arange(items)}).save(partial / "item_id.npy")
+    for name, count in VALUES.items():
+        Table.build(np.arange(count, dtype=np.uint64), {"row": FIRST + np.arange(count)}).save(partial / f"{name}.npy")
+    columns = {name: rng.integers(VALUES[name], size=items).astype(np.uint64) for name in ("category_id", "shop_id")}
+    tags = rng.integers(VALUES["tags"], size=(items, PLACES)).astype(np.uint64)
+    columns["tags"] = np.where(np.arange(PLACES) < rng.integers(PLACES + 1, size=(items, 1)), tags, ABSENT)
+    columns["price"] = rng.lognormal(3, 1, items)
+    Catalog.build(schema("str"), ids, columns).save(partial / FILE)
+    partial.rename(folder)
+    return folder
+
+
+class Side:
+    """The encoder of one size and one type of ids."""
+
+    def __init__(self, folder: Path, items: int, item_type: IdType):
+        table, self.items, self.type = schema(item_type), items, item_type
+        known = {name: Vocabulary(Table.open(folder / f"{name}.npy")) for name in ("item_id", *VALUES)}
+        self.encoder = Encoder(table, known, Statistics({name: FIRST + n for name, n in VALUES.items()}))
+        self.catalog = Catalog.open(folder / FILE, table)
+        self.rng = np.random.default_rng(1)
+
+    def round(self, candidates: int) -> float:
+        """Milliseconds of one request of other items than any before."""
+        names = [f"i{n}" for n in self.rng.integers(self.items, size=candidates + BEHAVIOURS)]
+        ids: list[Any] = names if self.type == "str" else keys(names, "str").view(np.int64).tolist()
+        clicks = [Behaviour("click", "item", str(i), NOW - 60_000 * n) for n, i in enumerate(ids[candidates:])]
+        profile = {"age": "3", "gender": "1", "city": "77", "os": "2"}
+        begun = time.perf_counter()
+        self.encoder.encode("u1", profile, clicks, ids[:candidates], NOW, self.catalog)
+        return 1000 * (time.perf_counter() - begun)
+
+
+def measure(cache: Path, sizes: Sizes) -> dict[str, Any]:
+    kinds: tuple[IdType, ...] = ("str", "int")
+    sides = {(items, kind): Side(tables(cache, items), items, kind) for items in sizes.items for kind in kinds}
+    times: dict[tuple[int, IdType, int], list[float]] = {(*who, n): [] for who in sides for n in CANDIDATES}
+    for _ in tqdm(range(sizes.rounds), "rounds", delay=1, leave=False):
+        for (items, kind, candidates), found in times.items():
+            found.append(sides[items, kind].round(candidates))
+    half = {who: statistics.median(found[len(found) // 3 :]) for who, found in times.items()}  # the first warm up
+    few, many = sizes.items
+    print(f"{'ms, p50':<22} {few:>12,} {many:>12,}  ratio")
+    for kind in kinds:
+        for n in CANDIDATES:
+            one, other = half[few, kind, n], half[many, kind, n]
+            print(f"{n} candidates, {kind:<6} {one:>12.3f} {other:>12.3f} {other / one:>6.2f}")
+    names = {"1m": few, "10m": many}
+    made: dict[str, Any] = {f"encode_ms_500_{name}": half[items, "str", 500] for name, items in names.items()}
+    made |= {f"encode_ms_500_{name}_int": half[items, "int", 500] for name, items in names.items()}
+    return made | {"ratio_10m_over_1m": half[many, "str", 500] / half[few, "str", 500]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m loadtest.encoding", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works: no figures to quote")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where the made-up tables are kept")
+    given = parser.parse_args(arguments)
+    figures = measure(given.cache, QUICK if given.quick else Sizes())
+    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
