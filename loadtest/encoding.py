@@ -26,7 +26,7 @@ from model.features import schema as features_toml
 from model.features.behaviour import Behaviour
 from model.features.catalog import FILE, Catalog
 from model.features.encode import Encoder, Statistics
-from model.features.ids import ABSENT, FIRST, IdType, Keys, keys
+from model.features.ids import ABSENT, FIRST, IdType, keys
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 

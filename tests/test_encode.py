@@ -380,10 +380,10 @@ def test_ids_that_are_new_get_rows_after_those_that_were_there(tmp_path: Path) -
     second = Prepared(tmp_path / "second").encoder
     old, new = keys([f"i{n}" for n in range(40)], "str"), keys(["new1", *(f"new1{n}" for n in range(10))], "str")
     was, now = first.vocabularies["item_id"], second.vocabularies["item_id"]
-    np.testing.assert_array_equal(was.rows(old, UNKNOWN), now.rows(old, UNKNOWN))
-    assert (was.rows(new, UNKNOWN) == UNKNOWN).all()
+    np.testing.assert_array_equal(was.rows(old), now.rows(old))
+    assert (was.rows(new) == UNKNOWN).all()
     begin, end = first.statistics.rows["item_id"], second.statistics.rows["item_id"]
-    assert set(now.rows(new, UNKNOWN).tolist()) == set(range(begin, end)) and end == begin + 11
+    assert set(now.rows(new).tolist()) == set(range(begin, end)) and end == begin + 11
     assert first.statistics.numbers == second.statistics.numbers
 
 
@@ -458,5 +458,5 @@ def test_a_drawn_negative_is_no_observation_of_its_item(tmp_path: Path) -> None:
         meta = encode_tables(folder, make_schema(), DataSet("log", "UTC", drawn_negatives=drawn))
         assert meta["drawn_negatives"] is drawn
         vocabulary = Prepared(folder).encoder.vocabularies["item_id"]
-        found[drawn] = vocabulary.rows(keys(["only-drawn", "i3"], "str"), UNKNOWN) != UNKNOWN
+        found[drawn] = vocabulary.rows(keys(["only-drawn", "i3"], "str")) != UNKNOWN
     assert found[False].tolist() == [True, True] and found[True].tolist() == [False, True]

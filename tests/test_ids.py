@@ -78,9 +78,9 @@ def test_a_vocabulary_finds_every_key_and_nothing_else(size: int) -> None:
     draw = np.random.default_rng(size)
     known = draw.choice(2**40, size, replace=False).astype(np.uint64)
     vocabulary = Vocabulary.build(known, FIRST + np.arange(size))
-    assert vocabulary.rows(known, UNKNOWN).tolist() == list(range(FIRST, FIRST + size))
+    assert vocabulary.rows(known).tolist() == list(range(FIRST, FIRST + size))
     strangers = np.array([2**41, 2**41 + 1, MISSING, ABSENT], np.uint64)
-    assert vocabulary.rows(strangers, UNKNOWN).tolist() == [UNKNOWN] * 4
+    assert vocabulary.rows(strangers).tolist() == [UNKNOWN] * 4
 
 
 def test_keys_that_all_hash_to_one_bucket_are_still_found() -> None:
@@ -93,13 +93,13 @@ def test_keys_that_all_hash_to_one_bucket_are_still_found() -> None:
     known = np.concatenate([crowded, others])
     vocabulary = Vocabulary.build(known, FIRST + np.arange(len(known)))
     assert len(vocabulary.table.buckets) == buckets and len(crowded) > 3 * 8
-    assert vocabulary.rows(known, UNKNOWN).tolist() == list(range(FIRST, FIRST + len(known)))
+    assert vocabulary.rows(known).tolist() == list(range(FIRST, FIRST + len(known)))
 
 
 def test_rows_never_move_when_ids_are_added() -> None:
     known = np.array([5, 9, 1], np.uint64)
     vocabulary = Vocabulary.build(known, np.array([2, 3, 4])).grown(np.array([9, 77, 78, 77, MISSING], np.uint64))
-    assert vocabulary.rows(np.array([5, 9, 1, 77, 78], np.uint64), UNKNOWN).tolist() == [2, 3, 4, 5, 6]
+    assert vocabulary.rows(np.array([5, 9, 1, 77, 78], np.uint64)).tolist() == [2, 3, 4, 5, 6]
 
 
 def test_a_table_refuses_a_key_that_stands_twice() -> None:

@@ -48,7 +48,8 @@ class Catalog:
     def columns(self, items: Keys) -> tuple[dict[str, Column], npt.NDArray[np.bool_]]:
         """Raw columns of items (n,) and which of them are known; an unknown item's values are missing."""
         known, bucket, slot = self._table.find(items)
-        found = {feature.name: self._table.values(feature.name, bucket, slot) for feature in self.features}
+        names = [feature.name for feature in self.features]
+        found = dict(zip(names, self._table.values(names, bucket, slot), strict=True))
         if not known.all():
             for feature in self.features:
                 found[feature.name][~known] = empty(feature, 1)[0]

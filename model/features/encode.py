@@ -78,10 +78,17 @@ class Encoder:
         self._history = _Kind(schema.history.object_type, schema.history.actions, schema.item_id.type)
         self._groups = [_Kind(g.object_type, g.actions, g.type) for g in schema.groups]
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
+        crosses = schema.side("cross")
+        self._crosses = len(crosses)
+        self._alike = []  # crosses of equally many parts, which are made at once
+        for count in sorted({len(cross.of) for cross in crosses}):
+            places = [place for place, cross in enumerate(crosses) if len(cross.of) == count]
+            names, of = [crosses[place].name for place in places], [crosses[place].of for place in places]
+            self._alike.append((places, names, of, np.array([[crosses[p].buckets] for p in places], np.uint64)))
         self._defaults = {f.name: column(f, [f.default]) for f in self._contexts}
-        places = schema.places("item")
-        self._item_place = places[ITEM_ID].start
-        self._sequence_places = np.r_[tuple(places[f.name] for f in schema.sequence)].astype(np.int64)
+        place_of = schema.places("item")
+        self._item_place = place_of[ITEM_ID].start
+        self._sequence_places = np.r_[tuple(place_of[f.name] for f in schema.sequence)].astype(np.int64)
         self._allowed = {
             "user": tuple(f.name for f in schema.side("user") if f.name != USER_ID),
             "candidate": tuple(f.name for f in (*schema.side("item"), *schema.side("context"))),
@@ -124,13 +131,14 @@ class Encoder:
         if feature.transform == "log":
             steps = np.floor(2 * np.log2(1 + np.fmax(values, 0)))  # a NaN is 0 here
             rows = FIRST + np.minimum(steps, LOG_BUCKETS - 1).astype(np.int64)
-            rows = np.where(np.isnan(values), UNKNOWN, rows)
+            np.copyto(rows, UNKNOWN, where=np.isnan(values))
         elif feature.buckets is not None:
             rows = hashed_rows(values, feature.buckets)
         else:
-            rows = self.vocabularies[feature.name].rows(values, UNKNOWN)
+            rows = self.vocabularies[feature.name].rows(values)
         if feature.kind == "multi":
-            return np.where(values == ABSENT, PAD, rows)
+            np.copyto(rows, PAD, where=values == ABSENT)
+            return rows
         return rows[..., None]
 
     def numbers(
@@ -147,13 +155,9 @@ class Encoder:
 
     def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
         """Rows of the crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
-        crosses = self.schema.side("cross")
-        made = np.empty((count, len(crosses)), np.int64)
-        for parts in {len(feature.of) for feature in crosses}:  # those of two parts at once, those of three
-            places = [place for place, feature in enumerate(crosses) if len(feature.of) == parts]
-            alike = [crosses[place] for place in places]
-            mixed = crossed([f.name for f in alike], [[columns[part] for part in f.of] for f in alike])
-            buckets = np.array([[f.buckets] for f in alike], np.uint64)
+        made = np.empty((count, self._crosses), np.int64)
+        for places, names, parts, buckets in self._alike:
+            mixed = crossed(names, [[columns[part] for part in of] for of in parts])
             made[:, places] = hashed_rows(mixed, buckets).T
         return made
 
@@ -251,21 +255,22 @@ class Encoder:
         return {f"history{suffix}": rows[None], f"gap{suffix}": gap, f"action{suffix}": actions[None]}
 
     def _candidates(self, candidates: Sequence[Candidate]) -> tuple[Keys, list[tuple[int, Mapping[str, Any]]]]:
-        bare_ids = set(map(type, candidates)) <= {str, int}  # the usual case
+        kinds = set(map(type, candidates))
+        bare_ids = kinds <= {str, int}  # the usual case
         given = [] if bare_ids else [(index, c) for index, c in enumerate(candidates) if isinstance(c, Mapping)]
         for index, features in given:
             if features.get(ITEM_ID) is None:
                 raise BadValue(f"candidates[{index}]: {ITEM_ID} is missing")
             _refuse_unknown(f"candidates[{index}]", features, self._allowed["candidate"])
         bare = [c[ITEM_ID] if isinstance(c, Mapping) else c for c in candidates] if given else candidates
-        kind = self.schema.item_id.type
+        kind = self._history.id_type
         try:
-            ids = keys(bare, kind)
+            ids = keys(bare, kind, kinds if bare_ids else None)
         except BadValue:
             for index, item in enumerate(bare):
                 _column(self.schema.item_id, [item], f"candidates[{index}]")
             raise
-        if (ids == MISSING).any():  # None has a key, but is no item
+        if not bare_ids and (ids == MISSING).any():  # None has a key, but is no item
             raise BadValue(f"candidates[{int((ids == MISSING).argmax())}]: None given, an item id is allowed")
         return ids, given
 
@@ -283,6 +288,7 @@ class Encoder:
         columns = {name: value.repeat(count, axis=0) for name, value in columns.items()}
         _overwrite(self._contexts, columns, given)
         return columns, count
+
 
 class _Kind:
     """One behaviour group: which behaviours belong to it, and what their objects' ids and actions are."""

@@ -5,6 +5,8 @@ specification. Rows begin with PAD (a slot that holds nothing) and UNKNOWN (a va
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -62,11 +64,15 @@ def key(value: Any, kind: IdType) -> int:
     return hashed if hashed not in _RESERVED else hashed ^ 0xFF  # two in 2^64 share a key with a neighbour
 
 
-def keys(values: Sequence[Any] | npt.NDArray[np.int64], kind: IdType) -> Keys:
-    """Keys of many values, (n,) -> (n,) uint64. Raises BadValue at the first that the type refuses."""
+def keys(values: Sequence[Any] | npt.NDArray[np.int64], kind: IdType, kinds: AbstractSet[type] | None = None) -> Keys:
+    """Keys of many values, (n,) -> (n,) uint64. Raises BadValue at the first that the type refuses.
+
+    `kinds` are the values' types, where the caller knows them.
+    """
     if len(values) <= FEW and not isinstance(values, np.ndarray):
         return np.array([key(value, kind) for value in values], np.uint64)
-    kinds = {np.int64} if isinstance(values, np.ndarray) else set(map(type, values))
+    if kinds is None:
+        kinds = {np.int64} if isinstance(values, np.ndarray) else set(map(type, values))
     if kind == "str" and kinds == {str}:  # the usual case by whole arrays; the mixed one by `key`, with the same result
         try:
             hashed = np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, values)), np.uint64, len(values))
@@ -105,7 +111,7 @@ def hashed_rows(key: Keys, buckets: int | Keys) -> npt.NDArray[np.int64]:
     """Rows of a hashed feature: FIRST..FIRST+buckets-1, UNKNOWN for MISSING. Any shape."""
     rows = (mix(key) % np.asarray(buckets, np.uint64)).view(np.int64)
     rows += FIRST
-    rows[key == MISSING] = UNKNOWN
+    np.copyto(rows, UNKNOWN, where=key == MISSING)
     return rows
 
 
@@ -115,15 +121,22 @@ def crossed(names: Sequence[str], parts: Sequence[Sequence[Keys]]) -> Keys:
     A cross's parts are (n,) or, for all alike, (1,). Its own name seeds the mix, so that two crosses of the same parts
     do not collide in the same places.
     """
-    mixed: Keys = np.array([[xxhash.xxh3_64_intdigest(name.encode())] for name in names], np.uint64)
+    mixed: Keys = np.array([_seed(name) for name in names], np.uint64)[:, None]
     missing: Any = np.False_
-    for column in zip(*parts, strict=True):
-        part = np.stack(np.broadcast_arrays(*column))
+    for columns in zip(*parts, strict=True):
+        part = np.empty((len(names), max(map(len, columns))), np.uint64)
+        for row, column in enumerate(columns):
+            part[row] = column
         mixed = mix(mixed * _ODD ^ part)  # times an odd number: a × b is not b × a
         missing = missing | (part == MISSING)
     mixed = _unreserved(mixed)
-    mixed[np.broadcast_to(missing, mixed.shape)] = MISSING
+    np.copyto(mixed, MISSING, where=missing)
     return mixed
+
+
+@lru_cache
+def _seed(name: str) -> int:
+    return xxhash.xxh3_64_intdigest(name.encode())
 
 
 def _unreserved(hashed: Keys) -> Keys:

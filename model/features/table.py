@@ -6,16 +6,19 @@ much). One `.npy` file, so that it is swapped into place at once and its pages a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model.features.ids import FEW, MISSING, Keys, mix, mix_one
+from model.features.direct import Direct, Unplaced
+from model.features.ids import FEW, MISSING, UNKNOWN, Keys, mix, mix_one
 
 SLOTS = 8  # keys a bucket: 64 bytes
+SMALL = 1 << 15  # buckets: a vocabulary of up to 80 to 160 thousand ids also gets a perfect hash, of 4 to 8 MB
 LOAD = 0.6  # keys ÷ slots at most: about one bucket in twenty overflows into its neighbour
 
 
@@ -29,18 +32,18 @@ class Table:
         # What a lookup reads, as flat arrays whose elements are copied whole: a take of 500 lasts as long as the
         # memory does, an index of a field in records several times as long.
         words = self.buckets.view("<u8")
-        self._bucket = words.size // len(buckets)  # words
-        self._lines = words.view(f"V{8 * SLOTS}")  # the keys' line first
+        self._lines = words.view(f"V{8 * SLOTS}")  # of a bucket, its keys first
         self._fields = {name: self._field(words, name) for name in self.buckets.dtype.names or () if name != "key"}
 
     def _field(self, words: Keys, name: str) -> tuple[npt.NDArray[Any], int, np.dtype[Any], tuple[int, ...]]:
-        """A field's values in pieces of one or more words, where its first bucket's begin, and what a value is."""
+        """A field from its first value on, in pieces of a few words; the pieces of a value, and what a value is."""
         assert self.buckets.dtype.fields
         field, offset = self.buckets.dtype.fields[name][:2]
         if field.base.itemsize != 8:
             raise ValueError(f"a table's fields are 8 bytes wide, {name!r} is {field.base.str}")
-        piece = 8 * math.gcd(SLOTS, math.prod(field.shape[1:]))
-        return words.view(f"V{piece}"), offset // piece, field.base, field.shape[1:]
+        size = math.prod(field.shape[1:])
+        piece = math.gcd(SLOTS, size)  # of a size that every field's begin and every bucket's length are multiples of
+        return words.view(f"V{8 * piece}")[offset // (8 * piece) :], size // piece, field.base, field.shape[1:]
 
     @classmethod
     def build(cls, keys: Keys, columns: Mapping[str, npt.NDArray[Any]]) -> "Table":
@@ -96,11 +99,11 @@ class Table:
         self, keys: Keys, bucket: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Looks into one bucket for each key: found, slot, and the numbers of those to look for in the next one."""
-        seen = self._lines.take(bucket * (self._bucket // SLOTS)).view("<u8").reshape(-1, SLOTS)
+        seen = self._lines.take(bucket * (self.buckets.itemsize // (8 * SLOTS))).view("<u8").reshape(-1, SLOTS)
         hit = seen == keys[:, None]
         found = hit.view(np.uint64)[:, 0] != 0  # any of eight bytes
-        on = np.flatnonzero(~found & (seen[:, -1] != MISSING))  # not here, and this bucket has overflowed
-        return found, hit.argmax(axis=1), on
+        on = np.flatnonzero(~found)
+        return found, hit.argmax(axis=1), on[seen[on, -1] != MISSING]  # not here, and this bucket has overflowed
 
     def find_one(self, key: int) -> tuple[int, int] | None:
         """Bucket and slot of one key, as `find` has them."""
@@ -114,15 +117,18 @@ class Table:
             bucket = (bucket + 1) & int(self._mask)
         return None
 
-    def values(self, name: str, bucket: npt.NDArray[np.int64], slot: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """A field of the records at buckets and slots (n,): (n, ...)."""
-        pieces, first, dtype, shape = self._fields[name]
-        size = pieces.itemsize // 8  # words
-        each = math.prod(shape) // size
-        place = bucket * (self._bucket // size) + (slot * each + first)
-        if each > 1:
-            place = place[:, None] + np.arange(each)
-        found: npt.NDArray[Any] = pieces.take(place).view(dtype).reshape(len(bucket), *shape)
+    def values(
+        self, names: Sequence[str], bucket: npt.NDArray[np.int64], slot: npt.NDArray[np.int64]
+    ) -> list[npt.NDArray[Any]]:
+        """Fields of the records at buckets and slots (n,): each (n, ...)."""
+        places: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        found = []
+        for pieces, each, dtype, shape in map(self._fields.__getitem__, names):
+            key = (pieces.itemsize, each)
+            if key not in places:
+                place = bucket * (self.buckets.itemsize // pieces.itemsize) + slot * each
+                places[key] = place if each == 1 else place[:, None] + np.arange(each)
+            found.append(pieces.take(places[key]).view(dtype).reshape(len(bucket), *shape))
         return found
 
     def items(self) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -142,17 +148,30 @@ class Vocabulary:
     def build(cls, keys: Keys, rows: npt.NDArray[np.int64]) -> "Vocabulary":
         return cls(Table.build(keys, {"row": rows.astype("<i8")}))
 
-    def rows(self, keys: Keys, unknown: int) -> npt.NDArray[np.int64]:
-        """Rows of keys, any shape; `unknown` where a key has none."""
-        flat = keys.reshape(-1)
-        if flat.size <= FEW:
-            return np.array([self._row(key, unknown) for key in flat.tolist()], np.int64).reshape(keys.shape)
-        found, bucket, slot = self.table.find(flat)
-        return np.where(found, self.table.values("row", bucket, slot), unknown).reshape(keys.shape)
+    def rows(self, keys: Keys) -> npt.NDArray[np.int64]:
+        """Rows of keys, any shape; UNKNOWN where a key has none."""
+        if keys.size <= FEW:
+            return np.array([self._row(key) for key in keys.reshape(-1).tolist()], np.int64).reshape(keys.shape)
+        if self._direct:
+            return self._direct.rows(keys)
+        found, bucket, slot = self.table.find(keys.reshape(-1))
+        (rows,) = self.table.values(["row"], bucket, slot)
+        np.copyto(rows, UNKNOWN, where=~found)
+        return rows.reshape(keys.shape)
 
-    def _row(self, key: int, unknown: int) -> int:
+    def _row(self, key: int) -> int:
         place = self.table.find_one(key)
-        return unknown if place is None else int(self._rows[place])
+        return UNKNOWN if place is None else int(self._rows[place])
+
+    @cached_property
+    def _direct(self) -> Direct | None:
+        if len(self.table.buckets) > SMALL:
+            return None
+        keys, bucket, slot = self.table.items()
+        try:
+            return Direct(keys, *self.table.values(["row"], bucket, slot))
+        except Unplaced:
+            return None
 
     def grown(self, keys: Keys) -> "Vocabulary":
         """This vocabulary with rows for further keys, appended; rows that exist never move.
@@ -160,7 +179,7 @@ class Vocabulary:
         Keys known already are passed over.
         """
         old, bucket, slot = self.table.items()
-        rows = self.table.values("row", bucket, slot)
+        (rows,) = self.table.values(["row"], bucket, slot)
         new = keys[~self.table.find(keys)[0] & (keys != MISSING)]
         _, first = np.unique(new, return_index=True)
         new = new[np.sort(first)]
