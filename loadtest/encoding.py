@@ -33,6 +33,7 @@ from model.features.table import Table, Vocabulary
 CACHE = Path(__file__).parent.parent / ".cache" / "encoding"
 NOW = 1_700_000_000_000
 CANDIDATES, BEHAVIOURS = (100, 500), 20
+KINDS: tuple[IdType, ...] = ("str", "int")
 VALUES = {"age": 10, "gender": 3, "city": 400, "os": 4, "category_id": 5_000, "shop_id": 50_000, "tags": 1_000}
 VALUES |= {"position": 50, "page": 10}  # distinct values of the features with a vocabulary
 PLACES = 4  # of the multi
@@ -79,12 +80,14 @@ def tables(cache: Path, items: int) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     rng, chunk = np.random.default_rng(items), 100_000
-    bar = tqdm(range(0, items, chunk), f"making {items:,} items", delay=1, leave=False)
+    bar = tqdm(range(0, items, chunk), f"making {items:,} items", delay=1, leave=False, disable=None)
     ids = np.concatenate([keys([f"i{n}" for n in range(at, min(items, at + chunk))], "str") for at in bar])
     Table.build(ids, {"row": FIRST + np.arange(items)}).save(partial / "item_id.npy")
     for name, count in VALUES.items():
         Table.build(np.arange(count, dtype=np.uint64), {"row": FIRST + np.arange(count)}).save(partial / f"{name}.npy")
-    columns = {name: rng.integers(VALUES[name], size=items).astype(np.uint64) for name in ("category_id", "shop_id")}
+    columns: dict[str, Any] = {
+        name: rng.integers(VALUES[name], size=items).astype(np.uint64) for name in ("category_id", "shop_id")
+    }
     tags = rng.integers(VALUES["tags"], size=(items, PLACES)).astype(np.uint64)
     columns["tags"] = np.where(np.arange(PLACES) < rng.integers(PLACES + 1, size=(items, 1)), tags, ABSENT)
     columns["price"] = rng.lognormal(3, 1, items)
@@ -97,16 +100,21 @@ class Side:
     """The encoder of one size and one type of ids."""
 
     def __init__(self, folder: Path, items: int, item_type: IdType):
-        table, self.items, self.type = schema(item_type), items, item_type
+        features, self.items, self.type = schema(item_type), items, item_type
         known = {name: Vocabulary(Table.open(folder / f"{name}.npy")) for name in ("item_id", *VALUES)}
-        self.encoder = Encoder(table, known, Statistics({name: FIRST + n for name, n in VALUES.items()}))
-        self.catalog = Catalog.open(folder / FILE, table)
+        self.encoder = Encoder(features, known, Statistics({name: FIRST + n for name, n in VALUES.items()}))
+        self.catalog = Catalog.open(folder / FILE, features)
         self.rng = np.random.default_rng(1)
+        for table in (known["item_id"].table, self.catalog._table):
+            table.buckets.view(np.uint8)[::4096].max()  # maps every page, as a service has after some minutes
+
+    def ids(self, texts: Sequence[str]) -> list[Any]:
+        """The same keys as ids of this side's type."""
+        return list(texts) if self.type == "str" else keys(texts, "str").view(np.int64).tolist()
 
     def round(self, candidates: int) -> float:
-        """Milliseconds of one request of other items than any before."""
-        names = [f"i{n}" for n in self.rng.integers(self.items, size=candidates + BEHAVIOURS)]
-        ids: list[Any] = names if self.type == "str" else keys(names, "str").view(np.int64).tolist()
+        """Milliseconds of one request, of items drawn anew."""
+        ids = self.ids([f"i{n}" for n in self.rng.integers(self.items, size=candidates + BEHAVIOURS)])
         clicks = [Behaviour("click", "item", str(i), NOW - 60_000 * n) for n, i in enumerate(ids[candidates:])]
         profile = {"age": "3", "gender": "1", "city": "77", "os": "2"}
         begun = time.perf_counter()
@@ -114,24 +122,26 @@ class Side:
         return 1000 * (time.perf_counter() - begun)
 
 
-def measure(cache: Path, sizes: Sizes) -> dict[str, Any]:
-    kinds: tuple[IdType, ...] = ("str", "int")
-    sides = {(items, kind): Side(tables(cache, items), items, kind) for items in sizes.items for kind in kinds}
-    times: dict[tuple[int, IdType, int], list[float]] = {(*who, n): [] for who in sides for n in CANDIDATES}
-    for _ in tqdm(range(sizes.rounds), "rounds", delay=1, leave=False):
+def measure(cache: Path, sizes: Sizes) -> dict[str, float]:
+    sides = {(items, kind): Side(tables(cache, items), items, kind) for items in sizes.items for kind in KINDS}
+    times: dict[tuple[int, IdType, int], list[float]] = {(*side, n): [] for side in sides for n in CANDIDATES}
+    for _ in tqdm(range(sizes.rounds), "rounds", delay=1, leave=False, disable=None):
         for (items, kind, candidates), found in times.items():
             found.append(sides[items, kind].round(candidates))
-    half = {who: statistics.median(found[len(found) // 3 :]) for who, found in times.items()}  # the first warm up
+    ms = {side: statistics.median(found) for side, found in times.items()}
     few, many = sizes.items
     print(f"{'ms, p50':<22} {few:>12,} {many:>12,}  ratio")
-    for kind in kinds:
+    for kind in KINDS:
         for n in CANDIDATES:
-            one, other = half[few, kind, n], half[many, kind, n]
-            print(f"{n} candidates, {kind:<6} {one:>12.3f} {other:>12.3f} {other / one:>6.2f}")
-    names = {"1m": few, "10m": many}
-    made: dict[str, Any] = {f"encode_ms_500_{name}": half[items, "str", 500] for name, items in names.items()}
-    made |= {f"encode_ms_500_{name}_int": half[items, "int", 500] for name, items in names.items()}
-    return made | {"ratio_10m_over_1m": half[many, "str", 500] / half[few, "str", 500]}
+            one, other = ms[few, kind, n], ms[many, kind, n]
+            print(f"{f'{n} candidates, {kind}':<22} {one:>12.3f} {other:>12.3f} {other / one:>6.2f}")
+    return {
+        "encode_ms_500_1m": ms[few, "str", 500],
+        "encode_ms_500_10m": ms[many, "str", 500],
+        "encode_ms_500_1m_int": ms[few, "int", 500],
+        "encode_ms_500_10m_int": ms[many, "int", 500],
+        "ratio_10m_over_1m": ms[many, "str", 500] / ms[few, "str", 500],
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -127,6 +127,21 @@ def test_behaviours_of_one_millisecond_stand_in_the_order_of_their_keys(encoder:
     assert (one == other).all()
 
 
+def test_a_candidate_is_encoded_alike_alone_and_in_company(encoder: Encoder, catalog: Catalog) -> None:
+    bare: list[Any] = ["i1", "i2", "stranger", "i4", 7] * 4
+    given: list[Any] = [{"item_id": "i3", "price": 5, "position": 2}, {"item_id": "i1", "category_id": None}]
+    clicks = [click("i2", 1000), click("nobody", 500)]
+    for candidates in (bare, [*bare, *given]):
+        arguments = {"profile": {"age": "30"}, "behaviours": clicks, "now": NOW, "catalog": catalog}
+        together = encoder.encode("u1", candidates=candidates, **arguments).inputs
+        for place, candidate in enumerate(candidates):
+            for name, alone in encoder.encode("u1", candidates=[candidate], **arguments).inputs.items():
+                of_candidate = name in ("item", "context", "cross")
+                mine = together[name][:, place : place + 1] if of_candidate else together[name]
+                np.testing.assert_array_equal(mine, alone, err_msg=f"{name} of {candidate}")
+    assert all(array.flags.c_contiguous for array in together.values())
+
+
 def test_what_the_caller_gives_wins_over_profile_catalogue_and_default(encoder: Encoder, catalog: Catalog) -> None:
     made = encoder.encode(
         "u1",

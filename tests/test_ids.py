@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.features.direct import Direct
 from model.features.ids import (
     ABSENT,
     FIRST,
@@ -17,8 +18,9 @@ from model.features.ids import (
     key,
     keys,
     mix,
+    mix_one,
 )
-from model.features.table import Table, Vocabulary
+from model.features.table import SMALL, Table, Vocabulary
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_the_reserved_keys_belong_to_no_value() -> None:
     assert key(None, "int") == key(None, "str") == MISSING
 
 
-@pytest.mark.parametrize("size", [0, 1, 5, 8, 9, 1000, 50_000])
+@pytest.mark.parametrize("size", [0, 1, 5, 8, 9, 1000, 50_000, 200_000])
 def test_a_vocabulary_finds_every_key_and_nothing_else(size: int) -> None:
     draw = np.random.default_rng(size)
     known = draw.choice(2**40, size, replace=False).astype(np.uint64)
@@ -94,6 +96,42 @@ def test_keys_that_all_hash_to_one_bucket_are_still_found() -> None:
     vocabulary = Vocabulary.build(known, FIRST + np.arange(len(known)))
     assert len(vocabulary.table.buckets) == buckets and len(crowded) > 3 * 8
     assert vocabulary.rows(known).tolist() == list(range(FIRST, FIRST + len(known)))
+
+
+@pytest.mark.parametrize("spread", [0, 20, 40, 50])
+def test_a_row_is_the_same_by_perfect_hash_by_bucket_and_one_by_one(spread: int) -> None:
+    """Keys that differ in a few bits only are as good as any."""
+    known = np.arange(3000, dtype=np.uint64) << np.uint64(spread)
+    asked = np.concatenate([known + np.uint64(1), known[:7], [MISSING, ABSENT]])
+    table = Table.build(known[:2000], {"row": FIRST + np.arange(2000)})
+    found, bucket, slot = table.find(asked)
+    by_bucket = np.where(found, *table.values(["row"], bucket, slot), UNKNOWN)
+    vocabulary = Vocabulary(table)
+    assert len(table.buckets) < SMALL and vocabulary._direct
+    np.testing.assert_array_equal(vocabulary.rows(asked), by_bucket)
+    np.testing.assert_array_equal([vocabulary.rows(asked[at : at + 1])[0] for at in range(len(asked))], by_bucket)
+    np.testing.assert_array_equal(vocabulary.rows(asked[:3000].reshape(500, 2, 3)).reshape(-1), by_bucket[:3000])
+
+
+def test_a_perfect_hash_of_nothing_knows_nothing() -> None:
+    none = Direct(np.empty(0, np.uint64), np.empty(0, np.int64))
+    assert none.rows(np.array([0, MISSING, ABSENT], np.uint64)).tolist() == [UNKNOWN] * 3
+
+
+def test_a_table_reads_values_of_any_width() -> None:
+    draw, known = np.random.default_rng(0), np.arange(500, dtype=np.uint64)
+    columns = {f"w{width}": draw.random((500, width)) for width in (1, 2, 3, 4, 6, 8, 12)} | {"one": draw.random(500)}
+    table = Table.build(known, columns)
+    _, *place = table.find(known)
+    for name, values in zip(columns, table.values(list(columns), *place), strict=True):
+        np.testing.assert_array_equal(values, columns[name])
+    with pytest.raises(ValueError, match="'half' is <f2"):
+        Table.build(known, {"half": np.zeros(500, "<f2")})
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
+def test_keys_are_mixed_alike_alone_and_in_an_array(values: list[int]) -> None:
+    assert mix(np.array(values, np.uint64)).tolist() == [mix_one(value) for value in values]
 
 
 def test_rows_never_move_when_ids_are_added() -> None:
@@ -124,3 +162,10 @@ def test_a_cross_depends_on_every_part_on_their_order_and_on_its_name() -> None:
 
 def test_a_cross_with_a_missing_part_is_missing() -> None:
     assert crossed(["x"], [[np.array([MISSING]), np.arange(3).astype(np.uint64)]]).tolist() == [[MISSING] * 3]
+
+
+def test_crosses_made_at_once_are_those_made_one_by_one() -> None:
+    crosses = [[np.array([1, 2, MISSING], np.uint64), np.array([7], np.uint64)], [np.array([3], np.uint64)] * 2]
+    one, other = crossed(["x", "y"], crosses)
+    assert one.tolist() == crossed(["x"], crosses[:1])[0].tolist() and one[2] == MISSING
+    assert other.tolist() == crossed(["y"], crosses[1:])[0].tolist() * 3

@@ -54,6 +54,7 @@ ARROWS = {
     "loadtest": {"loadtest"},
     "loadtest.training": {"loadtest", "model"},
     "loadtest.accuracy": {"loadtest", "model"},
+    "loadtest.encoding": {"model.features"},
     "loadtest.peers": {"loadtest.errors", "model.features", "model.loader"},
 }
 FILES = sorted(path for room in ("service", "model", "loadtest") for path in (ROOT / room).rglob("*.py"))

@@ -51,29 +51,29 @@ class Table:
 
         Raises ValueError for a key that stands twice or is MISSING.
         """
-        if len(keys) and (np.unique(keys).size != len(keys) or (keys == MISSING).any()):
+        ordered = np.sort(keys)
+        if (ordered[1:] == ordered[:-1]).any() or (keys == MISSING).any():
             raise ValueError("a table's keys must be distinct and none of them missing")
         count = 1 << max(0, int(np.ceil(np.log2(max(1, len(keys)) / (SLOTS * LOAD)))))
         fields = [(name, column.dtype, (SLOTS, *column.shape[1:])) for name, column in columns.items()]
         buckets = np.zeros(count, np.dtype([("key", "<u8", (SLOTS,)), *fields]))
         buckets["key"] = MISSING
         used = np.zeros(count, np.int64)
-        waiting = np.arange(len(keys))
-        bucket = (mix(keys) & np.uint64(count - 1)).astype(np.int64)
+        waiting = np.arange(len(keys), dtype=np.uint64)
+        bucket = mix(keys) & np.uint64(count - 1)
+        bits = np.uint64(max(1, len(keys)).bit_length())
         while len(waiting):
-            order = np.argsort(bucket[waiting], kind="stable")
-            waiting = waiting[order]
-            at = bucket[waiting]
+            # By bucket, then as given: one word holds both, and words sort several times as fast as an argsort.
+            both = np.sort(bucket << bits | waiting)
+            at, waiting = (both >> bits).view(np.int64), both & ((np.uint64(1) << bits) - np.uint64(1))
             first = np.searchsorted(at, at)  # where this bucket's run begins
             slot = used[at] + np.arange(len(at)) - first
             fits = slot < SLOTS
-            placed = waiting[fits]
-            buckets["key"][at[fits], slot[fits]] = keys[placed]
-            for name, column in columns.items():
-                buckets[name][at[fits], slot[fits]] = column[placed]
-            used += np.bincount(at[fits], minlength=count)
-            waiting = waiting[~fits]
-            bucket[waiting] = (bucket[waiting] + 1) % count
+            place, placed = (at[fits], slot[fits]), waiting[fits].view(np.int64)
+            for name, column in {"key": keys, **columns}.items():
+                buckets[name][place] = column[placed]
+            used += np.bincount(place[0], minlength=count)
+            waiting, bucket = waiting[~fits], ((at[~fits] + 1) % count).view(np.uint64)
         return cls(buckets)
 
     @classmethod
