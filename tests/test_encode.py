@@ -142,6 +142,19 @@ def test_a_candidate_is_encoded_alike_alone_and_in_company(encoder: Encoder, cat
     assert all(array.flags.c_contiguous for array in together.values())
 
 
+def test_a_schema_without_a_sequence_or_a_request_without_candidates_has_axes_of_no_length(catalog: Catalog) -> None:
+    plain = [{**row, "sequence_width": 0} for row in FEATURES if row["name"] in ("item_id", "category_id", "price")]
+    cross = {"name": "c", "side": "cross", "kind": "category", "of": ["category_id", "item_id"], "buckets": 9}
+    other = {"name": "d", "side": "cross", "kind": "category", "of": ["user_id", "item_id"], "buckets": 9}
+    whose = {"name": "user_id", "side": "user", "kind": "id", "buckets": 7}
+    schema = parse({"user_id": "str", "feature": [*plain, whose, cross, other]})
+    words = {"item_id": vocabulary(["i1"], "str"), "category_id": vocabulary(["c1"], "str")}
+    encoder = Encoder(schema, words, Statistics({"item_id": 3, "category_id": 3}))
+    encoded = encoder.encode("u1", {}, [click("i1", 1000)], ["i1"], NOW, catalog)
+    assert "history" not in encoded.inputs and encoded.inputs["gap"].shape == (1, 1)
+    assert encoder.encode("u1", {}, [], [], NOW, catalog).inputs["cross"].shape == (1, 0, 2)
+
+
 def test_what_the_caller_gives_wins_over_profile_catalogue_and_default(encoder: Encoder, catalog: Catalog) -> None:
     made = encoder.encode(
         "u1",

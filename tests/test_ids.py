@@ -65,6 +65,7 @@ def test_integers_keep_their_keys_in_an_array_and_in_numpy(values: list[int]) ->
     alone = [key(value, "int") for value in values]
     assert keys(values, "int").tolist() == alone
     assert keys(np.array(values, np.int64), "int").tolist() == alone
+    assert keys([np.int64(value) for value in values], "int").tolist() == alone
 
 
 def test_the_reserved_keys_belong_to_no_value() -> None:

@@ -14,6 +14,7 @@ An array of no columns is left out.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,11 @@ class Encoder:
             names, of = [crosses[place].name for place in places], [crosses[place].of for place in places]
             self._alike.append((places, names, of, np.array([[crosses[p].buckets] for p in places], np.uint64)))
         self._defaults = {f.name: column(f, [f.default]) for f in self._contexts}
+        self._edges = np.array(schema.history.gap_edges_s, np.int64)
         place_of = schema.places("item")
         self._item_place = place_of[ITEM_ID].start
-        self._sequence_places = np.r_[tuple(place_of[f.name] for f in schema.sequence)].astype(np.int64)
+        in_sequence = [place_of[feature.name] for feature in schema.sequence]
+        self._sequence_places = np.array([p for at in in_sequence for p in range(at.start, at.stop)], np.int64)
         self._allowed = {
             "user": tuple(f.name for f in schema.side("user") if f.name != USER_ID),
             "candidate": tuple(f.name for f in (*schema.side("item"), *schema.side("context"))),
@@ -191,7 +194,10 @@ class Encoder:
         _overwrite(self._items, items, given)
         item_rows = self.rows(self._items, items, len(both))
         item_columns = {name: values[:count] for name, values in items.items()}
-        context_columns, shown = self._contexts_of(context or {}, count, given)
+        if context or given:
+            context_columns, context_rows, context_numbers = self._contexts_of(context or {}, count, given)
+        else:
+            context_columns, context_rows, context_numbers = self._neutral
 
         sequences = self._sequence("", item_rows[count:].take(self._sequence_places, axis=1), times, actions, now)
         future = int(np.count_nonzero(times > now))
@@ -202,16 +208,15 @@ class Encoder:
             wrong += malformed_here
             future += int(np.count_nonzero(at > now))
 
-        repeated = count if shown == 1 else 1
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
             item=item_rows[None, :count],
-            context=self.rows(self._contexts, context_columns, shown).repeat(repeated, axis=0)[None],
+            context=_for_each(context_rows, count)[None],
             cross=self.cross_rows({**profile_columns, **item_columns, **context_columns}, count)[None],
             **sequences,
             user_numbers=self.numbers(self._users, profile_columns, 1),
             item_numbers=self.numbers(self._items, item_columns, count)[None],
-            context_numbers=self.numbers(self._contexts, context_columns, shown).repeat(repeated, axis=0)[None],
+            context_numbers=_for_each(context_numbers, count)[None],
         )
         return Encoded(
             inputs=inputs,
@@ -251,7 +256,7 @@ class Encoder:
                 f"gap{suffix}": empty,
                 f"action{suffix}": empty,
             }
-        gap = time_positions(times[None], np.array([now]), self.schema.history.gap_edges_s)
+        gap = time_positions(times[None], np.array([now]), self._edges)
         return {f"history{suffix}": rows[None], f"gap{suffix}": gap, f"action{suffix}": actions[None]}
 
     def _candidates(self, candidates: Sequence[Candidate]) -> tuple[Keys, list[tuple[int, Mapping[str, Any]]]]:
@@ -274,20 +279,25 @@ class Encoder:
             raise BadValue(f"candidates[{int((ids == MISSING).argmax())}]: None given, an item id is allowed")
         return ids, given
 
+    @cached_property
+    def _neutral(self) -> tuple[dict[str, Column], Rows, npt.NDArray[np.float32]]:
+        """The context of a request that names none."""
+        return self._contexts_of({}, 1, [])
+
     def _contexts_of(
         self, context: Mapping[str, Any], count: int, given: Sequence[tuple[int, Mapping[str, Any]]]
-    ) -> tuple[dict[str, Column], int]:
-        """Context columns and their length: one row where it holds for all candidates, else one for each."""
+    ) -> tuple[dict[str, Column], Rows, npt.NDArray[np.float32]]:
+        """Context columns, rows and numbers: of length one where they hold for all candidates, else one for each."""
         _refuse_unknown("context", context, self._allowed["context"])
         columns = {
             f.name: _column(f, [context[f.name]], f"context.{f.name}") if f.name in context else self._defaults[f.name]
             for f in self._contexts
         }
-        if not given:
-            return columns, 1
-        columns = {name: value.repeat(count, axis=0) for name, value in columns.items()}
-        _overwrite(self._contexts, columns, given)
-        return columns, count
+        if given:
+            columns = {name: value.repeat(count, axis=0) for name, value in columns.items()}
+            _overwrite(self._contexts, columns, given)
+        length = count if given else 1
+        return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
 
 
 class _Kind:
@@ -315,6 +325,11 @@ class _Kind:
         actions = np.fromiter((self.action[b.action] for b in seen), np.int64, len(seen))
         chosen = np.lexsort((actions, ids, times))[-length:]
         return ids[chosen], times[chosen], actions[chosen], wrong
+
+
+def _for_each(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """A copy with one row for each of `count` candidates, of rows that are one each, or one for all."""
+    return values.repeat(count // len(values), axis=0)
 
 
 def network_inputs(**arrays: npt.NDArray[Any]) -> Inputs:

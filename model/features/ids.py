@@ -69,10 +69,10 @@ def keys(values: Sequence[Any] | npt.NDArray[np.int64], kind: IdType, kinds: Abs
 
     `kinds` are the values' types, where the caller knows them.
     """
-    if len(values) <= FEW and not isinstance(values, np.ndarray):
-        return np.array([key(value, kind) for value in values], np.uint64)
     if kinds is None:
         kinds = {np.int64} if isinstance(values, np.ndarray) else set(map(type, values))
+    if len(values) <= FEW and np.int64 not in kinds:
+        return np.array([key(value, kind) for value in values], np.uint64)
     if kind == "str" and kinds == {str}:  # the usual case by whole arrays; the mixed one by `key`, with the same result
         try:
             hashed = np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, values)), np.uint64, len(values))
@@ -124,7 +124,7 @@ def crossed(names: Sequence[str], parts: Sequence[Sequence[Keys]]) -> Keys:
     mixed: Keys = np.array([_seed(name) for name in names], np.uint64)[:, None]
     missing: Any = np.False_
     for columns in zip(*parts, strict=True):
-        part = np.empty((len(names), max(map(len, columns))), np.uint64)
+        part = np.empty((len(names), *np.broadcast(*columns).shape), np.uint64)
         for row, column in enumerate(columns):
             part[row] = column
         mixed = mix(mixed * _ODD ^ part)  # times an odd number: a × b is not b × a

@@ -152,7 +152,7 @@ class Vocabulary:
         """Rows of keys, any shape; UNKNOWN where a key has none."""
         if keys.size <= FEW:
             return np.array([self._row(key) for key in keys.reshape(-1).tolist()], np.int64).reshape(keys.shape)
-        if self._direct:
+        if self._direct is not None:
             return self._direct.rows(keys)
         found, bucket, slot = self.table.find(keys.reshape(-1))
         (rows,) = self.table.values(["row"], bucket, slot)
