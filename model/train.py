@@ -30,7 +30,6 @@ from model import golden, networks, objective
 from model.bundle import Bundle, BundleError, writing
 from model.evaluate import auc, calibration_bins, logloss, measure, score_rows, table, watch_correlation, watch_seconds
 from model.export import ExportError, check_parity, example_batch, write_graph, write_json
-from model.features.ids import UNKNOWN
 from model.features.schema import without_sizes
 from model.loader import Prepared, batches, shuffled_batches, tensors
 from model.networks.blocks import start
@@ -339,7 +338,7 @@ def check_rows_stayed(warm: Bundle, data: Prepared) -> None:
         now = data.encoder.vocabularies
         for name, older in warm.encoder.vocabularies.items():
             known = older.table.items()[0]
-            if not np.array_equal(older.rows(known, UNKNOWN), now[name].rows(known, UNKNOWN)):
+            if not np.array_equal(older.rows(known), now[name].rows(known)):
                 wrong.append(name)
         wrong += ["numbers"] if warm.encoder.statistics.numbers != data.encoder.statistics.numbers else []
     if wrong:

@@ -127,6 +127,34 @@ def test_behaviours_of_one_millisecond_stand_in_the_order_of_their_keys(encoder:
     assert (one == other).all()
 
 
+def test_a_candidate_is_encoded_alike_alone_and_in_company(encoder: Encoder, catalog: Catalog) -> None:
+    bare: list[Any] = ["i1", "i2", "stranger", "i4", 7] * 4
+    given: list[Any] = [{"item_id": "i3", "price": 5, "position": 2}, {"item_id": "i1", "category_id": None}]
+    clicks = [click("i2", 1000), click("nobody", 500)]
+    for candidates in (bare, [*bare, *given]):
+        arguments = {"profile": {"age": "30"}, "behaviours": clicks, "now": NOW, "catalog": catalog}
+        together = encoder.encode("u1", candidates=candidates, **arguments).inputs
+        for place, candidate in enumerate(candidates):
+            for name, alone in encoder.encode("u1", candidates=[candidate], **arguments).inputs.items():
+                of_candidate = name in ("item", "context", "cross")
+                mine = together[name][:, place : place + 1] if of_candidate else together[name]
+                np.testing.assert_array_equal(mine, alone, err_msg=f"{name} of {candidate}")
+    assert all(array.flags.c_contiguous for array in together.values())
+
+
+def test_a_schema_without_a_sequence_or_a_request_without_candidates_has_axes_of_no_length(catalog: Catalog) -> None:
+    plain = [{**row, "sequence_width": 0} for row in FEATURES if row["name"] in ("item_id", "category_id", "price")]
+    cross = {"name": "c", "side": "cross", "kind": "category", "of": ["category_id", "item_id"], "buckets": 9}
+    other = {"name": "d", "side": "cross", "kind": "category", "of": ["user_id", "item_id"], "buckets": 9}
+    whose = {"name": "user_id", "side": "user", "kind": "id", "buckets": 7}
+    schema = parse({"user_id": "str", "feature": [*plain, whose, cross, other]})
+    words = {"item_id": vocabulary(["i1"], "str"), "category_id": vocabulary(["c1"], "str")}
+    encoder = Encoder(schema, words, Statistics({"item_id": 3, "category_id": 3}))
+    encoded = encoder.encode("u1", {}, [click("i1", 1000)], ["i1"], NOW, catalog)
+    assert "history" not in encoded.inputs and encoded.inputs["gap"].shape == (1, 1)
+    assert encoder.encode("u1", {}, [], [], NOW, catalog).inputs["cross"].shape == (1, 0, 2)
+
+
 def test_what_the_caller_gives_wins_over_profile_catalogue_and_default(encoder: Encoder, catalog: Catalog) -> None:
     made = encoder.encode(
         "u1",
@@ -380,10 +408,10 @@ def test_ids_that_are_new_get_rows_after_those_that_were_there(tmp_path: Path) -
     second = Prepared(tmp_path / "second").encoder
     old, new = keys([f"i{n}" for n in range(40)], "str"), keys(["new1", *(f"new1{n}" for n in range(10))], "str")
     was, now = first.vocabularies["item_id"], second.vocabularies["item_id"]
-    np.testing.assert_array_equal(was.rows(old, UNKNOWN), now.rows(old, UNKNOWN))
-    assert (was.rows(new, UNKNOWN) == UNKNOWN).all()
+    np.testing.assert_array_equal(was.rows(old), now.rows(old))
+    assert (was.rows(new) == UNKNOWN).all()
     begin, end = first.statistics.rows["item_id"], second.statistics.rows["item_id"]
-    assert set(now.rows(new, UNKNOWN).tolist()) == set(range(begin, end)) and end == begin + 11
+    assert set(now.rows(new).tolist()) == set(range(begin, end)) and end == begin + 11
     assert first.statistics.numbers == second.statistics.numbers
 
 
@@ -458,5 +486,5 @@ def test_a_drawn_negative_is_no_observation_of_its_item(tmp_path: Path) -> None:
         meta = encode_tables(folder, make_schema(), DataSet("log", "UTC", drawn_negatives=drawn))
         assert meta["drawn_negatives"] is drawn
         vocabulary = Prepared(folder).encoder.vocabularies["item_id"]
-        found[drawn] = vocabulary.rows(keys(["only-drawn", "i3"], "str"), UNKNOWN) != UNKNOWN
+        found[drawn] = vocabulary.rows(keys(["only-drawn", "i3"], "str")) != UNKNOWN
     assert found[False].tolist() == [True, True] and found[True].tolist() == [False, True]

@@ -66,6 +66,7 @@ ARROWS = {
     "loadtest.overhead": {"loadtest", "model", "service"},
     "loadtest.networks": {"loadtest", "model"},
     "loadtest.scale": {"loadtest"},
+    "loadtest.encoding": {"model.features"},
     "loadtest.peers": {"loadtest.errors", "model.features", "model.loader"},
 }
 FILES = sorted(path for room in ("service", "model", "loadtest") for path in (ROOT / room).rglob("*.py"))

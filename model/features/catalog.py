@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -130,12 +130,11 @@ class Catalog:
     def columns(self, items: Keys) -> tuple[dict[str, Column], npt.NDArray[np.bool_]]:
         """Raw columns of items (n,) and which of them are known; an unknown item's values are missing."""
         known, bucket, slot = self._table.find(items)
-        found: dict[str, Column] = {}
-        for feature in self.features:
-            values: Any = self._table.buckets[feature.name][bucket, slot]
-            if not known.all():
-                values[~known] = empty(feature, 1)[0]
-            found[feature.name] = values
+        names = [feature.name for feature in self.features]
+        found = dict(zip(names, self._table.values(names, bucket, slot), strict=True))
+        if not known.all():
+            for feature in self.features:
+                found[feature.name][~known] = empty(feature, 1)[0]
         return found, known
 
 

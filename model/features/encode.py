@@ -14,6 +14,7 @@ An array of no columns is left out.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,20 @@ class Encoder:
         self.statistics = statistics
         self._history = _Kind(schema.history.object_type, schema.history.actions, schema.item_id.type)
         self._groups = [_Kind(g.object_type, g.actions, g.type) for g in schema.groups]
-        self._context = {f.name: column(f, [f.default])[0] for f in schema.side("context")}
+        self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
+        crosses = schema.side("cross")
+        self._crosses = len(crosses)
+        self._alike = []  # crosses of equally many parts, which are made at once
+        for count in sorted({len(cross.of) for cross in crosses}):
+            places = [place for place, cross in enumerate(crosses) if len(cross.of) == count]
+            names, of = [crosses[place].name for place in places], [crosses[place].of for place in places]
+            self._alike.append((places, names, of, np.array([[crosses[p].buckets] for p in places], np.uint64)))
+        self._defaults = {f.name: column(f, [f.default]) for f in self._contexts}
+        self._edges = np.array(schema.history.gap_edges_s, np.int64)
+        place_of = schema.places("item")
+        self._item_place = place_of[ITEM_ID].start
+        in_sequence = [place_of[feature.name] for feature in schema.sequence]
+        self._sequence_places = np.array([p for at in in_sequence for p in range(at.start, at.stop)], np.int64)
         self._allowed = {
             "user": tuple(f.name for f in schema.side("user") if f.name != USER_ID),
             "candidate": tuple(f.name for f in (*schema.side("item"), *schema.side("context"))),
@@ -118,15 +132,16 @@ class Encoder:
     def _feature_rows(self, feature: Feature, values: Column) -> Rows:
         rows: Rows
         if feature.transform == "log":
-            steps = np.floor(2 * np.log2(1 + np.maximum(np.nan_to_num(values), 0)))
+            steps = np.floor(2 * np.log2(1 + np.fmax(values, 0)))  # a NaN is 0 here
             rows = FIRST + np.minimum(steps, LOG_BUCKETS - 1).astype(np.int64)
-            rows = np.where(np.isnan(values), UNKNOWN, rows)
+            np.copyto(rows, UNKNOWN, where=np.isnan(values))
         elif feature.buckets is not None:
             rows = hashed_rows(values, feature.buckets)
         else:
-            rows = self.vocabularies[feature.name].rows(values, UNKNOWN)
+            rows = self.vocabularies[feature.name].rows(values)
         if feature.kind == "multi":
-            return np.where(values == ABSENT, PAD, rows)
+            np.copyto(rows, PAD, where=values == ABSENT)
+            return rows
         return rows[..., None]
 
     def numbers(
@@ -137,17 +152,17 @@ class Encoder:
         for feature in features:
             if feature.is_float:
                 mean, deviation = self.statistics.numbers[feature.name]
-                standard = np.nan_to_num((columns[feature.name] - mean) / deviation)
-                made.append(np.clip(standard, -MOST_DEVIATIONS, MOST_DEVIATIONS)[..., None])
+                standard = np.clip((columns[feature.name] - mean) / deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+                made.append(np.where(np.isnan(standard), 0, standard)[..., None])
         return np.concatenate(made, axis=-1, dtype=np.float32) if made else np.zeros((count, 0), np.float32)
 
     def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
         """Rows of the crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
-        made = []
-        for feature in self.schema.side("cross"):
-            mixed = crossed(feature.name, [columns[part] for part in feature.of])
-            made.append(np.broadcast_to(hashed_rows(mixed, feature.buckets or 1), count)[:, None])
-        return np.concatenate(made, axis=-1) if made else np.zeros((count, 0), np.int64)
+        made = np.empty((count, self._crosses), np.int64)
+        for places, names, parts, buckets in self._alike:
+            mixed = crossed(names, [[columns[part] for part in of] for of in parts])
+            made[:, places] = hashed_rows(mixed, buckets).T
+        return made
 
     # ---- one request
 
@@ -171,43 +186,42 @@ class Encoder:
         profile_columns, malformed = self._profile(user_id, profile, user or {})
         clicked, times, actions, wrong = self._history.newest(behaviours, schema.history.length)
         ids, given = self._candidates(candidates)
-
-        items, _ = catalog.columns(np.concatenate([ids, clicked]))
-        items[ITEM_ID] = np.concatenate([ids, clicked])
         count = len(ids)
-        item_columns = {name: values[:count] for name, values in items.items()}
-        _overwrite(schema.side("item"), item_columns, given)
-        context_columns = self._contexts(context or {}, count, given)
 
-        clicked_columns = {name: values[count:] for name, values in items.items()}
-        sequences = self._sequence("", self.rows(schema.sequence, clicked_columns, len(clicked)), times, actions, now)
-        future = int((times > now).sum())
+        both = np.concatenate([ids, clicked])  # candidates and clicks are looked up at once
+        items, _ = catalog.columns(both)
+        items[ITEM_ID] = both
+        _overwrite(self._items, items, given)
+        item_rows = self.rows(self._items, items, len(both))
+        item_columns = {name: values[:count] for name, values in items.items()}
+        if context or given:
+            context_columns, context_rows, context_numbers = self._contexts_of(context or {}, count, given)
+        else:
+            context_columns, context_rows, context_numbers = self._neutral
+
+        sequences = self._sequence("", item_rows[count:].take(self._sequence_places, axis=1), times, actions, now)
+        future = int(np.count_nonzero(times > now))
         for group, kind in zip(schema.groups, self._groups, strict=True):
             objects, at, what, malformed_here = kind.newest(behaviours, group.length)
             rows = self._feature_rows(group.feature, objects)
             sequences |= self._sequence(f"_{group.object_type}", rows, at, what, now)
             wrong += malformed_here
-            future += int((at > now).sum())
+            future += int(np.count_nonzero(at > now))
 
-        users, item_side, contexts = schema.side("user"), schema.side("item"), schema.side("context")
-        item_rows = self.rows(item_side, item_columns, count)
         inputs = network_inputs(
-            user=self.rows(users, profile_columns, 1),
-            item=item_rows[None],
-            context=self.rows(contexts, context_columns, count)[None],
+            user=self.rows(self._users, profile_columns, 1),
+            item=item_rows[None, :count],
+            context=_for_each(context_rows, count)[None],
             cross=self.cross_rows({**profile_columns, **item_columns, **context_columns}, count)[None],
             **sequences,
-            user_numbers=self.numbers(users, profile_columns, 1),
-            item_numbers=self.numbers(item_side, item_columns, count)[None],
-            context_numbers=self.numbers(contexts, context_columns, count)[None],
-        )
-        place = sum(
-            f.columns for f in schema.side("item")[: schema.side("item").index(schema.item_id)] if not f.is_float
+            user_numbers=self.numbers(self._users, profile_columns, 1),
+            item_numbers=self.numbers(self._items, item_columns, count)[None],
+            context_numbers=_for_each(context_numbers, count)[None],
         )
         return Encoded(
             inputs=inputs,
             history_length=len(clicked),
-            unknown_items=int((item_rows[:, place] == UNKNOWN).sum()),
+            unknown_items=int(np.count_nonzero(item_rows[:count, self._item_place] == UNKNOWN)),
             future=future,
             malformed=malformed + wrong,
         )
@@ -217,7 +231,7 @@ class Encoder:
     ) -> tuple[dict[str, Column], int]:
         _refuse_unknown("user", given, self._allowed["user"])
         columns, malformed = {}, 0
-        for feature in self.schema.side("user"):
+        for feature in self._users:
             name = feature.name
             if name == USER_ID:
                 columns[name] = column(feature, [user_id])
@@ -242,39 +256,48 @@ class Encoder:
                 f"gap{suffix}": empty,
                 f"action{suffix}": empty,
             }
-        gap = time_positions(times[None], np.array([now]), self.schema.history.gap_edges_s)
+        gap = time_positions(times[None], np.array([now]), self._edges)
         return {f"history{suffix}": rows[None], f"gap{suffix}": gap, f"action{suffix}": actions[None]}
 
     def _candidates(self, candidates: Sequence[Candidate]) -> tuple[Keys, list[tuple[int, Mapping[str, Any]]]]:
-        given = [(index, c) for index, c in enumerate(candidates) if isinstance(c, Mapping)]
+        kinds = set(map(type, candidates))
+        bare_ids = kinds <= {str, int}  # the usual case
+        given = [] if bare_ids else [(index, c) for index, c in enumerate(candidates) if isinstance(c, Mapping)]
         for index, features in given:
             if features.get(ITEM_ID) is None:
                 raise BadValue(f"candidates[{index}]: {ITEM_ID} is missing")
             _refuse_unknown(f"candidates[{index}]", features, self._allowed["candidate"])
         bare = [c[ITEM_ID] if isinstance(c, Mapping) else c for c in candidates] if given else candidates
-        kind = self.schema.item_id.type
+        kind = self._history.id_type
         try:
-            ids = keys(bare, kind)
+            ids = keys(bare, kind, kinds if bare_ids else None)
         except BadValue:
             for index, item in enumerate(bare):
                 _column(self.schema.item_id, [item], f"candidates[{index}]")
             raise
-        if (ids == MISSING).any():  # None has a key, but is no item
+        if not bare_ids and (ids == MISSING).any():  # None has a key, but is no item
             raise BadValue(f"candidates[{int((ids == MISSING).argmax())}]: None given, an item id is allowed")
         return ids, given
 
-    def _contexts(
+    @cached_property
+    def _neutral(self) -> tuple[dict[str, Column], Rows, npt.NDArray[np.float32]]:
+        """The context of a request that names none."""
+        return self._contexts_of({}, 1, [])
+
+    def _contexts_of(
         self, context: Mapping[str, Any], count: int, given: Sequence[tuple[int, Mapping[str, Any]]]
-    ) -> dict[str, Column]:
+    ) -> tuple[dict[str, Column], Rows, npt.NDArray[np.float32]]:
+        """Context columns, rows and numbers: of length one where they hold for all candidates, else one for each."""
         _refuse_unknown("context", context, self._allowed["context"])
-        columns: dict[str, Column] = {}
-        for feature in self.schema.side("context"):
-            value = self._context[feature.name]
-            if feature.name in context:
-                value = _column(feature, [context[feature.name]], f"context.{feature.name}")[0]
-            columns[feature.name] = np.broadcast_to(value, (count, *np.shape(value))).copy()
-        _overwrite(self.schema.side("context"), columns, given)
-        return columns
+        columns = {
+            f.name: _column(f, [context[f.name]], f"context.{f.name}") if f.name in context else self._defaults[f.name]
+            for f in self._contexts
+        }
+        if given:
+            columns = {name: value.repeat(count, axis=0) for name, value in columns.items()}
+            _overwrite(self._contexts, columns, given)
+        length = count if given else 1
+        return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
 
 
 class _Kind:
@@ -302,6 +325,11 @@ class _Kind:
         actions = np.fromiter((self.action[b.action] for b in seen), np.int64, len(seen))
         chosen = np.lexsort((actions, ids, times))[-length:]
         return ids[chosen], times[chosen], actions[chosen], wrong
+
+
+def _for_each(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """A copy with one row for each of `count` candidates, of rows that are one each, or one for all."""
+    return values.repeat(count // len(values), axis=0)
 
 
 def network_inputs(**arrays: npt.NDArray[Any]) -> Inputs:

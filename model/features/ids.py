@@ -5,6 +5,8 @@ specification. Rows begin with PAD (a slot that holds nothing) and UNKNOWN (a va
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +21,10 @@ PAD, UNKNOWN, FIRST = 0, 1, 2  # rows; a vocabulary's first own row is FIRST
 MISSING = np.uint64(1 << 63)  # the key of no value: an unknown age
 ABSENT = np.uint64((1 << 63) + 1)  # the key of an unused place in a multi-valued feature
 _RESERVED = (int(MISSING), int(ABSENT))
+_64_BITS = (1 << 64) - 1
+_27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
+_MIX_1, _MIX_2, _ODD = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
+FEW = 4  # up to so many values are faster one by one than in an array
 _INT_MIN, _INT_MAX = -(1 << 63) + 2, (1 << 63) - 1  # the two smallest would be the reserved keys
 
 
@@ -58,15 +64,21 @@ def key(value: Any, kind: IdType) -> int:
     return hashed if hashed not in _RESERVED else hashed ^ 0xFF  # two in 2^64 share a key with a neighbour
 
 
-def keys(values: Sequence[Any] | npt.NDArray[np.int64], kind: IdType) -> Keys:
-    """Keys of many values, (n,) -> (n,) uint64. Raises BadValue at the first that the type refuses."""
-    kinds = {np.int64} if isinstance(values, np.ndarray) else set(map(type, values))
+def keys(values: Sequence[Any] | npt.NDArray[np.int64], kind: IdType, kinds: AbstractSet[type] | None = None) -> Keys:
+    """Keys of many values, (n,) -> (n,) uint64. Raises BadValue at the first that the type refuses.
+
+    `kinds` are the values' types, where the caller knows them.
+    """
+    if kinds is None:
+        kinds = {np.int64} if isinstance(values, np.ndarray) else set(map(type, values))
+    if len(values) <= FEW and np.int64 not in kinds:
+        return np.array([key(value, kind) for value in values], np.uint64)
     if kind == "str" and kinds == {str}:  # the usual case by whole arrays; the mixed one by `key`, with the same result
         try:
-            hashed = np.fromiter((xxhash.xxh3_64_intdigest(v.encode()) for v in values), np.uint64, len(values))
+            hashed = np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, values)), np.uint64, len(values))
         except UnicodeEncodeError:  # a lone surrogate
             return np.fromiter((key(value, kind) for value in values), np.uint64, len(values))
-        return np.where((hashed == MISSING) | (hashed == ABSENT), hashed ^ np.uint64(0xFF), hashed)
+        return _unreserved(hashed)
     if kind == "int" and kinds <= {int, np.int64}:
         try:
             numbers = np.asarray(values, np.int64)
@@ -80,29 +92,57 @@ def keys(values: Sequence[Any] | npt.NDArray[np.int64], kind: IdType) -> Keys:
 
 def mix(key: Keys) -> Keys:
     """Spreads keys over all 64 bits: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014). Any shape."""
-    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return key ^ (key >> np.uint64(31))
+    mixed = key ^ (key >> _30)
+    mixed *= _MIX_1
+    mixed ^= mixed >> _27
+    mixed *= _MIX_2
+    mixed ^= mixed >> _31
+    return mixed
 
 
-def hashed_rows(key: Keys, buckets: int) -> npt.NDArray[np.int64]:
+def mix_one(key: int) -> int:
+    """`mix` of one key; an array of one costs ten times as much."""
+    key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9 & _64_BITS
+    key = (key ^ (key >> 27)) * 0x94D049BB133111EB & _64_BITS
+    return key ^ (key >> 31)
+
+
+def hashed_rows(key: Keys, buckets: int | Keys) -> npt.NDArray[np.int64]:
     """Rows of a hashed feature: FIRST..FIRST+buckets-1, UNKNOWN for MISSING. Any shape."""
-    rows = FIRST + (mix(key) % np.uint64(buckets)).astype(np.int64)
-    return np.where(key == MISSING, UNKNOWN, rows)
+    rows = (mix(key) % np.asarray(buckets, np.uint64)).view(np.int64)
+    rows += FIRST
+    np.copyto(rows, UNKNOWN, where=key == MISSING)
+    return rows
 
 
-def crossed(name: str, parts: Sequence[Keys]) -> Keys:
-    """Keys of a cross of features (age × item_id), MISSING where a part is. Shapes of the parts broadcast.
+def crossed(names: Sequence[str], parts: Sequence[Sequence[Keys]]) -> Keys:
+    """Keys of crosses of features (age × item_id) with equally many parts, (crosses, n): MISSING where a part is.
 
-    The cross's own name seeds the mix, so that two crosses of the same parts do not collide in the same places.
+    A cross's parts are (n,) or, for all alike, (1,). Its own name seeds the mix, so that two crosses of the same parts
+    do not collide in the same places.
     """
-    mixed: Keys = np.asarray(np.uint64(xxhash.xxh3_64_intdigest(name.encode())))
-    missing: Any = False
-    for part in parts:
-        mixed = mix((mixed * np.uint64(0x9E3779B97F4A7C15)) ^ part)  # times an odd number: a × b is not b × a
+    mixed: Keys = np.array([_seed(name) for name in names], np.uint64)[:, None]
+    missing: Any = np.False_
+    for columns in zip(*parts, strict=True):
+        part = np.empty((len(names), *np.broadcast(*columns).shape), np.uint64)
+        for row, column in enumerate(columns):
+            part[row] = column
+        mixed = mix(mixed * _ODD ^ part)  # times an odd number: a × b is not b × a
         missing = missing | (part == MISSING)
-    mixed = np.where((mixed == MISSING) | (mixed == ABSENT), mixed ^ np.uint64(0xFF), mixed)
-    return np.where(missing, MISSING, mixed)
+    mixed = _unreserved(mixed)
+    np.copyto(mixed, MISSING, where=missing)
+    return mixed
+
+
+@lru_cache
+def _seed(name: str) -> int:
+    return xxhash.xxh3_64_intdigest(name.encode())
+
+
+def _unreserved(hashed: Keys) -> Keys:
+    """Hashes, in place, without the two that stand for no value: two in 2^64 share a key with a neighbour."""
+    np.bitwise_xor(hashed, np.uint64(0xFF), out=hashed, where=(hashed | np.uint64(1)) == ABSENT)
+    return hashed
 
 
 def _shown(value: Any) -> str:

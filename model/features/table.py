@@ -5,16 +5,20 @@ handful of numpy calls whatever the table's size (a binary search in ten million
 much). One `.npy` file, so that it is swapped into place at once and its pages are shared between processes.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model.features.ids import MISSING, Keys, mix
+from model.features.direct import Direct, Unplaced
+from model.features.ids import FEW, MISSING, UNKNOWN, Keys, mix, mix_one
 
 SLOTS = 8  # keys a bucket: 64 bytes
+SMALL = 1 << 15  # buckets: a vocabulary of up to 80 to 160 thousand ids also gets a perfect hash, of 4 to 8 MB
 LOAD = 0.6  # keys ÷ slots at most: about one bucket in twenty overflows into its neighbour
 
 
@@ -22,9 +26,24 @@ class Table:
     """Buckets of SLOTS keys beside SLOTS records; an empty slot holds MISSING, and slots fill from the first."""
 
     def __init__(self, buckets: npt.NDArray[Any]):
-        self.buckets = buckets
-        self._keys = buckets["key"]
+        self.buckets = np.asarray(buckets)  # a plain view of a mapped file: every operation on np.memmap costs extra
+        self._keys = self.buckets["key"]
         self._mask = np.uint64(len(buckets) - 1)
+        # What a lookup reads, as flat arrays whose elements are copied whole: a take of 500 lasts as long as the
+        # memory does, an index of a field in records several times as long.
+        words = self.buckets.view("<u8")
+        self._lines = words.view(f"V{8 * SLOTS}")  # of a bucket, its keys first
+        self._fields = {name: self._field(words, name) for name in self.buckets.dtype.names or () if name != "key"}
+
+    def _field(self, words: Keys, name: str) -> tuple[npt.NDArray[Any], int, np.dtype[Any], tuple[int, ...]]:
+        """A field from its first value on, in pieces of a few words; the pieces of a value, and what a value is."""
+        assert self.buckets.dtype.fields
+        field, offset = self.buckets.dtype.fields[name][:2]
+        if field.base.itemsize != 8:
+            raise ValueError(f"a table's fields are 8 bytes wide, {name!r} is {field.base.str}")
+        size = math.prod(field.shape[1:])
+        piece = math.gcd(SLOTS, size)  # of a size that every field's begin and every bucket's length are multiples of
+        return words.view(f"V{8 * piece}")[offset // (8 * piece) :], size // piece, field.base, field.shape[1:]
 
     @classmethod
     def build(cls, keys: Keys, columns: Mapping[str, npt.NDArray[Any]]) -> "Table":
@@ -32,29 +51,29 @@ class Table:
 
         Raises ValueError for a key that stands twice or is MISSING.
         """
-        if len(keys) and (np.unique(keys).size != len(keys) or (keys == MISSING).any()):
+        ordered = np.sort(keys)
+        if (ordered[1:] == ordered[:-1]).any() or (keys == MISSING).any():
             raise ValueError("a table's keys must be distinct and none of them missing")
         count = 1 << max(0, int(np.ceil(np.log2(max(1, len(keys)) / (SLOTS * LOAD)))))
         fields = [(name, column.dtype, (SLOTS, *column.shape[1:])) for name, column in columns.items()]
         buckets = np.zeros(count, np.dtype([("key", "<u8", (SLOTS,)), *fields]))
         buckets["key"] = MISSING
         used = np.zeros(count, np.int64)
-        waiting = np.arange(len(keys))
-        bucket = (mix(keys) & np.uint64(count - 1)).astype(np.int64)
+        waiting = np.arange(len(keys), dtype=np.uint64)
+        bucket = mix(keys) & np.uint64(count - 1)
+        bits = np.uint64(max(1, len(keys)).bit_length())
         while len(waiting):
-            order = np.argsort(bucket[waiting], kind="stable")
-            waiting = waiting[order]
-            at = bucket[waiting]
+            # By bucket, then as given: one word holds both, and words sort several times as fast as an argsort.
+            both = np.sort(bucket << bits | waiting)
+            at, waiting = (both >> bits).view(np.int64), both & ((np.uint64(1) << bits) - np.uint64(1))
             first = np.searchsorted(at, at)  # where this bucket's run begins
             slot = used[at] + np.arange(len(at)) - first
             fits = slot < SLOTS
-            placed = waiting[fits]
-            buckets["key"][at[fits], slot[fits]] = keys[placed]
-            for name, column in columns.items():
-                buckets[name][at[fits], slot[fits]] = column[placed]
-            used += np.bincount(at[fits], minlength=count)
-            waiting = waiting[~fits]
-            bucket[waiting] = (bucket[waiting] + 1) % count
+            place, placed = (at[fits], slot[fits]), waiting[fits].view(np.int64)
+            for name, column in {"key": keys, **columns}.items():
+                buckets[name][place] = column[placed]
+            used += np.bincount(place[0], minlength=count)
+            waiting, bucket = waiting[~fits], ((at[~fits] + 1) % count).view(np.uint64)
         return cls(buckets)
 
     @classmethod
@@ -67,20 +86,50 @@ class Table:
 
     def find(self, keys: Keys) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Where keys (n,) stand: found, bucket and slot, each (n,). Bucket and slot mean nothing where not found."""
-        bucket = (mix(keys) & self._mask).astype(np.int64)
-        seen = self._keys[bucket]
-        hit = seen == keys[:, None]
-        slot = hit.argmax(axis=1)
-        found = hit[np.arange(len(keys)), slot]
-        on = np.flatnonzero(~found & (seen[:, -1] != MISSING))  # not here, and this bucket has overflowed
+        bucket = (mix(keys) & self._mask).view(np.int64)
+        found, slot, on = self._look(keys, bucket)
         while on.size:
             bucket[on] = (bucket[on] + 1) & int(self._mask)
-            seen = self._keys[bucket[on]]
-            hit = seen == keys[on, None]
-            slot[on] = hit.argmax(axis=1)
-            found[on] = hit.any(axis=1)
-            on = on[~found[on] & (seen[:, -1] != MISSING)]
-        return found & (keys != MISSING), bucket, slot
+            found[on], slot[on], still = self._look(keys[on], bucket[on])
+            on = on[still]
+        found &= keys != MISSING
+        return found, bucket, slot
+
+    def _look(
+        self, keys: Keys, bucket: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Looks into one bucket for each key: found, slot, and the numbers of those to look for in the next one."""
+        seen = self._lines.take(bucket * (self.buckets.itemsize // (8 * SLOTS))).view("<u8").reshape(-1, SLOTS)
+        hit = seen == keys[:, None]
+        found = hit.view(np.uint64)[:, 0] != 0  # any of eight bytes
+        on = np.flatnonzero(~found)
+        return found, hit.argmax(axis=1), on[seen[on, -1] != MISSING]  # not here, and this bucket has overflowed
+
+    def find_one(self, key: int) -> tuple[int, int] | None:
+        """Bucket and slot of one key, as `find` has them."""
+        bucket = mix_one(key) & int(self._mask)
+        while key != MISSING:
+            seen = self._keys[bucket].tolist()
+            if key in seen:
+                return bucket, seen.index(key)
+            if seen[-1] == MISSING:
+                break
+            bucket = (bucket + 1) & int(self._mask)
+        return None
+
+    def values(
+        self, names: Sequence[str], bucket: npt.NDArray[np.int64], slot: npt.NDArray[np.int64]
+    ) -> list[npt.NDArray[Any]]:
+        """Fields of the records at buckets and slots (n,): each (n, ...)."""
+        places: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        found = []
+        for pieces, each, dtype, shape in map(self._fields.__getitem__, names):
+            key = (pieces.itemsize, each)
+            if key not in places:
+                place = bucket * (self.buckets.itemsize // pieces.itemsize) + slot * each
+                places[key] = place if each == 1 else place[:, None] + np.arange(each)
+            found.append(pieces.take(places[key]).view(dtype).reshape(len(bucket), *shape))
+        return found
 
     def items(self) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """All keys (n,) with their bucket and slot, in the table's order."""
@@ -99,11 +148,30 @@ class Vocabulary:
     def build(cls, keys: Keys, rows: npt.NDArray[np.int64]) -> "Vocabulary":
         return cls(Table.build(keys, {"row": rows.astype("<i8")}))
 
-    def rows(self, keys: Keys, unknown: int) -> npt.NDArray[np.int64]:
-        """Rows of keys, any shape; `unknown` where a key has none."""
-        flat = keys.reshape(-1)
-        found, bucket, slot = self.table.find(flat)
-        return np.where(found, self._rows[bucket, slot], unknown).reshape(keys.shape)
+    def rows(self, keys: Keys) -> npt.NDArray[np.int64]:
+        """Rows of keys, any shape; UNKNOWN where a key has none."""
+        if keys.size <= FEW:
+            return np.array([self._row(key) for key in keys.reshape(-1).tolist()], np.int64).reshape(keys.shape)
+        if self._direct is not None:
+            return self._direct.rows(keys)
+        found, bucket, slot = self.table.find(keys.reshape(-1))
+        (rows,) = self.table.values(["row"], bucket, slot)
+        np.copyto(rows, UNKNOWN, where=~found)
+        return rows.reshape(keys.shape)
+
+    def _row(self, key: int) -> int:
+        place = self.table.find_one(key)
+        return UNKNOWN if place is None else int(self._rows[place])
+
+    @cached_property
+    def _direct(self) -> Direct | None:
+        if len(self.table.buckets) > SMALL:
+            return None
+        keys, bucket, slot = self.table.items()
+        try:
+            return Direct(keys, *self.table.values(["row"], bucket, slot))
+        except Unplaced:
+            return None
 
     def grown(self, keys: Keys) -> "Vocabulary":
         """This vocabulary with rows for further keys, appended; rows that exist never move.
@@ -111,7 +179,7 @@ class Vocabulary:
         Keys known already are passed over.
         """
         old, bucket, slot = self.table.items()
-        rows = self._rows[bucket, slot]
+        (rows,) = self.table.values(["row"], bucket, slot)
         new = keys[~self.table.find(keys)[0] & (keys != MISSING)]
         _, first = np.unique(new, return_index=True)
         new = new[np.sort(first)]

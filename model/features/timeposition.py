@@ -18,7 +18,7 @@ def bucket_count(edges_s: tuple[int, ...]) -> int:
 
 
 def time_positions(
-    clicked_at_ms: npt.NDArray[np.int64], now_ms: npt.NDArray[np.int64], edges_s: tuple[int, ...] = EDGES_S
+    clicked_at_ms: npt.NDArray[np.int64], now_ms: npt.NDArray[np.int64], edges_s: npt.ArrayLike = EDGES_S
 ) -> npt.NDArray[np.int64]:
     """Bucket of each gap, 1..bucket_count-1; PAD (0) is never returned. Milliseconds in; shapes (U, T), (U,) -> (U, T).
 

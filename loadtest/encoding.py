@@ -1,0 +1,138 @@
+"""How long a request's encoding takes with a million items and with ten million.
+
+    python -m loadtest.encoding [--quick]
+
+Thirteen features, two crosses and 20 behaviours; vocabularies and catalogue are memory-mapped, made up here and kept in
+.cache/encoding. Every request draws its items uniformly, the worst case for tables: no row is warm in a cache. String
+ids, and integers of the same keys. All take turns, and medians are told. The last line is JSON.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from model.features import schema as features_toml
+from model.features.behaviour import Behaviour
+from model.features.catalog import FILE, Catalog
+from model.features.encode import Encoder, Statistics
+from model.features.ids import ABSENT, FIRST, IdType, keys
+from model.features.schema import Schema
+from model.features.table import Table, Vocabulary
+
+CACHE = Path(__file__).parent.parent / ".cache" / "encoding"
+ITEMS, QUICK_ITEMS = (1_000_000, 10_000_000), (500, 2_000)
+CANDIDATES, BEHAVIOURS, ROUNDS = (100, 500), 20, 300
+KINDS: tuple[IdType, ...] = ("str", "int")
+NOW = 1_700_000_000_000
+PROFILE = {"age": "3", "gender": "1", "city": "77", "os": "2"}
+CONTEXT = {"position": 50, "page": 10}
+VALUES = {
+    "age": 10,
+    "gender": 3,
+    "city": 400,
+    "os": 4,
+    "category_id": 5_000,
+    "shop_id": 50_000,
+    "tags": 1_000,
+} | CONTEXT
+PLACES = 4  # of the multi
+
+
+def schema(item_type: IdType) -> Schema:
+    def feature(name: str, side: str, kind: str = "category", **more: Any) -> dict[str, Any]:
+        return {"name": name, "side": side, "kind": kind, "type": "int", "width": 8} | more
+
+    features = [
+        *(feature(name, "user") for name in PROFILE),
+        feature("item_id", "item", "id", type=item_type, sequence_width=32),
+        feature("category_id", "item", sequence_width=16),
+        feature("shop_id", "item"),
+        feature("tags", "item", "multi", max_values=PLACES),
+        feature("price", "item", "number", transform="log"),
+        *(feature(name, "context", default=1) for name in CONTEXT),
+        feature("age_x_item", "cross", of=["age", "item_id"], buckets=100_000),
+        feature("gender_x_category", "cross", of=["gender", "category_id"], buckets=1_000),
+    ]
+    return features_toml.parse({"user_id": "str", "feature": features})
+
+
+def tables(cache: Path, items: int) -> Path:
+    """The folder of vocabularies and catalogue of that many items, made where it is not there."""
+    folder = cache / str(items)
+    if folder.exists():
+        return folder
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    rng, chunk = np.random.default_rng(items), 100_000
+    bar = tqdm(range(0, items, chunk), f"making {items:,} items", delay=1, leave=False, disable=None)
+    ids = np.concatenate([keys([f"i{n}" for n in range(at, min(items, at + chunk))], "str") for at in bar])
+    for name, known in [("item_id", ids)] + [(name, np.arange(n, dtype=np.uint64)) for name, n in VALUES.items()]:
+        Table.build(known, {"row": FIRST + np.arange(len(known))}).save(partial / f"{name}.npy")
+    tags = rng.integers(VALUES["tags"], size=(items, PLACES)).astype(np.uint64)
+    columns = {name: rng.integers(VALUES[name], size=items).astype(np.uint64) for name in ("category_id", "shop_id")}
+    columns["tags"] = np.where(np.arange(PLACES) < rng.integers(PLACES + 1, size=(items, 1)), tags, ABSENT)
+    Catalog.build(schema("str"), ids, {**columns, "price": rng.lognormal(3, 1, items)}).save(partial / FILE)
+    partial.rename(folder)
+    return folder
+
+
+class Side:
+    """The encoder of one size and one type of ids."""
+
+    def __init__(self, folder: Path, items: int, kind: IdType):
+        self.items, self.kind, self.rng = items, kind, np.random.default_rng(1)
+        known = {name: Vocabulary(Table.open(folder / f"{name}.npy")) for name in ("item_id", *VALUES)}
+        self.encoder = Encoder(schema(kind), known, Statistics({name: FIRST + n for name, n in VALUES.items()}))
+        self.catalog = Catalog.open(folder / FILE, self.encoder.schema)
+        for table in (known["item_id"].table, self.catalog._table):
+            table.buckets.view(np.uint8)[::4096].max()  # maps every page, as a service has after some minutes
+
+    def ids(self, texts: Sequence[str]) -> list[Any]:
+        """The same keys as ids of this side's type."""
+        return list(texts) if self.kind == "str" else keys(texts, "str").view(np.int64).tolist()
+
+    def round(self, candidates: int) -> float:
+        """Milliseconds of one request, of items drawn anew."""
+        ids = self.ids([f"i{n}" for n in self.rng.integers(self.items, size=candidates + BEHAVIOURS)])
+        clicks = [Behaviour("click", "item", str(i), NOW - 60_000 * n) for n, i in enumerate(ids[candidates:])]
+        begun = time.perf_counter()
+        self.encoder.encode("u1", PROFILE, clicks, ids[:candidates], NOW, self.catalog)
+        return 1000 * (time.perf_counter() - begun)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m loadtest.encoding", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works: no figures to quote")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where the made-up tables are kept")
+    given = parser.parse_args(arguments)
+    few, many = QUICK_ITEMS if given.quick else ITEMS
+    sides = {(items, kind): Side(tables(given.cache, items), items, kind) for items in (few, many) for kind in KINDS}
+    times: dict[tuple[int, IdType, int], list[float]] = {(*side, n): [] for side in sides for n in CANDIDATES}
+    for _ in tqdm(range(3 if given.quick else ROUNDS), "rounds", delay=1, leave=False, disable=None):
+        for (items, kind, candidates), found in times.items():
+            found.append(sides[items, kind].round(candidates))
+    ms = {side: statistics.median(found) for side, found in times.items()}
+    print(f"{'ms, p50':<22} {few:>12,} {many:>12,}  ratio")
+    for kind in KINDS:
+        for n in CANDIDATES:
+            one, other = ms[few, kind, n], ms[many, kind, n]
+            print(f"{f'{n} candidates, {kind}':<22} {one:>12.3f} {other:>12.3f} {other / one:>6.2f}")
+    figures = {"encode_ms_500_1m": ms[few, "str", 500], "encode_ms_500_10m": ms[many, "str", 500]}
+    figures |= {f"{name}_int": ms[n, "int", 500] for name, n in zip(list(figures), (few, many), strict=True)}
+    figures["ratio_10m_over_1m"] = figures["encode_ms_500_10m"] / figures["encode_ms_500_1m"]
+    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
