@@ -21,8 +21,9 @@ from tqdm import tqdm
 from loadtest.peers import ROOT
 from model import networks
 from model.bundle import Bundle, writing
-from model.export import axes, check_parity, write_graph, write_json
+from model.export import check_parity, write_graph, write_json
 from model.features import schema as features_toml
+from model.features.batch import axes
 from model.features.behaviour import Behaviour
 from model.features.catalog import FILE, Catalog
 from model.features.encode import Encoder, Inputs, Statistics

@@ -21,6 +21,7 @@ from torch import nn
 
 from model.bundle import REPORT, Bundle, BundleError
 from model.evaluate import check_encoding
+from model.features.batch import axes
 from model.features.ids import PAD, UNKNOWN
 from model.loader import Prepared, tensors
 from model.objective import SCORES
@@ -45,13 +46,6 @@ class _Score(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.of_logit(self.network(batch))
-
-
-def axes(name: str) -> tuple[str, ...]:
-    """The axes of an input that are dynamic."""
-    if name in ("user", "user_numbers"):
-        return ("U",)
-    return ("U", "T") if name.startswith(("history", "gap", "action")) else ("U", "C")
 
 
 def write_graph(network: nn.Module, example: Mapping[str, torch.Tensor], path: Path, objective: str = "click") -> None:

@@ -73,7 +73,7 @@ class Layer:
         return np.maximum(step, max(1e-12, 1e-3 * float(step.max()))).astype(np.float32)
 
 
-def quantize(bundle: Bundle, data: Prepared) -> dict[str, Any]:
+def quantize(bundle: Bundle, data: Prepared, least_tau: float = LEAST_TAU) -> dict[str, Any]:
     """Adds the int8 graph to the bundle if it passes the gate; the figures are in its report either way.
 
     Raises QuantizeError, BundleError.
@@ -84,7 +84,7 @@ def quantize(bundle: Bundle, data: Prepared) -> dict[str, Any]:
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         onnx.save(_graph(bundle, lists(bundle, data, CALIBRATED_ON, seed=1)), partial)
-        figures = judge(bundle, data, partial)
+        figures = judge(bundle, data, partial, least_tau)
         if figures["accepted"]:
             os.replace(partial, path)
     finally:
@@ -96,7 +96,7 @@ def quantize(bundle: Bundle, data: Prepared) -> dict[str, Any]:
     return figures
 
 
-def judge(bundle: Bundle, data: Prepared, graph: Path) -> dict[str, Any]:
+def judge(bundle: Bundle, data: Prepared, graph: Path, least_tau: float = LEAST_TAU) -> dict[str, Any]:
     """The gate's figures of an int8 graph beside the bundle's fp32 one."""
     rows = data.of_split(JUDGED_ON)
     fp32, int8 = bundle.session(), bundle.session(graph)
@@ -110,7 +110,7 @@ def judge(bundle: Bundle, data: Prepared, graph: Path) -> dict[str, Any]:
     apart = max(float(np.abs(bundle.score(fp32, one) - bundle.score(int8, one)).max()) for one in recorded)
     drop, tau = auc_fp32 - auc_int8, float(np.mean(taus))
     return {
-        "accepted": bool(drop <= MOST_AUC_DROP and tau >= LEAST_TAU),
+        "accepted": bool(drop <= MOST_AUC_DROP and tau >= least_tau),
         "auc_fp32": auc_fp32,
         "auc_int8": auc_int8,
         "auc_drop": drop,

@@ -87,11 +87,12 @@ def _checked(settings: Settings) -> Bundle:
     begun = time.perf_counter()
     bundle = Bundle.open(settings.bundle)
     bundle.verify()
-    scorer = Scorer(bundle, 1)
+    scorer = Scorer(bundle, 1, settings.precision)
     scorer.warm()
     scorer.close()
     took_s = time.perf_counter() - begun
-    log.info("bundle %s %s at %s, checked in %.2f s", bundle.name, bundle.version, bundle.folder, took_s)
+    said = (bundle.name, bundle.version, bundle.folder, scorer.precision, took_s)
+    log.info("bundle %s %s at %s, served in %s, checked in %.2f s", *said)
     return bundle
 
 

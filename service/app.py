@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,25 @@ from model.bundle import Bundle, verify_catalog
 from model.features.catalog import Catalog
 from service import rank as ranking
 from service.catalog import CatalogWatch
-from service.errors import STATUS, BodyTooLarge, RankerError, error_body
+from service.errors import STATUS, BodyTooLarge, RankerError, TooManyCandidates, error_body
 from service.history import RedisHistory
 from service.metrics import STAGES, Metrics, outcome_of
 from service.scorer import Scorer
 from service.settings import Settings, load_settings
-from service.wire import ErrorResponse, RankRequest, RankResponse, parse
+from service.wire import ErrorResponse, RankRequest, RankResponse, parse, parse_batch
 
 log = logging.getLogger("ranker")
 
-ROUTES = {"/rank": STAGES, "/model": (), "/metrics": (), "/health/live": (), "/health/ready": (), "/docs": ()}
+ROUTES = {
+    "/rank": STAGES,
+    "/rank/batch": STAGES,
+    "/model": (),
+    "/metrics": (),
+    "/health/live": (),
+    "/health/ready": (),
+    "/docs": (),
+}
+RANKED, READ = ([route for route, stages in ROUTES.items() if bool(stages) == ranked] for ranked in (True, False))
 ASSETS = "/docs-assets"
 METRICS_FOLDER, PARENT = "RANKER_METRICS_FOLDER", "RANKER_PARENT"  # how `python -m service` tells its workers
 SAMPLES = 1000  # ids that GET /model offers at most
@@ -73,7 +82,7 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
             timeout_ms=settings.history_timeout_ms,
             connections=settings.history_connections,
         )
-        app.state.scorer = Scorer(bundle, settings.score_threads)
+        app.state.scorer = Scorer(bundle, settings.score_threads, settings.precision)
         app.state.scorer.warm()
 
         def reloaded(catalog: Catalog | None) -> None:
@@ -110,6 +119,34 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
 
     ids = samples(bundle)
 
+    def answer(ranked: ranking.Ranked, request_id: str, timings_ms: dict[str, float]) -> dict[str, Any]:
+        return {
+            "request_id": request_id,
+            "model": bundle.name,
+            "version": bundle.version,
+            "variant": None,
+            "items": ranked.items,
+            "history_length": ranked.history_length,
+            "unknown_items": ranked.unknown_items,
+            "new_user": ranked.new_user,
+            "degraded": ranked.degraded,
+            "timings_ms": timings_ms,
+        }
+
+    def count(ranked: Sequence[ranking.Ranked], scope: Scope) -> None:
+        scope["ranker.degraded"] = any(one.degraded for one in ranked)
+        for one in ranked:
+            for reason in one.degraded:
+                metrics.degraded(reason)
+            metrics.ranked(
+                candidates=one.candidates,
+                history_length=one.history_length,
+                unknown_items=one.unknown_items,
+                cold=one.history_length == 0,
+                future=one.future,
+                malformed=one.malformed,
+            )
+
     @app.post(
         "/rank",
         response_model=RankResponse,
@@ -126,34 +163,41 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
 
         now = asked.timestamp if asked.timestamp is not None else time.time_ns() // 1_000_000
         ranked = await ranking.rank(asked, now, app.state.history, app.state.scorer, settings.max_candidates, stages)
-
         with ranking.stage(stages, "serialise"):
-            timings = {name: round(stages[name] * 1000, 3) for name in ("history", "encode", "score", "sort")}
-            timings["total"] = round((time.perf_counter() - begun) * 1000, 3)
-            answer = {
-                "request_id": request.scope["ranker.request_id"],
-                "model": bundle.name,
-                "version": bundle.version,
-                "variant": None,
-                "items": ranked.items,
-                "history_length": ranked.history_length,
-                "unknown_items": ranked.unknown_items,
-                "new_user": ranked.new_user,
-                "degraded": ranked.degraded,
-                "timings_ms": timings,
-            }
-            response = Response(orjson.dumps(answer), media_type="application/json")
-        request.scope["ranker.degraded"] = bool(ranked.degraded)
-        for reason in ranked.degraded:
-            metrics.degraded(reason)
-        metrics.ranked(
-            candidates=ranked.candidates,
-            history_length=ranked.history_length,
-            unknown_items=ranked.unknown_items,
-            cold=ranked.history_length == 0,
-            future=ranked.future,
-            malformed=ranked.malformed,
-        )
+            timings = _timings(stages, begun)
+            response = _json(answer(ranked, request.scope["ranker.request_id"], timings))
+        count([ranked], request.scope)
+        return response
+
+    @app.post(
+        "/rank/batch",
+        response_model=list[RankResponse | ErrorResponse],
+        responses={code: {"model": ErrorResponse} for code in (400, 413, 422, 500)},
+        openapi_extra={"requestBody": _request_body([example(ids, 10) | {"top_k": 3}])},
+        summary="Rank candidates for several users: a list of requests, one answer or error each, in their order",
+    )
+    async def rank_batch(request: Request) -> Response:
+        stages: dict[str, float] = request.scope["ranker.stages"]
+        begun: float = request.scope["ranker.begun"]
+        asked = parse_batch(await _body(request, settings.max_body_bytes))
+        total = sum(len(one.candidates) for one in asked if not isinstance(one, RankerError))
+        if total > settings.max_batch_candidates:
+            raise TooManyCandidates(f"{total} candidates in all, at most {settings.max_batch_candidates}")
+        stages["parse"] = time.perf_counter() - begun
+
+        now, scorer = time.time_ns() // 1_000_000, app.state.scorer
+        ranked = await ranking.rank_many(asked, now, app.state.history, scorer, settings.max_candidates, stages)
+        with ranking.stage(stages, "serialise"):
+            request_id, timings = request.scope["ranker.request_id"], _timings(stages, begun)
+            response = _json(
+                [
+                    error_body(one.kind, str(one), request_id)
+                    if isinstance(one, RankerError)
+                    else answer(one, request_id, timings)
+                    for one in ranked
+                ]
+            )
+        count([one for one in ranked if not isinstance(one, RankerError)], request.scope)
         return response
 
     @app.get("/model", summary="The bundle that answers, its features, and ids to try")
@@ -164,6 +208,7 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
             "version": bundle.version,
             "network": bundle.manifest["network"],
             "objective": bundle.manifest["objective"],
+            "precision": app.state.scorer.precision,
             "user_id": bundle.schema.user_id,
             "history": {"length": bundle.schema.history.length, "actions": bundle.schema.history.actions},
             "features": [
@@ -240,7 +285,7 @@ class Observed:
         finally:
             route = getattr(scope.get("route"), "path", "")
             outcome = outcome_of(status or 500, scope.get("ranker.degraded", False))
-            self.metrics.observe(route, outcome, stages if route == "/rank" else {}, time.perf_counter() - begun)
+            self.metrics.observe(route, outcome, stages if ROUTES.get(route) else {}, time.perf_counter() - begun)
 
 
 async def _body(request: Request, limit: int) -> bytes:
@@ -282,7 +327,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = next((kind for kind, status in STATUS.items() if status == error.status_code), "invalid_request")
     said = (
-        f"{request.method} {request.url.path}: {error.detail}; allowed: POST /rank, GET {', '.join(list(ROUTES)[1:])}"
+        f"{request.method} {request.url.path}: {error.detail}; allowed: POST {', '.join(RANKED)}, GET {', '.join(READ)}"
     )
     return _error(request, error.status_code, kind, said, error.headers)
 
@@ -304,8 +349,19 @@ def example(ids: Mapping[str, list[Any]], candidates: int) -> dict[str, Any]:
     return {"user_id": ids["user_ids"][0], "candidates": ids["item_ids"][:candidates]}
 
 
-def _request_body(shown: dict[str, Any]) -> dict[str, Any]:
+def _timings(stages: Mapping[str, float], begun: float) -> dict[str, float]:
+    timings = {name: round(stages.get(name, 0.0) * 1000, 3) for name in ("history", "encode", "score", "sort")}
+    return timings | {"total": round((time.perf_counter() - begun) * 1000, 3)}
+
+
+def _json(content: Any) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
+
+
+def _request_body(shown: Any) -> dict[str, Any]:
     schema = RankRequest.model_json_schema()
+    if isinstance(shown, list):
+        schema = {"type": "array", "items": schema}
     return {"required": True, "content": {"application/json": {"schema": schema, "example": shown}}}
 
 

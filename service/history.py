@@ -65,6 +65,10 @@ class History(Protocol):
         """
         ...
 
+    async def read_many(self, asked: Sequence[tuple[str, int | None]]) -> list[Stored]:
+        """The same of several users, (user id, before) each, in one round trip."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -174,24 +178,18 @@ class RedisHistory:
         self._keep, self._ttl_s, self._timeout_s = keep, ttl_s, timeout_s
 
     async def read(self, user_id: str, before: int | None) -> Stored:
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.execute_command("HGETALL", profile_key(user_id))
-        newest = "+inf" if before is None else f"({before}"
-        at_most = ("BYSCORE", "REV", "LIMIT", 0, self._keep)
-        pipeline.execute_command("ZRANGE", history_key(user_id), newest, "-inf", *at_most)
-        fields, members = await self._execute(pipeline)
+        return (await self.read_many([(user_id, before)]))[0]
 
-        behaviours = []
-        for member in reversed(members):
-            try:
-                behaviour = unpack(member)
-            except ValueError:
-                continue
-            if before is None or behaviour.timestamp < before:  # a wrong score must not show a replay its future
-                behaviours.append(behaviour)
-        behaviours.sort(key=lambda behaviour: behaviour.timestamp)  # stable: ties stay in the members' order
-        profile = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
-        return Stored(profile, behaviours, len(members) - len(behaviours))
+    async def read_many(self, asked: Sequence[tuple[str, int | None]]) -> list[Stored]:
+        pipeline = self._redis.pipeline(transaction=False)
+        at_most = ("BYSCORE", "REV", "LIMIT", 0, self._keep)
+        for user_id, before in asked:
+            pipeline.execute_command("HGETALL", profile_key(user_id))
+            newest = "+inf" if before is None else f"({before}"
+            pipeline.execute_command("ZRANGE", history_key(user_id), newest, "-inf", *at_most)
+        replies = await self._execute(pipeline)
+        pairs = zip(replies[::2], replies[1::2], asked, strict=True)
+        return [_stored(fields, members, before) for fields, members, (_, before) in pairs]
 
     async def write(self, user_id: str, behaviours: Sequence[Behaviour], profile: Mapping[str, str] | None) -> None:
         """Add behaviours and set fields of the profile (`queue_write`), in one round trip.
@@ -216,3 +214,17 @@ class RedisHistory:
         except (ConnectionError, TimeoutError, builtins.TimeoutError, ResponseError, InvalidResponse) as error:
             raise StoreUnavailable(f"the store at {self._where}: {error}") from error
         return replies
+
+
+def _stored(fields: Mapping[bytes, bytes], members: Sequence[bytes], before: int | None) -> Stored:
+    behaviours = []
+    for member in reversed(members):
+        try:
+            behaviour = unpack(member)
+        except ValueError:
+            continue
+        if before is None or behaviour.timestamp < before:  # a wrong score must not show a replay its future
+            behaviours.append(behaviour)
+    behaviours.sort(key=lambda behaviour: behaviour.timestamp)  # stable: ties stay in the members' order
+    profile = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
+    return Stored(profile, behaviours, len(members) - len(behaviours))

@@ -3,16 +3,21 @@
 No HTTP and no Redis here: app.py hands the parts in.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from model.features.encode import Encoded
 from model.features.ids import BadValue, canonical
 from model.features.schema import ITEM_ID
-from service.errors import InvalidRequest, TooManyCandidates
+from service.errors import InvalidRequest, RankerError, TooManyCandidates
 from service.history import History, Stored, StoreUnavailable
 from service.scorer import Scorer
 from service.wire import RankRequest
@@ -45,6 +50,17 @@ def stage(stages: dict[str, float], name: str) -> Iterator[None]:
     stages[name] = time.perf_counter() - begun
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A request that is ready to be scored."""
+
+    request: RankRequest
+    encoded: Encoded
+    new_user: bool
+    degraded: list[str]
+    skipped: int
+
+
 async def rank(
     request: RankRequest, now: int, history: History, scorer: Scorer, max_candidates: int, stages: dict[str, float]
 ) -> Ranked:
@@ -53,54 +69,110 @@ async def rank(
     A request with a `timestamp` is a replay and sees only what happened strictly before it. A live one sees all that
     the store holds: it has happened, even where a client's clock stamped it ahead of ours.
     """
+    user_id = _user(request, scorer, max_candidates)
+
+    with stage(stages, "history"):
+        stored, degraded = await _histories_or_none(history, [(user_id, request.timestamp)])
+
+    with stage(stages, "encode"):
+        asked = _encoded(request, user_id, stored[0], degraded, now, scorer)
+
+    scores = await scorer.score(asked.encoded.inputs, stages)
+
+    with stage(stages, "sort"):
+        return _sorted(asked, scores)
+
+
+async def rank_many(
+    requests: Sequence[RankRequest | RankerError],
+    now: int,
+    history: History,
+    scorer: Scorer,
+    max_candidates: int,
+    stages: dict[str, float],
+) -> list[Ranked | RankerError]:
+    """`rank` for many: one round trip to the store, runs of the graph together. What is wrong with one stays its own.
+
+    An error given for a request is its answer.
+    """
+    answers: dict[int, Ranked | RankerError] = {}
+    sound: dict[int, tuple[RankRequest, int | str]] = {}
+    for at, request in enumerate(requests):
+        try:
+            if isinstance(request, RankerError):
+                raise request
+            sound[at] = request, _user(request, scorer, max_candidates)
+        except RankerError as error:
+            answers[at] = error
+    with stage(stages, "history"):
+        wanted = [(user_id, request.timestamp) for request, user_id in sound.values()]
+        found, degraded = await _histories_or_none(history, wanted)
+    ready: dict[int, Asked] = {}
+    with stage(stages, "encode"):
+        for (at, (request, user_id)), stored in zip(sound.items(), found, strict=True):
+            await asyncio.sleep(0)  # other requests of this worker come between
+            try:
+                ready[at] = _encoded(request, user_id, stored, degraded, now, scorer)
+            except RankerError as error:
+                answers[at] = error
+    if ready:
+        scores = await scorer.score_many([asked.encoded.inputs for asked in ready.values()], stages)
+        with stage(stages, "sort"):
+            for (at, asked), of_request in zip(ready.items(), scores, strict=True):
+                answers[at] = _sorted(asked, of_request)
+    return [answers[at] for at in range(len(requests))]
+
+
+def _user(request: RankRequest, scorer: Scorer, max_candidates: int) -> int | str:
     if len(request.candidates) > max_candidates:
         raise TooManyCandidates(f"{len(request.candidates)} candidates, at most {max_candidates}")
     try:
-        user_id = canonical(request.user_id, scorer.encoder.schema.user_id)
+        return canonical(request.user_id, scorer.encoder.schema.user_id)
     except BadValue as error:
         raise InvalidRequest(f"user_id: {error}") from None
 
-    with stage(stages, "history"):
-        stored, degraded = await _history_or_none(history, str(user_id), request.timestamp)
 
-    with stage(stages, "encode"):
-        try:
-            encoded = scorer.encoder.encode(
-                user_id,
-                stored.profile,
-                stored.behaviours,
-                request.candidates,
-                now,
-                scorer.catalog,
-                user=request.user,
-                context=request.context,
-            )
-        except BadValue as error:
-            raise InvalidRequest(str(error)) from None
+def _encoded(
+    request: RankRequest, user_id: int | str, stored: Stored, degraded: list[str], now: int, scorer: Scorer
+) -> Asked:
+    try:
+        encoded = scorer.encoder.encode(
+            user_id,
+            stored.profile,
+            stored.behaviours,
+            request.candidates,
+            request.timestamp if request.timestamp is not None else now,
+            scorer.catalog,
+            user=request.user,
+            context=request.context,
+        )
+    except BadValue as error:
+        raise InvalidRequest(str(error)) from None
+    new_user = not degraded and not stored.profile and not stored.behaviours
+    return Asked(request, encoded, new_user, degraded, stored.skipped)
 
-    scores = await scorer.score(encoded.inputs, stages)
 
-    with stage(stages, "sort"):
-        order = (-scores).argsort(kind="stable")[: request.top_k]  # ties keep the caller's order
-        ids = [c[ITEM_ID] if isinstance(c, dict) else c for c in request.candidates]
-        best = zip(order.tolist(), scores[order].tolist(), strict=True)
-        items = [{"item_id": ids[at], "score": score} for at, score in best]
-
+def _sorted(asked: Asked, scores: npt.NDArray[np.float32]) -> Ranked:
+    order = (-scores).argsort(kind="stable")[: asked.request.top_k]  # ties keep the caller's order
+    ids = [c[ITEM_ID] if isinstance(c, dict) else c for c in asked.request.candidates]
+    best = zip(order.tolist(), scores[order].tolist(), strict=True)
     return Ranked(
-        items=items,
+        items=[{"item_id": ids[at], "score": score} for at, score in best],
         candidates=len(ids),
-        history_length=encoded.history_length,
-        unknown_items=encoded.unknown_items,
-        new_user=not degraded and not stored.profile and not stored.behaviours,
-        degraded=degraded,
-        future=encoded.future,
-        malformed=encoded.malformed + stored.skipped,
+        history_length=asked.encoded.history_length,
+        unknown_items=asked.encoded.unknown_items,
+        new_user=asked.new_user,
+        degraded=asked.degraded,
+        future=asked.encoded.future,
+        malformed=asked.encoded.malformed + asked.skipped,
     )
 
 
-async def _history_or_none(history: History, user_id: str, before: int | None) -> tuple[Stored, list[str]]:
+async def _histories_or_none(
+    history: History, asked: Sequence[tuple[int | str, int | None]]
+) -> tuple[list[Stored], list[str]]:
     try:
-        return await history.read(user_id, before), []
+        return await history.read_many([(str(user_id), before) for user_id, before in asked]), []
     except StoreUnavailable as error:
         log.debug("ranked without history: %s", error)  # `ranker_degraded_total` counts them; the log need not
-        return Stored({}, [], 0), [HISTORY]
+        return [Stored({}, [], 0) for _ in asked], [HISTORY]

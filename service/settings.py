@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -68,8 +69,18 @@ class Settings(BaseSettings):
         ),
         ge=1,
         le=256,
-        description="Threads a worker scores with, one request each. More than the cores only queues inside the "
+        description="Threads a worker scores with, one run of the graph each. More than the cores only queues inside the "
         "machine; with several workers set it to cores / workers.",
+    )
+    precision: Literal["auto", "fp32", "int8"] = Field(
+        "auto",
+        description="auto takes the bundle's int8 graph where it passed its gate and the processor multiplies bytes, "
+        "else fp32, and the log says why; int8 refuses to start without.",
+    )
+    max_batch_candidates: int = Field(
+        20_000,
+        ge=1,
+        description="Candidates of all requests in one call of /rank/batch; more is refused before any work.",
     )
     max_candidates: int = Field(5000, ge=1, description="Candidates in one request; more is refused before any work.")
     max_body_bytes: int = Field(

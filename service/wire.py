@@ -16,9 +16,10 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
+from pydantic_core import from_json
 
 from model.features.behaviour import EARLIEST_MS, LATEST_MS
-from service.errors import InvalidRequest, MalformedBody
+from service.errors import InvalidRequest, MalformedBody, RankerError
 
 SHOWN = 3  # problems named in one message
 _CANDIDATES = {
@@ -105,14 +106,35 @@ def parse(body: bytes) -> RankRequest:
     try:
         return RankRequest.model_validate_json(body)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        if problems[0]["type"] == "json_invalid":
-            raise MalformedBody(problems[0]["msg"]) from None
-        said = [f"{_place(p['loc'])[:60]}: {p['msg']}{_given(p)}" for p in problems[:SHOWN]]
-        allowed = ", ".join(RankRequest.model_fields)
-        if any(p["type"] == "extra_forbidden" for p in problems):
-            said.append(f"allowed fields: {allowed}")
-        raise InvalidRequest("; ".join(said)) from None
+        raise _said(error) from None
+
+
+def parse_batch(body: bytes) -> list[RankRequest | RankerError]:
+    """The requests in a body, a JSON list: each, or what is wrong with it. Raises MalformedBody, InvalidRequest."""
+    try:
+        given = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise MalformedBody(str(error)) from None
+    if not isinstance(given, list) or not given:
+        raise InvalidRequest("body: a list of one or more requests is allowed, each as /rank takes it")
+    made: list[RankRequest | RankerError] = []
+    for one in given:
+        try:
+            made.append(RankRequest.model_validate(one))
+        except ValidationError as error:
+            made.append(_said(error))
+    return made
+
+
+def _said(error: ValidationError) -> RankerError:
+    """What to tell the caller of a body that is no request."""
+    problems = error.errors(include_url=False)
+    if problems[0]["type"] == "json_invalid":
+        return MalformedBody(problems[0]["msg"])
+    said = [f"{_place(p['loc'])[:60]}: {p['msg']}{_given(p)}" for p in problems[:SHOWN]]
+    if any(p["type"] == "extra_forbidden" for p in problems):
+        said.append(f"allowed fields: {', '.join(RankRequest.model_fields)}")
+    return InvalidRequest("; ".join(said))
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
