@@ -37,7 +37,7 @@ COUNTS = (10, 50, 100, 500, 1000)
 MOST_P99_MS = 20.0
 CLIENTS = (1, 2, 4)
 CANDIDATES = 500  # a request, where candidates a second are counted
-INT8_FILE, INT8 = "model.int8.onnx", ("graph", "int8")  # beside the fp32 graph; the setting that serves it
+INT8_FILE, INT8 = "model.int8.onnx", ("precision", "int8")  # beside the fp32 graph; the setting that serves it
 Pair = tuple[float, Ranked]  # bare milliseconds, and the service's answer to the same request
 
 
