@@ -154,7 +154,9 @@ def _encoded(
 
 def _sorted(asked: Asked, scores: npt.NDArray[np.float32]) -> Ranked:
     order = (-scores).argsort(kind="stable")[: asked.request.top_k]  # ties keep the caller's order
-    ids = [c[ITEM_ID] if isinstance(c, dict) else c for c in asked.request.candidates]
+    ids = asked.request.candidates
+    if dict in set(map(type, ids)):
+        ids = [c[ITEM_ID] if isinstance(c, dict) else c for c in ids]
     best = zip(order.tolist(), scores[order].tolist(), strict=True)
     return Ranked(
         items=[{"item_id": ids[at], "score": score} for at, score in best],

@@ -80,8 +80,12 @@ class Scorer:
 
         Writes the seconds spent waiting (`queue`) and computing (`score`) into `stages`.
         """
-        runs = [Run(piece) for piece in pieces(inputs, self._cuts(candidates(inputs)))]
-        scores: Scores = np.concatenate(await self._scored(runs, stages), axis=1)[0]
+        cuts = self._cuts(candidates(inputs))
+        if cuts == 1:
+            return (await self._scored([Run(inputs)], stages))[0][0]
+        scores: Scores = np.concatenate(
+            await self._scored([Run(piece) for piece in pieces(inputs, cuts)], stages), axis=1
+        )[0]
         return scores
 
     async def score_many(self, requests: Sequence[Inputs], stages: dict[str, float]) -> list[Scores]:
@@ -109,7 +113,7 @@ class Scorer:
         self._waiting.extend(runs)
         for _ in runs:
             self._pool.submit(self._work)
-        scores = await asyncio.gather(*(run.scores for run in runs))
+        scores = [await runs[0].scores] if len(runs) == 1 else await asyncio.gather(*(run.scores for run in runs))
         begun, ended = min(run.begun for run in runs), max(run.ended for run in runs)
         stages["queue"], stages["score"] = begun - asked, ended - begun
         return scores
