@@ -82,10 +82,10 @@ class Scorer:
         """
         cuts = self._cuts(candidates(inputs))
         if cuts == 1:
-            return (await self._scored([Run(inputs)], stages))[0][0]
-        scores: Scores = np.concatenate(
-            await self._scored([Run(piece) for piece in pieces(inputs, cuts)], stages), axis=1
-        )[0]
+            [scores_1C] = await self._scored([Run(inputs)], stages)
+            scores: Scores = scores_1C[0]
+            return scores
+        scores = np.concatenate(await self._scored([Run(piece) for piece in pieces(inputs, cuts)], stages), axis=1)[0]
         return scores
 
     async def score_many(self, requests: Sequence[Inputs], stages: dict[str, float]) -> list[Scores]:

@@ -69,8 +69,8 @@ class Settings(BaseSettings):
         ),
         ge=1,
         le=256,
-        description="Threads a worker scores with, one run of the graph each. More than the cores only queues inside the "
-        "machine; with several workers set it to cores / workers.",
+        description="Threads a worker scores with, one run of the graph each. More than the cores only queues inside "
+        "the machine; with several workers set it to cores / workers.",
     )
     precision: Literal["auto", "fp32", "int8"] = Field(
         "auto",
