@@ -36,6 +36,7 @@ SCHEMA_VERSION = 1
 READS = (1,)  # schema versions that this release reads
 GOLDEN_TOLERANCE = 1e-5
 GRAPH, INT8_GRAPH, REPORT = "model.onnx", "model.int8.onnx", "report.json"
+WEIGHTS = "weights.pt"  # as trained: what --warm and --quantize go on from; the service does not read it
 INT8 = "int8"  # the manifest's and the report's key of the gate's figures (model/quantize.py)
 CATALOG, GOLDEN, GOLDEN_CATALOG = f"catalog/{FILE}", "golden.json", "golden.npy"
 

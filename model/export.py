@@ -25,7 +25,6 @@ from model.features.batch import axes
 from model.features.ids import PAD, UNKNOWN
 from model.loader import Prepared, tensors
 from model.objective import SCORES
-from model.quantize import LEAST_TAU, MOST_AUC_DROP, QuantizeError, quantize
 from model.served import served
 
 OPSET = 20
@@ -48,9 +47,15 @@ class _Score(nn.Module):
         return self.of_logit(self.network(batch))
 
 
-def write_graph(network: nn.Module, example: Mapping[str, torch.Tensor], path: Path, objective: str = "click") -> None:
+def write_graph(
+    network: nn.Module,
+    example: Mapping[str, torch.Tensor],
+    path: Path,
+    objective: str = "click",
+    halves: bool = True,
+) -> None:
     """Writes `path` and, beside it, its tables as external data. U, C and T stay dynamic."""
-    graph = _Score(served(network), objective).eval()
+    graph = _Score(served(network, halves), objective).eval()
     batch = dict(example)
     dynamic = {name: {axis: torch.export.Dim.DYNAMIC for axis in range(len(axes(name)))} for name in batch}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
@@ -162,6 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quantize", action="store_true", required=True, help="the int8 graph beside the fp32 one")
     parser.add_argument("--data", type=Path, help="prepared data set (default: where the bundle was trained)")
     given = parser.parse_args(arguments)
+    from model.quantize import LEAST_TAU, MOST_AUC_DROP, QuantizeError, quantize  # it writes graphs by this module
+
     try:
         bundle = Bundle.open(given.bundle)
         figures = quantize(bundle, _data_of(bundle, given.data))
@@ -184,7 +191,7 @@ def _data_of(bundle: Bundle, given: Path | None) -> Prepared:
         told = json.loads((bundle.folder / REPORT).read_text()).get("data_at")
         given = bundle.folder / told if told else None
         if given is None or not given.is_dir():
-            raise QuantizeError(f"the data set that {bundle.folder} was trained on is not there: name it by --data")
+            raise ValueError(f"the data set that {bundle.folder} was trained on is not there: name it by --data")
     data = Prepared(given)
     check_encoding(bundle, data)
     return data

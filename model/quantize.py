@@ -17,28 +17,31 @@ the validation days Kendall's tau to fp32 is at least LEAST_TAU on average.
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
 from onnx import helper, numpy_helper
 from tqdm import tqdm
 
-from model import golden
-from model.bundle import GRAPH, INT8, INT8_GRAPH, REPORT, Bundle
+from model import golden, networks
+from model.bundle import GRAPH, INT8, INT8_GRAPH, REPORT, WEIGHTS, Bundle
 from model.evaluate import auc, score_rows
+from model.export import example_batch, write_graph
 from model.features.encode import Inputs
 from model.loader import Prepared
 
 MOST_AUC_DROP, LEAST_TAU = 0.0005, 0.99
 LISTS, CANDIDATES = 200, 100  # of calibration, and as many for the gate
 CALIBRATED_ON, JUDGED_ON = "train", "validation"
-HEAD = (".of_candidate.weight", ".rest.")  # the weights of blocks.Head, in the names that the exporter keeps
+HEAD = re.compile(r"network\.(head|deep)\.(?!of_user)")  # the weights of a head, in the names that the exporter keeps
 NARROW = 32  # a layer of fewer outputs stays fp32
 HOMOGENEOUS = ("LeakyRelu", "Relu")  # f(a·x) = a·f(x) for a > 0
 ZERO_SIGNED, ZERO_ACTIVATED = 128, 8  # zero points: of the candidate's features, of what an activation let through
@@ -83,7 +86,8 @@ def quantize(bundle: Bundle, data: Prepared, least_tau: float = LEAST_TAU) -> di
     path = bundle.folder / INT8_GRAPH
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        onnx.save(_graph(bundle, lists(bundle, data, CALIBRATED_ON, seed=1)), partial)
+        with TemporaryDirectory() as folder:
+            onnx.save(_graph(bundle, data, Path(folder)), partial)
         figures = judge(bundle, data, partial, least_tau)
         if figures["accepted"]:
             os.replace(partial, path)
@@ -135,46 +139,70 @@ def lists(bundle: Bundle, data: Prepared, split: str, seed: int) -> list[Inputs]
     return [bundle.encode_golden(request, bundle.catalog) for request in made]
 
 
-def _graph(bundle: Bundle, calibration: Sequence[Inputs]) -> onnx.ModelProto:
-    model = onnx.load(bundle.folder / GRAPH, load_external_data=False)
+def _graph(bundle: Bundle, data: Prepared, folder: Path) -> onnx.ModelProto:
+    """The int8 graph, made in `folder`; what it leaves in fp32 it shares with the bundle's fp32 graph."""
+    whole = folder / GRAPH
+    write_graph(_network(bundle, data), example_batch(data.seen_by(bundle.schema)), whole, halves=False)
+    model = onnx.load(whole, load_external_data=False)
     nodes = _head(model)
     if not nodes:
-        raise QuantizeError(f"{bundle.folder}: {GRAPH} has no layer of an MLP to quantise")
-    layers = _calibrated(bundle, model, nodes, calibration)
+        raise QuantizeError(f"{bundle.folder}: its network has no wide layer of an MLP to quantise")
+    layers = _calibrated(bundle, model, whole, nodes, lists(bundle, data, CALIBRATED_ON, seed=1))
     made_of = {}
-    for layer, after in zip_longest(layers, layers[1:]):
-        made_of[layer.node.output[0]] = _product(layer, after)
-        if after and after.activated:
-            _take_out(model, layer, after)
-    return _replaced(model, made_of)
+    for layer in layers:
+        made_of[layer.node.output[0]] = _product(layer, _after(model, layers, layer))
+    quantised = _replaced(model, made_of)
+    _share(quantised, onnx.load(bundle.folder / GRAPH, load_external_data=False), folder)
+    return quantised
+
+
+def _network(bundle: Bundle, data: Prepared) -> torch.nn.Module:
+    """The network as it was trained. Raises QuantizeError for a bundle without its weights."""
+    try:
+        weights = torch.load(bundle.folder / WEIGHTS, weights_only=True)
+        recipe = json.loads((bundle.folder / REPORT).read_text())["recipe"]
+    except (OSError, KeyError):
+        raise QuantizeError(
+            f"{bundle.folder} has no {WEIGHTS} or no recipe: it was not written by model.train"
+        ) from None
+    network = networks.build(bundle.manifest["network"], bundle.schema, data.rows, recipe["network"])
+    network.load_state_dict(weights)
+    return network
+
+
+def _share(quantised: onnx.ModelProto, fp32: onnx.ModelProto, folder: Path) -> None:
+    """Points tensors to the bytes of the fp32 graph's where it has the same ones; takes the others in."""
+    theirs = {tensor.name: tensor for tensor in fp32.graph.initializer if tensor.external_data}
+    for tensor in quantised.graph.initializer:
+        if not tensor.external_data:
+            continue
+        same = theirs.get(tensor.name)
+        if same is not None and (same.dims, same.data_type) == (tensor.dims, tensor.data_type):
+            tensor.CopyFrom(same)
+        else:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor, str(folder)), tensor.name))
 
 
 def _head(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The wide layers of the head, in order."""
-    sizes = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) == 2}  # (N, K)
+    sizes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     return [
         node
         for node in model.graph.node
-        if node.op_type == "Gemm"
-        and any(part in node.input[1] for part in HEAD)
-        and sizes.get(node.input[1], 0) >= NARROW
+        if node.op_type == "Gemm" and HEAD.match(node.input[1]) and min(sizes[node.input[1]]) >= NARROW
     ]
 
 
 def _calibrated(
-    bundle: Bundle, model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], calibration: Sequence[Inputs]
+    bundle: Bundle, model: onnx.ModelProto, path: Path, nodes: Sequence[onnx.NodeProto], calibration: Sequence[Inputs]
 ) -> list[Layer]:
-    """The layers with what their inputs hold, by the fp32 graph with these tensors among its outputs."""
+    """The layers with what their inputs hold, by the fp32 graph at `path` with these tensors among its outputs."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     names = [node.input[0] for node in nodes]
     watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    path = bundle.folder / f".calibration-{os.getpid()}.onnx"
-    try:
-        onnx.save(watched, path)
-        session = bundle.session(path)
-    finally:
-        path.unlink(missing_ok=True)
+    onnx.save(watched, path)
+    session = bundle.session(path)
     seen: list[list[Floats]] = [[] for _ in names]  # lowest, highest, mean of every column, request by request
     for inputs in tqdm(calibration, "calibrating", unit="request", delay=1, leave=False):
         feed = {node.name: inputs[node.name] for node in session.get_inputs()}
@@ -183,12 +211,12 @@ def _calibrated(
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def values(name: str) -> Floats:
-        return numpy_helper.to_array(weights[name], str(bundle.folder)).astype(np.float32)
+        return numpy_helper.to_array(weights[name], str(path.parent)).astype(np.float32)
 
     made_by = {name: node for node in model.graph.node for name in node.output}
     layers = []
     for number, (node, of_layer) in enumerate(zip(nodes, seen, strict=True)):
-        weight_KN = np.ascontiguousarray(values(node.input[1]).T)
+        weight_KN = np.ascontiguousarray(values(node.input[1]).T)  # Gemm has transB
         before = made_by.get(node.input[0])
         low_K, high_K, mean_K = np.stack(of_layer).transpose(1, 0, 2)
         layers.append(
@@ -208,7 +236,7 @@ def _calibrated(
 def _product(layer: Layer, after: Layer | None) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Nodes and initializers that take the layer's place; its output comes out in steps of the layer after."""
     name, step_K = layer.node.output[0], layer.step_K
-    out_N = after.step_K if after and after.activated else np.ones(layer.weight_KN.shape[1], np.float32)
+    out_N = after.step_K if after else np.ones(layer.weight_KN.shape[1], np.float32)
     scaled_KN = layer.weight_KN * step_K[:, None]
     step_N = np.maximum(np.abs(scaled_KN).max(0), 1e-12) / 127
     rounded_KN = np.round(scaled_KN / step_N)
@@ -232,23 +260,34 @@ def _product(layer: Layer, after: Layer | None) -> tuple[list[onnx.NodeProto], l
     return nodes, [numpy_helper.from_array(np.asarray(value), said[key]) for key, value in tensors.items()]
 
 
-def _take_out(model: onnx.ModelProto, layer: Layer, after: Layer) -> None:
-    """Where a user's share is added to the layer's output, it too comes in steps of the layer after."""
-    name, nodes = layer.node.output[0], list(model.graph.node)
+def _after(model: onnx.ModelProto, layers: Sequence[Layer], layer: Layer) -> Layer | None:
+    """The layer whose input this one's output is, if through nothing but what lets a positive factor through.
+
+    Where a user's share is added on the way, it is put into steps of that layer too.
+    """
+    by_name = {later.node.output[0]: later for later in layers}
+    name, shares = layer.node.output[0], []
     while True:
-        [node] = [node for node in nodes if name in node.input]
-        if node.op_type in HOMOGENEOUS:
-            return
+        nodes = [node for node in model.graph.node if name in node.input]
+        node = nodes[0]
+        if len(nodes) > 1 or node.op_type not in ("Reshape", "Add", "Gemm", *HOMOGENEOUS):
+            return None
+        if node.op_type == "Gemm" and name == node.input[0]:
+            after = by_name.get(node.output[0])
+            break
         if node.op_type == "Add":
-            place = 1 - list(node.input).index(name)
-            share, taken = node.input[place], f"{node.output[0]}.int8.share"
-            factor = numpy_helper.from_array(1 / after.step_K, f"{taken}.per_step")
-            model.graph.initializer.append(factor)
-            model.graph.node.insert(nodes.index(node), helper.make_node("Mul", [share, factor.name], [taken]))
-            node.input[place] = taken
-        elif node.op_type != "Reshape":
-            raise QuantizeError(f"{GRAPH}: {node.op_type} between two layers of the MLP")
+            shares.append((node, 1 - list(node.input).index(name)))
         name = node.output[0]
+    if after is None or not after.activated:
+        return None
+    for node, place in shares:
+        taken = f"{node.output[0]}.int8.share"
+        factor = numpy_helper.from_array(1 / after.step_K, f"{taken}.per_step")
+        model.graph.initializer.append(factor)
+        at = list(model.graph.node).index(node)
+        model.graph.node.insert(at, helper.make_node("Mul", [node.input[place], factor.name], [taken]))
+        node.input[place] = taken
+    return after
 
 
 def _replaced(

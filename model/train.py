@@ -27,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from model import golden, networks, objective
-from model.bundle import Bundle, BundleError, writing
+from model.bundle import WEIGHTS, Bundle, BundleError, writing
 from model.evaluate import auc, calibration_bins, logloss, measure, score_rows, table, watch_correlation, watch_seconds
 from model.export import ExportError, check_parity, example_batch, write_graph, write_json
 from model.features.schema import without_sizes
@@ -37,9 +37,6 @@ from model.optimiser import Optimiser
 from model.pairs import Pairs
 from model.parallel import World
 from model.recipe import Recipe, RecipeError, adapted, choose_recipe, load_recipe
-
-WEIGHTS = "weights.pt"  # in a bundle: what --warm goes on from; the service does not read it
-
 
 Rows = np.ndarray[Any, Any]  # impressions
 

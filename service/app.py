@@ -313,7 +313,7 @@ class Observed:
                 await _error(Request(scope), 500, "internal", said)(scope, receive, answer)
             status = 500  # also where the answer had begun
         finally:
-            route: str = scope.get("ranker.route") or getattr(scope.get("route"), "path", "")
+            route = str(scope.get("ranker.route") or getattr(scope.get("route"), "path", ""))
             outcome = outcome_of(status or 500, scope.get("ranker.degraded", False))
             self.metrics.observe(route, outcome, stages if ROUTES.get(route) else {}, time.perf_counter() - begun)
 

@@ -25,7 +25,8 @@ ARROWS = {
     "model.evaluate": {"model.features", "model.bundle", "model.loader"},
     "model.export": {"model.features", "model.bundle", "model.loader", "model.objective", "model.served"}
     | {"model.evaluate", "model.quantize"},
-    "model.quantize": {"model.features", "model.bundle", "model.loader", "model.evaluate", "model.golden"},
+    "model.quantize": {"model.features", "model.bundle", "model.loader", "model.evaluate", "model.golden"}
+    | {"model.export", "model.networks"},
     "model.served": {"model.features", "model.networks"},
     "model.golden": {"model.features", "model.bundle", "model.loader"},
     "model.recipe": {"model.features", "model.networks"},
