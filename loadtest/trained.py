@@ -36,7 +36,7 @@ NETWORK, DATASET, SEED = "bst", "simulated", 3
 class Sizes:
     impressions: int = 300_000
     epochs: int | None = None  # the recipe's
-    takes: str = "about 5 minutes on one core"
+    takes: str = "two to five minutes on one core"
 
 
 QUICK = Sizes(20_000, 1, "half a minute")
