@@ -32,8 +32,8 @@ demo-bundle: $(VENV)/dev.done ## train the demo bundle again and put it into ser
 loadtest: $(VENV)/dev.done ## the budgets' scenarios against a service that is running (URL=http://127.0.0.1:8000)
 	$(BIN)/python -m loadtest --url $(or $(URL),http://127.0.0.1:8000) --budgets loadtest/budgets.toml
 
-bench: $(VENV)/dev.done ## the benchmarks, those of training side by side with a peer's
-	$(BIN)/python -m loadtest.scoring
+bench: $(VENV)/dev.done ## the benchmarks, those of scoring and training side by side with a peer's
+	$(BIN)/python -m loadtest.scoring --peers
 	$(BIN)/python -m loadtest.overhead
 	$(BIN)/python -m loadtest.networks
 	$(BIN)/python -m loadtest.scale

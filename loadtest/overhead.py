@@ -8,9 +8,10 @@ answered twice, by the service and by a session in this process, one right after
 scoring thread; `outside` is the client's time without the service's: the kernel, the HTTP server, and the answer's
 writing.
 
-Candidates a second and core: the service with one worker and one scoring thread has a core to itself (store and client
-are on the others), and 1, 2 and 4 clients ask about 500 candidates each as fast as they are answered. The best rate
-counts whose p99 is within 20 ms. The last line is JSON.
+Candidates a second and core, in fp32 and int8, on the trained bundle (loadtest/trained.py), since int8 is served only
+where its gate lets it: the service with one worker and one scoring thread has a core to itself (store and client are on
+the others), and 1, 2 and 4 clients ask about 500 candidates each as fast as they are answered. The best rate counts
+whose p99 is within 20 ms. The last line is JSON.
 """
 
 import os
@@ -26,18 +27,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from loadtest import serving
+from loadtest import serving, trained
 from loadtest.bundles import bundle as made_up
 from loadtest.serving import MESSAGES, STAGES, Caller, Person, Ranked
-from model.bundle import Bundle
+from model.bundle import Bundle, BundleError
 from model.features.behaviour import Behaviour
-from service.settings import Settings
+from model.loader import Prepared
 
 COUNTS = (10, 50, 100, 500, 1000)
 MOST_P99_MS = 20.0
 CLIENTS = (1, 2, 4)
 CANDIDATES = 500  # a request, where candidates a second are counted
-INT8_FILE, INT8 = "model.int8.onnx", ("precision", "int8")  # beside the fp32 graph; the setting that serves it
 Pair = tuple[float, Ranked]  # bare milliseconds, and the service's answer to the same request
 
 
@@ -97,7 +97,7 @@ def compare(bundle: Bundle, items: int, people: Sequence[Person], sizes: Sizes) 
     """Milliseconds of each count: bare, rank, their ratio, the stages, and what is between and outside them."""
     with ExitStack() as stack:
         url = stack.enter_context(serving.store(people))
-        running = stack.enter_context(serving.service(bundle.folder, url, workers=1))
+        running = stack.enter_context(serving.service(bundle.folder, url, workers=1, precision="fp32"))
         sides = {}
         for count in COUNTS:
             sides[count] = Side(bundle, running.port, people, count, items, sizes)
@@ -125,33 +125,44 @@ def _figures(rounds: Sequence[Sequence[Pair]]) -> dict[str, float]:
 
 
 def throughput(
-    bundle: Bundle, items: int, people: Sequence[Person], graphs: Mapping[str, Mapping[str, Any]], sizes: Sizes
+    bundle: Bundle, data: Prepared, precisions: Sequence[str], sizes: Sizes
 ) -> dict[str, dict[int, dict[str, float]]]:
-    """Candidates a second and p99 by graph and by number of clients, the service alone on one core."""
-    asked = serving.messages(items, CANDIDATES, MESSAGES, np.random.default_rng(7))
+    """Candidates a second and p99 by precision and by number of clients, the service alone on one core."""
+    requests = trained.requests(bundle, data, MESSAGES, CANDIDATES, seed=7)
+    asked = [serving.rank_message(one["user_id"], one["candidates"]) for one in requests]
+    people = list({one["user_id"]: _as_of_now(one) for one in requests}.values())
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     own, others = ({max(cores)}, cores - {max(cores)}) if len(cores) > 1 else (None, None)
     with ExitStack() as stack:
         stack.enter_context(serving.on(others))
         url = stack.enter_context(serving.store(people))
         turns: dict[str, Callable[[], tuple[list[float], float]]] = {}
-        for graph, settings in graphs.items():
+        for precision in precisions:
             running = stack.enter_context(
-                serving.service(bundle.folder, url, own, workers=1, score_threads=1, **settings)
+                serving.service(bundle.folder, url, own, workers=1, score_threads=1, precision=precision)
             )
             serving.closed_loop(running.port, asked, 1, sizes.seconds / 2)  # warm
             for clients in CLIENTS:
-                turns[f"{graph} {clients}"] = partial(serving.closed_loop, running.port, asked, clients, sizes.seconds)
+                turns[f"{precision} {clients}"] = partial(
+                    serving.closed_loop, running.port, asked, clients, sizes.seconds
+                )
         found = serving.take_turns("candidates a second", sizes.loops, turns)
-    made: dict[str, dict[int, dict[str, float]]] = {graph: {} for graph in graphs}
+    made: dict[str, dict[int, dict[str, float]]] = {precision: {} for precision in precisions}
     for name, rounds in found.items():
-        graph, number = name.split(" ")
+        precision, number = name.split(" ")
         times_ms = [1000 * seconds for times, _ in rounds for seconds in times]
-        made[graph][int(number)] = {
+        made[precision][int(number)] = {
             "candidates_per_s": CANDIDATES * statistics.median(rate for _, rate in rounds),
             "p99_ms": float(np.percentile(times_ms, 99)),
         }
     return made
+
+
+def _as_of_now(request: Mapping[str, Any]) -> Person:
+    """A recorded request's user, as old as then: the service ranks by its own clock."""
+    shift_ms = time.time_ns() // 1_000_000 - request["now"]
+    behaviours = [[*what, when + shift_ms] for *what, when in request["behaviours"]]
+    return {"user_id": request["user_id"], "user": request["profile"], "behaviours": behaviours}
 
 
 def best(by_clients: Mapping[int, Mapping[str, float]]) -> float | None:
@@ -159,22 +170,20 @@ def best(by_clients: Mapping[int, Mapping[str, float]]) -> float | None:
     return max((f["candidates_per_s"] for f in by_clients.values() if f["p99_ms"] <= MOST_P99_MS), default=None)
 
 
-def measure(bundle: Bundle, sizes: Sizes) -> tuple[dict[str, Any], str, Figure]:
-    items = sizes.items
-    people = serving.recent_users(items, np.random.default_rng(5))
-    by_count = compare(bundle, items, people, sizes)
-    graphs: dict[str, dict[str, Any]] = {"fp32": {}}
-    notes = []
-    if not (bundle.folder / INT8_FILE).is_file():
-        notes.append(f"no int8 figure: the bundle has no {INT8_FILE}")
-    elif INT8[0] not in Settings.model_fields:
-        notes.append("no int8 figure: this service has no setting that serves it")
-    else:
-        graphs["int8"] = dict([INT8])
-    rates = throughput(bundle, items, people, graphs, sizes)
-    for graph in graphs:
-        if best(rates[graph]) is None:
-            notes.append(f"{graph}: no number of clients had its p99 within {MOST_P99_MS} ms")
+def measure(bundle: Bundle, learnt: Bundle, data: Prepared, sizes: Sizes) -> tuple[dict[str, Any], str, Figure]:
+    """`learnt` is the trained bundle, of that data set. Raises NoRun."""
+    people = serving.recent_users(sizes.items, np.random.default_rng(5))
+    by_count = compare(bundle, sizes.items, people, sizes)
+    precisions, notes = ["fp32"], []
+    try:
+        learnt.int8_session()
+        precisions.append("int8")
+    except BundleError as error:
+        notes.append(f"no int8 figure: {error}")
+    rates = throughput(learnt, data, precisions, sizes)
+    for precision in precisions:
+        if best(rates[precision]) is None:
+            notes.append(f"{precision}: no number of clients had its p99 within {MOST_P99_MS} ms")
     figures = {
         "rank_over_scoring_500": by_count[500]["ratio"],
         "not_scoring_ms_100": by_count[100]["not_scoring"],
@@ -182,6 +191,7 @@ def measure(bundle: Bundle, sizes: Sizes) -> tuple[dict[str, Any], str, Figure]:
         "candidates_per_s_core_fp32": best(rates["fp32"]),
         "note": "; ".join(notes) or None,
         "bundle": f"{bundle.name}/{bundle.version}",
+        "trained_bundle": f"{learnt.name}/{learnt.version}",
         "ms": by_count,
         "closed_loop": rates,
     }
@@ -219,10 +229,17 @@ def plot(by_count: Mapping[int, Mapping[str, float]]) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = serving.parse(serving.parser("overhead", __doc__ or ""), arguments)
+    parser = serving.parser("overhead", __doc__ or "")
+    trained.arguments(parser)
+    given = serving.parse(parser, arguments)
+    trained.check(parser, given)
     sizes = QUICK if given.quick else Sizes()
     sizes = replace(sizes, rounds=given.rounds or sizes.rounds)
-    return serving.command("overhead", given.out, lambda: measure(made_up(given.cache, items=sizes.items), sizes))
+
+    def work() -> tuple[dict[str, Any], str, Figure]:
+        return measure(made_up(given.cache, items=sizes.items), *trained.chosen(given, trained.CACHE), sizes)
+
+    return serving.command("overhead", given.out, work)
 
 
 if __name__ == "__main__":

@@ -400,7 +400,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works: no figures to quote")
     made.add_argument("--rounds", type=positive, help="that all sides take, in turn")
-    made.add_argument("--cache", type=Path, default=CACHE, help="where the made-up bundles are kept")
+    made.add_argument("--cache", type=Path, default=CACHE, help="where its bundles are kept")
     made.add_argument("--out", type=Path, default=OUT / f"{name}.png", help="of the plot, .png")
     return made
 
@@ -443,7 +443,7 @@ def command(name: str, out: Path, measure: Callable[[], tuple[dict[str, Any], st
 def _rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _rounded(one) for key, one in value.items()}
-    return round(value, 4) if isinstance(value, float) else value
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def machine() -> str:

@@ -67,6 +67,8 @@ ARROWS = {
     "loadtest.overhead": {"loadtest", "model", "service"},
     "loadtest.networks": {"loadtest", "model"},
     "loadtest.scale": {"loadtest"},
+    "loadtest.scoring": {"loadtest", "model"},
+    "loadtest.trained": {"loadtest", "model"},
     "loadtest.encoding": {"model.features"},
     "loadtest.peers": {"loadtest.errors", "model.features", "model.loader"},
 }

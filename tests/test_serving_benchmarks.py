@@ -18,6 +18,7 @@ from loadtest import networks, overhead, scale, serving
 from loadtest.bundles import FORMAT, HISTORY, bundle, made_up_users
 from loadtest.errors import NoRun
 from model.bundle import Bundle
+from model.loader import Prepared
 
 ROOT = Path(__file__).parent.parent
 
@@ -130,8 +131,11 @@ def quick(name: str, cache: Path, tmp_path: Path, *more: str) -> dict[str, Any]:
     return figures
 
 
-def test_overhead_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
-    figures = quick("overhead", cache, tmp_path)
+def test_overhead_ends_in_the_line_that_scripts_read(
+    cache: Path, made_up: Bundle, small_bundle: Bundle, small_data: Prepared, tmp_path: Path
+) -> None:
+    learnt = ["--bundle", str(small_bundle.folder), "--data", str(small_data.folder)]
+    figures = quick("overhead", cache, tmp_path, *learnt)
     assert math.isfinite(figures["rank_over_scoring_500"]) and math.isfinite(figures["not_scoring_ms_100"])
     assert figures["candidates_per_s_core"] is None and "int8" in figures["note"]
     assert "candidates_per_s_core_fp32" in figures  # null where a busy machine misses the p99
@@ -156,10 +160,11 @@ def test_scale_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_an_interrupted_benchmark_leaves_no_process(
-    cache: Path, made_up: Bundle, tmp_path: Path, end: signal.Signals
+    cache: Path, made_up: Bundle, small_bundle: Bundle, small_data: Prepared, tmp_path: Path, end: signal.Signals
 ) -> None:
     out = tmp_path / "plot.png"
-    program = [sys.executable, "-m", "loadtest.overhead", "--quick", "--rounds", "100000"]
+    learnt = ["--bundle", str(small_bundle.folder), "--data", str(small_data.folder)]
+    program = [sys.executable, "-m", "loadtest.overhead", "--quick", "--rounds", "100000", *learnt]
     with subprocess.Popen(
         [*program, "--cache", str(cache), "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True
     ) as process:

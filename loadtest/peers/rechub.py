@@ -5,6 +5,8 @@
     {"do": "time", "rows": 0}       one epoch by its own trainer and its own DataLoader → {"seconds"}
     {"do": "train", "rows": [0, 1]} one epoch over these rows, shuffled, by its own trainer → {"loss"}
     {"do": "predict", "rows": 2, "out": FILE}   → scores (n,) in FILE (.npy), {"auc"}
+    {"do": "export", "network": "BST", "widths": [16, 32], "rows": 0, "out": FILE}   → its class as an ONNX file, its
+                                    rows and history dynamic; {"inputs": names} or {"refused": why}
 
 Classes, initial weights, loss and trainer are its own. Departures: "ffn" replaces the Transformer's layer by one of
 another inner width (its class leaves torch's 2048); "train" slices batches, since its DataLoader picks rows one by
@@ -149,6 +151,24 @@ class Answers:
         scores = np.array(self.trainer.predict(self.trainer.model, Batches([given], 4096, None)), np.float32)
         np.save(out, scores)
         return {"auc": float(roc_auc_score(given.label.numpy(), scores))}
+
+    def export(self, network: str, widths: list[int], rows: int, out: str) -> Any:
+        given = self.sets[rows]
+        model = build(given.described, network, widths, None).eval()
+        lengths = {one["name"] for one in given.described if one["kind"] == "sequence"}
+        dynamic = {}
+        for name, values in given.x.items():
+            axes = range(2 if name in lengths else 1)
+            dynamic[name] = dict.fromkeys(axes[: values.dim()], torch.export.Dim.DYNAMIC)
+        try:
+            with torch.no_grad():
+                torch.onnx.export(
+                    model, f=out, kwargs={"x": given.x}, dynamic_shapes={"x": dynamic}, input_names=list(given.x),
+                    output_names=["score"], dynamo=True, external_data=False, verbose=False,
+                )  # fmt: skip
+        except Exception as error:  # the exporter raises what it meets in the class; the benchmark then tells so
+            return {"refused": (str(error.__cause__ or error).strip().splitlines() or ["without a word"])[0]}
+        return {"inputs": list(given.x)}
 
 
 def main() -> None:
