@@ -33,7 +33,7 @@ from model.features.table import Vocabulary
 from model.loader import tensors
 
 CACHE = ROOT / ".cache" / "bundles"
-FORMAT = 1  # of these bundles: another number makes the cache anew
+FORMAT = 2  # of these bundles: another number makes the cache anew
 NOW_MS = 1_700_000_000_000  # the recommending time of the golden requests
 DAY_MS = 86_400_000
 USERS = 10_000

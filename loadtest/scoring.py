@@ -38,12 +38,12 @@ from loadtest.errors import NoRun
 from loadtest.peers import Peer
 from loadtest.usual import UsualBST, repeated
 from model import networks
-from model.bundle import GRAPH, INT8, INT8_GRAPH, REPORT, Bundle, BundleError, Session
-from model.export import TOLERANCE, axes, example_batch, write_graph
+from model.bundle import GRAPH, INT8, INT8_GRAPH, REPORT, WEIGHTS, Bundle, BundleError, Session
+from model.export import TOLERANCE, example_batch, write_graph
+from model.features.batch import axes
 from model.features.encode import Inputs
 from model.loader import Prepared, tensors
 from model.networks import bst
-from model.train import WEIGHTS
 
 COUNTS = (10, 50, 100, 500, 1000)  # candidates
 CUT, PIECES, THREADS = (500, 1000), (62, 125, 250, 500), 2
