@@ -185,6 +185,25 @@ def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counte
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_killed_worker_is_down_until_another_takes_its_place(metrics, tmp_path, stack):
+    worker = start(stack, tmp_path)
+    worker.ask("observe", 0.01)
+
+    def seen(name: str) -> float | None:
+        return samples(metrics.render()[0].decode()).get((name, ("worker", "1")))
+
+    assert seen("ranker_worker_up") == 1 and seen("ranker_in_flight") == 0
+    cpu_s = seen("ranker_worker_cpu_seconds_total")
+
+    worker.kill()
+    assert seen("ranker_worker_up") == 0 and seen("ranker_in_flight") is None  # nothing is under way in the dead
+
+    start(stack, tmp_path).ask("observe", 0.01)
+    assert seen("ranker_worker_up") == 1
+    assert seen("ranker_worker_cpu_seconds_total") > cpu_s
+    assert value(metrics, "ranker_worker_starts_total") == 3
+
+
 def test_a_window_without_requests_is_nan_while_its_counters_stay(tmp_path, stack):
     now_s = [NOW_S]
     metrics = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: now_s[0])
@@ -215,6 +234,25 @@ def test_histograms_are_exact_at_their_bounds(metrics):
     assert seen["ranker_request_duration_seconds_bucket", ("le", "+Inf"), *key[1:]] == len(recorded)
     assert seen["ranker_stage_duration_seconds_bucket", ("le", "0.01"), ("stage", "parse")] == len(recorded)
     assert seen["ranker_stage_duration_seconds_bucket", ("le", "0.005"), ("stage", "parse")] == 0
+
+
+def test_a_budget_is_a_bound_of_the_requests_histogram(tmp_path, stack):
+    metrics = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S, budgets_s=[0.0123])
+    stack.callback(metrics.close)
+    for seconds in (0.0122, 0.0123, 0.0124):
+        metrics.observe("/rank", "ok", {}, seconds)
+
+    assert value(metrics, "ranker_request_duration_seconds_bucket", route="/rank", outcome="ok", le="0.0123") == 2
+
+
+def test_scores_that_are_no_numbers_are_counted_and_spoil_no_mean(metrics):
+    numbers = {"candidates": 3, "history_length": 1, "unknown_items": 0, "cold": False, "future": 0, "malformed": 0}
+    metrics.ranked(**numbers, history_age_s=5.0, score_mean=0.25)
+    metrics.ranked(**numbers, score_mean=math.nan, bad_scores=2)
+
+    assert value(metrics, "ranker_score_mean_sum") == 0.25 and value(metrics, "ranker_score_mean_count") == 1
+    assert value(metrics, "ranker_score_nan_total") == 2
+    assert value(metrics, "ranker_history_age_seconds_count") == 1
 
 
 def test_what_a_ranked_request_was_made_of_is_counted(metrics):

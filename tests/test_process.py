@@ -168,6 +168,7 @@ def test_a_port_in_use_is_one_clear_line() -> None:
         ({"bundle": "/nowhere"}, "/nowhere is no bundle"),
         ({"redis_url": "http://localhost"}, "redis://, rediss:// or unix://"),
         ({"history_keep": "many"}, "RANKER_HISTORY_KEEP"),
+        ({"budgets_ms": "10,soon"}, "RANKER_BUDGETS_MS='10,soon'.*with commas between"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_one_clear_line(settings: dict[str, str], says: str) -> None:

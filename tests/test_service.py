@@ -26,6 +26,7 @@ from service.backfill import load_tables
 from service.history import RedisHistory
 from service.metrics import prepare_folder
 from service.settings import Settings
+from service.tracing import Tracing
 from tests.stores import black_hole_url, dead_url
 
 NOW = 1_757_900_000_000
@@ -33,12 +34,12 @@ NOW = 1_757_900_000_000
 
 @asynccontextmanager
 async def client_of(
-    bundle: Bundle, url: str, closed_pool: bool = False, **changes: Any
+    bundle: Bundle, url: str, closed_pool: bool = False, traces: Tracing | None = None, **changes: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the service, started as uvicorn would start it; with `closed_pool` its scoring threads are dead."""
     settings = Settings(bundle=bundle.folder, redis_url=url, history_timeout_ms=1000, **changes)
     async with AsyncExitStack() as stack:
-        app = create_app(settings, stack.enter_context(prepare_folder(1)))
+        app = create_app(settings, stack.enter_context(prepare_folder(1)), traces)
         await stack.enter_async_context(app.router.lifespan_context(app))
         if closed_pool:
             app.state.scorer.close()
