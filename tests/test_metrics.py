@@ -30,6 +30,7 @@ from service.metrics import (
 ROUTES = {"/rank": STAGES, "/metrics": ()}
 REASONS = ("history_timeout",)
 NOW_S = 1000.0
+NO_MODEL, NO_VERSION = (("model", ""),), (("variant", ""), ("version", ""))
 
 # A worker process: does what the lines on its standard input say, and answers each with one JSON line.
 WORKER = """
@@ -130,7 +131,7 @@ def test_every_worker_answers_for_all_of_them(tmp_path, stack):
     np.testing.assert_equal(scrapes[1], scrapes[0])  # NaN equals NaN here
     np.testing.assert_equal(scrapes[2], scrapes[0])
     seen = scrapes[0]
-    assert seen["ranker_requests_total", ("outcome", "ok"), ("route", "/rank")] == 15_000
+    assert seen["ranker_requests_total", *NO_MODEL, ("outcome", "ok"), ("route", "/rank"), *NO_VERSION] == 15_000
     assert seen["ranker_stage_duration_seconds_count", ("stage", "score")] == 15_000
     exact = np.quantile(recorded, QUANTILES, method="inverted_cdf")
     for stage, factor in (("total", 1.0), ("score", 0.5)):
@@ -148,6 +149,7 @@ def test_every_worker_answers_for_all_of_them(tmp_path, stack):
 def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counter_falls(tmp_path, stack):
     scraper = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
     stack.callback(scraper.close)
+    scraper.model("demo", "1", "bst", "abc")  # as every worker has one before it answers
     workers = [start(stack, tmp_path, "racing") for _ in range(2)]  # racing: slices are wiped all the time
     for worker in workers:
         worker.tell("flood")
@@ -157,10 +159,16 @@ def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counte
         nonlocal before
         after = samples(scraper.render()[0].decode())
         for key, counted in before.items():
-            if not any(label[0] == "quantile" for label in key[1:]):
+            if key[0].endswith(("_total", "_count", "_sum", "_bucket")):
                 assert after[key] >= counted, key
         before = after
-        return after["ranker_requests_total", ("outcome", "ok"), ("route", "/rank")]
+        counted = [
+            (dict(key[1:])["version"], n)
+            for key, n in after.items()
+            if key[0] == "ranker_requests_total" and {("outcome", "ok"), ("route", "/rank")} <= set(key[1:])
+        ]
+        assert {version for version, n in counted if n} <= {"1"}
+        return sum(n for _, n in counted)
 
     for restart in range(4):
         goal = scrape() + 500
@@ -175,6 +183,25 @@ def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counte
         pass
 
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_killed_worker_is_down_until_another_takes_its_place(metrics, tmp_path, stack):
+    worker = start(stack, tmp_path)
+    worker.ask("observe", 0.01)
+
+    def seen(name: str) -> float | None:
+        return samples(metrics.render()[0].decode()).get((name, ("worker", "1")))
+
+    assert seen("ranker_worker_up") == 1 and seen("ranker_in_flight") == 0
+    cpu_s = seen("ranker_worker_cpu_seconds_total")
+
+    worker.kill()
+    assert seen("ranker_worker_up") == 0 and seen("ranker_in_flight") is None  # nothing is under way in the dead
+
+    start(stack, tmp_path).ask("observe", 0.01)
+    assert seen("ranker_worker_up") == 1
+    assert seen("ranker_worker_cpu_seconds_total") > cpu_s
+    assert value(metrics, "ranker_worker_starts_total") == 3
 
 
 def test_a_window_without_requests_is_nan_while_its_counters_stay(tmp_path, stack):
@@ -207,6 +234,25 @@ def test_histograms_are_exact_at_their_bounds(metrics):
     assert seen["ranker_request_duration_seconds_bucket", ("le", "+Inf"), *key[1:]] == len(recorded)
     assert seen["ranker_stage_duration_seconds_bucket", ("le", "0.01"), ("stage", "parse")] == len(recorded)
     assert seen["ranker_stage_duration_seconds_bucket", ("le", "0.005"), ("stage", "parse")] == 0
+
+
+def test_a_budget_is_a_bound_of_the_requests_histogram(tmp_path, stack):
+    metrics = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S, budgets_s=[0.0123])
+    stack.callback(metrics.close)
+    for seconds in (0.0122, 0.0123, 0.0124):
+        metrics.observe("/rank", "ok", {}, seconds)
+
+    assert value(metrics, "ranker_request_duration_seconds_bucket", route="/rank", outcome="ok", le="0.0123") == 2
+
+
+def test_scores_that_are_no_numbers_are_counted_and_spoil_no_mean(metrics):
+    numbers = {"candidates": 3, "history_length": 1, "unknown_items": 0, "cold": False, "future": 0, "malformed": 0}
+    metrics.ranked(**numbers, history_age_s=5.0, score_mean=0.25)
+    metrics.ranked(**numbers, score_mean=math.nan, bad_scores=2)
+
+    assert value(metrics, "ranker_score_mean_sum") == 0.25 and value(metrics, "ranker_score_mean_count") == 1
+    assert value(metrics, "ranker_score_nan_total") == 2
+    assert value(metrics, "ranker_history_age_seconds_count") == 1
 
 
 def test_what_a_ranked_request_was_made_of_is_counted(metrics):
@@ -267,12 +313,17 @@ def test_a_path_or_an_id_cannot_become_a_label(metrics):
     body = metrics.render()[0].decode()
 
     assert "4711" not in body and "i3" not in body
-    assert value(metrics, "ranker_requests_total", route="unmatched", outcome="refused") == 1
+    no_model = {"model": "", "version": "", "variant": ""}
+    assert value(metrics, "ranker_requests_total", route="unmatched", outcome="refused", **no_model) == 1
     seen = {label for key in samples(body) for label in key[1:]}
     assert {v for k, v in seen if k == "route"} == {*ROUTES, "unmatched"}
-    assert {v for k, v in seen if k == "outcome"} <= set(OUTCOMES)
+    assert {v for k, v in seen if k == "outcome"} <= {*OUTCOMES, "timeout", "error"}  # the store's are told too
     assert {v for k, v in seen if k == "stage"} == {*STAGES, "total"}
-    assert {k for k, _ in seen} <= {"route", "outcome", "stage", "quantile", "le", "reason"}
+    assert {v for k, v in seen if k in ("model", "version", "variant")} == {""}
+    assert {k for k, _ in seen} <= {
+        *("route", "outcome", "stage", "quantile", "le", "reason", "op", "worker"),
+        *("model", "version", "variant", "python", "numpy"),
+    }
 
 
 @pytest.mark.parametrize(
