@@ -20,6 +20,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from model.bundle import Bundle, BundleError
+from service import logs, tracing
 from service.app import METRICS_FOLDER, PARENT, example, samples
 from service.backfill import load_users
 from service.embedded import EmbeddedStore, EmbeddedStoreError
@@ -34,8 +35,10 @@ log = logging.getLogger("ranker")
 def main() -> int:
     try:
         settings = load_settings()
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.configure(settings.log_level, settings.log_format)
         _warn_of_unknown_settings(settings)
+        if (refusal := tracing.refusal(os.environ)) is not None:
+            log.warning("%s", refusal)
         if settings.redis_url is not None:
             address(settings.redis_url)
         listener = _listen(settings.host, settings.port)
@@ -64,8 +67,9 @@ def main() -> int:
             loop="uvloop",
             http="httptools",
             ws="none",
+            log_config=None,  # its loggers write as ours do
             log_level="warning" if settings.log_level == "info" else settings.log_level,
-            access_log=settings.log_level == "debug",
+            access_log=False,  # it would write raw paths; at debug ours tells of every request
             timeout_graceful_shutdown=settings.shutdown_grace_s,
             server_header=False,
         )

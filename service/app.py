@@ -8,9 +8,9 @@ import re
 import signal
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.bundle import Bundle, verify_catalog
 from model.features.catalog import Catalog
+from service import logs, tracing
 from service import rank as ranking
 from service.catalog import CatalogWatch
 from service.errors import STATUS, BodyTooLarge, RankerError, TooManyCandidates, error_body
-from service.history import RedisHistory
-from service.metrics import STAGES, Metrics, outcome_of
+from service.history import History, RedisHistory, Stored, StoreTimedOut, StoreUnavailable
+from service.logs import RequestLog
+from service.metrics import EVENTS, STAGES, UNMATCHED, Metrics, outcome_of
+from service.pulse import beat
 from service.scorer import Scorer
 from service.settings import Settings, load_settings
 from service.wire import ErrorResponse, RankRequest, RankResponse, parse, parse_batch
@@ -46,6 +49,7 @@ ROUTES = {
     "/docs": (),
 }
 RANKED, READ = ([route for route, stages in ROUTES.items() if bool(stages) == ranked] for ranked in (True, False))
+SHED = frozenset(EVENTS["ranker_shed"].labels["reason"])  # kinds of errors
 ASSETS = "/docs-assets"
 METRICS_FOLDER, PARENT = "RANKER_METRICS_FOLDER", "RANKER_PARENT"  # how `python -m service` tells its workers
 SAMPLES = 1000  # ids that GET /model offers at most
@@ -57,34 +61,46 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 def from_environment() -> FastAPI:
     """The app of one worker under `python -m service`."""
     parent = int(os.environ[PARENT])
+    settings = load_settings()
     if parent != os.getpid():
         _end_with(parent)
-    return create_app(load_settings(), Path(os.environ[METRICS_FOLDER]))
+        logs.configure(settings.log_level, settings.log_format)
+    return create_app(settings, Path(os.environ[METRICS_FOLDER]), tracing.from_environment(os.environ))
 
 
-def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
+def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing | None = None) -> FastAPI:
     """The service; bundle, session and store connections are made when it starts and closed when it ends.
 
-    `metrics_folder` is where all workers count (`metrics.prepare_folder`). Starting raises BundleError.
+    `metrics_folder` is where all workers count (`metrics.prepare_folder`). `traces`, where given, gets every request's
+    spans, and is closed at the end. Starting raises BundleError.
     """
+    loading = time.perf_counter()
     bundle = Bundle.open(settings.bundle)
     verify_catalog(bundle.folder, bundle.manifest)  # it may be another than the one that the parent checked
-    metrics = Metrics(metrics_folder, ROUTES, ranking.REASONS)
-    metrics.model(
-        bundle.name, bundle.version, bundle.manifest["network"], bundle.manifest["files"]["model.onnx"]["sha256"]
+    metrics = Metrics(
+        metrics_folder, ROUTES, ranking.REASONS, budgets_s=[budget / 1000 for budget in settings.budgets_ms]
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.history = RedisHistory(
+        store = RedisHistory(
             settings.redis_url or "redis://localhost:6379",
             keep=settings.history_keep,
             ttl_s=settings.history_ttl_s,
             timeout_ms=settings.history_timeout_ms,
             connections=settings.history_connections,
         )
+        app.state.history = Counted(store, metrics)
         app.state.scorer = Scorer(bundle, settings.score_threads, settings.precision)
         app.state.scorer.warm()
+        metrics.model(
+            bundle.name,
+            bundle.version,
+            bundle.manifest["network"],
+            bundle.manifest["files"]["model.onnx"]["sha256"],
+            exported_s=_exported_s(bundle),
+            load_s=time.perf_counter() - loading,
+        )
 
         def reloaded(catalog: Catalog | None) -> None:
             if catalog is not None:
@@ -97,11 +113,16 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
         watch.start()
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not walk it between requests
+        pulse = asyncio.create_task(beat(app.state.scorer.waiting, metrics.beat))
         yield
+        pulse.cancel()
+        await asyncio.gather(pulse, return_exceptions=True)
         watch.close()
         app.state.scorer.close()
         await app.state.history.close()
         metrics.close()
+        if traces is not None:
+            traces.close()
 
     app = FastAPI(
         title="bst-ranker",
@@ -115,7 +136,8 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
     app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))  # Swagger UI without a CDN
     often: dict[str, Endpoint] = {}
     app.add_middleware(Direct, endpoints=often)
-    app.add_middleware(Observed, metrics=metrics)  # outermost
+    told = RequestLog(settings.log_sample, settings.log_slow_ms, settings.log_level)
+    app.add_middleware(Observed, metrics=metrics, log=told, traces=traces)  # outermost
     app.add_exception_handler(RankerError, _ranker_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
@@ -148,6 +170,9 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
                 cold=one.history_length == 0,
                 future=one.future,
                 malformed=one.malformed,
+                history_age_s=one.history_age_s,
+                score_mean=one.score_mean,
+                bad_scores=one.bad_scores,
             )
 
     @app.post(
@@ -162,6 +187,8 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
         begun: float = request.scope["ranker.begun"]
         body = await _body(request, settings.max_body_bytes)
         asked = parse(body)
+        if settings.log_user_ids:
+            request.scope["ranker.user_id"] = asked.user_id
         stages["parse"] = time.perf_counter() - begun
 
         now = asked.timestamp if asked.timestamp is not None else time.time_ns() // 1_000_000
@@ -183,6 +210,7 @@ def create_app(settings: Settings, metrics_folder: Path) -> FastAPI:
         stages: dict[str, float] = request.scope["ranker.stages"]
         begun: float = request.scope["ranker.begun"]
         asked = parse_batch(await _body(request, settings.max_body_bytes))
+        metrics.batch(len(asked))
         total = sum(len(one.candidates) for one in asked if not isinstance(one, RankerError))
         if total > settings.max_batch_candidates:
             raise TooManyCandidates(f"{total} candidates in all, at most {settings.max_batch_candidates}")
@@ -282,40 +310,117 @@ class Direct:
 
 
 class Observed:
-    """Times every request and counts its outcome, whatever answers it; gives it an id."""
+    """Times, counts and logs every request, whatever answers it; gives it an id, and its place in a trace."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics):
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: RequestLog, traces: tracing.Tracing | None):
+        self.app, self.metrics, self.log, self.traces = app, metrics, log, traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
-        stages: dict[str, float] = {}
-        request_id = _request_id(scope)
+        request_id, traceparent, tracestate = _given(scope)
+        trace = self._trace(traceparent, tracestate, begun)
+        stages: dict[str, float] = {} if trace is None or trace.stages is None else trace.stages
         status: int | None = None  # until the answer begins
         scope["ranker.begun"], scope["ranker.stages"], scope["ranker.request_id"] = begun, stages, request_id
+        ranks = scope["path"] in RANKED
+        if ranks:
+            self.metrics.began()
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                headers = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                if stages or ranks:
+                    headers.append((b"server-timing", _server_timing(stages, begun)))
+                if trace is not None:
+                    headers.append((b"traceresponse", trace.traceresponse.encode()))
+                message["headers"] = headers
             await send(message)
 
+        failure: str | None = None
         try:
             await self.app(scope, receive, answer)
-        except Exception:  # what nobody foresaw: the log gets the traceback, the caller an id to ask about
+        except Exception as error:  # what nobody foresaw: the log gets the traceback, the caller an id to ask about
+            failure = type(error).__name__
             log.exception("request %s failed", request_id)
             if status is None:
                 said = "something went wrong here; the log knows this request by its id"
                 await _error(Request(scope), 500, "internal", said)(scope, receive, answer)
             status = 500  # also where the answer had begun
         finally:
+            total_s = time.perf_counter() - begun
             route = scope.get("ranker.route") or getattr(scope.get("route"), "path", "")
-            outcome = outcome_of(status or 500, scope.get("ranker.degraded", False))
-            self.metrics.observe(route, outcome, stages if ROUTES.get(route) else {}, time.perf_counter() - begun)
+            route = route if route in ROUTES else UNMATCHED
+            kind: str | None = scope.get("ranker.error")
+            degraded: bool = scope.get("ranker.degraded", False)
+            outcome = outcome_of(status or 500, degraded)
+            if ranks:
+                self.metrics.ended()
+            self.metrics.observe(route, outcome, stages if ROUTES.get(route) else {}, total_s)
+            if kind in SHED:
+                self.metrics.count("ranker_shed", kind)
+            if (why := self.log.why(outcome, total_s)) is not None:
+                self.log.tell(
+                    why,
+                    stages,
+                    total_s,
+                    request_id=request_id,
+                    method=scope["method"],
+                    route=route,
+                    status=status or 500,
+                    outcome=outcome,
+                    error=failure or kind,
+                    trace_id=trace and trace.trace_id,
+                    span_id=trace and trace.span_id,
+                    user_id=scope.get("ranker.user_id"),
+                )
+            if trace is not None:
+                attributes = {
+                    "http.request.method": scope["method"],
+                    "http.route": route,
+                    "http.response.status_code": status or 500,
+                    "ranker.outcome": outcome,
+                    "ranker.request_id": request_id,
+                }
+                trace.end(f"{scope['method']} {route}", outcome == "failed", attributes)
+
+    def _trace(self, traceparent: str | None, tracestate: str | None, begun: float) -> tracing.Trace | None:
+        if traceparent is None and self.traces is None:
+            return None
+        parent = None if traceparent is None else tracing.parsed(traceparent)
+        if self.traces is not None:
+            return self.traces.begin(parent, tracestate, begun)
+        return None if parent is None else tracing.passed_on(parent)
+
+
+class Counted:
+    """A history whose round trips are counted and timed."""
+
+    def __init__(self, history: History, metrics: Metrics):
+        self._history, self._metrics = history, metrics
+
+    async def read(self, user_id: str, before: int | None) -> Stored:
+        return (await self.read_many([(user_id, before)]))[0]
+
+    async def read_many(self, asked: Sequence[tuple[str, int | None]]) -> list[Stored]:
+        begun = time.perf_counter()
+        try:
+            stored = await self._history.read_many(asked)
+        except StoreUnavailable as error:
+            late = isinstance(error, StoreTimedOut)
+            self._metrics.store_read("timeout" if late else "error", time.perf_counter() - begun)
+            if late:
+                self._metrics.count("ranker_deadline_exceeded", "history")
+            raise
+        self._metrics.store_read("ok", time.perf_counter() - begun)
+        return stored
+
+    async def close(self) -> None:
+        await self._history.close()
 
 
 async def _body(request: Request, limit: int) -> bytes:
@@ -331,19 +436,25 @@ async def _body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def _request_id(scope: Scope) -> str:
-    """The caller's X-Request-Id where it is harmless, else a new one."""
+def _given(scope: Scope) -> tuple[str, str | None, str | None]:
+    """The caller's X-Request-Id where it is harmless, else a new one; traceparent and tracestate, as they came."""
+    request_id = traceparent = tracestate = None
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             given = value.decode("latin-1")
-            if _REQUEST_ID.fullmatch(given) and given.isascii():
-                return str(given)
-    return uuid.uuid4().hex
+            if request_id is None and _REQUEST_ID.fullmatch(given) and given.isascii():
+                request_id = given
+        elif name == b"traceparent":
+            traceparent = value.decode("latin-1")
+        elif name == b"tracestate":
+            tracestate = value.decode("latin-1")
+    return request_id or os.urandom(16).hex(), traceparent, tracestate
 
 
 def _error(
     request: Request, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None
 ) -> Response:
+    request.scope["ranker.error"] = kind
     content = orjson.dumps(error_body(kind, message, request.scope["ranker.request_id"]))
     return Response(content, status, headers, media_type="application/json")
 
@@ -379,9 +490,23 @@ def example(ids: Mapping[str, list[Any]], candidates: int) -> dict[str, Any]:
     return {"user_id": ids["user_ids"][0], "candidates": ids["item_ids"][:candidates]}
 
 
+def _exported_s(bundle: Bundle) -> float:
+    """Seconds since 1970, from its version, which begins with that time; of another's bundle, when it was written."""
+    try:
+        return datetime.strptime(bundle.version[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return (bundle.folder / "manifest.json").stat().st_mtime
+
+
 def _timings(stages: Mapping[str, float], begun: float) -> dict[str, float]:
     timings = {name: round(stages.get(name, 0.0) * 1000, 3) for name in ("history", "encode", "score", "sort")}
     return timings | {"total": round((time.perf_counter() - begun) * 1000, 3)}
+
+
+def _server_timing(stages: Mapping[str, float], begun: float) -> bytes:
+    """For the header of that name, which browsers show: milliseconds by stage, and until now."""
+    spent = [f"{name};dur={seconds * 1000:.3f}" for name, seconds in stages.items()]
+    return ", ".join([*spent, f"total;dur={(time.perf_counter() - begun) * 1000:.3f}"]).encode()
 
 
 def _json(content: Any) -> Response:

@@ -43,6 +43,10 @@ class StoreUnavailable(Exception):
     """The store did not answer, or answered with an error; the message names where it is, never password or user."""
 
 
+class StoreTimedOut(StoreUnavailable):
+    """The store did not answer in time."""
+
+
 class Stored(NamedTuple):
     """One user's profile (feature -> text) and behaviours (oldest first); both empty for a user never written.
 
@@ -211,7 +215,9 @@ class RedisHistory:
             for reply in replies:
                 if isinstance(reply, Exception):
                     raise reply
-        except (ConnectionError, TimeoutError, builtins.TimeoutError, ResponseError, InvalidResponse) as error:
+        except (TimeoutError, builtins.TimeoutError) as error:
+            raise StoreTimedOut(f"the store at {self._where}: {error}") from error
+        except (ConnectionError, ResponseError, InvalidResponse) as error:
             raise StoreUnavailable(f"the store at {self._where}: {error}") from error
         return replies
 

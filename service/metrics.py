@@ -5,22 +5,25 @@ live in the workers' files (`window.py`); each worker, asked, reads them all and
 """
 
 import fcntl
+import math
 import os
+import platform
 import shutil
 import tempfile
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
+from service.exposition import CONTENT_TYPE, Labels, Text
+from service.pulse import born, resident_bytes
 from service.window import (
     Counts,
     Layout,
@@ -46,33 +49,107 @@ def _bounds(base_s: float, per_octave: int, octaves: range) -> set[float]:
     return {float(f"{base_s * 2 ** (step / per_octave):.3g}") for step in steps}
 
 
+def _one_two_five(first: int, last: int) -> tuple[float, ...]:
+    """10^first to 10^last."""
+    steps = [float(f"{digit}e{power}") for power in range(first, last) for digit in (1, 2, 5)]
+    return (*steps, float(f"1e{last}"))
+
+
 # Four to the octave around the budgets (1.25 to 160 ms), so that `histogram_quantile` is off by a few percent there;
 # the library's default bounds are off by 29 %. 10 ms is among them, and its doubles and halves; the round ones are
-# where people set budgets.
-REQUEST_BOUNDS_S = sorted(_bounds(0.01, 4, range(-3, 4)) | {0.0003, 0.0006, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10})
-STAGE_BOUNDS_S = sorted(_bounds(0.01, 1, range(-10, 7)))
+# where people set budgets. The service's settings add their own.
+REQUEST_BOUNDS_S = tuple(sorted(_bounds(0.01, 4, range(-3, 4)) | {0.0003, 0.0006, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10}))
+STAGE_BOUNDS_S = tuple(sorted(_bounds(0.01, 1, range(-10, 7))))
 
-SIZES: dict[str, tuple[str, list[int]]] = {  # name: help text, histogram bounds
-    "ranker_candidates": (
-        "Candidates in a ranked request.",
-        [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000],
-    ),
-    "ranker_history_length": (
-        "Behaviours that a ranked request's history had, after filter and cut.",
-        [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000],
-    ),
-}
 
-COUNTERS = {  # as the exposition format has it, the names get their `_total` when written
-    "ranker_unknown_items": "Candidates without an embedding, scored as UNKNOWN.",
-    "ranker_cold_users": "Ranked requests of users without a history.",
-    "ranker_future_behaviours": "Behaviours stamped ahead of the clock, taken as happening just now.",
-    "ranker_malformed_behaviours": "Stored behaviours and profile values that could not be read and were passed over.",
-}
+class Sizes(NamedTuple):
+    """A histogram of what is no request's time: its name, help text and bounds, and its labels, which are fixed."""
+
+    name: str
+    text: str
+    bounds: tuple[float, ...]
+    labels: Labels = ()
+
+
+CANDIDATES = Sizes("ranker_candidates", "Candidates in a ranked request.", _one_two_five(0, 4))
+HISTORY_LENGTH = Sizes(
+    "ranker_history_length",
+    "Behaviours that a ranked request's history had, after filter and cut.",
+    (0, *_one_two_five(0, 3)),
+)
+HISTORY_AGE = Sizes(
+    "ranker_history_age_seconds",
+    "Seconds from a user's newest stored behaviour to the ranking; users without any are not in it.",
+    (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 90 * 86400, 365 * 86400),
+)
+SCORE_MEAN = Sizes(
+    "ranker_score_mean",
+    "Mean score of a ranked request's candidates: a model or a feature that went wrong shows here.",
+    _one_two_five(-4, 3),
+)
+BATCH_REQUESTS = Sizes("ranker_batch_requests", "Requests in one call of /rank/batch.", _one_two_five(0, 3))
+STORE_READ = Sizes(
+    "ranker_store_duration_seconds",
+    "Time of one round trip to the store, failed ones too, in seconds.",
+    STAGE_BOUNDS_S,
+    (("op", "read"),),
+)
+SIZES = (CANDIDATES, HISTORY_LENGTH, HISTORY_AGE, SCORE_MEAN, BATCH_REQUESTS, STORE_READ)
+
+
+class Events(NamedTuple):
+    """A family of counters: its help text, and the values that each of its labels may have."""
+
+    text: str
+    labels: Mapping[str, Sequence[str]] = {}
+
 
 RELOADS = ("ok", "refused")  # outcomes of a look at a newer catalogue file
+EVENTS = {  # as the exposition format has it, the names get their `_total` when written
+    "ranker_unknown_items": Events("Candidates without an embedding, scored as UNKNOWN."),
+    "ranker_cold_users": Events("Ranked requests of users without a history."),
+    "ranker_future_behaviours": Events("Behaviours stamped ahead of the clock, taken as happening just now."),
+    "ranker_malformed_behaviours": Events(
+        "Stored behaviours and profile values that could not be read and were passed over."
+    ),
+    "ranker_score_nan": Events("Scores that were no finite number."),
+    "ranker_store_ops": Events(
+        "Round trips to the store, by how they ended.", {"op": ("read",), "outcome": ("ok", "timeout", "error")}
+    ),
+    "ranker_deadline_exceeded": Events(
+        "Requests whose stage ran out of the time it may take, and went on without.", {"stage": ("history",)}
+    ),
+    "ranker_shed": Events(
+        "Requests turned away before any work because they were too large, by which limit.",
+        {"reason": ("body_too_large", "too_many_candidates")},
+    ),
+    "ranker_catalog_reloads": Events(
+        "Newer catalogue files that a worker took over (ok) or refused, each worker's own.", {"outcome": RELOADS}
+    ),
+    "ranker_model_swap": Events(
+        "Models that a worker took over, the one it starts with included, each worker's own.", {"outcome": ("ok",)}
+    ),
+    "ranker_worker_starts": Events("Workers started, in the place of those that ended too."),
+}
+DEGRADED = "ranker_degraded"  # its reasons are ranking's
+
+GAUGES = {  # of each worker that lives, by its slot
+    "in_flight": ("ranker_in_flight", "Ranking requests under way."),
+    "queue_items": ("ranker_queue_items", "Candidates that wait for a scoring thread, at most 0.25 s ago."),
+    "queue_age_s": ("ranker_queue_age_seconds", "Seconds that the one who waits longest for a scoring thread has."),
+    "lag_s": (
+        "ranker_event_loop_lag_seconds",
+        "Longest that the event loop was late within the last 60 s, in seconds: nothing is answered meanwhile.",
+    ),
+    "resident_bytes": (
+        "ranker_worker_resident_bytes",
+        "Memory of a worker that is in RAM; pages that workers share count in each.",
+    ),
+    "started_s": ("ranker_worker_start_time_seconds", "When a worker started, in seconds since 1970."),
+}
 
 MODEL_BYTES = 1024  # a bundle's name and version are folder names, 255 bytes at most each
+MODEL_LABELS = ("name", "version", "network", "sha")
 
 FOLDER_PREFIX = "ranker-metrics-"
 FOLDER_BYTES_PER_WORKER = 4 * 2**20  # a worker's file is about half of this
@@ -87,12 +164,12 @@ def outcome_of(status: int, degraded: bool = False) -> str:
     return "degraded" if degraded else "ok"
 
 
-class Metrics(Collector):
+class Metrics:
     """One worker's pen and everybody's reader. Safe with several threads; open it in the worker, after any fork.
 
     `folder` is the one that `prepare_folder` made and all workers share. `routes` maps each route template to its
     stages (none for most). `reasons` are the values that `degraded` may be called with. `clock` is CLOCK_MONOTONIC in
-    seconds.
+    seconds. `budgets_s` become bounds of the requests' histogram, exact ones; they must be the same for all workers.
     """
 
     def __init__(
@@ -101,10 +178,15 @@ class Metrics(Collector):
         routes: Mapping[str, Sequence[str]],
         reasons: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
+        budgets_s: Iterable[float] = (),
     ) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._edges = log_edges([*REQUEST_BOUNDS_S, *STAGE_BOUNDS_S])
+        self._bounds_s = tuple(sorted({*REQUEST_BOUNDS_S, *budgets_s}))
+        self._edges = log_edges([*self._bounds_s, *STAGE_BOUNDS_S])
+        self._at_request_bounds, self._at_stage_bounds = (  # every bound is an edge
+            np.searchsorted(self._edges, bounds) for bounds in (self._bounds_s, STAGE_BOUNDS_S)
+        )
         self._labels = [
             (route, stage, outcome)
             for route, stages in {**routes, UNMATCHED: ()}.items()
@@ -114,28 +196,57 @@ class Metrics(Collector):
         self._series: dict[str, dict[str, dict[str, int]]] = {}
         for row, (route, stage, outcome) in enumerate(self._labels):
             self._series.setdefault(route, {}).setdefault(outcome, {})[stage] = row
-        self._reasons = {reason: len(COUNTERS) + index for index, reason in enumerate(reasons)}
-        after = len(COUNTERS) + len(self._reasons)
-        self._reloads = {outcome: after + index for index, outcome in enumerate(RELOADS)}
+        degraded = Events("Answers that did without something, by what was missing.", {"reason": reasons})
+        self._events = {**EVENTS, DEGRADED: degraded}
+        every = [
+            (name, *values) for name, events in self._events.items() for values in product(*events.labels.values())
+        ]
+        self._counter_of = {event: index for index, event in enumerate(every)}
 
         self._file = WorkerFile(folder, self._layout())
         record = self._file.record
         self._times = TimesWriter(record["times"], self._edges)
-        self._sizes = [record["sizes"][name].data for name in SIZES]
+        self._counts = [record["sizes"][sizes.name].data for sizes in SIZES]
+        self._sums: Any = record["sums"].data  # a memoryview of floats
         self._counters = record["counters"].data
+        self._worker = record["worker"]
+        self._in_flight = self._worker["in_flight"].reshape(1).data
+        self._cpu_before_ns = int(self._worker["cpu_ns"])  # a predecessor's: what is summed up must not fall
+        self._enter()
 
     def _layout(self) -> Layout:
+        worker = ["slot", "pid", "born", "cpu_ns", "in_flight", "queue_items", "resident_bytes"]
         return np.dtype(
             [
                 ("times", times_layout(len(self._labels), self._edges)),
-                # One number a bucket (the last one for what is above all bounds), then the sum of the sizes.
-                ("sizes", np.dtype([(name, np.uint64, (len(bounds) + 2,)) for name, (_, bounds) in SIZES.items()])),
-                ("counters", np.uint64, (len(COUNTERS) + len(self._reasons) + len(self._reloads),)),
+                # One number a bucket; the last one for what is above all bounds.
+                ("sizes", np.dtype([(sizes.name, np.uint64, (len(sizes.bounds) + 1,)) for sizes in SIZES])),
+                ("sums", np.float64, (len(SIZES),)),
+                ("counters", np.uint64, (len(self._counter_of),)),
                 ("catalog", np.dtype([("items", np.uint64), ("modified_ns", np.uint64)])),
                 ("model", f"S{MODEL_BYTES}"),
+                ("model_times", np.dtype([(name, np.float64) for name in ("exported_s", "loaded_s", "load_s")])),
+                (
+                    "worker",
+                    np.dtype(
+                        [(name, np.int64) for name in worker]
+                        + [(name, np.float64) for name in ("started_s", "queue_age_s", "lag_s")]
+                    ),
+                ),
             ],
             align=True,
         )
+
+    def _enter(self) -> None:
+        """Takes the slot over from whoever had it: counts go on, what is of the moment begins anew."""
+        for name in ("pid", "in_flight", "queue_items", "queue_age_s", "lag_s"):
+            self._worker[name] = 0
+        self.count("ranker_worker_starts")
+        self._worker["slot"] = self._file.slot
+        self._worker["started_s"] = time.time()
+        self._worker["born"] = born(os.getpid())
+        self.beat(0.0, 0, 0.0)
+        self._worker["pid"] = os.getpid()  # last: from now on it is a worker that lives
 
     def observe(self, route: str, outcome: str, stages_s: Mapping[str, float], total_s: float) -> None:
         """One answered request: seconds in each stage that it came to, and in all.
@@ -144,161 +255,259 @@ class Metrics(Collector):
         route does not have.
         """
         series = self._series.get(route, self._series[UNMATCHED])[outcome]
+        times = [(series[stage], seconds) for stage, seconds in stages_s.items()]
+        times.append((series[TOTAL], total_s))
         with self._lock:
-            now_s = self._clock()
-            for stage, seconds in stages_s.items():
-                self._times.add(series[stage], seconds, now_s)
-            self._times.add(series[TOTAL], total_s, now_s)
+            self._times.add(times, self._clock())
 
     def ranked(
-        self, *, candidates: int, history_length: int, unknown_items: int, cold: bool, future: int, malformed: int
+        self,
+        *,
+        candidates: int,
+        history_length: int,
+        unknown_items: int,
+        cold: bool,
+        future: int,
+        malformed: int,
+        history_age_s: float | None = None,
+        score_mean: float = math.nan,
+        bad_scores: int = 0,
     ) -> None:
-        """What one ranked request was made of, in numbers; `cold` when the user has no history."""
-        sizes = zip(self._sizes, SIZES.values(), (candidates, history_length), strict=True)
+        """What one ranked request was made of, in numbers; `cold` when the user has no history.
+
+        `history_age_s` is None for a user without behaviours, `score_mean` not finite where `bad_scores` is not 0.
+        """
+        sizes = (candidates, history_length, history_age_s, score_mean if math.isfinite(score_mean) else None)
         with self._lock:
-            for counts, (_, bounds), size in sizes:
-                counts[bisect_left(bounds, size)] += 1
-                counts[-1] += size
-            for index, n in enumerate((unknown_items, cold, future, malformed)):  # in the order of COUNTERS
-                self._counters[index] += n
+            for index, size in enumerate(sizes):  # in the order of SIZES
+                if size is not None:
+                    self._size(index, size)
+            for index, n in enumerate((unknown_items, cold, future, malformed, bad_scores)):  # in the order of EVENTS
+                if n:
+                    self._counters[index] += n
+
+    def batch(self, requests: int) -> None:
+        """One call of /rank/batch with so many requests."""
+        with self._lock:
+            self._size(SIZES.index(BATCH_REQUESTS), requests)
+
+    def store_read(self, outcome: str, seconds: float) -> None:
+        """One read from the store: `ok`, `timeout` or `error`, and how long it took. KeyError for another outcome."""
+        with self._lock:
+            self._counters[self._counter_of["ranker_store_ops", "read", outcome]] += 1
+            self._size(SIZES.index(STORE_READ), seconds)
+
+    def count(self, name: str, *labels: str) -> None:
+        """One more event of a family of EVENTS. KeyError for a name or a label that is not listed there."""
+        with self._lock:
+            self._counters[self._counter_of[name, *labels]] += 1
 
     def degraded(self, reason: str) -> None:
         """One answer that did without something. KeyError for a reason that was not announced."""
-        with self._lock:
-            self._counters[self._reasons[reason]] += 1
+        self.count(DEGRADED, reason)
+
+    def catalog_reload(self, outcome: str) -> None:
+        """A newer catalogue file was taken over (`ok`) or `refused`. KeyError for another outcome."""
+        self.count("ranker_catalog_reloads", outcome)
 
     def catalog(self, items: int, modified_ns: int) -> None:
         """This worker now answers with a catalogue of so many items, whose file is of that time."""
         self._file.record["catalog"]["items"] = items
         self._file.record["catalog"]["modified_ns"] = modified_ns
 
-    def catalog_reload(self, outcome: str) -> None:
-        """A newer catalogue file was taken over (`ok`) or `refused`. KeyError for another outcome."""
-        with self._lock:
-            self._counters[self._reloads[outcome]] += 1
+    def model(
+        self, name: str, version: str, network: str, sha: str, *, exported_s: float = 0.0, load_s: float = 0.0
+    ) -> None:
+        """This worker now answers with this model, exported at that time and loaded, checked and warmed for so long.
 
-    def model(self, name: str, version: str, network: str, sha: str) -> None:
-        """This worker now answers with this model. Raises ValueError when the four together exceed MODEL_BYTES."""
+        Raises ValueError when the four names together exceed MODEL_BYTES.
+        """
         packed = orjson.dumps({"name": name, "version": version, "network": network, "sha": sha})
         if len(packed) > MODEL_BYTES:
             raise ValueError(f"model name, version, network and sha take {len(packed)} bytes, at most {MODEL_BYTES}")
         self._file.record["model"] = packed
+        self._file.record["model_times"] = (exported_s, time.time(), load_s)
+        self.count("ranker_model_swap", "ok")
+
+    def began(self) -> None:
+        """One more ranking request is under way. From the event loop's thread alone, like `ended`."""
+        self._in_flight[0] += 1
+
+    def ended(self) -> None:
+        self._in_flight[0] -= 1
+
+    def beat(self, lag_s: float, queue_items: int, queue_age_s: float) -> None:
+        """How this worker is: its loop's lag, the candidates that wait, and the age of the oldest. See `pulse.py`."""
+        self._worker["lag_s"], self._worker["queue_items"], self._worker["queue_age_s"] = (
+            lag_s,
+            queue_items,
+            queue_age_s,
+        )
+        self._worker["cpu_ns"] = self._cpu_before_ns + time.process_time_ns()
+        self._worker["resident_bytes"] = resident_bytes()
 
     def render(self) -> tuple[bytes, str]:
-        """The body of `GET /metrics` and its content type, for all workers."""
-        return generate_latest(self), CONTENT_TYPE_PLAIN_0_0_4
+        """The body of `GET /metrics` and its content type, for all workers: the families as a reader wants them."""
+        text = Text()
+        records = [record for record in self._file.everyone() if record["worker"]["started_s"]]
+        times = merge([record["times"] for record in records], self._clock())
+        self._write_requests(text, records)
+        self._write_durations(text, times)
+        self._write_response_times(text, times)
+        self._write_sizes(text, records)
+        self._write_events(text, np.sum([record["counters"] for record in records], axis=0))
+        _write_models(text, records)
+        _write_workers(text, records)
+        return text.encode(), CONTENT_TYPE
 
     def close(self) -> None:
         """Leaves this worker's counts to the next one. Nothing may be recorded after this."""
+        self._worker["pid"] = 0
         self._file.close()
 
-    def collect(self) -> Iterator[Metric]:
-        """The families, in the order in which a reader wants them."""
-        records = self._file.everyone()
-        times = merge([record["times"] for record in records], self._clock())
-        yield from self._requests(times)
-        yield self._response_times(times)
-        yield from _sizes([record["sizes"] for record in records])
-        yield from self._events(np.sum([record["counters"] for record in records], axis=0))
-        yield _catalog(records)
-        yield _models(records)
+    def _size(self, index: int, size: float) -> None:
+        counts = self._counts[index]
+        counts[bisect_left(SIZES[index].bounds, size)] += 1
+        self._sums[index] += size
 
-    def _requests(self, times: Times) -> Iterator[Metric]:
-        requests = CounterMetricFamily(
-            "ranker_requests",
+    def _write_requests(self, text: Text, records: Sequence[Record]) -> None:
+        text.family(
+            "ranker_requests_total",
+            "counter",
             "Requests answered: ok, degraded (ranked without something), refused (4xx) or failed (5xx).",
-            labels=["route", "outcome"],
         )
-        durations = HistogramMetricFamily(
-            "ranker_request_duration_seconds",
-            "Time from a request's arrival to its answer, in seconds.",
-            labels=["route", "outcome"],
-        )
+        of_model: dict[Labels, Counts] = {}
+        models = [_model(record) for record in records]
+        known = next((model for model in models if model), {})
+        for record, model in zip(records, models, strict=True):
+            named = model or known
+            labels: Labels = (("model", named.get("name", "")), ("version", named.get("version", "")), ("variant", ""))
+            counts_S = record["times"]["counts"].sum(axis=1)
+            of_model[labels] = of_model.get(labels, 0) + counts_S
+        for labels, counts_S in sorted(of_model.items()):
+            for (route, stage, outcome), count in zip(self._labels, counts_S.tolist(), strict=True):
+                if stage == TOTAL:
+                    text.sample("ranker_requests_total", (*labels, ("route", route), ("outcome", outcome)), count)
+
+    def _write_durations(self, text: Text, times: Times) -> None:
+        name = "ranker_request_duration_seconds"
+        text.family(name, "histogram", "Time from a request's arrival to its answer, in seconds.")
         stage_counts = {stage: np.zeros_like(times.counts_SB[0]) for stage in STAGES}
         stage_sums = dict.fromkeys(STAGES, 0.0)
-        for (route, stage, outcome), counts_B, sum_s in zip(self._labels, times.counts_SB, times.sums_S, strict=True):
+        some_S: list[bool] = np.any(times.counts_SB, axis=1).tolist()
+        rows = zip(self._labels, some_S, times.counts_SB, times.sums_S.tolist(), strict=True)
+        for (route, stage, outcome), some, counts_B, sum_s in rows:
+            if not some:
+                continue
             if stage == TOTAL:
-                requests.add_metric([route, outcome], int(counts_B.sum()))
-                if counts_B.any():
-                    durations.add_metric([route, outcome], self._cumulative(counts_B, REQUEST_BOUNDS_S), sum_s)
+                labels = (("route", route), ("outcome", outcome))
+                text.histogram(name, labels, self._bounds_s, _upto(counts_B, self._at_request_bounds), sum_s)
             else:
                 stage_counts[stage] += counts_B
                 stage_sums[stage] += sum_s
-        stages = HistogramMetricFamily(
-            "ranker_stage_duration_seconds", "Time in one stage of a request, in seconds.", labels=["stage"]
-        )
+        name = "ranker_stage_duration_seconds"
+        text.family(name, "histogram", "Time in one stage of a request, in seconds.")
         for stage in STAGES:
-            stages.add_metric([stage], self._cumulative(stage_counts[stage], STAGE_BOUNDS_S), stage_sums[stage])
-        yield from (requests, durations, stages)
+            upto = _upto(stage_counts[stage], self._at_stage_bounds)
+            text.histogram(name, (("stage", stage),), STAGE_BOUNDS_S, upto, stage_sums[stage])
 
-    def _response_times(self, times: Times) -> Metric:
+    def _write_response_times(self, text: Text, times: Times) -> None:
         name = "ranker_response_time_seconds"
-        family = Metric(
+        text.family(
             name,
-            "Seconds by stage (total: the whole request): quantiles over the last 60 s, count and sum since the start.",
             "summary",
+            "Seconds by stage (total: the whole request): quantiles over the last 60 s, count and sum since the start.",
         )
-        rows = zip(self._labels, times.counts_SB, times.sums_S, times.recent_SB, strict=True)
-        for (route, stage, outcome), counts_B, sum_s, recent_B in rows:
-            if outcome != "ok" and not counts_B.any():  # what goes well is always shown: NaN before the first request
+        totals = times.counts_SB.sum(axis=1).tolist()
+        recent_S: list[bool] = np.any(times.recent_SB, axis=1).tolist()
+        rows = zip(self._labels, totals, times.sums_S.tolist(), recent_S, times.recent_SB, strict=True)
+        for (route, stage, outcome), total, sum_s, recent, recent_B in rows:
+            if outcome != "ok" and not total:  # what goes well is always shown: NaN before the first request
                 continue
-            labels = {"route": route, "stage": stage, "outcome": outcome}
-            for quantile, seconds in zip(QUANTILES, quantiles(recent_B, self._edges, QUANTILES), strict=True):
-                family.add_sample(name, {**labels, "quantile": str(quantile)}, seconds)
-            family.add_sample(f"{name}_count", labels, int(counts_B.sum()))
-            family.add_sample(f"{name}_sum", labels, float(sum_s))
-        return family
+            labels = (("route", route), ("stage", stage), ("outcome", outcome))
+            seconds = quantiles(recent_B, self._edges, QUANTILES) if recent else [math.nan] * len(QUANTILES)
+            for quantile, value in zip(QUANTILES, seconds, strict=True):
+                text.sample(name, (*labels, ("quantile", str(quantile))), value)
+            text.sample(f"{name}_count", labels, total)
+            text.sample(f"{name}_sum", labels, sum_s)
 
-    def _events(self, counts_K: Counts) -> Iterator[Metric]:
-        for (name, text), n in zip(COUNTERS.items(), counts_K, strict=False):  # the reasons follow
-            yield CounterMetricFamily(name, text, value=int(n))
-        degraded = CounterMetricFamily(
-            "ranker_degraded", "Answers that did without something, by what was missing.", labels=["reason"]
-        )
-        for reason, index in self._reasons.items():
-            degraded.add_metric([reason], int(counts_K[index]))
-        yield degraded
-        reloads = CounterMetricFamily(
-            "ranker_catalog_reloads",
-            "Newer catalogue files that a worker took over (ok) or refused, each worker's own.",
-            labels=["outcome"],
-        )
-        for outcome, index in self._reloads.items():
-            reloads.add_metric([outcome], int(counts_K[index]))
-        yield reloads
+    def _write_sizes(self, text: Text, records: Sequence[Record]) -> None:
+        sums = np.sum([record["sums"] for record in records], axis=0).tolist()
+        for sizes, total in zip(SIZES, sums, strict=True):
+            counts = np.sum([record["sizes"][sizes.name] for record in records], axis=0)
+            text.family(sizes.name, "histogram", sizes.text)
+            text.histogram(sizes.name, sizes.labels, sizes.bounds, np.cumsum(counts).tolist(), total)
 
-    def _cumulative(self, counts_B: Counts, bounds_s: Sequence[float]) -> Sequence[tuple[str, float]]:
-        upto_B = np.cumsum(counts_B)
-        at = np.searchsorted(self._edges, bounds_s)  # every bound is an edge
-        buckets = [(str(float(bound)), int(n)) for bound, n in zip(bounds_s, upto_B[at], strict=True)]
-        return [*buckets, ("+Inf", int(upto_B[-1]))]
+    def _write_events(self, text: Text, counts_K: Counts) -> None:
+        for name, events in self._events.items():
+            text.family(f"{name}_total", "counter", events.text)
+            for values in product(*events.labels.values()):
+                labels = tuple(zip(events.labels, values, strict=True))
+                text.sample(f"{name}_total", labels, int(counts_K[self._counter_of[name, *values]]))
 
 
-def _sizes(workers: Sequence[Record]) -> Iterator[Metric]:
-    for name, (text, bounds) in SIZES.items():
-        *counts, total = np.sum([sizes[name] for sizes in workers], axis=0)
-        buckets = [
-            (str(bound), int(n)) for bound, n in zip([*map(float, bounds), "+Inf"], np.cumsum(counts), strict=True)
-        ]
-        yield HistogramMetricFamily(name, text, buckets=buckets, sum_value=int(total))
+def _upto(counts_B: Counts, at: Any) -> list[float]:
+    upto_B = np.cumsum(counts_B)
+    return [*upto_B[at].tolist(), int(upto_B[-1])]
 
 
-def _catalog(records: Sequence[Record]) -> Metric:
-    newest = max((record["catalog"] for record in records), key=lambda catalog: int(catalog["modified_ns"]))
-    items = int(newest["items"])
-    return GaugeMetricFamily("ranker_catalog_items", "Items of the newest catalogue that a worker has.", value=items)
+def _model(record: Record) -> dict[str, str]:
+    """What the worker answers with; nothing before it has said so, or while it is saying so."""
+    try:
+        model: dict[str, str] = orjson.loads(record["model"].item())
+    except orjson.JSONDecodeError:
+        return {}
+    return model
 
 
-def _models(records: Sequence[Record]) -> Metric:
-    labels = ("name", "version", "network", "sha")
-    family = GaugeMetricFamily("ranker_model_info", "Models that workers answer with; always 1.", labels=labels)
-    for packed in sorted({record["model"].item() for record in records} - {b""}):
-        try:
-            model = orjson.loads(packed)
-        except orjson.JSONDecodeError:  # read while it was being written: whole again at the next scrape
-            continue
-        family.add_metric([model[label] for label in labels], 1)
-    return family
+def _write_models(text: Text, records: Sequence[Record]) -> None:
+    newest: dict[Labels, Any] = {}
+    for record in sorted(records, key=lambda record: float(record["model_times"]["loaded_s"])):
+        if model := _model(record):
+            newest[tuple((label, model[label]) for label in MODEL_LABELS)] = record["model_times"]
+    families = {
+        "ranker_model_info": ("Models that workers answer with; always 1.", None),
+        "ranker_model_exported_timestamp_seconds": ("When a model was exported, in seconds since 1970.", "exported_s"),
+        "ranker_model_loaded_timestamp_seconds": ("When a worker last loaded it, in seconds since 1970.", "loaded_s"),
+        "ranker_model_load_seconds": ("How long a worker last took to load, prove and warm it, in seconds.", "load_s"),
+    }
+    for name, (said, field) in families.items():
+        text.family(name, "gauge", said)
+        for labels, times in sorted(newest.items()):
+            if field is None:
+                text.sample(name, labels, 1)
+            elif times[field]:
+                text.sample(name, labels[:2], float(times[field]))
+    catalog = max((record["catalog"] for record in records), key=lambda catalog: int(catalog["modified_ns"]))
+    text.single(
+        "ranker_catalog_items", "gauge", "Items of the newest catalogue that a worker has.", int(catalog["items"])
+    )
+    modified_s = int(catalog["modified_ns"]) / 1e9
+    said = "When that catalogue's file was written, in seconds since 1970."
+    text.single("ranker_catalog_modified_timestamp_seconds", "gauge", said, modified_s)
+
+
+def _write_workers(text: Text, records: Sequence[Record]) -> None:
+    """Workers by their slot; the one who takes a dead one's slot goes on under its number."""
+    states = [record["worker"] for record in records]
+    workers = [(("worker", str(state["slot"])),) for state in states]
+    alive = [bool(state["pid"]) and born(int(state["pid"])) == int(state["born"]) for state in states]
+    text.family("ranker_worker_up", "gauge", "Whether a worker lives: 0 until another takes a dead one's place.")
+    for labels, up in zip(workers, alive, strict=True):
+        text.sample("ranker_worker_up", labels, up)
+    text.family(
+        "ranker_worker_cpu_seconds_total", "counter", "Processor time of a worker and those in whose place it is."
+    )
+    for labels, state in zip(workers, states, strict=True):
+        text.sample("ranker_worker_cpu_seconds_total", labels, int(state["cpu_ns"]) / 1e9)
+    for field, (name, said) in GAUGES.items():
+        text.family(name, "gauge", said)
+        for labels, state, up in zip(workers, states, alive, strict=True):
+            if up:
+                text.sample(name, labels, state[field].item())
+    versions = (("python", platform.python_version()), ("numpy", np.__version__))
+    text.family("ranker_build_info", "gauge", "What this service is made of; always 1.")
+    text.sample("ranker_build_info", versions, 1)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ No HTTP and no Redis here: app.py hands the parts in.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ class Ranked:
     degraded: list[str]
     future: int
     malformed: int
+    history_age_s: float | None  # since the newest stored behaviour; None without any
+    score_mean: float
+    bad_scores: int  # that are no finite number
 
 
 @contextmanager
@@ -59,6 +63,7 @@ class Asked:
     new_user: bool
     degraded: list[str]
     skipped: int
+    history_age_s: float | None
 
 
 async def rank(
@@ -135,13 +140,14 @@ def _user(request: RankRequest, scorer: Scorer, max_candidates: int) -> int | st
 def _encoded(
     request: RankRequest, user_id: int | str, stored: Stored, degraded: list[str], now: int, scorer: Scorer
 ) -> Asked:
+    at = request.timestamp if request.timestamp is not None else now
     try:
         encoded = scorer.encoder.encode(
             user_id,
             stored.profile,
             stored.behaviours,
             request.candidates,
-            request.timestamp if request.timestamp is not None else now,
+            at,
             scorer.catalog,
             user=request.user,
             context=request.context,
@@ -149,13 +155,15 @@ def _encoded(
     except BadValue as error:
         raise InvalidRequest(str(error)) from None
     new_user = not degraded and not stored.profile and not stored.behaviours
-    return Asked(request, encoded, new_user, degraded, stored.skipped)
+    age_s = max(0, at - stored.behaviours[-1].timestamp) / 1000 if stored.behaviours else None
+    return Asked(request, encoded, new_user, degraded, stored.skipped, age_s)
 
 
 def _sorted(asked: Asked, scores: npt.NDArray[np.float32]) -> Ranked:
     order = (-scores).argsort(kind="stable")[: asked.request.top_k]  # ties keep the caller's order
     ids = [c[ITEM_ID] if isinstance(c, dict) else c for c in asked.request.candidates]
     best = zip(order.tolist(), scores[order].tolist(), strict=True)
+    mean = float(np.add.reduce(scores)) / len(scores)
     return Ranked(
         items=[{"item_id": ids[at], "score": score} for at, score in best],
         candidates=len(ids),
@@ -165,6 +173,9 @@ def _sorted(asked: Asked, scores: npt.NDArray[np.float32]) -> Ranked:
         degraded=asked.degraded,
         future=asked.encoded.future,
         malformed=asked.encoded.malformed + asked.skipped,
+        history_age_s=asked.history_age_s,
+        score_mean=mean,
+        bad_scores=0 if math.isfinite(mean) else int((~np.isfinite(scores)).sum()),
     )
 
 

@@ -41,6 +41,7 @@ class Run:
         self.rows = len(inputs["item"]) * candidates(inputs)
         self.loop = asyncio.get_running_loop()
         self.scores: asyncio.Future[Scores] = self.loop.create_future()
+        self.asked = time.perf_counter()
         self.begun = self.ended = 0.0
 
     def answer(self, outcome: Scores | Exception) -> None:
@@ -99,6 +100,12 @@ class Scorer:
             for row, at in enumerate(run):
                 found[at] = scores_UC[row, : candidates(requests[at])]
         return found
+
+    def waiting(self) -> tuple[int, float]:
+        """Candidates that wait for a thread, and for how many seconds the first of them has."""
+        with self._lock:
+            runs = list(self._waiting)
+        return sum(run.rows for run in runs), time.perf_counter() - runs[0].asked if runs else 0.0
 
     def _cuts(self, count: int) -> int:
         idle = self._threads - self._running - len(self._waiting)

@@ -1,14 +1,16 @@
 """What the operator may set: one frozen object, read once from `RANKER_*` variables, each field with its reason."""
 
+import math
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEMO_BUNDLE = Path(__file__).parent / "demo" / "bundle"
 DEMO_USERS = Path(__file__).parent / "demo" / "users.jsonl"
+MOST_BUDGETS, SHORTEST_MS, LONGEST_MS = 20, 0.1, 60_000  # each is a bucket more of every route and outcome
 
 
 class SettingsError(ValueError):
@@ -69,8 +71,8 @@ class Settings(BaseSettings):
         ),
         ge=1,
         le=256,
-        description="Threads a worker scores with, one run of the graph each. More than the cores only queues inside the "
-        "machine; with several workers set it to cores / workers.",
+        description="Threads a worker scores with, one run of the graph each. More than the cores only queues inside "
+        "the machine; with several workers set it to cores / workers.",
     )
     precision: Literal["auto", "fp32", "int8"] = Field(
         "auto",
@@ -87,11 +89,44 @@ class Settings(BaseSettings):
         4 * 2**20, ge=1024, description="Size of a request's body; a larger one is refused unread."
     )
     shutdown_grace_s: int = Field(10, ge=0, description="Seconds that requests in flight get to finish after SIGTERM.")
+    budgets_ms: Annotated[tuple[float, ...], NoDecode] = Field(
+        (10, 20, 40),
+        description="Response-time budgets in ms, e.g. 10,20,50: each becomes a bucket bound of the histograms of "
+        "requests, so that the share within it is exact.",
+    )
     log_level: str = Field(
         "info",
         pattern="^(debug|info|warning|error)$",
-        description="debug also logs every request; ids are never logged.",
+        description="debug also logs every request; ids are not logged, unless RANKER_LOG_USER_IDS says so.",
     )
+    log_format: Literal["text", "json"] = Field("text", description="json writes every log line as one JSON object.")
+    log_sample: float = Field(
+        0, ge=0, le=1, description="Share of answered requests that are logged with their stages, drawn at random."
+    )
+    log_slow_ms: float = Field(
+        500,
+        ge=0,
+        description="Requests that took at least so long are logged with their stages, as failed ones always are. "
+        "0: none for being slow.",
+    )
+    log_user_ids: bool = Field(
+        False, description="Whether the log of a request to /rank names its user. Items and bodies are never logged."
+    )
+
+    @field_validator("budgets_ms", mode="before")
+    @classmethod
+    def _budgets(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        allowed = f"up to {MOST_BUDGETS} numbers from {SHORTEST_MS} to {LONGEST_MS} with commas between are allowed"
+        try:
+            budgets = tuple(sorted({float(part) for part in given.split(",")})) if given.strip() else ()
+        except ValueError:
+            raise ValueError(allowed) from None
+        in_range = all(math.isfinite(budget) and SHORTEST_MS <= budget <= LONGEST_MS for budget in budgets)
+        if not in_range or len(budgets) > MOST_BUDGETS:
+            raise ValueError(allowed)
+        return budgets
 
 
 def load_settings() -> Settings:

@@ -30,6 +30,7 @@ from service.metrics import (
 ROUTES = {"/rank": STAGES, "/metrics": ()}
 REASONS = ("history_timeout",)
 NOW_S = 1000.0
+NO_MODEL, NO_VERSION = (("model", ""),), (("variant", ""), ("version", ""))
 
 # A worker process: does what the lines on its standard input say, and answers each with one JSON line.
 WORKER = """
@@ -130,7 +131,7 @@ def test_every_worker_answers_for_all_of_them(tmp_path, stack):
     np.testing.assert_equal(scrapes[1], scrapes[0])  # NaN equals NaN here
     np.testing.assert_equal(scrapes[2], scrapes[0])
     seen = scrapes[0]
-    assert seen["ranker_requests_total", ("outcome", "ok"), ("route", "/rank")] == 15_000
+    assert seen["ranker_requests_total", *NO_MODEL, ("outcome", "ok"), ("route", "/rank"), *NO_VERSION] == 15_000
     assert seen["ranker_stage_duration_seconds_count", ("stage", "score")] == 15_000
     exact = np.quantile(recorded, QUANTILES, method="inverted_cdf")
     for stage, factor in (("total", 1.0), ("score", 0.5)):
@@ -148,6 +149,7 @@ def test_every_worker_answers_for_all_of_them(tmp_path, stack):
 def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counter_falls(tmp_path, stack):
     scraper = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
     stack.callback(scraper.close)
+    scraper.model("demo", "1", "bst", "abc")  # as every worker has one before it answers
     workers = [start(stack, tmp_path, "racing") for _ in range(2)]  # racing: slices are wiped all the time
     for worker in workers:
         worker.tell("flood")
@@ -157,10 +159,16 @@ def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counte
         nonlocal before
         after = samples(scraper.render()[0].decode())
         for key, counted in before.items():
-            if not any(label[0] == "quantile" for label in key[1:]):
+            if key[0].endswith(("_total", "_count", "_sum", "_bucket")):
                 assert after[key] >= counted, key
         before = after
-        return after["ranker_requests_total", ("outcome", "ok"), ("route", "/rank")]
+        counted = [
+            (dict(key[1:])["version"], n)
+            for key, n in after.items()
+            if key[0] == "ranker_requests_total" and {("outcome", "ok"), ("route", "/rank")} <= set(key[1:])
+        ]
+        assert {version for version, n in counted if n} <= {"1"}
+        return sum(n for _, n in counted)
 
     for restart in range(4):
         goal = scrape() + 500
@@ -267,12 +275,17 @@ def test_a_path_or_an_id_cannot_become_a_label(metrics):
     body = metrics.render()[0].decode()
 
     assert "4711" not in body and "i3" not in body
-    assert value(metrics, "ranker_requests_total", route="unmatched", outcome="refused") == 1
+    no_model = {"model": "", "version": "", "variant": ""}
+    assert value(metrics, "ranker_requests_total", route="unmatched", outcome="refused", **no_model) == 1
     seen = {label for key in samples(body) for label in key[1:]}
     assert {v for k, v in seen if k == "route"} == {*ROUTES, "unmatched"}
-    assert {v for k, v in seen if k == "outcome"} <= set(OUTCOMES)
+    assert {v for k, v in seen if k == "outcome"} <= {*OUTCOMES, "timeout", "error"}  # the store's are told too
     assert {v for k, v in seen if k == "stage"} == {*STAGES, "total"}
-    assert {k for k, _ in seen} <= {"route", "outcome", "stage", "quantile", "le", "reason"}
+    assert {v for k, v in seen if k in ("model", "version", "variant")} == {""}
+    assert {k for k, _ in seen} <= {
+        *("route", "outcome", "stage", "quantile", "le", "reason", "op", "worker"),
+        *("model", "version", "variant", "python", "numpy"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,8 @@ def test_every_worker_reports_the_counts_of_all(small_bundle: Bundle) -> None:
             request = urllib.request.Request(f"{service.url}/rank", body, {"content-type": "application/json"})
             urllib.request.urlopen(request, timeout=10).close()
         for _ in range(10):  # whichever worker answers
-            assert 'ranker_requests_total{outcome="ok",route="/rank"} 30.0' in get(f"{service.url}/metrics")
+            counted = r'ranker_requests_total{model="[^"]+",outcome="ok",route="/rank",.*} 30\.0'
+            assert re.search(counted, get(f"{service.url}/metrics"))
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:

@@ -22,7 +22,7 @@ class Worker:
         self._writer = TimesWriter(self.file.record["times"], EDGES)
 
     def add(self, seconds: float, now_s: float, series: int = 0) -> None:
-        self._writer.add(series, seconds, now_s)
+        self._writer.add([(series, seconds)], now_s)
 
     def seen(self, now_s: float):
         return merge([record["times"] for record in self.file.everyone()], now_s)

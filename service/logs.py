@@ -1,0 +1,81 @@
+"""The log: its format, and which requests it tells of.
+
+A request's line holds its id, route, status, outcome, milliseconds by stage and trace; never an item or a body, and its
+user only where the operator asked for that. Failed and slow requests are always told, of the others a share.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import orjson
+
+TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+FIELDS = "ranker_fields"  # where a record carries what JSON tells beside the message
+
+requests = logging.getLogger("ranker.request")
+
+
+def configure(level: str, form: Literal["text", "json"]) -> None:
+    """Sends all log lines of this process to its standard error, uvicorn's too; may be called again."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Json() if form == "json" else logging.Formatter(TEXT))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class Json(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, then what the line is about."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "time": f"{at}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, FIELDS, {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode(errors="replace")
+
+
+class RequestLog:
+    """Decides of every answered request whether the log tells of it; what it does not tell costs no more than that.
+
+    `share` of the requests that are neither failed nor slow are told; `slow_ms` 0 holds none for slow.
+    """
+
+    def __init__(self, share: float, slow_ms: float, level: str = "info"):
+        self._share = 1.0 if level == "debug" else share if level == "info" else 0.0
+        self._slow_s = slow_ms / 1000 if slow_ms and level != "error" else float("inf")
+
+    def why(self, outcome: str, total_s: float) -> str | None:
+        """Why this request is to be told: `failed`, `slow` or `sampled`; None when it is not."""
+        if outcome == "failed":
+            return "failed"
+        if total_s >= self._slow_s:
+            return "slow"
+        if self._share and random.random() < self._share:
+            return "sampled"
+        return None
+
+    def tell(self, why: str, stages_s: Mapping[str, float], total_s: float, **fields: Any) -> None:
+        """Writes the line; `fields` that are None are left out."""
+        given = {name: value for name, value in fields.items() if value is not None}
+        stages_ms = {name: round(seconds * 1000, 3) for name, seconds in stages_s.items()}
+        total_ms = round(total_s * 1000, 3)
+        said = ", ".join(f"{name} {value}" for name, value in given.items())
+        spent = ", ".join(f"{name} {ms}" for name, ms in stages_ms.items())
+        level = {"failed": logging.ERROR, "slow": logging.WARNING}.get(why, logging.INFO)
+        requests.log(
+            level,
+            "%s request: %s, %s ms%s",
+            why,
+            said,
+            total_ms,
+            f" ({spent})" if spent else "",
+            extra={FIELDS: {"why": why, **given, "total_ms": total_ms, "stages_ms": stages_ms}},
+        )
