@@ -161,6 +161,11 @@ def _complaints_of(selector: Selector, exposed: Exposed) -> Iterator[str]:
             yield f"no series has {label}={value!r}"
 
 
+def test_the_budget_that_is_watched_is_a_bound_of_the_histogram(exposed: Exposed) -> None:
+    """Between two bounds a share is a guess, and the alert with it."""
+    assert RULE_QUERIES["route:ranker_p99_budget_seconds"] in exposed.values["le"]
+
+
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 def test_a_query_asks_for_what_metrics_show_and_for_nothing_else(query: str, exposed: Exposed) -> None:
     assert list(complaints(read(query), exposed)) == []
