@@ -29,8 +29,8 @@ lint: $(VENV)/dev.done
 demo-bundle: $(VENV)/dev.done ## train the demo bundle again and put it into service/demo
 	$(BIN)/python -m model.demo --work $(OUT)
 
-loadtest: $(VENV)/dev.done ## the budgets' scenarios against a service that is running (URL=http://127.0.0.1:8000)
-	$(BIN)/python -m loadtest --url $(or $(URL),http://127.0.0.1:8000) --budgets loadtest/budgets.toml
+loadtest: $(VENV)/dev.done ## the budgets' scenarios against URL=http://host:port, else a service of its own; REPORT=dir for the page
+	$(BIN)/python -m loadtest $(if $(URL),--url $(URL),--start) --budgets loadtest/budgets.toml --out $(or $(REPORT),.cache/loadtest)
 
 bench: $(VENV)/dev.done ## the benchmarks, those of scoring and training side by side with a peer's
 	$(BIN)/python -m loadtest.scoring --peers

@@ -1,95 +1,224 @@
-"""Open-loop load against a running service, judged by budgets.
+"""Open-loop load against a service, judged by budgets.
 
-    python -m loadtest --url URL --budgets loadtest/budgets.toml [--requests FILE] [--scenario NAME ...] [--seed N]
+    python -m loadtest --url URL [--budgets FILE] [--scenario NAME ...] [--requests FILE] [--seed N] [--processes N]
+                       [--out DIR] [--compare OLD.json] [--search p99=20ms,errors=0.1%] [--window SECONDS]
+    python -m loadtest --start ...
 
 It knows the service by HTTP alone: POST {url}/rank, and GET {url}/model for ids to ask about where no file of requests
 is given; a server that offers none is asked about made-up ones. Scenarios run one after another. The last line of the
 output is JSON: the figures of the worst scenario, and all of them under `scenarios`.
-Exit codes: 0 within budget; 1 a budget is missed; 2 the run is no good (more than 1 % of the sends left later than
-1 ms, or 5 % of the p99 budget where that is more) or could not take place.
+
+--search asks for the highest rate at which each scenario holds that budget, instead of judging its own.
+
+Exit codes: 0 within budget; 1 a budget is missed, or no rate holds it; 2 the run is no good (more than 1 % of the sends
+left later than 1 ms, or 5 % of the p99 budget where that is more) or could not take place.
 """
 
 import argparse
 import asyncio
-import gc
 import json
+import math
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from loadtest import budgets, plan
+from tqdm import tqdm
+
+from loadtest import budgets, compare, plan, series
 from loadtest.answers import Log
 from loadtest.budgets import Budget
-from loadtest.client import Client, Target, parse_url
+from loadtest.client import Target, parse_url
+from loadtest.environment import environment
 from loadtest.errors import NoRun
-from loadtest.plan import Body
-from loadtest.progress import Progress
 from loadtest.report import Report, exit_code, judge, summary, table
-from loadtest.send import new_loop, open_loop
+from loadtest.runs import Service
+from loadtest.search import Found, Limits, most_rate, parse_limits, search
+from loadtest.send import new_loop
+from loadtest.started import started
 
 CONNECTIONS = 10_240  # more than macOS allows a process
+BUDGETS = Path(__file__).with_name("budgets.toml")
+WINDOW_S = 10.0  # shorter ones hold too few requests for a p99
+POOL = 5_000  # bodies that a search's windows share
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("loadtest", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--url", required=True, help="where the service is: http(s)://host[:port][/base]")
-    parser.add_argument("--budgets", required=True, type=Path, help="TOML, a table a scenario")
-    parser.add_argument(
-        "--requests", type=Path, help="JSON lines, each a body for POST /rank; else ids from GET /model"
-    )
-    parser.add_argument("--scenario", action="extend", nargs="+", default=[], metavar="NAME", help="only these")
-    parser.add_argument("--seed", type=_seed, default=0, help="of arrivals and bodies, at least 0 (default 0)")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     try:
         scenarios = budgets.load(args.budgets, args.scenario)
+        if args.processes:
+            scenarios = [replace(budget, processes=args.processes) for budget in scenarios]
         bodies = plan.read_bodies(args.requests) if args.requests else None
-        target = parse_url(args.url)
+        limits = parse_limits(args.search) if args.search else None
+        old = compare.read(args.compare) if args.compare else None
+        if args.out:
+            _can_write(args.out)
+        target = parse_url(args.url) if args.url else None
         _allow_connections()
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            reports = runner.run(run(target, scenarios, bodies, args.seed))
+        with ExitStack() as stack:
+            target = target or parse_url(stack.enter_context(started()))
+            runner = stack.enter_context(asyncio.Runner(loop_factory=new_loop))
+            done = runner.run(run(target, scenarios, bodies, args.seed, limits, args.window))
     except NoRun as error:
         print(f"loadtest: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("loadtest: interrupted", file=sys.stderr)
         return 130
-    print(table(scenarios, reports))
-    print(json.dumps(summary(reports)))
-    return exit_code(reports)
+    line = done.line()
+    print(table(done.budgets, done.reports))
+    for name, found in done.found.items():
+        print(said(name, found))
+    if old is not None:
+        print(compare.table(compare.changes(old, line), old, line))
+    if args.out:
+        print(f"report: {write(args.out, done, line, args.seed, old)}")
+    print(json.dumps(line))
+    return exit_code(done.reports)
 
 
-async def run(target: Target, scenarios: Sequence[Budget], given: Sequence[Body] | None, seed: int) -> list[Report]:
-    """Runs the scenarios in turn, with the bodies given or drawn ones. Raises NoRun."""
-    client = Client(target)
+class Done:
+    """What a load test found, scenario by scenario."""
+
+    def __init__(self, model: bytes | None) -> None:
+        self.environment = environment(model)
+        self.budgets: list[Budget] = []
+        self.reports: list[Report] = []
+        self.logs: list[Log] = []
+        self.found: dict[str, Found] = {}
+
+    def add(self, budget: Budget, report: Report, log: Log) -> None:
+        self.budgets.append(budget)
+        self.reports.append(report)
+        self.logs.append(log)
+
+    def line(self) -> dict[str, Any]:
+        searched = {name: found.summary() for name, found in self.found.items()}
+        return summary(self.reports) | ({"search": searched} if searched else {})
+
+
+async def run(
+    target: Target,
+    scenarios: Sequence[Budget],
+    given: Sequence[plan.Body] | None,
+    seed: int,
+    limits: Limits | None = None,
+    window_s: float = WINDOW_S,
+) -> Done:
+    """Runs the scenarios in turn, or searches each one's highest rate; with the bodies given or drawn ones.
+
+    Raises NoRun.
+    """
+    service = Service(target, given)
     try:
-        await client.reach()
-        samples = None if given else await _samples(client)
-        reports = []
+        await service.reach(scenarios)
+        done = Done(service.model)
         for budget in scenarios:
             rng = plan.generator(seed, budget.scenario)
-            due_s = plan.arrivals(budget, rng)
-            bodies = given or plan.draw_bodies(samples or plan.made_up(), budget.candidates, len(due_s), rng)
-            messages = [client.message("POST", "/rank", body.content) for body in bodies[: len(due_s)]]
-            log = Log(due_s, [body.items for body in bodies])
-            progress = Progress(budget.scenario, len(due_s))
-            gc.collect()
-            gc.freeze()  # the plan stays: the collector need not walk it between sends
-            await open_loop(client, messages, log, budget.wait_s, progress)
-            gc.unfreeze()
-            progress.close()
-            reports.append(judge(budget, log))
-        return reports
+            if limits:
+                await _search(service, limits.over(budget, window_s), rng, done)
+            else:
+                log = await service.run(budget, rng)
+                done.add(budget, judge(budget, log), log)
+        return done
     finally:
-        await client.close()
+        await service.close()
 
 
-async def _samples(client: Client) -> plan.Samples | None:
-    answer = await client.get("/model")
-    samples = plan.read_samples(answer.content) if answer.status == 200 else None
-    if samples is None:
-        print(f"loadtest: GET /model offers no samples (status {answer.status}), ids are made up", file=sys.stderr)
-    return samples
+async def _search(service: Service, budget: Budget, rng: Any, done: Done) -> None:
+    bodies = service.bodies(budget, POOL, rng)
+    kept: dict[int, tuple[Budget, Report, Log]] = {}
+
+    async def measure(rate: float) -> Report:
+        at = replace(budget, rate=rate)
+        log = await service.run(at, rng, bodies, f"{budget.scenario} at {rate:.1f}/s")
+        report = judge(at, log)
+        kept[id(report)] = at, report, log
+        verdict = "held" if report.passed else "missed" if report.good else "sent too late"
+        what = f"p50 {report.p50_ms:.1f} ms, p99 {report.p99_ms:.1f} ms, {report.errors / report.requests:.2%} errors"
+        tqdm.write(f"{budget.scenario} at {rate:.1f}/s: {what}: {verdict}", file=sys.stderr)
+        if not report.passed:
+            await service.settle(bodies[0], budget.p99_ms)
+        return report
+
+    found = await search(measure, budget.rate, most_rate(budget))
+    done.found[budget.scenario] = found
+    done.add(*kept[id(found.report)])
+
+
+def said(name: str, found: Found) -> str:
+    """What a search found, in a sentence."""
+    if not found.rate:
+        return f"{name}: no rate down to {min(report.planned_rate for report in found.tried):.2f}/s holds the budget"
+    least = "at least " if found.limited_by != "service" else ""
+    why = {"service": "", "generator": "; above, the generator lags", "nothing": "; a window may not send more"}
+    return (
+        f"{name}: {least}{found.rate:.1f} requests/s hold the budget, confirmed at {found.confirmed_rate:.1f}/s"
+        + why[found.limited_by]
+    )
+
+
+def write(out: Path, done: Done, line: Mapping[str, Any], seed: int, old: Mapping[str, Any] | None) -> Path:
+    """report.html, report.json, and an .hgrm a scenario and way of counting; gives the page's path."""
+    from loadtest import page  # matplotlib takes half a second, and nobody needs it without --out
+
+    courses = {}
+    for budget, log in zip(done.budgets, done.logs, strict=True):
+        courses[budget.scenario] = series.course(budget, log)
+        measured = log.due_s >= budget.warmup_s
+        left_s = [sent if math.isfinite(sent) else due for sent, due in zip(log.sent_s, log.due_s, strict=True)]
+        for kind, since_s in (("", log.due_s), ("-service", left_s)):
+            file = out / f"{_file_name(budget.scenario)}{kind}.hgrm"
+            file.write_bytes(series.hgrm((log.answered_s - since_s)[measured]))
+    report = {**line, "seed": seed, "environment": done.environment, "courses": courses}
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+    (out / "report.html").write_text(page.html(report, old))
+    return out / "report.html"
+
+
+def _file_name(scenario: str) -> str:
+    """A TOML table may be called anything, a file may not."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in scenario)
+
+
+def _can_write(out: Path) -> None:
+    """Seen to before the run, which may take long. Raises NoRun."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise NoRun("--out draws with matplotlib, which is not installed; the extra loadtest has it") from None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.html").open("a").close()
+    except OSError as error:
+        raise NoRun(f"--out {out}: {error.strerror}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m loadtest",
+        description=(__doc__ or "").replace("%", "%%"),
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--url", help="where the service is: http(s)://host[:port][/base]")
+    where.add_argument("--start", action="store_true", help="start one: python -m service, set by RANKER_* as usual")
+    parser.add_argument("--budgets", default=BUDGETS, type=Path, help="TOML, a table a scenario (default: ours)")
+    parser.add_argument(
+        "--requests", type=Path, help="JSON lines, each a body for POST /rank; else ids from GET /model"
+    )
+    parser.add_argument("--scenario", action="extend", nargs="+", default=[], metavar="NAME", help="only these")
+    parser.add_argument("--seed", type=_count, default=0, help="of arrivals and bodies, at least 0 (default 0)")
+    parser.add_argument("--processes", type=_count, default=0, help="that generate; 0: as the budgets say (default)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for report.html, report.json and *.hgrm")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="an earlier report.json: shows the change")
+    parser.add_argument("--search", metavar="BUDGET", help="such as p99=20ms,errors=0.1%%: the highest rate within it")
+    parser.add_argument("--window", type=_seconds, default=WINDOW_S, help="of a search, in seconds (default 10)")
+    return parser
 
 
 def _allow_connections() -> None:
@@ -99,10 +228,20 @@ def _allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(CONNECTIONS, hard) if hard >= 0 else CONNECTIONS, hard))
 
 
-def _seed(text: str) -> int:
+def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}; integers of at least 0 are allowed")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}; seconds above 0, at most 3600, are allowed")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import httptools
 from loadtest.errors import NoRun
 
 IDLE_S = 1.0  # servers hang up on idle connections, some after 2 s: one that idled longer is not used again
-CONNECT_S = 5.0  # for the first connection and the answer to GET /model
+CONNECT_S = 5.0  # for the first connection, and for answers to what is asked before the clock starts
 MOST_BYTES = 64 * 2**20  # of one answer
 
 _URL = re.compile(r"[!-~]+")  # what may stand in a request line and a Host header: printable ASCII, no space
@@ -47,6 +47,7 @@ class Answer(NamedTuple):
     status: int
     content: bytes
     failure: str | None = None
+    server_timing: bytes = b""  # the header's value
 
 
 Done = Callable[[Answer], None]
@@ -74,6 +75,7 @@ class Client:
     def __init__(self, target: Target):
         self._target = target
         self._loop = asyncio.get_running_loop()
+        self.clock = self._loop.time
         self._address = target.host
         self._tls = ssl.create_default_context() if target.tls else None
         self._idle: list[_Connection] = []  # the one used last is used next, so that a peak's connections can retire
@@ -100,6 +102,9 @@ class Client:
         self._release(connection)
 
     async def get(self, path: str) -> Answer:
+        return await self.ask("GET", path)
+
+    async def ask(self, method: str, path: str, content: bytes = b"") -> Answer:
         """Raises NoRun when no HTTP answer comes."""
         answered: asyncio.Future[Answer] = self._loop.create_future()
 
@@ -107,13 +112,13 @@ class Client:
             if not answered.done():  # nobody waits any more
                 answered.set_result(answer)
 
-        self.send(self.message("GET", path), done)
+        self.send(self.message(method, path, content), done)
         try:
             answer = await asyncio.wait_for(answered, CONNECT_S)
         except TimeoutError:
-            raise NoRun(f"GET {self._target}{path}: no answer within {CONNECT_S:g} s") from None
+            raise NoRun(f"{method} {self._target}{path}: no answer within {CONNECT_S:g} s") from None
         if answer.failure:
-            raise NoRun(f"GET {self._target}{path}: {answer.failure}")
+            raise NoRun(f"{method} {self._target}{path}: {answer.failure}")
         return answer
 
     def send(self, message: bytes, done: Done) -> None:
@@ -173,6 +178,7 @@ class _Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._size = 0
         self._whole = self._reusable = False
+        self._server_timing = b""
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -212,7 +218,11 @@ class _Connection(asyncio.Protocol):
         if self._done:
             self._fail(self._clock(), "the connection ended before the answer")
 
-    def on_body(self, data: bytes) -> None:  # called by the parser, as is on_message_complete
+    def on_header(self, name: bytes, value: bytes) -> None:  # called by the parser, as are the next two
+        if name.lower() == b"server-timing":
+            self._server_timing = value
+
+    def on_body(self, data: bytes) -> None:
         self._chunks.append(data)
         self._size += len(data)
 
@@ -221,8 +231,8 @@ class _Connection(asyncio.Protocol):
         self._reusable = self._parser.should_keep_alive()  # the parser forgets it once this returns
 
     def _finish(self, now: float) -> None:
-        done, content = self._done, b"".join(self._chunks)
-        self._done, self._chunks, self._size, self._whole = None, [], 0, False
+        done, content, timing = self._done, b"".join(self._chunks), self._server_timing
+        self._done, self._chunks, self._size, self._whole, self._server_timing = None, [], 0, False, b""
         if done is None:  # nobody asked: whatever this is, the next answer cannot be told from it
             self._transport.abort()
             return
@@ -231,7 +241,7 @@ class _Connection(asyncio.Protocol):
             self._release(self)
         else:
             self._transport.close()
-        done(Answer(now, self._parser.get_status_code(), content))
+        done(Answer(now, self._parser.get_status_code(), content, None, timing))
 
     def _fail(self, now: float, failure: str) -> None:
         done, self._done = self._done, None

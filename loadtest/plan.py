@@ -1,18 +1,14 @@
-"""The plan of a run, drawn before the clock starts: when each request is due, and what it asks.
+"""What the requests of a run ask, drawn before the clock starts. (When they are due is in arrivals.py.)"""
 
-Arrivals are a Poisson process: independent callers, as a service has them. They do not wait for answers (open loop), so
-a slow service meets its queue here as it would in production.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
+from loadtest import mix
 from loadtest.budgets import Budget
 from loadtest.errors import NoRun
 
@@ -39,30 +35,27 @@ def generator(seed: int, scenario: str) -> np.random.Generator:
     return np.random.default_rng([seed, crc32(scenario.encode())])
 
 
-def arrivals(budget: Budget, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Seconds from the start at which requests are due, ascending, (n,); those below `warmup_s` are warm-up.
+def draw_bodies(
+    samples: Samples,
+    budget: Budget,
+    count: int,
+    rng: np.random.Generator,
+    lengths: Mapping[str | int, int] | None = None,
+) -> list[Body]:
+    """`count` bodies (or as many as CANDIDATES_DRAWN allows) of users and candidates as the budget mixes them.
 
-    Given its count, a Poisson process is as many uniform draws. At least one request is measured.
+    No item twice in a body, unless there are fewer items than candidates. `lengths`: of the users' histories.
     """
-    warmup_s, end_s = budget.warmup_s, budget.warmup_s + budget.duration_s
-    warmup = rng.uniform(0, warmup_s, rng.poisson(budget.rate * warmup_s))
-    measured = rng.uniform(warmup_s, end_s, max(1, rng.poisson(budget.rate * budget.duration_s)))
-    return np.sort(np.concatenate([warmup, measured]))
-
-
-def draw_bodies(samples: Samples, candidates: int, count: int, rng: np.random.Generator) -> list[Body]:
-    """`count` bodies (or as many as CANDIDATES_DRAWN allows) of random users and candidates.
-
-    No item twice in a body, unless there are fewer items than candidates.
-    """
-    count = min(count, max(1, CANDIDATES_DRAWN // candidates))
-    users = rng.integers(len(samples.user_ids), size=count).tolist()
-    scarce = candidates > len(samples.item_ids)
+    asked_for = mix.sizes(budget, count, rng)
+    fit = int(np.searchsorted(np.cumsum(asked_for), CANDIDATES_DRAWN, side="right"))
+    asked_for = asked_for[: max(1, fit)]
     bodies = []
-    for user in users:
-        items = rng.choice(len(samples.item_ids), candidates, replace=scarce).tolist()
-        asked = {"user_id": samples.user_ids[user], "candidates": [samples.item_ids[item] for item in items]}
-        bodies.append(Body(orjson.dumps(asked), candidates))
+    for user, size in zip(
+        mix.users(samples.user_ids, lengths, budget, len(asked_for), rng), asked_for.tolist(), strict=True
+    ):
+        items = rng.choice(len(samples.item_ids), size, replace=size > len(samples.item_ids)).tolist()
+        asked = {"user_id": user, "candidates": [samples.item_ids[item] for item in items]}
+        bodies.append(Body(orjson.dumps(asked), size))
     return bodies
 
 

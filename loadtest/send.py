@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 from loadtest.answers import Log
 from loadtest.client import Answer, Client
-from loadtest.progress import Progress
 
 HEAD_START_S = 0.05  # from setting the clock to the start of the plan
 
@@ -36,14 +36,27 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(_Precise())
 
 
-async def open_loop(client: Client, messages: Sequence[bytes], log: Log, wait_s: float, progress: Progress) -> None:
+class Watcher(Protocol):
+    """Is told of every answer, and every EVERY_S that it is time to show them."""
+
+    EVERY_S: float
+
+    def answered(self, seconds: float) -> None: ...
+
+    def show(self) -> None: ...
+
+
+async def open_loop(
+    client: Client, messages: Sequence[bytes], log: Log, wait_s: float, progress: Watcher, start: float | None = None
+) -> None:
     """Sends `messages` (round again when the plan is longer) at `log.due_s` and logs what happens.
 
-    Ends when all are answered, or `wait_s` after the last was due.
+    `start` is the zero of these seconds, by the loop's clock; without one, at once. Ends when all are answered, or
+    `wait_s` after the last was due.
     """
     loop = asyncio.get_running_loop()
     due_s = log.due_s.tolist()
-    start = loop.time() + HEAD_START_S
+    start = loop.time() + HEAD_START_S if start is None else start
     waiting = len(due_s)
     finished = asyncio.Event()
     over = False
