@@ -21,8 +21,20 @@ requests = logging.getLogger("ranker.request")
 def configure(level: str, form: Literal["text", "json"]) -> None:
     """Sends all log lines of this process to its standard error, uvicorn's too; may be called again."""
     handler = logging.StreamHandler()
-    handler.setFormatter(Json() if form == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(Json() if form == "json" else Text(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class Text(logging.Formatter):
+    """One line for people: the message, then what it is about."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = getattr(record, FIELDS, {})
+        said = [f"{name} {value}" for name, value in fields.items() if not isinstance(value, dict)]
+        said += [
+            f"{name} {value}" for given in fields.values() if isinstance(given, dict) for name, value in given.items()
+        ]
+        return super().formatMessage(record) + (": " + ", ".join(said) if said else "")
 
 
 class Json(logging.Formatter):
@@ -66,16 +78,6 @@ class RequestLog:
         """Writes the line; `fields` that are None are left out."""
         given = {name: value for name, value in fields.items() if value is not None}
         stages_ms = {name: round(seconds * 1000, 3) for name, seconds in stages_s.items()}
-        total_ms = round(total_s * 1000, 3)
-        said = ", ".join(f"{name} {value}" for name, value in given.items())
-        spent = ", ".join(f"{name} {ms}" for name, ms in stages_ms.items())
+        told = {"why": why, **given, "total_ms": round(total_s * 1000, 3), "stages_ms": stages_ms}
         level = {"failed": logging.ERROR, "slow": logging.WARNING}.get(why, logging.INFO)
-        requests.log(
-            level,
-            "%s request: %s, %s ms%s",
-            why,
-            said,
-            total_ms,
-            f" ({spent})" if spent else "",
-            extra={FIELDS: {"why": why, **given, "total_ms": total_ms, "stages_ms": stages_ms}},
-        )
+        requests.log(level, "%s request", why, extra={FIELDS: told})

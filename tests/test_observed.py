@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.bundle import Bundle
-from service.logs import FIELDS, TEXT, Json, RequestLog
+from service.logs import FIELDS, TEXT, Json, RequestLog, Text
 from service.metrics import STAGES, Metrics
 from service.pulse import EVERY_S, beat, born
 from service.settings import DEMO_BUNDLE
@@ -115,7 +115,10 @@ def test_a_sampled_request_is_logged_with_stages_and_trace_and_names_nobody(
 
     caplog.clear()
     asked(demo, valkey_url, *calls[:1], log_sample=1, log_user_ids=True)
-    assert "user_id secret-user" in caplog.text and "secret-item" not in caplog.text
+    (record,) = [record for record in caplog.records if record.name == "ranker.request"]
+    for form in (Text(TEXT), Json()):
+        line = form.format(record)
+        assert "secret-user" in line and "secret-item" not in line and "mine-1" in line and "serialise" in line
 
 
 def test_slow_and_failed_requests_are_always_logged_and_the_others_not_at_all(
@@ -148,7 +151,7 @@ def test_json_lines_hold_one_object_each_whatever_happened() -> None:
     except ValueError:
         record = logging.LogRecord("ranker", logging.ERROR, "", 0, "%s\nlines", ("two",), sys.exc_info())
     setattr(record, FIELDS, {"total_ms": 1.5})
-    line = Json(TEXT).format(record)
+    line = Json().format(record)
     told = json.loads(line)
     assert "\n" not in line and told["message"] == "two\nlines" and told["level"] == "error"
     assert told["total_ms"] == 1.5 and "Traceback" in told["exception"] and told["time"].endswith("Z")
