@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -22,7 +22,7 @@ from loadtest.errors import NoRun
 from loadtest.plan import Body
 from loadtest.progress import Progress
 from loadtest.replay import Seconds
-from loadtest.send import new_loop, open_loop
+from loadtest.send import Watcher, new_loop, open_loop
 
 RATE_OF_ONE = 1000  # requests/s that one process sends on time at a tenth to a third of a core
 START_S = 60.0  # for the processes to come up; they import, connect and take their share of the plan
@@ -52,8 +52,14 @@ async def generate(
 
 
 async def _send(
-    client: Client, bodies: Sequence[Body], log: Log, wait_s: float, progress: Any, begin: Any = lambda: None
+    client: Client,
+    bodies: Sequence[Body],
+    log: Log,
+    wait_s: float,
+    progress: Watcher,
+    begin: Callable[[], float | None] = lambda: None,
 ) -> None:
+    """`begin` is called when all is prepared, and says when to start; None is at once."""
     messages = [client.message("POST", "/rank", body.content) for body in bodies]
     gc.collect()
     gc.freeze()  # the plan stays: the collector need not walk it between sends
