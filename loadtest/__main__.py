@@ -201,7 +201,7 @@ def _can_write(out: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m loadtest",
-        description=(__doc__ or "").replace("%", "%%"),
+        description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
     where = parser.add_mutually_exclusive_group(required=True)
