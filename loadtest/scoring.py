@@ -7,7 +7,7 @@ For 10 to 1000 candidates of users with full histories (T = 20) these take turns
 export (loadtest/usual.py), which is fed the history anew with every candidate, and with --peers torch-rechub's BST as
 its class stands, at the same widths (but its feed-forward is 2048 wide, torch's default; its rows are drawn at random).
 Medians, and medians of the rounds' ratios. The usual export must give our fp32 scores to 1e-5, or nothing is told; it
-is written by our exporter, and reads its tables as ours does.
+is written by our exporter, without what that does to our networks (model/served.py).
 
 Two tables more show what the service's choices rest on:
 - cuts: a large request as one run; in pieces, one after another and two side by side; and as one run of a session that
@@ -92,7 +92,7 @@ def network_of(bundle: Bundle) -> bst.Network:
 
 def usual_export(network: bst.Network, data: Prepared, path: Path) -> Session:
     example = {name: rows[:1] for name, rows in example_batch(data).items()}
-    write_graph(UsualBST(network).eval(), repeated(example), path)
+    write_graph(UsualBST(network), repeated(example), path, form=lambda module: module.eval())  # as it stands
     return Session(path)
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,13 @@ def write_graph(
     example: Mapping[str, torch.Tensor],
     path: Path,
     objective: str = "click",
-    halves: bool = True,
+    form: Callable[[nn.Module], nn.Module] = served,
 ) -> None:
-    """Writes `path` and, beside it, its tables as external data. U, C and T stay dynamic."""
-    graph = _Score(served(network, halves), objective).eval()
+    """Writes `path` and, beside it, its tables as external data. U, C and T stay dynamic.
+
+    `form` is what is done to the network before.
+    """
+    graph = _Score(form(network), objective).eval()
     batch = dict(example)
     dynamic = {name: {axis: torch.export.Dim.DYNAMIC for axis in range(len(axes(name)))} for name in batch}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed

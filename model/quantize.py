@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +38,7 @@ from model.evaluate import auc, score_rows
 from model.export import example_batch, write_graph
 from model.features.encode import Inputs
 from model.loader import Prepared
+from model.served import served
 
 MOST_AUC_DROP, LEAST_TAU = 0.0005, 0.99
 LISTS, CANDIDATES = 200, 100  # of calibration, and as many for the gate
@@ -142,7 +144,9 @@ def lists(bundle: Bundle, data: Prepared, split: str, seed: int) -> list[Inputs]
 def _graph(bundle: Bundle, data: Prepared, folder: Path) -> onnx.ModelProto:
     """The int8 graph, made in `folder`; what it leaves in fp32 it shares with the bundle's fp32 graph."""
     whole = folder / GRAPH
-    write_graph(_network(bundle, data), example_batch(data.seen_by(bundle.schema)), whole, halves=False)
+    write_graph(
+        _network(bundle, data), example_batch(data.seen_by(bundle.schema)), whole, form=partial(served, halves=False)
+    )
     model = onnx.load(whole, load_external_data=False)
     nodes = _head(model)
     if not nodes:

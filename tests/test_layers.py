@@ -26,7 +26,7 @@ ARROWS = {
     "model.export": {"model.features", "model.bundle", "model.loader", "model.objective", "model.served"}
     | {"model.evaluate", "model.quantize"},
     "model.quantize": {"model.features", "model.bundle", "model.loader", "model.evaluate", "model.golden"}
-    | {"model.export", "model.networks"},
+    | {"model.export", "model.networks", "model.served"},
     "model.served": {"model.features", "model.networks"},
     "model.golden": {"model.features", "model.bundle", "model.loader"},
     "model.recipe": {"model.features", "model.networks"},
