@@ -93,7 +93,7 @@ class Side:
         self.items, self.kind, self.rng = items, kind, np.random.default_rng(1)
         known = {name: Vocabulary(Table.open(folder / f"{name}.npy")) for name in ("item_id", *VALUES)}
         self.encoder = Encoder(schema(kind), known, Statistics({name: FIRST + n for name, n in VALUES.items()}))
-        self.catalog = Catalog.open(folder / FILE, self.encoder.schema)
+        self.catalog = Catalog(Table.open(folder / FILE), self.encoder.schema)  # one file for both types of ids
         for table in (known["item_id"].table, self.catalog._table):
             table.buckets.view(np.uint8)[::4096].max()  # maps every page, as a service has after some minutes
 

@@ -4,11 +4,10 @@ import asyncio
 import gc
 import logging
 import os
-import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,17 +20,18 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from model.bundle import Bundle, verify_catalog
 from model.features.catalog import Catalog
 from service import logs, tracing
 from service import rank as ranking
 from service.catalog import CatalogWatch
-from service.errors import STATUS, BodyTooLarge, RankerError, TooManyCandidates, error_body
+from service.errors import BodyTooLarge, RankerError, TooManyCandidates, error_body
 from service.history import History, RedisHistory, Stored, StoreTimedOut, StoreUnavailable
 from service.logs import RequestLog
-from service.metrics import EVENTS, STAGES, UNMATCHED, Metrics, outcome_of
+from service.metrics import Metrics
+from service.middleware import ROUTES, Direct, Endpoint, Observed, client_gone, http_error, ranker_error
 from service.pulse import beat
 from service.scorer import Scorer
 from service.settings import Settings, load_settings
@@ -39,23 +39,9 @@ from service.wire import ErrorResponse, RankRequest, RankResponse, parse, parse_
 
 log = logging.getLogger("ranker")
 
-ROUTES = {
-    "/rank": STAGES,
-    "/rank/batch": STAGES,
-    "/model": (),
-    "/metrics": (),
-    "/health/live": (),
-    "/health/ready": (),
-    "/docs": (),
-}
-RANKED, READ = ([route for route, stages in ROUTES.items() if bool(stages) == ranked] for ranked in (True, False))
-SHED = frozenset(EVENTS["ranker_shed"].labels["reason"])  # kinds of errors
 ASSETS = "/docs-assets"
 METRICS_FOLDER, PARENT = "RANKER_METRICS_FOLDER", "RANKER_PARENT"  # how `python -m service` tells its workers
 SAMPLES = 1000  # ids that GET /model offers at most
-CLIENT_GONE = 499  # nginx's status for a caller that hung up; nobody reads it
-Endpoint = Callable[[Request], Awaitable[Response]]
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
 
 def from_environment() -> FastAPI:
@@ -138,9 +124,9 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
     app.add_middleware(Direct, endpoints=often)
     told = RequestLog(settings.log_sample, settings.log_slow_ms, settings.log_level)
     app.add_middleware(Observed, metrics=metrics, log=told, traces=traces)  # outermost
-    app.add_exception_handler(RankerError, _ranker_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(RankerError, ranker_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(ClientDisconnect, client_gone)
 
     ids = samples(bundle)
 
@@ -284,119 +270,6 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
     return app
 
 
-class Direct:
-    """Answers the POST routes that are asked often past FastAPI's routing and dependencies, which cost more than them.
-
-    (`python -m loadtest.overhead`.) FastAPI still documents these routes, and answers them behind a prefix.
-    """
-
-    def __init__(self, app: ASGIApp, endpoints: Mapping[str, Endpoint]):
-        self.app, self.endpoints = app, endpoints
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self.endpoints.get(scope.get("path", "")) if scope.get("method") == "POST" else None
-        if endpoint is None:
-            await self.app(scope, receive, send)
-            return
-        scope["ranker.route"] = scope["path"]
-        request = Request(scope, receive)
-        try:
-            response = await endpoint(request)
-        except RankerError as error:
-            response = await _ranker_error(request, error)
-        except ClientDisconnect as error:
-            response = await _client_gone(request, error)
-        await response(scope, receive, send)
-
-
-class Observed:
-    """Times, counts and logs every request, whatever answers it; gives it an id, and its place in a trace."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: RequestLog, traces: tracing.Tracing | None):
-        self.app, self.metrics, self.log, self.traces = app, metrics, log, traces
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        begun = time.perf_counter()
-        request_id, traceparent, tracestate = _given(scope)
-        trace = self._trace(traceparent, tracestate, begun)
-        stages: dict[str, float] = {} if trace is None or trace.stages is None else trace.stages
-        status: int | None = None  # until the answer begins
-        scope["ranker.begun"], scope["ranker.stages"], scope["ranker.request_id"] = begun, stages, request_id
-        ranks = scope["path"] in RANKED
-        if ranks:
-            self.metrics.began()
-
-        async def answer(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
-                if stages or ranks:
-                    headers.append((b"server-timing", _server_timing(stages, begun)))
-                if trace is not None:
-                    headers.append((b"traceresponse", trace.traceresponse.encode()))
-                message["headers"] = headers
-            await send(message)
-
-        failure: str | None = None
-        try:
-            await self.app(scope, receive, answer)
-        except Exception as error:  # what nobody foresaw: the log gets the traceback, the caller an id to ask about
-            failure = type(error).__name__
-            log.exception("request %s failed", request_id)
-            if status is None:
-                said = "something went wrong here; the log knows this request by its id"
-                await _error(Request(scope), 500, "internal", said)(scope, receive, answer)
-            status = 500  # also where the answer had begun
-        finally:
-            total_s = time.perf_counter() - begun
-            route = str(scope.get("ranker.route") or getattr(scope.get("route"), "path", ""))
-            route = route if route in ROUTES else UNMATCHED
-            kind: str | None = scope.get("ranker.error")
-            degraded: bool = scope.get("ranker.degraded", False)
-            outcome = outcome_of(status or 500, degraded)
-            if ranks:
-                self.metrics.ended()
-            self.metrics.observe(route, outcome, stages if ROUTES.get(route) else {}, total_s)
-            if kind in SHED:
-                self.metrics.count("ranker_shed", kind)
-            if (why := self.log.why(outcome, total_s)) is not None:
-                self.log.tell(
-                    why,
-                    stages,
-                    total_s,
-                    request_id=request_id,
-                    method=scope["method"],
-                    route=route,
-                    status=status or 500,
-                    outcome=outcome,
-                    error=failure or kind,
-                    trace_id=trace and trace.trace_id,
-                    span_id=trace and trace.span_id,
-                    user_id=scope.get("ranker.user_id"),
-                )
-            if trace is not None:
-                attributes = {
-                    "http.request.method": scope["method"],
-                    "http.route": route,
-                    "http.response.status_code": status or 500,
-                    "ranker.outcome": outcome,
-                    "ranker.request_id": request_id,
-                }
-                trace.end(f"{scope['method']} {route}", outcome == "failed", attributes)
-
-    def _trace(self, traceparent: str | None, tracestate: str | None, begun: float) -> tracing.Trace | None:
-        if traceparent is None and self.traces is None:
-            return None
-        parent = None if traceparent is None else tracing.parsed(traceparent)
-        if self.traces is not None:
-            return self.traces.begin(parent, tracestate, begun)
-        return None if parent is None else tracing.passed_on(parent)
-
-
 class Counted:
     """A history whose round trips are counted and timed."""
 
@@ -436,47 +309,6 @@ async def _body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def _given(scope: Scope) -> tuple[str, str | None, str | None]:
-    """The caller's X-Request-Id where it is harmless, else a new one; traceparent and tracestate, as they came."""
-    request_id = traceparent = tracestate = None
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            given = value.decode("latin-1")
-            if request_id is None and _REQUEST_ID.fullmatch(given) and given.isascii():
-                request_id = given
-        elif name == b"traceparent":
-            traceparent = value.decode("latin-1")
-        elif name == b"tracestate":
-            tracestate = value.decode("latin-1")
-    return request_id or os.urandom(16).hex(), traceparent, tracestate
-
-
-def _error(
-    request: Request, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None
-) -> Response:
-    request.scope["ranker.error"] = kind
-    content = orjson.dumps(error_body(kind, message, request.scope["ranker.request_id"]))
-    return Response(content, status, headers, media_type="application/json")
-
-
-async def _ranker_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RankerError)
-    return _error(request, STATUS[error.kind], error.kind, str(error))
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    kind = next((kind for kind, status in STATUS.items() if status == error.status_code), "invalid_request")
-    said = (
-        f"{request.method} {request.url.path}: {error.detail}; allowed: POST {', '.join(RANKED)}, GET {', '.join(READ)}"
-    )
-    return _error(request, error.status_code, kind, said, error.headers)
-
-
-async def _client_gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=CLIENT_GONE)
-
-
 def samples(bundle: Bundle) -> dict[str, list[Any]]:
     """Ids from the bundle's golden requests, for load tests and a first try; users with profile and history first."""
     requests = sorted(bundle.golden(), key=lambda r: not (r["profile"] and r["behaviours"]))
@@ -501,12 +333,6 @@ def _exported_s(bundle: Bundle) -> float:
 def _timings(stages: Mapping[str, float], begun: float) -> dict[str, float]:
     timings = {name: round(stages.get(name, 0.0) * 1000, 3) for name in ("history", "encode", "score", "sort")}
     return timings | {"total": round((time.perf_counter() - begun) * 1000, 3)}
-
-
-def _server_timing(stages: Mapping[str, float], begun: float) -> bytes:
-    """For the header of that name, which browsers show: milliseconds by stage, and until now."""
-    spent = [f"{name};dur={seconds * 1000:.3f}" for name, seconds in stages.items()]
-    return ", ".join([*spent, f"total;dur={(time.perf_counter() - begun) * 1000:.3f}"]).encode()
 
 
 def _json(content: Any) -> Response:

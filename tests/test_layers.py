@@ -56,6 +56,7 @@ ARROWS = {
     "service.logs": set(),
     "service.tracing": set(),
     "service.metrics": {"service.exposition", "service.pulse", "service.window"},
+    "service.middleware": {"service.errors", "service.logs", "service.metrics", "service.tracing"},
     "service.wire": {"model.features", "service.errors"},
     "service.catalog": {"model.bundle", "model.features"},
     "service.scorer": {"model.bundle", "model.features"},

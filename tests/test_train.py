@@ -374,7 +374,7 @@ def test_a_warm_start_wants_the_encoding_of_its_bundle_or_one_grown_from_it(
     other = Prepared(small_data.folder)
     vocabulary = small_data.encoder.vocabularies["category_id"]
     known, bucket, slot = vocabulary.table.items()
-    moved = Vocabulary.build(known, np.roll(vocabulary.rows(known, 1), 1))
+    moved = Vocabulary.build(known, np.roll(vocabulary.rows(known), 1))
     other.encoder = copy(other.encoder)
     other.encoder.vocabularies = {**other.encoder.vocabularies, "category_id": moved}
     with pytest.raises(RecipeError, match="encodes category_id otherwise; prepare the data with --grow"):

@@ -1,0 +1,198 @@
+"""What every request passes on its way in and out: timed, counted, logged and traced; errors become answers.
+
+ASGI, around the application that app.py builds.
+"""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import orjson
+from fastapi import Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import tracing
+from service.errors import STATUS, RankerError, error_body
+from service.logs import RequestLog
+from service.metrics import EVENTS, STAGES, UNMATCHED, Metrics, outcome_of
+
+log = logging.getLogger("ranker")
+
+ROUTES = {
+    "/rank": STAGES,
+    "/rank/batch": STAGES,
+    "/model": (),
+    "/metrics": (),
+    "/health/live": (),
+    "/health/ready": (),
+    "/docs": (),
+}
+RANKED, READ = ([route for route, stages in ROUTES.items() if bool(stages) == ranked] for ranked in (True, False))
+SHED = frozenset(EVENTS["ranker_shed"].labels["reason"])  # kinds of errors
+CLIENT_GONE = 499  # nginx's status for a caller that hung up; nobody reads it
+Endpoint = Callable[[Request], Awaitable[Response]]
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
+
+
+class Direct:
+    """Answers the POST routes that are asked often past FastAPI's routing and dependencies, which cost more than them.
+
+    (`python -m loadtest.overhead`.) FastAPI still documents these routes, and answers them behind a prefix.
+    """
+
+    def __init__(self, app: ASGIApp, endpoints: Mapping[str, Endpoint]):
+        self.app, self.endpoints = app, endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self.endpoints.get(scope.get("path", "")) if scope.get("method") == "POST" else None
+        if endpoint is None:
+            await self.app(scope, receive, send)
+            return
+        scope["ranker.route"] = scope["path"]
+        request = Request(scope, receive)
+        try:
+            response = await endpoint(request)
+        except RankerError as error:
+            response = await ranker_error(request, error)
+        except ClientDisconnect as error:
+            response = await client_gone(request, error)
+        await response(scope, receive, send)
+
+
+class Observed:
+    """Times, counts and logs every request, whatever answers it; gives it an id, and its place in a trace."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: RequestLog, traces: tracing.Tracing | None):
+        self.app, self.metrics, self.log, self.traces = app, metrics, log, traces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        request_id, traceparent, tracestate = _given(scope)
+        trace = self._trace(traceparent, tracestate, begun)
+        stages: dict[str, float] = {} if trace is None or trace.stages is None else trace.stages
+        status: int | None = None  # until the answer begins
+        scope["ranker.begun"], scope["ranker.stages"], scope["ranker.request_id"] = begun, stages, request_id
+        ranks = scope["path"] in RANKED
+        if ranks:
+            self.metrics.began()
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                if stages or ranks:
+                    headers.append((b"server-timing", _server_timing(stages, begun)))
+                if trace is not None:
+                    headers.append((b"traceresponse", trace.traceresponse.encode()))
+                message["headers"] = headers
+            await send(message)
+
+        failure: str | None = None
+        try:
+            await self.app(scope, receive, answer)
+        except Exception as error:  # what nobody foresaw: the log gets the traceback, the caller an id to ask about
+            failure = type(error).__name__
+            log.exception("request %s failed", request_id)
+            if status is None:
+                said = "something went wrong here; the log knows this request by its id"
+                await _error(Request(scope), 500, "internal", said)(scope, receive, answer)
+            status = 500  # also where the answer had begun
+        finally:
+            total_s = time.perf_counter() - begun
+            route = str(scope.get("ranker.route") or getattr(scope.get("route"), "path", ""))
+            route = route if route in ROUTES else UNMATCHED
+            kind: str | None = scope.get("ranker.error")
+            degraded: bool = scope.get("ranker.degraded", False)
+            outcome = outcome_of(status or 500, degraded)
+            if ranks:
+                self.metrics.ended()
+            self.metrics.observe(route, outcome, stages if ROUTES.get(route) else {}, total_s)
+            if kind in SHED:
+                self.metrics.count("ranker_shed", kind)
+            if (why := self.log.why(outcome, total_s)) is not None:
+                self.log.tell(
+                    why,
+                    stages,
+                    total_s,
+                    request_id=request_id,
+                    method=scope["method"],
+                    route=route,
+                    status=status or 500,
+                    outcome=outcome,
+                    error=failure or kind,
+                    trace_id=trace and trace.trace_id,
+                    span_id=trace and trace.span_id,
+                    user_id=scope.get("ranker.user_id"),
+                )
+            if trace is not None:
+                attributes = {
+                    "http.request.method": scope["method"],
+                    "http.route": route,
+                    "http.response.status_code": status or 500,
+                    "ranker.outcome": outcome,
+                    "ranker.request_id": request_id,
+                }
+                trace.end(f"{scope['method']} {route}", outcome == "failed", attributes)
+
+    def _trace(self, traceparent: str | None, tracestate: str | None, begun: float) -> tracing.Trace | None:
+        if traceparent is None and self.traces is None:
+            return None
+        parent = None if traceparent is None else tracing.parsed(traceparent)
+        if self.traces is not None:
+            return self.traces.begin(parent, tracestate, begun)
+        return None if parent is None else tracing.passed_on(parent)
+
+
+def _given(scope: Scope) -> tuple[str, str | None, str | None]:
+    """The caller's X-Request-Id where it is harmless, else a new one; traceparent and tracestate, as they came."""
+    request_id = traceparent = tracestate = None
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if request_id is None and _REQUEST_ID.fullmatch(given) and given.isascii():
+                request_id = given
+        elif name == b"traceparent":
+            traceparent = value.decode("latin-1")
+        elif name == b"tracestate":
+            tracestate = value.decode("latin-1")
+    return request_id or os.urandom(16).hex(), traceparent, tracestate
+
+
+def _error(
+    request: Request, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    request.scope["ranker.error"] = kind
+    content = orjson.dumps(error_body(kind, message, request.scope["ranker.request_id"]))
+    return Response(content, status, headers, media_type="application/json")
+
+
+async def ranker_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RankerError)
+    return _error(request, STATUS[error.kind], error.kind, str(error))
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = next((kind for kind, status in STATUS.items() if status == error.status_code), "invalid_request")
+    said = (
+        f"{request.method} {request.url.path}: {error.detail}; allowed: POST {', '.join(RANKED)}, GET {', '.join(READ)}"
+    )
+    return _error(request, error.status_code, kind, said, error.headers)
+
+
+async def client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+def _server_timing(stages: Mapping[str, float], begun: float) -> bytes:
+    """For the header of that name, which browsers show: milliseconds by stage, and until now."""
+    spent = [f"{name};dur={seconds * 1000:.3f}" for name, seconds in stages.items()]
+    return ", ".join([*spent, f"total;dur={(time.perf_counter() - begun) * 1000:.3f}"]).encode()
