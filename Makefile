@@ -17,7 +17,7 @@ run: $(VENV)/service.done ## the service with the demo bundle on 127.0.0.1:8000
 	@exec $(BIN)/python -m service
 
 test: $(VENV)/dev.done lint ## lint, types and the whole test suite
-	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') $(BIN)/python -m pytest -q -rs
+	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
