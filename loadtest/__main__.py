@@ -19,9 +19,10 @@ import asyncio
 import json
 import math
 import resource
+import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         target = parse_url(args.url) if args.url else None
         _allow_connections()
         with ExitStack() as stack:
+            stack.enter_context(_terminated_like_interrupted())
             target = target or parse_url(stack.enter_context(started()))
             runner = stack.enter_context(asyncio.Runner(loop_factory=new_loop))
             done = runner.run(run(target, scenarios, bodies, args.seed, limits, args.window))
@@ -79,6 +81,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"report: {write(args.out, done, line, args.seed, old)}")
     print(json.dumps(line))
     return exit_code(done.reports)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: a service that was started for it is stopped."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Done:

@@ -143,13 +143,14 @@ def test_several_processes_send_every_request_once_and_are_judged_together(tmp_p
     assert report["p50_ms"] >= 20
 
 
-def test_ctrl_c_ends_a_run_of_several_processes(tmp_path):
+@pytest.mark.parametrize("signalled", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_sigterm_ends_a_run_of_several_processes(tmp_path, signalled):
     with serving() as server:
         budget = budgets_file(tmp_path, steady={"duration_s": 60, "processes": 2})
         with subprocess.Popen(command(server.url, budget), stderr=subprocess.PIPE, text=True) as process:
             try:
                 assert server.asked.wait(60)
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signalled)
                 _, err = process.communicate(timeout=120)
             finally:
                 process.kill()
