@@ -49,7 +49,7 @@ def compare(bundles: Mapping[str, Bundle], sizes: Sizes) -> dict[int, dict[str, 
     with ExitStack() as stack:
         url = stack.enter_context(serving.store(people))
         for network, bundle in bundles.items():
-            running = stack.enter_context(serving.service(bundle.folder, url, workers=1))
+            running = stack.enter_context(serving.service(bundle.folder, url, workers=1, score_threads=1))
             for count in COUNTS:
                 caller = Caller(running.port, asked[count])
                 stack.callback(caller.close)

@@ -2,11 +2,11 @@
 
     python -m loadtest.overhead [--quick]
 
-One client on one keep-alive connection asks one worker; users have 20 clicks in a real store. Every request is
-answered twice, by the service and by a session in this process, one right after the other; medians are told, for 10 to
-1000 candidates. `rest` is what the service does between its four stages: reading the request, and handing it to the
-scoring thread; `outside` is the client's time without the service's: the kernel, the HTTP server, and the answer's
-writing.
+One client on one keep-alive connection asks one worker with one scoring thread, as the bare session has one; users have
+20 clicks in a real store. Every request is answered twice, by the service and by a session in this process, one right
+after the other; medians are told, for 10 to 1000 candidates. `rest` is what the service does between its four stages:
+reading the request, and handing it to the scoring thread; `outside` is the client's time without the service's: the
+kernel, the HTTP server, and the answer's writing.
 
 Candidates a second and core, in fp32 and int8, on the trained bundle (loadtest/trained.py), since int8 is served only
 where its gate lets it: the service with one worker and one scoring thread has a core to itself (store and client are on
@@ -97,7 +97,7 @@ def compare(bundle: Bundle, items: int, people: Sequence[Person], sizes: Sizes) 
     """Milliseconds of each count: bare, rank, their ratio, the stages, and what is between and outside them."""
     with ExitStack() as stack:
         url = stack.enter_context(serving.store(people))
-        running = stack.enter_context(serving.service(bundle.folder, url, workers=1, precision="fp32"))
+        running = stack.enter_context(serving.service(bundle.folder, url, workers=1, score_threads=1, precision="fp32"))
         sides = {}
         for count in COUNTS:
             sides[count] = Side(bundle, running.port, people, count, items, sizes)
