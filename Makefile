@@ -37,6 +37,7 @@ bench: $(VENV)/dev.done ## the benchmarks, those of scoring and training side by
 	$(BIN)/python -m loadtest.overhead
 	$(BIN)/python -m loadtest.networks
 	$(BIN)/python -m loadtest.scale
+	$(BIN)/python -m loadtest.ruler
 	$(BIN)/python -m loadtest.training --peers
 
 clean: ## remove environment and caches

@@ -67,15 +67,15 @@ def _asked_for(answered: Sequence[Any], body: Body) -> bool:
 
 
 def stages_ms(answer: Any, server_timing: bytes) -> dict[str, float]:
-    """Where the time went inside the service, by its own account: the answer's `timings_ms`, else Server-Timing's."""
-    found = {}
-    if server_timing:
-        for entry in server_timing.decode("latin-1").split(","):
-            if metric := _METRIC.match(entry):
-                found[metric[1]] = _number(metric[2])
+    """Where the time went inside the service, by its own account: Server-Timing's, and the answer's `timings_ms`.
+
+    Where both tell, the header does: it was written when the answer was ready to leave.
+    """
     told = answer.get("timings_ms") if isinstance(answer, dict) else None
-    if isinstance(told, Mapping):
-        found |= {name: ms for name, ms in told.items() if type(ms) in (float, int)}
+    found = {name: ms for name, ms in (told if isinstance(told, Mapping) else {}).items() if type(ms) in (float, int)}
+    for entry in server_timing.decode("latin-1").split(",") if server_timing else ():
+        if metric := _METRIC.match(entry):
+            found[metric[1]] = _number(metric[2])
     return found
 
 

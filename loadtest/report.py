@@ -38,7 +38,8 @@ class Report:
 
     Every request counts in the times, failed ones too: p50_ms and p99_ms from the moment it was due, the service_ ones
     from the moment it left. `rate` is what really left, per second; `throughput` the right answers, `goodput` those of
-    them within the p99 budget. `stages`: what the service says of itself, p50 and p99 in ms.
+    them within the p99 budget. `stages`: what the service says of itself, p50 and p99 in ms; and `network`, request by
+    request its service time less the total that the service tells: the way there and back.
     """
 
     scenario: str
@@ -84,7 +85,7 @@ def judge(budget: Budget, log: Log) -> Report:
     right = np.array([not fault for fault in wrong])
     in_time = right & ((answered_s - due_s) * 1000 <= budget.p99_ms)
     span_s = max(budget.duration_s, float(answered_s.max()) - budget.warmup_s)
-    stages = {name: ms[measured][~np.isnan(ms[measured])] / 1000 for name, ms in log.stages.items()}
+    stages = {name: ms[measured][~np.isnan(ms[measured])] / 1000 for name, ms in taken_ms(log).items()}
 
     missed = []
     if p50_ms > budget.p50_ms:
@@ -123,6 +124,13 @@ def judge(budget: Budget, log: Log) -> Report:
         },
         budget={"p50_ms": budget.p50_ms, "p99_ms": budget.p99_ms, "errors": budget.errors},
     )
+
+
+def taken_ms(log: Log) -> dict[str, npt.NDArray[Any]]:
+    """A closed log's stages by name, (n,) each, NaN where untold; with a total among them, `network` beside it."""
+    if "total" not in log.stages:
+        return dict(log.stages)
+    return {"network": (log.answered_s - log.sent_s) * 1000 - log.stages["total"]} | log.stages
 
 
 def table(budgets: Sequence[Budget], reports: Sequence[Report]) -> str:

@@ -20,12 +20,13 @@ START_S, STOP_S, ANSWER_S = 120.0, 15.0, 5.0  # patience
 
 
 @contextmanager
-def started() -> Iterator[str]:
-    """The URL of a service that is ready. Raises NoRun."""
+def started(**settings: object) -> Iterator[str]:
+    """The URL of a service that is ready; `settings` go before the environment's. Raises NoRun."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     environment = os.environ | {"RANKER_HOST": "127.0.0.1", "RANKER_PORT": str(port)}
+    environment |= {f"RANKER_{name.upper()}": str(value) for name, value in settings.items()}
     environment.setdefault("RANKER_LOG_LEVEL", "warning")
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(

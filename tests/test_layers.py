@@ -71,6 +71,7 @@ ARROWS = {
     "loadtest.serving": {"loadtest", "service"},
     "loadtest.overhead": {"loadtest", "model", "service"},
     "loadtest.networks": {"loadtest", "model"},
+    "loadtest.ruler": {"loadtest"},
     "loadtest.scale": {"loadtest"},
     "loadtest.scoring": {"loadtest", "model"},
     "loadtest.trained": {"loadtest", "model"},

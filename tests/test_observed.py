@@ -79,7 +79,7 @@ def test_the_header_server_timing_has_every_stage_and_the_whole_in_milliseconds(
         assert sum(spent.values()) <= 2 * spent["total"] + 0.01 and spent["score"] > 0
     assert spent["score"] == pytest.approx(many.json()[0]["timings_ms"]["score"], abs=0.002)
     assert re.fullmatch(r"total;dur=[\d.]+", refused.headers["server-timing"])
-    assert "server-timing" not in other.headers
+    assert other.headers["server-timing"].startswith("total;dur=")
 
 
 def test_a_sampled_request_is_logged_with_stages_and_trace_and_names_nobody(
