@@ -1,9 +1,11 @@
 """The optimisers of one network: FTRL for a wide part, sparse gradients for the embedding tables, dense for the rest.
 
-What a batch does not touch costs nothing: the step's time does not grow with the tables.
+What a batch does not touch costs nothing: the step's time does not grow with the tables. A recipe may give that up for
+Adam as it is printed (`lazy = false`): there momentum and l2 go on moving a row between the batches that touch it.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,13 +26,15 @@ class Optimiser:
         apart = of_wide | {id(weight) for weight in self.tables}
         dense = [p for p in network.parameters() if id(p) not in apart]
         self._rate = rate = how.learning_rate
+        self._lazy = how.lazy
         self.parts: list[torch.optim.Optimizer] = []
         if how.optimiser == "adagrad":
             self.parts.append(LazyAdagrad(self.tables, rate, how.accumulator, how.l2))
             if dense:
                 self.parts.append(torch.optim.Adagrad(dense, rate, initial_accumulator_value=how.accumulator))
         else:
-            self.parts.append(LazyAdam(self.tables, rate, how.l2))
+            whole = partial(torch.optim.Adam, weight_decay=how.l2, fused=True)
+            self.parts.append(LazyAdam(self.tables, rate, how.l2) if how.lazy else whole(self.tables, rate))
             if dense:
                 self.parts.append(torch.optim.AdamW(dense, rate, weight_decay=how.weight_decay, fused=True))
         self._paced = len(self.parts)  # FTRL has a rate of its own, which falls by itself
@@ -53,6 +57,9 @@ class Optimiser:
         for weight in self.wide:  # FTRL's α and λ1 are per example, as McMahan et al. print them
             if weight.grad is not None:
                 weight.grad = weight.grad * rows
+        for table in () if self._lazy else self.tables:
+            if table.grad is not None:
+                table.grad = table.grad.to_dense()
         for part in self.parts:
             part.step()
             part.zero_grad()

@@ -30,12 +30,13 @@ class Training:
 
     objective: str = "click"  # or watch_time (model/objective.py)
     exposures: str = "unclicked"  # watch_time: what counts as a negative, as Covington et al. print it; or all
-    optimiser: str = "adagrad"  # §3.1; or adam (lazy on the tables, as gradients are sparse)
+    optimiser: str = "adagrad"  # §3.1; or adam
+    lazy: bool = True  # steps and l2 move a batch's table rows alone; false (adam, small tables): every row
     learning_rate: float = 0.01  # Table 3
     decay: float = 1.0  # what the learning rate has fallen to, linearly, at the end of every epoch; 1: it stays
     accumulator: float = 0.1  # Adagrad's start, as in TensorFlow 1.4, with which the paper trained
     weight_decay: float = 0.0  # adam only, and not on the embedding tables
-    l2: float = 0.0  # of the table rows that a batch touches: DIN's mini-batch aware regularisation, BPR's λ
+    l2: float = 0.0  # of table rows; lazy: DIN's mini-batch aware regularisation, BPR's λ
     wide_learning_rate: float = 0.1  # FTRL's α of a wide part (wdl, wdl_seq), whatever the optimiser of the rest
     wide_l1: float = 1.0  # its λ1: an id or a cross must have earned its weight
     fresh_tables: int = 0  # tables of more rows start anew at every epoch (MEDA, Liu et al. 2023); 0: none does
@@ -59,6 +60,8 @@ class Training:
                 raise RecipeError(f"{name} {getattr(self, name)}, allowed: 0 and more")
         if self.decay > 1:
             raise RecipeError(f"decay {self.decay}, allowed: at most 1")
+        if not self.lazy and self.optimiser != "adam":
+            raise RecipeError(f"lazy false with optimiser {self.optimiser!r}, allowed: adam")
         if self.refit and not self.evaluations:
             raise RecipeError("refit with evaluations 0: looks at validation pick the number of epochs")
 

@@ -324,6 +324,31 @@ def test_l2_pulls_at_the_rows_a_batch_touches_and_at_no_others(small_data: Prepa
     assert not torch.equal(one[touched], other[touched])
 
 
+def test_without_lazy_the_tables_are_trained_by_torchs_adam_on_every_row(small_data: Prepared, tmp_path: Path) -> None:
+    how = Training(optimiser="adam", learning_rate=0.01, batch_size=64, lazy=False, l2=0.001)
+    run = Run(small_data, "bst", Recipe({"mlp": [16], "dropout": 0.0}, how), 1, tmp_path / "x.pt")
+    theirs = Run(small_data, "bst", Recipe({"mlp": [16], "dropout": 0.0}, how), 1, tmp_path / "x.pt")
+    for module in theirs.network.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.sparse = False
+    tables = theirs.optimiser.tables
+    rest = [p for p in theirs.network.parameters() if all(p is not table for table in tables)]
+    torchs = [torch.optim.Adam(tables, 0.01, weight_decay=0.001), torch.optim.Adam(rest, 0.01)]
+    start = run.network.embed.sequence["item_id"].weight.detach().clone()
+    for at in range(3):
+        rows = small_data.of_split("train")[64 * at : 64 * (at + 1)]
+        run._step(rows, None)
+        theirs._losses(theirs._logit(rows), rows).mean().backward()
+        for optimiser in torchs:
+            optimiser.step()
+            optimiser.zero_grad()
+    for name, tensor in theirs.network.state_dict().items():
+        torch.testing.assert_close(run.network.state_dict()[name], tensor, atol=2e-5, rtol=1e-3, msg=name)
+    assert (run.network.embed.sequence["item_id"].weight[2:] != start[2:]).any(1).all()
+    with pytest.raises(RecipeError, match="lazy false with optimiser 'adagrad', allowed: adam"):
+        Training(lazy=False)
+
+
 def test_two_processes_train_the_model_of_one(small_data: Prepared, tmp_path: Path) -> None:
     """torchrun's environment, dropout 0; the last batch has fewer rows than there are processes."""
     recipe = tmp_path / "recipe.toml"
