@@ -22,9 +22,10 @@ from model.evaluate import check_encoding
 from model.export import ExportError
 from model.loader import Prepared
 from model.prepare import prepare
+from model.publish import publish
 from model.quantize import quantize
 from model.recipe import load_recipe
-from model.train import Run, TrainingError, publish
+from model.trainer import Run, TrainingError
 
 CACHE = ROOT / ".cache" / "trained"
 RECIPE = Path(__file__).with_suffix(".toml")

@@ -52,7 +52,7 @@ from model.features.schema import Schema
 from model.features.table import Vocabulary
 from model.loader import SPLITS, Prepared
 from model.recipe import Recipe, Training
-from model.train import Run
+from model.trainer import Run
 
 CACHE = peers.ROOT / ".cache" / "training"
 BATCH = 1024

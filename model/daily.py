@@ -36,8 +36,9 @@ from model.export import ExportError, write_json
 from model.features.ids import UNKNOWN
 from model.loader import SPLITS, Prepared, batches
 from model.prepare import encode_tables
+from model.publish import publish
 from model.recipe import Recipe, choose_recipe, load_recipe
-from model.train import Run, TrainingError, publish
+from model.trainer import Run, TrainingError
 
 FEWEST = 3  # days before the first one that is scored: train, validation
 

@@ -26,10 +26,11 @@ from model.bundle import Bundle, BundleError
 from model.evaluate import score_rows
 from model.export import ExportError
 from model.loader import Prepared
+from model.publish import publish
 from model.recipe import Recipe, RecipeError
 from model.report import probes
 from model.report.gather import Finished
-from model.train import Run, TrainingError, publish
+from model.trainer import Run, TrainingError
 from model.variants import Variant
 
 RUNS, RESULT, SCORES, CHECKPOINT = "runs", "result.json", "scores.npy", "checkpoint.pt"

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from model import networks
 from model.loader import Prepared
 from model.recipe import Recipe, RecipeError, Training, choose_recipe, load_recipe
-from model.train import Run, TrainingError
+from model.trainer import Run, TrainingError
 
 SPACE = Path(__file__).with_suffix(".toml")
 Space = dict[str, dict[str, dict[str, Any]]]  # {"training": {"learning_rate": {"low": ..., "high": ..., "log": true}}}

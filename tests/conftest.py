@@ -9,8 +9,9 @@ from model.bundle import Bundle
 from model.datasets.tables import Options
 from model.loader import Prepared
 from model.prepare import prepare
+from model.publish import publish
 from model.recipe import Recipe, Training
-from model.train import Run, publish
+from model.trainer import Run
 
 pytest_plugins = ["tests.stores"]
 

@@ -12,7 +12,7 @@ import torch
 
 from model.bundle import Bundle, BundleError, writing
 from model.export import ExportError, cases, check_parity
-from model.train import Run
+from model.trainer import Run
 
 
 @pytest.fixture

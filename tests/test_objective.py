@@ -13,8 +13,9 @@ from model.bundle import Bundle
 from model.evaluate import measure, score_rows, watch_correlation, watch_seconds
 from model.loader import Prepared
 from model.pairs import Pairs
+from model.publish import publish
 from model.recipe import Recipe, RecipeError, Training
-from model.train import Run, publish
+from model.trainer import Run
 
 
 @pytest.fixture(scope="module")

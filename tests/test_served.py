@@ -15,8 +15,9 @@ from model.datasets.tables import DataSet
 from model.features.schema import parse
 from model.loader import Prepared
 from model.prepare import encode_tables
+from model.publish import publish
 from model.recipe import Recipe, Training
-from model.train import Run, publish
+from model.trainer import Run
 from tests.test_encode import COUPONS, FEATURES, make_schema, write_log
 from tests.test_service import replay
 

@@ -15,13 +15,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from model import networks, train
+from model import networks, train, warm
 from model.bundle import Bundle
+from model.evaluate import auc
 from model.features.table import Vocabulary
 from model.lazy import LazyAdagrad
 from model.loader import Prepared
 from model.recipe import RECIPES, Recipe, RecipeError, Training, choose_recipe, load_recipe
-from model.train import Run, TrainingError, predict
+from model.trainer import Run, TrainingError, predict
 from tests.conftest import SMALL
 
 
@@ -127,7 +128,7 @@ def test_the_best_checkpoint_on_validation_is_the_one_kept(small_data: Prepared,
     assert len(curve) < 12 or curve.index(max(curve)) < 11, "it never got worse: the test shows nothing"
     rows = small_data.of_split("validation")
     score = predict(run.network, small_data, rows)
-    assert train.auc(small_data.label[rows], score) == pytest.approx(max(curve), abs=1e-9)
+    assert auc(small_data.label[rows], score) == pytest.approx(max(curve), abs=1e-9)
     if len(curve) < 12:
         assert len(curve) == curve.index(max(curve)) + 1 + 3
 
@@ -179,7 +180,7 @@ def test_the_command_goes_on_after_a_kill(
 
 def test_it_learns(small_run: Run, small_data: Prepared) -> None:
     rows = small_data.of_split("test")
-    found = train.auc(small_data.label[rows], predict(small_run.network, small_data, rows))
+    found = auc(small_data.label[rows], predict(small_run.network, small_data, rows))
     assert found is not None and found > 0.62
 
 
@@ -300,14 +301,14 @@ def test_a_table_that_grew_keeps_the_rows_it_had(small_run: Run, small_data: Pre
     bigger = Run(grown, "bst", SMALL, 7, tmp_path / "x.pt").network
     table = bigger.embed.sequence["item_id"].weight
     fresh = table.detach().clone()
-    train.take_over(bigger, weights(small_run))
+    warm.take_over(bigger, weights(small_run))
     for name, tensor in weights(small_run).items():
         assert torch.equal(bigger.state_dict()[name][: len(tensor)] if tensor.ndim else tensor, tensor), name
     assert torch.equal(table[-5:], fresh[-5:]) and not torch.equal(table[:-5], fresh[:-5])
     with pytest.raises(RecipeError, match="prepare it with --grow"):
-        train.take_over(small_run.network, bigger.state_dict())
+        warm.take_over(small_run.network, bigger.state_dict())
     with pytest.raises(RecipeError, match="made by another network or recipe"):
-        train.take_over(Run(small_data, "bst", Recipe({"mlp": [16]}), 1, tmp_path / "x.pt").network, weights(small_run))
+        warm.take_over(Run(small_data, "bst", Recipe({"mlp": [16]}), 1, tmp_path / "x.pt").network, weights(small_run))
 
 
 def test_l2_pulls_at_the_rows_a_batch_touches_and_at_no_others(small_data: Prepared, tmp_path: Path) -> None:
@@ -395,7 +396,7 @@ def test_a_warm_start_wants_the_encoding_of_its_bundle_or_one_grown_from_it(
     small_bundle: Bundle, small_data: Prepared, tmp_path: Path
 ) -> None:
     """Weights under other ids' rows would be learnt on without a word."""
-    train.check_rows_stayed(small_bundle, small_data)
+    warm.check_rows_stayed(small_bundle, small_data)
     other = Prepared(small_data.folder)
     vocabulary = small_data.encoder.vocabularies["category_id"]
     known, bucket, slot = vocabulary.table.items()
@@ -406,7 +407,7 @@ def test_a_warm_start_wants_the_encoding_of_its_bundle_or_one_grown_from_it(
         Run(other, "bst", SMALL, 1, tmp_path / "x.pt", warm=small_bundle)
     grown = vocabulary.grown(np.array([12345], np.uint64))
     other.encoder.vocabularies = {**other.encoder.vocabularies, "category_id": grown}
-    train.check_rows_stayed(small_bundle, other)
+    warm.check_rows_stayed(small_bundle, other)
 
 
 def test_what_is_tuned_on_test_is_tuned_there_after_a_refit_too(small_data: Prepared, tmp_path: Path) -> None:
@@ -414,7 +415,7 @@ def test_what_is_tuned_on_test_is_tuned_there_after_a_refit_too(small_data: Prep
     peeking = Run(small_data, "bst", Recipe({"mlp": [16]}, replace(how, select="test")), 1, tmp_path / "x.pt")
     peeking.fit()
     rows = small_data.of_split("test")
-    reached = train.auc(small_data.label[rows], predict(peeking.network, small_data, rows))
+    reached = auc(small_data.label[rows], predict(peeking.network, small_data, rows))
     after = peeking.progress["curve"][-3 * peeking.progress["refit_epochs"] :]
     assert reached == pytest.approx(max(look["auc"] for look in after), abs=1e-9)
 
