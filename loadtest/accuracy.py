@@ -91,9 +91,13 @@ class Contest:
         return float(auc), scores
 
 
-def compare(given: argparse.Namespace, data: Prepared, python: Path) -> tuple[list[dict[str, Floats]], dict[str, Any]]:
-    """Scores of test by name, for each seed, and the figures. Raises NoRun."""
+def compare(given: argparse.Namespace, data: Prepared, python: Path, outs: Sequence[Path]) -> dict[str, Any]:
+    """Writes the scores of test by name, a file for each seed, anew after every network; gives the figures.
+
+    Raises NoRun.
+    """
     seeds = range(1, given.seeds + 1)
+    sizes = {network: given.batch_size or _batch_size(data, network) for network in given.networks}
     scores: list[dict[str, Floats]] = [{} for _ in seeds]
     figures: dict[str, Any] = {"looks": []}
     label = data.label[data.of_split("test")]
@@ -102,8 +106,7 @@ def compare(given: argparse.Namespace, data: Prepared, python: Path) -> tuple[li
         for split, file in zip(SPLITS, files, strict=True):
             peers.write_rows(file, data, data.of_split(split))
         with Peer(python, ["--rows", *map(str, files)], given.threads) as peer:
-            for network in given.networks:
-                size = given.batch_size or _batch_size(data, network)
+            for network, size in sizes.items():
                 contest = Contest(peer, network, size, Path(folder), bar)
                 rate, epochs, picked = contest.pick(given.rates, given.epochs, given.patience)
                 name = f"torch-rechub {network}"
@@ -115,8 +118,11 @@ def compare(given: argparse.Namespace, data: Prepared, python: Path) -> tuple[li
                 figures["looks"] += contest.looks
                 aucs = [_auc(label, found[name]) for found in scores]
                 figures[name] = {"rate": rate, "epochs": epochs, "batch_size": size, "test_auc": aucs}
+                for out, found in zip(outs, scores, strict=True):
+                    named: dict[str, Any] = found
+                    np.savez(out, **named)
                 bar.write(f"{name:<20} test AUC {np.mean(aucs):.4f}   rate {rate:g}, {epochs} epochs, batch {size}")
-    return scores, figures
+    return figures
 
 
 def _auc(label: npt.NDArray[Any], score: Floats) -> float:
@@ -156,14 +162,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         python = peers.environment()
         assert python  # made where it was not there
-        scores, figures = compare(given, data, python)
+        files = [given.out] if given.seeds == 1 else [_numbered(given.out, seed) for seed in range(1, given.seeds + 1)]
+        figures = compare(given, data, python, files)
     except (NoRun, OSError, ValueError) as error:
         print(f"accuracy: {error}", file=sys.stderr)
         return 2
-    files = [given.out] if given.seeds == 1 else [_numbered(given.out, seed) for seed in range(1, given.seeds + 1)]
-    for file, found in zip(files, scores, strict=True):
-        named: dict[str, Any] = found
-        np.savez(file, **named)
     print(json.dumps({"scores": [str(file) for file in files], "refit": given.refit, **figures}))
     return 0
 
