@@ -22,6 +22,7 @@ from model import networks, objective
 from model.bundle import WEIGHTS, Bundle
 from model.evaluate import auc, logloss, watch_correlation, watch_seconds
 from model.loader import Prepared, batches, shuffled_batches, tensors
+from model.memory import keep_freed
 from model.networks.blocks import start
 from model.optimiser import Optimiser
 from model.pairs import Pairs
@@ -55,6 +56,7 @@ class Run:
         device: str | None = None,
     ):
         torch.sparse.check_sparse_tensor_invariants.disable()  # said aloud, else torch warns once a run
+        keep_freed()
         self.name, self.recipe, self.seed, self.checkpoint = name, recipe, seed, checkpoint
         self.how, self.warm, self.board, self.world = recipe.training, warm, board, World()
         if device == "cuda" and not torch.cuda.is_available():

@@ -34,6 +34,7 @@ ARROWS = {
     "model.ftrl": set(),
     "model.parallel": set(),
     "model.lazy": set(),
+    "model.memory": set(),
     "model.optimiser": {"model.ftrl", "model.lazy", "model.recipe"},
     "model.pairs": {"model.loader"},
     "model.warm": {"model.bundle", "model.features", "model.loader", "model.recipe"},
