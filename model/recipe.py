@@ -31,7 +31,7 @@ class Training:
     objective: str = "click"  # or watch_time (model/objective.py)
     exposures: str = "unclicked"  # watch_time: what counts as a negative, as Covington et al. print it; or all
     optimiser: str = "adagrad"  # §3.1; or adam
-    lazy: bool = True  # steps and l2 move a batch's table rows alone; false (adam, small tables): every row
+    lazy: bool = True  # steps and l2 move a batch's table rows alone; false (adam, small tables, no warm start): all
     learning_rate: float = 0.01  # Table 3
     decay: float = 1.0  # what the learning rate has fallen to, linearly, at the end of every epoch; 1: it stays
     accumulator: float = 0.1  # Adagrad's start, as in TensorFlow 1.4, with which the paper trained

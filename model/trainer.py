@@ -9,7 +9,7 @@ bf16, transfers from pinned memory.
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ class Run:
         if self.warm:
             take_over(self.network, torch.load(self.warm.folder / WEIGHTS, weights_only=True))
         self.network.to(self.device)
-        self.optimiser = Optimiser(self.network, self.how)
+        how = replace(self.how, lazy=True) if self.warm else self.how  # rows that no batch touches stay
+        self.optimiser = Optimiser(self.network, how)
 
     def _check_labels(self) -> None:
         for split in ("train", self.how.select) if self.how.evaluations else ("train",):

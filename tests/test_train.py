@@ -350,6 +350,17 @@ def test_without_lazy_the_tables_are_trained_by_torchs_adam_on_every_row(small_d
         Training(lazy=False)
 
 
+def test_a_warm_start_leaves_the_rows_that_no_batch_touches(
+    small_bundle: Bundle, small_run: Run, small_data: Prepared, tmp_path: Path
+) -> None:
+    how = Training(optimiser="adam", batch_size=64, lazy=False, l2=0.5)
+    run = Run(small_data, "bst", Recipe(SMALL.network, how), 1, tmp_path / "x.pt", warm=small_bundle)
+    run._step(small_data.of_split("train")[:64], None)
+    trained, brought = (each.network.embed.sequence["item_id"].weight.detach() for each in (run, small_run))
+    moved = (trained != brought).any(1)
+    assert 0 < moved.sum() < len(moved) / 2
+
+
 def test_two_processes_train_the_model_of_one(small_data: Prepared, tmp_path: Path) -> None:
     """torchrun's environment, dropout 0; the last batch has fewer rows than there are processes."""
     recipe = tmp_path / "recipe.toml"
