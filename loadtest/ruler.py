@@ -170,7 +170,7 @@ def plot(found: dict[str, list[float]]) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = serving.parser("ruler", __doc__ or "")
+    parser = serving.parser("ruler", __doc__ or "", sides=False)
     for name, what in (("workers", "of the service"), ("rate", "requests a second"), ("candidates", "a request")):
         parser.add_argument(f"--{name}", type=serving.positive, help=what)
     parser.add_argument("--seconds", type=serving.positive, help="measured; the window of /metrics is 60 long")

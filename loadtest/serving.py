@@ -393,21 +393,25 @@ def _owner(connection: Connection, running: Service) -> int:
 # ---- commands
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """With what all these benchmarks take; `--rounds` is None where it is not given."""
+def parser(name: str, description: str, sides: bool = True) -> argparse.ArgumentParser:
+    """With what all these benchmarks take; those that compare sides on made-up bundles take `--rounds` and `--cache`.
+
+    `--rounds` is None where it is not given.
+    """
     made = argparse.ArgumentParser(
         f"python -m loadtest.{name}", description=description, formatter_class=argparse.RawTextHelpFormatter
     )
     made.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works: no figures to quote")
-    made.add_argument("--rounds", type=positive, help="that all sides take, in turn")
-    made.add_argument("--cache", type=Path, default=CACHE, help="where its bundles are kept")
+    if sides:
+        made.add_argument("--rounds", type=positive, help="that all sides take, in turn")
+        made.add_argument("--cache", type=Path, default=CACHE, help="where its bundles are kept")
     made.add_argument("--out", type=Path, default=OUT / f"{name}.png", help="of the plot, .png")
     return made
 
 
 def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     given = made.parse_args(arguments)
-    if given.cache.exists() and not given.cache.is_dir():
+    if "cache" in given and given.cache.exists() and not given.cache.is_dir():
         made.error(f"--cache {given.cache} is no folder")
     if given.out.suffix != ".png":
         made.error(f"--out {given.out} given, a file that ends in .png is allowed")
