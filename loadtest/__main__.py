@@ -29,17 +29,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from loadtest import budgets, compare, plan, series
-from loadtest.answers import Log
-from loadtest.budgets import Budget
-from loadtest.client import Target, parse_url
-from loadtest.environment import environment
+from loadtest.bench.started import started
 from loadtest.errors import NoRun
-from loadtest.report import Report, exit_code, judge, summary, table
-from loadtest.runs import Service
-from loadtest.search import Found, Limits, most_rate, parse_limits, search
-from loadtest.send import new_loop
-from loadtest.started import started
+from loadtest.generator import budgets, plan
+from loadtest.generator.answers import Log
+from loadtest.generator.budgets import Budget
+from loadtest.generator.client import Target, parse_url
+from loadtest.generator.send import new_loop
+from loadtest.generator.target import Service
+from loadtest.verdict import compare, series
+from loadtest.verdict.environment import environment
+from loadtest.verdict.report import Report, exit_code, judge, summary, table
+from loadtest.verdict.search import Found, Limits, most_rate, parse_limits, search
 
 CONNECTIONS = 10_240  # more than macOS allows a process
 BUDGETS = Path(__file__).with_name("budgets.toml")
@@ -176,7 +177,7 @@ def said(name: str, found: Found) -> str:
 
 def write(out: Path, done: Done, line: Mapping[str, Any], seed: int, old: Mapping[str, Any] | None) -> Path:
     """report.html, report.json, and an .hgrm a scenario and way of counting; gives the page's path."""
-    from loadtest import page  # matplotlib takes half a second, and nobody needs it without --out
+    from loadtest.verdict import page  # matplotlib takes half a second, and nobody needs it without --out
 
     courses = {}
     for budget, log in zip(done.budgets, done.logs, strict=True):

@@ -30,9 +30,10 @@ from tqdm import tqdm
 from loadtest import peers
 from loadtest.errors import NoRun
 from loadtest.peers import Peer
-from model.evaluate import auc
-from model.loader import SPLITS, Prepared
-from model.recipe import choose_recipe, load_recipe
+from model.evaluation.metrics import auc
+from model.prepared.loader import Prepared
+from model.prepared.splits import SPLITS
+from model.training.recipe import choose_recipe, load_recipe
 
 NETWORKS = {"BST": "bst", "DIN": "din", "WDL": "wdl"}  # theirs → ours, whose recipe gives the size of a batch
 RATES = (1e-3, 2e-3, 4e-3)

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from loadtest import serving
-from loadtest.bundles import bundle as made_up
-from loadtest.serving import MESSAGES, Caller
+from loadtest.bench.bundles import bundle as made_up
+from loadtest.bench.caller import MESSAGES, Caller, messages, recent_users
+from loadtest.bench.command import command, new_parser, parse
+from loadtest.bench.processes import service, store
+from loadtest.bench.turns import p50, ratio, take_turns
 from model import networks
-from model.bundle import Bundle
+from model.bundle.reading import Bundle
 
 BASE = "wdl"
 PAPER = {"bst": 20 / 13, "din": 16 / 13}  # Table 4's average response times over WDL's
@@ -43,24 +45,24 @@ QUICK = Sizes(items=500, rounds=2, requests=2, untimed=1, warm=2)
 def compare(bundles: Mapping[str, Bundle], sizes: Sizes) -> dict[int, dict[str, dict[str, float]]]:
     """By count of candidates and network: p50 in milliseconds, and the ratio to WDL's."""
     rng = np.random.default_rng(3)
-    people = serving.recent_users(sizes.items, rng)
-    asked = {count: serving.messages(sizes.items, count, MESSAGES, rng) for count in COUNTS}
+    people = recent_users(sizes.items, rng)
+    asked = {count: messages(sizes.items, count, MESSAGES, rng) for count in COUNTS}
     turns: dict[str, Callable[[], list[float]]] = {}
     with ExitStack() as stack:
-        url = stack.enter_context(serving.store(people))
+        url = stack.enter_context(store(people))
         for network, bundle in bundles.items():
-            running = stack.enter_context(serving.service(bundle.folder, url, workers=1, score_threads=1))
+            running = stack.enter_context(service(bundle.folder, url, workers=1, score_threads=1))
             for count in COUNTS:
                 caller = Caller(running.port, asked[count])
                 stack.callback(caller.close)
                 caller.several(sizes.warm)
                 turns[f"{network} {count}"] = partial(caller.several, sizes.requests, sizes.untimed)
-        found = serving.take_turns("networks", sizes.rounds, turns)
+        found = take_turns("networks", sizes.rounds, turns)
     return {
         count: {
             network: {
-                "p50_ms": serving.p50(found[f"{network} {count}"]),
-                "over_wdl": serving.ratio(found[f"{network} {count}"], found[f"{BASE} {count}"]),
+                "p50_ms": p50(found[f"{network} {count}"]),
+                "over_wdl": ratio(found[f"{network} {count}"], found[f"{BASE} {count}"]),
             }
             for network in bundles
         }
@@ -108,11 +110,11 @@ def plot(found: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = serving.parser("networks", __doc__ or "")
+    parser = new_parser("networks", __doc__ or "")
     parser.add_argument(
         "--networks", nargs="+", choices=networks.names(), default=networks.names(), help="beside wdl (default: all)"
     )
-    given = serving.parse(parser, arguments)
+    given = parse(parser, arguments)
     sizes = QUICK if given.quick else Sizes()
     sizes = replace(sizes, rounds=given.rounds or sizes.rounds)
     names = dict.fromkeys([BASE, *given.networks])
@@ -120,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> tuple[dict[str, Any], str, Figure]:
         return measure({name: made_up(given.cache, name, sizes.items) for name in names}, sizes)
 
-    return serving.command("networks", given.out, work)
+    return command("networks", given.out, work)
 
 
 if __name__ == "__main__":

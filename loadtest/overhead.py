@@ -8,9 +8,9 @@ after the other; medians are told, for 10 to 1000 candidates. `rest` is what the
 reading the request, and handing it to the scoring thread; `outside` is the client's time without the service's: the
 kernel, the HTTP server, and the answer's writing.
 
-Candidates a second and core, in fp32 and int8, on the trained bundle (loadtest/trained.py), since int8 is served only
-where its gate lets it: the service with one worker and one scoring thread has a core to itself (store and client are on
-the others), and 1, 2 and 4 clients ask about 500 candidates each as fast as they are answered. The best rate counts
+Candidates a second and core, in fp32 and int8, on the trained bundle (loadtest/bench/trained.py), since int8 is served
+only where its gate lets it: the service with one worker and one scoring thread has a core to itself (store and client are
+on others), and 1, 2 and 4 clients ask about 500 candidates each as fast as they are answered. The best rate counts
 whose p99 is within 20 ms. The last line is JSON.
 """
 
@@ -27,12 +27,26 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from loadtest import serving, trained
-from loadtest.bundles import bundle as made_up
-from loadtest.serving import MESSAGES, STAGES, Caller, Person, Ranked
-from model.bundle import Bundle, BundleError
+from loadtest.bench import trained
+from loadtest.bench.bundles import bundle as made_up
+from loadtest.bench.caller import (
+    MESSAGES,
+    STAGES,
+    Caller,
+    Person,
+    Ranked,
+    closed_loop,
+    draw,
+    rank_message,
+    recent_users,
+)
+from loadtest.bench.command import command, new_parser, parse
+from loadtest.bench.processes import on, service, store
+from loadtest.bench.turns import p50, ratio, take_turns
+from model.bundle.layout import BundleError
+from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour
-from model.loader import Prepared
+from model.prepared.loader import Prepared
 
 COUNTS = (10, 50, 100, 500, 1000)
 MOST_P99_MS = 20.0
@@ -59,10 +73,10 @@ class Side:
 
     def __init__(self, bundle: Bundle, port: int, people: Sequence[Person], candidates: int, items: int, sizes: Sizes):
         rng = np.random.default_rng(candidates)
-        asked = serving.draw(items, candidates, MESSAGES, rng)
+        asked = draw(items, candidates, MESSAGES, rng)
         self._session = bundle.session()
         self._feeds = [self._feed(bundle, people[user], ids) for user, ids in asked]
-        self._caller = Caller(port, [serving.rank_message(people[user]["user_id"], ids) for user, ids in asked])
+        self._caller = Caller(port, [rank_message(people[user]["user_id"], ids) for user, ids in asked])
         self._next, self._pairs = 1, sizes.pairs  # the caller has asked the first
         self.round(sizes.warm)
 
@@ -96,14 +110,14 @@ class Side:
 def compare(bundle: Bundle, items: int, people: Sequence[Person], sizes: Sizes) -> dict[int, dict[str, float]]:
     """Milliseconds of each count: bare, rank, their ratio, the stages, and what is between and outside them."""
     with ExitStack() as stack:
-        url = stack.enter_context(serving.store(people))
-        running = stack.enter_context(serving.service(bundle.folder, url, workers=1, score_threads=1, precision="fp32"))
+        url = stack.enter_context(store(people))
+        running = stack.enter_context(service(bundle.folder, url, workers=1, score_threads=1, precision="fp32"))
         sides = {}
         for count in COUNTS:
             sides[count] = Side(bundle, running.port, people, count, items, sizes)
             stack.callback(sides[count].close)
         turns = {f"{count} candidates": side.round for count, side in sides.items()}
-        found = serving.take_turns("/rank and bare scoring", sizes.rounds, turns)
+        found = take_turns("/rank and bare scoring", sizes.rounds, turns)
     return {count: _figures(found[f"{count} candidates"]) for count in COUNTS}
 
 
@@ -114,9 +128,9 @@ def _figures(rounds: Sequence[Sequence[Pair]]) -> dict[str, float]:
     stages = {name: statistics.median(answer.stages[name] for answer in ranked) for name in STAGES}
     four = [sum(answer.stages[name] for name in STAGES if name != "total") for answer in ranked]
     return {
-        "bare": serving.p50(bare),
-        "rank": serving.p50(client),
-        "ratio": serving.ratio(client, bare),
+        "bare": p50(bare),
+        "rank": p50(client),
+        "ratio": ratio(client, bare),
         **stages,
         "rest": statistics.median(a.stages["total"] - spent for a, spent in zip(ranked, four, strict=True)),
         "outside": statistics.median(a.client - a.stages["total"] for a in ranked),
@@ -129,24 +143,22 @@ def throughput(
 ) -> dict[str, dict[int, dict[str, float]]]:
     """Candidates a second and p99 by precision and by number of clients, the service alone on one core."""
     requests = trained.requests(bundle, data, MESSAGES, CANDIDATES, seed=7)
-    asked = [serving.rank_message(one["user_id"], one["candidates"]) for one in requests]
+    asked = [rank_message(one["user_id"], one["candidates"]) for one in requests]
     people = list({one["user_id"]: _as_of_now(one) for one in requests}.values())
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     own, others = ({max(cores)}, cores - {max(cores)}) if len(cores) > 1 else (None, None)
     with ExitStack() as stack:
-        stack.enter_context(serving.on(others))
-        url = stack.enter_context(serving.store(people))
+        stack.enter_context(on(others))
+        url = stack.enter_context(store(people))
         turns: dict[str, Callable[[], tuple[list[float], float]]] = {}
         for precision in precisions:
             running = stack.enter_context(
-                serving.service(bundle.folder, url, own, workers=1, score_threads=1, precision=precision)
+                service(bundle.folder, url, own, workers=1, score_threads=1, precision=precision)
             )
-            serving.closed_loop(running.port, asked, 1, sizes.seconds / 2)  # warm
+            closed_loop(running.port, asked, 1, sizes.seconds / 2)  # warm
             for clients in CLIENTS:
-                turns[f"{precision} {clients}"] = partial(
-                    serving.closed_loop, running.port, asked, clients, sizes.seconds
-                )
-        found = serving.take_turns("candidates a second", sizes.loops, turns)
+                turns[f"{precision} {clients}"] = partial(closed_loop, running.port, asked, clients, sizes.seconds)
+        found = take_turns("candidates a second", sizes.loops, turns)
     made: dict[str, dict[int, dict[str, float]]] = {precision: {} for precision in precisions}
     for name, rounds in found.items():
         precision, number = name.split(" ")
@@ -172,7 +184,7 @@ def best(by_clients: Mapping[int, Mapping[str, float]]) -> float | None:
 
 def measure(bundle: Bundle, learnt: Bundle, data: Prepared, sizes: Sizes) -> tuple[dict[str, Any], str, Figure]:
     """`learnt` is the trained bundle, of that data set. Raises NoRun."""
-    people = serving.recent_users(sizes.items, np.random.default_rng(5))
+    people = recent_users(sizes.items, np.random.default_rng(5))
     by_count = compare(bundle, sizes.items, people, sizes)
     precisions, notes = ["fp32"], []
     try:
@@ -229,9 +241,9 @@ def plot(by_count: Mapping[int, Mapping[str, float]]) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = serving.parser("overhead", __doc__ or "")
+    parser = new_parser("overhead", __doc__ or "")
     trained.arguments(parser)
-    given = serving.parse(parser, arguments)
+    given = parse(parser, arguments)
     trained.check(parser, given)
     sizes = QUICK if given.quick else Sizes()
     sizes = replace(sizes, rounds=given.rounds or sizes.rounds)
@@ -239,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> tuple[dict[str, Any], str, Figure]:
         return measure(made_up(given.cache, items=sizes.items), *trained.chosen(given, trained.CACHE), sizes)
 
-    return serving.command("overhead", given.out, work)
+    return command("overhead", given.out, work)
 
 
 if __name__ == "__main__":

@@ -22,15 +22,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest import plan, serving
-from loadtest.answers import Log, stages_ms
-from loadtest.budgets import Budget
-from loadtest.client import Answer, Client, parse_url
+from loadtest.bench.command import command, new_parser, parse, positive
+from loadtest.bench.started import started
 from loadtest.errors import NoRun
-from loadtest.report import Seconds, late_share, quantiles_ms, taken_ms
-from loadtest.runs import Service
-from loadtest.send import new_loop
-from loadtest.started import started
+from loadtest.generator import plan
+from loadtest.generator.answers import Log, stages_ms
+from loadtest.generator.budgets import Budget
+from loadtest.generator.client import Answer, Client, parse_url
+from loadtest.generator.send import new_loop
+from loadtest.generator.target import Service
+from loadtest.verdict.report import Seconds, late_share, quantiles_ms, taken_ms
 
 SHARES = (0.5, 0.9, 0.99)
 PROBES = 20.0  # a second
@@ -170,15 +171,15 @@ def plot(found: dict[str, list[float]]) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = serving.parser("ruler", __doc__ or "", sides=False)
+    parser = new_parser("ruler", __doc__ or "", sides=False)
     for name, what in (("workers", "of the service"), ("rate", "requests a second"), ("candidates", "a request")):
-        parser.add_argument(f"--{name}", type=serving.positive, help=what)
-    parser.add_argument("--seconds", type=serving.positive, help="measured; the window of /metrics is 60 long")
-    given = serving.parse(parser, arguments)
+        parser.add_argument(f"--{name}", type=positive, help=what)
+    parser.add_argument("--seconds", type=positive, help="measured; the window of /metrics is 60 long")
+    given = parse(parser, arguments)
     sizes = QUICK if given.quick else Sizes()
     asked = {name: getattr(given, name) for name in ("workers", "rate", "candidates", "seconds")}
     sizes = replace(sizes, **{name: value for name, value in asked.items() if value})
-    return serving.command("ruler", given.out, lambda: measure(sizes))
+    return command("ruler", given.out, lambda: measure(sizes))
 
 
 if __name__ == "__main__":

@@ -25,9 +25,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from loadtest import serving
-from loadtest.bundles import bundle as made_up
-from loadtest.serving import MESSAGES, MIB, Caller, Connection, Person, checked
+from loadtest.bench.bundles import bundle as made_up
+from loadtest.bench.caller import MESSAGES, MIB, Caller, Connection, Person, checked, messages, recent_users
+from loadtest.bench.command import command, new_parser, parse, positive
+from loadtest.bench.processes import connect_each, pss, service, store
+from loadtest.bench.turns import p50, ratio, take_turns
 
 CANDIDATES = 500
 LARGE = 5_000  # candidates of the requests that warm up: as many as the service takes
@@ -52,9 +54,9 @@ class Sized:
     def __init__(self, cache: Path, items: int, sizes: Sizes):
         self.folder = made_up(cache, items=items).folder  # not kept open: pages mapped here too would halve their PSS
         rng = np.random.default_rng(items)
-        self.people: list[Person] = serving.recent_users(items, rng)
-        self.warming = serving.messages(items, LARGE, sizes.warm, rng)
-        self.asked = serving.messages(items, CANDIDATES, MESSAGES, rng)
+        self.people: list[Person] = recent_users(items, rng)
+        self.warming = messages(items, LARGE, sizes.warm, rng)
+        self.asked = messages(items, CANDIDATES, MESSAGES, rng)
 
 
 def response_times(sized: Mapping[int, Sized], sizes: Sizes) -> dict[int, list[list[float]]]:
@@ -62,13 +64,13 @@ def response_times(sized: Mapping[int, Sized], sizes: Sizes) -> dict[int, list[l
     turns: dict[str, Callable[[], list[float]]] = {}
     with ExitStack() as stack:
         for items, one in sized.items():
-            url = stack.enter_context(serving.store(one.people))
-            running = stack.enter_context(serving.service(one.folder, url, workers=1))
-            warm([serving.Connection(running.port)], one)
+            url = stack.enter_context(store(one.people))
+            running = stack.enter_context(service(one.folder, url, workers=1))
+            warm([Connection(running.port)], one)
             caller = Caller(running.port, one.asked)
             stack.callback(caller.close)
             turns[str(items)] = partial(caller.several, sizes.requests, sizes.untimed)
-        found = serving.take_turns("/rank by number of items", sizes.rounds, turns)
+        found = take_turns("/rank by number of items", sizes.rounds, turns)
     return {int(items): rounds for items, rounds in found.items()}
 
 
@@ -88,9 +90,9 @@ def ready_s(one: Sized, starts: int) -> float:
         if path.is_file():
             _read(path)
     found = []
-    with serving.store(one.people) as url:
+    with store(one.people) as url:
         for _ in tqdm(range(starts), desc="starts", delay=1, leave=False):
-            with serving.service(one.folder, url, workers=1) as running:
+            with service(one.folder, url, workers=1) as running:
                 found.append(running.ready_s)
     return statistics.median(found)
 
@@ -104,11 +106,11 @@ def _read(path: Path) -> None:
 def memory(one: Sized) -> tuple[int, int]:
     """Bytes (PSS) of the process tree with one worker and with two. Raises NoRun."""
     found = []
-    with serving.store(one.people) as url:
+    with store(one.people) as url:
         for workers in tqdm((1, 2), desc="memory by workers", delay=1, leave=False):
-            with serving.service(one.folder, url, workers=workers, score_threads=1) as running:
-                warm(serving.connect_each(running, workers), one)
-                found.append(serving.pss(running.pid))
+            with service(one.folder, url, workers=workers, score_threads=1) as running:
+                warm(connect_each(running, workers), one)
+                found.append(pss(running.pid))
     return found[0], found[1]
 
 
@@ -118,8 +120,8 @@ def measure(cache: Path, sizes: Sizes) -> tuple[dict[str, Any], str, Figure]:
     small, large = min(sized), max(sized)
     figures: dict[str, Any] = {
         "items": list(sized),
-        "p50_ms": {items: serving.p50(rounds) for items, rounds in times.items()},
-        "p50_over_smallest": {items: serving.ratio(rounds, times[small]) for items, rounds in times.items()},
+        "p50_ms": {items: p50(rounds) for items, rounds in times.items()},
+        "p50_over_smallest": {items: ratio(rounds, times[small]) for items, rounds in times.items()},
         "ready_s": {items: ready_s(one, sizes.starts) for items, one in sized.items()},
     }
     by_workers = {items: memory(one) for items, one in sized.items()}
@@ -175,13 +177,13 @@ def plot(figures: Mapping[str, Any]) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = serving.parser("scale", __doc__ or "")
-    parser.add_argument("--items", nargs="+", type=serving.positive, help="sizes of the bundles")
-    given = serving.parse(parser, arguments)
+    parser = new_parser("scale", __doc__ or "")
+    parser.add_argument("--items", nargs="+", type=positive, help="sizes of the bundles")
+    given = parse(parser, arguments)
     sizes = QUICK if given.quick else Sizes()
     items = tuple(dict.fromkeys(given.items or sizes.items))
     sizes = replace(sizes, rounds=given.rounds or sizes.rounds, items=items)
-    return serving.command("scale", given.out, lambda: measure(given.cache, sizes))
+    return command("scale", given.out, lambda: measure(given.cache, sizes))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
     python -m loadtest.scoring [--peers] [--quick]
 
-The bundle is BST at the paper's sizes, trained on the simulator (loadtest/trained.py); a session runs on one thread.
+The bundle is BST at the paper's sizes, trained on the simulator (loadtest/bench/trained.py).
+A session runs on one thread.
 For 10 to 1000 candidates of users with full histories (T = 20) these take turns: ours in fp32, ours in int8, the usual
-export (loadtest/usual.py), which is fed the history anew with every candidate, and with --peers torch-rechub's BST as
-its class stands, at the same widths (but its feed-forward is 2048 wide, torch's default; its rows are drawn at random).
-Medians, and medians of the rounds' ratios. The usual export must give our fp32 scores to 1e-5, or nothing is told; it
-is written by our exporter, without what that does to our networks (model/served.py).
+export (loadtest/bench/usual.py), which is fed the history anew with every candidate, and with --peers torch-rechub's
+BST as its class stands, at the same widths (but its feed-forward is 2048 wide, torch's default; its rows are drawn at
+random). Medians, and medians of the rounds' ratios. The usual export must give our fp32 scores to 1e-5, or nothing is
+told; it is written by our exporter, without what that does to our networks (model/graph/merged.py).
 
 Two tables more show what the service's choices rest on:
 - cuts: a large request as one run; in pieces, one after another and two side by side; and as one run of a session that
@@ -33,17 +34,23 @@ import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 
-from loadtest import peers, serving, trained
+from loadtest import peers
+from loadtest.bench import trained
+from loadtest.bench.command import command, new_parser, parse
+from loadtest.bench.turns import p50, ratio, take_turns
+from loadtest.bench.usual import UsualBST, repeated
 from loadtest.errors import NoRun
 from loadtest.peers import Peer
-from loadtest.usual import UsualBST, repeated
 from model import networks
-from model.bundle import GRAPH, INT8, INT8_GRAPH, REPORT, WEIGHTS, Bundle, BundleError, Session
-from model.export import TOLERANCE, example_batch, write_graph
+from model.bundle.layout import GRAPH, INT8, INT8_GRAPH, REPORT, WEIGHTS, BundleError
+from model.bundle.reading import Bundle
+from model.bundle.session import Session
 from model.features.batch import axes
 from model.features.encode import Inputs
-from model.loader import Prepared, tensors
+from model.graph.write import TOLERANCE, example_batch, write_graph
 from model.networks import bst
+from model.prepared.loader import Prepared
+from model.training.batches import tensors
 
 COUNTS = (10, 50, 100, 500, 1000)  # candidates
 CUT, PIECES, THREADS = (500, 1000), (62, 125, 250, 500), 2
@@ -160,7 +167,7 @@ def compare(
         turns |= {f"{side}, {count}": partial(turn, of_side, s.runs) for side, of_side in works.items()}
     if not apart <= TOLERANCE:
         raise NoRun(f"the usual export's scores are {apart:.1e} from ours, at most {TOLERANCE} is allowed")
-    found = serving.take_turns("scoring", s.rounds, turns)
+    found = take_turns("scoring", s.rounds, turns)
     return {side: {count: found[f"{side}, {count}"] for count in COUNTS} for side in works}, apart
 
 
@@ -210,12 +217,12 @@ def cuts(bundle: Bundle, sessions: Mapping[str, Session], requests: Requests, s:
                         works[f"{size} in turn"] = [partial(one_after_another, parts) for parts in cut]
                         works[f"{size} side by side"] = [partial(side_by_side, pool, parts) for parts in cut]
                 turns |= {f"{side}, {count}, {way}": partial(turn, of_way, s.runs) for way, of_way in works.items()}
-        found = serving.take_turns("cuts", s.rounds, turns)
+        found = take_turns("cuts", s.rounds, turns)
     figures: dict[str, Any] = {side: {count: {} for count in CUT} for side in sessions}
     for name, rounds in found.items():
         side, number, way = name.split(", ", 2)
         whole = found[f"{side}, {number}, {WHOLE}"]
-        ms, over = serving.p50(rounds), serving.ratio(rounds, whole)
+        ms, over = p50(rounds), ratio(rounds, whole)
         figures[side][int(number)][way] = {"ms": ms, "over_one_run": over}
     return figures
 
@@ -229,14 +236,14 @@ def joins(sessions: Mapping[str, Session], requests: Requests, s: Sizes) -> dict
             apart = partial(one_after_another, [run_of(session, inputs) for inputs in encoded])
             turns[f"{side}, {count}, apart"] = partial(turn, [apart], s.runs)
             turns[f"{side}, {count}, joined"] = partial(turn, [run_of(session, joined(encoded))], s.runs)
-    found = serving.take_turns("joins", s.rounds, turns)
+    found = take_turns("joins", s.rounds, turns)
 
     def figures(name: str) -> dict[str, float]:
         apart, together = found[f"{name}, apart"], found[f"{name}, joined"]
         return {
-            "apart": serving.p50(apart),
-            "joined": serving.p50(together),
-            "ratio": serving.ratio(apart, together),
+            "apart": p50(apart),
+            "joined": p50(together),
+            "ratio": ratio(apart, together),
         }
 
     return {side: {count: figures(f"{side}, {count}") for count in JOIN} for side in sessions}
@@ -267,9 +274,9 @@ def measure(bundle: Bundle, data: Prepared, python: Path | None, s: Sizes) -> tu
     def over(slower: str, faster: str) -> dict[int, float]:
         if slower not in found or faster not in found:
             return {}
-        return {count: serving.ratio(found[slower][count], found[faster][count]) for count in COUNTS}
+        return {count: ratio(found[slower][count], found[faster][count]) for count in COUNTS}
 
-    ms = {side: {count: serving.p50(rounds) for count, rounds in of.items()} for side, of in found.items()}
+    ms = {side: {count: p50(rounds) for count, rounds in of.items()} for side, of in found.items()}
     ratios = {"fp32": over(USUAL, FP32), "int8": over(USUAL, INT8_SIDE), "peers": over(PEER, FP32)}
     figures = {
         **{f"ratio_{name}_500": of.get(500) for name, of in ratios.items()},
@@ -334,11 +341,11 @@ def plot(ms: Mapping[str, Mapping[int, float]]) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = serving.parser("scoring", __doc__ or "")
+    parser = new_parser("scoring", __doc__ or "")
     parser.set_defaults(cache=trained.CACHE)
     parser.add_argument("--peers", action="store_true", help="install torch-rechub beside the project, and measure it")
     trained.arguments(parser)
-    given = serving.parse(parser, arguments)
+    given = parse(parser, arguments)
     trained.check(parser, given)
     sizes = QUICK if given.quick else Sizes()
     sizes = replace(sizes, rounds=given.rounds or sizes.rounds)
@@ -347,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         python = peers.environment() if given.peers else None
         return measure(*trained.chosen(given, given.cache), python, sizes)
 
-    return serving.command("scoring", given.out, work)
+    return command("scoring", given.out, work)
 
 
 if __name__ == "__main__":

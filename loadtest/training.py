@@ -50,9 +50,10 @@ from model.features.encode import Encoder, Statistics
 from model.features.ids import FIRST
 from model.features.schema import Schema
 from model.features.table import Vocabulary
-from model.loader import SPLITS, Prepared
-from model.recipe import Recipe, Training
-from model.trainer import Run
+from model.prepared.loader import Prepared
+from model.prepared.splits import SPLITS
+from model.training.recipe import Recipe, Training
+from model.training.run import Run
 
 CACHE = peers.ROOT / ".cache" / "training"
 BATCH = 1024

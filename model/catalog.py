@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from model.bundle import CATALOG, GOLDEN_CATALOG, Bundle, BundleError, located, verify_catalog
-from model.entities import Entities, PrepareError
+from model.bundle.layout import CATALOG, GOLDEN_CATALOG, BundleError, located, verify_catalog
+from model.bundle.reading import Bundle
+from model.bundle.writing import add_golden_catalog
 from model.features import schema as features_toml
 from model.features.catalog import Catalog, CatalogError, catalogued
 from model.features.schema import ITEM_ID, Schema, SchemaError
+from model.prepared.entities import Entities, PrepareError
 
 
 class Difference(NamedTuple):
@@ -130,7 +132,7 @@ def swap(path: Path, items: Path, merge: bool) -> tuple[Path, Difference]:
             raise
         print(f"catalog: replaces a catalogue that is broken: {error}", file=sys.stderr)
     if GOLDEN_CATALOG not in manifest["files"]:
-        Bundle.open(folder).add_golden_catalog()
+        add_golden_catalog(Bundle.open(folder))
     if merge and older is not None:
         newer = merged(older, newer, schema)
     newer.save(folder / CATALOG)

@@ -28,17 +28,20 @@ import polars as pl
 from tqdm import tqdm
 
 from model import networks
-from model.bundle import Bundle, BundleError
+from model.bundle.layout import BundleError
+from model.bundle.reading import Bundle
 from model.datasets.tables import DataSet
-from model.entities import PrepareError
-from model.evaluate import auc
-from model.export import ExportError, write_json
+from model.evaluation.metrics import auc
 from model.features.ids import UNKNOWN
-from model.loader import SPLITS, Prepared, batches
-from model.prepare import encode_tables
-from model.publish import publish
-from model.recipe import Recipe, choose_recipe, load_recipe
-from model.trainer import Run, TrainingError
+from model.files import write_json
+from model.graph.publish import publish
+from model.graph.write import ExportError
+from model.prepared.encode import encode_tables
+from model.prepared.entities import PrepareError
+from model.prepared.loader import Prepared, batches
+from model.prepared.splits import SPLITS
+from model.training.recipe import Recipe, choose_recipe, load_recipe
+from model.training.run import Run, TrainingError
 
 FEWEST = 3  # days before the first one that is scored: train, validation
 

@@ -14,10 +14,10 @@ from typing import Any
 import polars as pl
 
 from model import train
-from model.bundle import Bundle
+from model.bundle.reading import Bundle
 from model.datasets.tables import Options
 from model.prepare import prepare
-from model.recipe import RECIPES
+from model.training.recipe import RECIPES
 
 DEMO = Path(__file__).parent.parent / "service" / "demo"
 IMPRESSIONS, SEED = 200_000, 7

@@ -7,7 +7,7 @@ and narrows from there. The same command after a kill goes on where it was: a ru
 that was under way goes on from its checkpoint, one whose recipe or data has changed since is trained anew.
 
     OUT/report.html, report.json     model/report
-    OUT/runs/<variant>/<seed>/       model/runs.py
+    OUT/runs/<variant>/<seed>/       model/reproduction/runs.py
     OUT/scoring_times.json           of the exported models, measured side by side
 """
 
@@ -25,15 +25,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from model.bootstrap import RESAMPLES
-from model.bundle import Bundle, BundleError
-from model.evaluate import Floats
-from model.loader import Prepared
+from model.bundle.layout import BundleError
+from model.bundle.reading import Bundle
+from model.evaluation.bootstrap import RESAMPLES
+from model.evaluation.metrics import Floats
 from model.networks import config
-from model.report import page, probes
-from model.report.gather import Exam, Finished, gather, standard
-from model.runs import RESULT, RUNS, Task, machine, put, read, say, train, versions
-from model.variants import DEFAULT, Variant, ablations, parse_all
+from model.prepared.loader import Prepared
+from model.reproduction import page, probes
+from model.reproduction.gather import Exam, Finished, gather, standard
+from model.reproduction.runs import RESULT, RUNS, Task, machine, put, read, say, train, versions
+from model.reproduction.variants import DEFAULT, Variant, ablations, parse_all
 
 PAGE, CONTENT, TIMES = "report.html", "report.json", "scoring_times.json"
 

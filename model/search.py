@@ -22,9 +22,9 @@ import tomli_w
 from tqdm import tqdm
 
 from model import networks
-from model.loader import Prepared
-from model.recipe import Recipe, RecipeError, Training, choose_recipe, load_recipe
-from model.trainer import Run, TrainingError
+from model.prepared.loader import Prepared
+from model.training.recipe import Recipe, RecipeError, Training, choose_recipe, load_recipe
+from model.training.run import Run, TrainingError
 
 SPACE = Path(__file__).with_suffix(".toml")
 Space = dict[str, dict[str, dict[str, Any]]]  # {"training": {"learning_rate": {"low": ..., "high": ..., "log": true}}}

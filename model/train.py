@@ -1,9 +1,9 @@
 """Train a network on a prepared data set, evaluate it, export it.
 
     python -m model.train --data data/kuairand --network bst --out bundles
-    torchrun --nproc-per-node 2 -m model.train …                            data-parallel (model/parallel.py)
+    torchrun --nproc-per-node 2 -m model.train …                            data-parallel (model/training/parallel.py)
 
-A killed run goes on with --resume (model/trainer.py). Test is opened once, at the end, for the exported model.
+A killed run goes on with --resume (model/training/run.py). Test is opened once, at the end, for the exported model.
 """
 
 import argparse
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from model import networks
-from model.bundle import BundleError
+from model.bundle.layout import BundleError
 from model.evaluate import table
-from model.export import ExportError
-from model.loader import Prepared
-from model.parallel import World
-from model.publish import publish, rows_per_s
-from model.recipe import choose_recipe, load_recipe
-from model.trainer import Run, TrainingError
-from model.warm import open_warm
+from model.graph.publish import publish, rows_per_s
+from model.graph.write import ExportError
+from model.prepared.loader import Prepared
+from model.training.parallel import World
+from model.training.recipe import choose_recipe, load_recipe
+from model.training.run import Run, TrainingError
+from model.training.warm import open_warm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,15 +19,16 @@ import orjson
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from model.bundle import Bundle, BundleError
-from service import logs, tracing
+from model.bundle.layout import BundleError
+from model.bundle.reading import Bundle
 from service.app import METRICS_FOLDER, PARENT, example, samples
 from service.backfill import load_users
-from service.embedded import EmbeddedStore, EmbeddedStoreError
-from service.history import address
-from service.metrics import prepare_folder
-from service.scorer import Scorer
+from service.scoring.scorer import Scorer
 from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
+from service.store.embedded import EmbeddedStore, EmbeddedStoreError
+from service.store.redis import address
+from service.telemetry import logs, tracing
+from service.telemetry.folder import prepare_folder
 
 log = logging.getLogger("ranker")
 

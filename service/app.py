@@ -22,19 +22,22 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse
 from starlette.types import Scope
 
-from model.bundle import Bundle, verify_catalog
+from model.bundle.layout import verify_catalog
+from model.bundle.reading import Bundle
 from model.features.catalog import Catalog
-from service import logs, tracing
 from service import rank as ranking
-from service.catalog import CatalogWatch
+from service.api.answers import ROUTES, client_gone, http_error, ranker_error
+from service.api.observed import Direct, Endpoint, Observed
 from service.errors import BodyTooLarge, RankerError, TooManyCandidates, error_body
-from service.history import History, RedisHistory, Stored, StoreTimedOut, StoreUnavailable
-from service.logs import RequestLog
-from service.metrics import Metrics
-from service.middleware import ROUTES, Direct, Endpoint, Observed, client_gone, http_error, ranker_error
-from service.pulse import beat
-from service.scorer import Scorer
+from service.scoring.catalog import CatalogWatch
+from service.scoring.scorer import Scorer
 from service.settings import Settings, load_settings
+from service.store.counted import Counted
+from service.store.redis import RedisHistory
+from service.telemetry import logs, tracing
+from service.telemetry.counts import Metrics
+from service.telemetry.logs import RequestLog
+from service.telemetry.pulse import beat
 from service.wire import ErrorResponse, RankRequest, RankResponse, parse, parse_batch
 
 log = logging.getLogger("ranker")
@@ -268,32 +271,6 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
         return {"status": "ready", "model": bundle.name, "version": bundle.version}
 
     return app
-
-
-class Counted:
-    """A history whose round trips are counted and timed."""
-
-    def __init__(self, history: History, metrics: Metrics):
-        self._history, self._metrics = history, metrics
-
-    async def read(self, user_id: str, before: int | None) -> Stored:
-        return (await self.read_many([(user_id, before)]))[0]
-
-    async def read_many(self, asked: Sequence[tuple[str, int | None]]) -> list[Stored]:
-        begun = time.perf_counter()
-        try:
-            stored = await self._history.read_many(asked)
-        except StoreUnavailable as error:
-            late = isinstance(error, StoreTimedOut)
-            self._metrics.store_read("timeout" if late else "error", time.perf_counter() - begun)
-            if late:
-                self._metrics.count("ranker_deadline_exceeded", "history")
-            raise
-        self._metrics.store_read("ok", time.perf_counter() - begun)
-        return stored
-
-    async def close(self) -> None:
-        await self._history.close()
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -27,8 +27,9 @@ from tqdm import tqdm
 from model.features.behaviour import Behaviour
 from model.features.columns import to_text
 from model.features.ids import BadValue
-from service.history import address, history_key, profile_key, queue_write
 from service.settings import SettingsError, load_settings
+from service.store.format import history_key, profile_key, queue_write
+from service.store.redis import address
 
 if TYPE_CHECKING:
     import polars

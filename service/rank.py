@@ -19,8 +19,8 @@ from model.features.encode import Encoded
 from model.features.ids import BadValue, canonical
 from model.features.schema import ITEM_ID
 from service.errors import InvalidRequest, RankerError, TooManyCandidates
-from service.history import History, Stored, StoreUnavailable
-from service.scorer import Scorer
+from service.scoring.scorer import Scorer
+from service.store.history import History, Stored, StoreUnavailable
 from service.wire import RankRequest
 
 log = logging.getLogger("ranker")

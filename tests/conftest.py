@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from model.bundle import Bundle
+from model.bundle.reading import Bundle
 from model.datasets.tables import Options
-from model.loader import Prepared
+from model.graph.publish import publish
 from model.prepare import prepare
-from model.publish import publish
-from model.recipe import Recipe, Training
-from model.trainer import Run
+from model.prepared.loader import Prepared
+from model.training.recipe import Recipe, Training
+from model.training.run import Run
 
 pytest_plugins = ["tests.stores"]
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 import redis
 
-from service.embedded import EmbeddedStore
+from service.store.embedded import EmbeddedStore
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from loadtest.errors import NoRun
 from model.features.schema import Feature, Side
-from model.loader import Prepared
+from model.prepared.loader import Prepared
 
 RECHUB = "torch-rechub==0.9.0"
 ROOT = Path(__file__).parents[2]

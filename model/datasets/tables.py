@@ -20,7 +20,7 @@ import polars as pl
 from model.features.behaviour import EARLIEST_MS, LATEST_MS
 
 TABLES = ("behaviours", "impressions", "items", "users")
-TRAIN, VALIDATION, TEST = range(3)  # of the column `split`, in the order of model/loader.py's SPLITS
+TRAIN, VALIDATION, TEST = range(3)  # of the column `split`, in the order of model/prepared/splits.py's SPLITS
 ITEM = "item"  # the type of object that all behaviours of these data sets have
 
 MS_ALLOWED = f"milliseconds since 1970 ({EARLIEST_MS} to {LATEST_MS})"

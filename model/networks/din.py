@@ -124,7 +124,7 @@ class Dice(nn.Module):
 
 
 def everywhere(part: Tensor) -> Tensor:
-    """The sum over the processes that train together (model/parallel.py); its gradient is theirs together, too."""
+    """The sum over the processes that train together (model/training/parallel.py); so is its gradient."""
     together = distributed.is_available() and distributed.is_initialized()
     return _Sum.apply(part) if together else part
 

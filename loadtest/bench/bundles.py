@@ -1,0 +1,209 @@
+"""Bundles at the paper's sizes that nobody trained: random weights cost a request as much time as learnt ones.
+
+Features are those of the paper's Table 1: the sequence's item vector is 32 item + 16 category + 16 position = 64, the
+other features sum up to 100, and a network has its default Config (BST: MLP 1024-512-256, 8 heads, one block). Items
+are "i0", "i1", …, users "u0", "u1", …; each item has its row in the vocabulary, its embedding and its place in the
+catalogue. Tables are drawn anew, wide enough that scores differ; a bundle passes every check that the service makes.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tomli_w
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from loadtest.peers import ROOT
+from model import networks
+from model.bundle.reading import Bundle
+from model.bundle.writing import writing
+from model.features import schema as features_toml
+from model.features.batch import axes
+from model.features.behaviour import Behaviour
+from model.features.catalog import FILE, Catalog
+from model.features.encode import Encoder, Inputs, Statistics
+from model.features.ids import ABSENT, FIRST, Keys, keys
+from model.features.schema import Schema
+from model.features.table import Vocabulary
+from model.files import write_json
+from model.graph.write import check_parity, write_graph
+from model.training.batches import tensors
+
+CACHE = ROOT / ".cache" / "bundles"
+FORMAT = 2  # of these bundles: another number makes the cache anew
+NOW_MS = 1_700_000_000_000  # the recommending time of the golden requests
+DAY_MS = 86_400_000
+USERS = 10_000
+TAGS = 3  # at most, of an item
+GOLDEN, CANDIDATES, HISTORY = 8, 40, 20
+CHUNK = 500_000  # ids spelt out at once
+VALUES = {"age": 10, "gender": 3, "city": 400, "category_id": 1_000, "shop_id": 5_000, "tags": 2_000}
+NUMBERED = {"position": 50, "hour": 24}  # integers from 0
+
+
+def schema() -> Schema:
+    """The features: 32 widths of the user, 40 of the item, 12 of the context and 16 of crosses."""
+
+    def feature(name: str, side: str, width: int, kind: str = "category", **more: Any) -> dict[str, Any]:
+        return {"name": name, "side": side, "kind": kind, "type": "str", "width": width, **more}
+
+    return features_toml.parse(
+        {
+            "user_id": "str",
+            "history": {"length": HISTORY, "actions": ["click"]},
+            "feature": [
+                feature("user_id", "user", 16, "id"),
+                feature("age", "user", 4),
+                feature("gender", "user", 4),
+                feature("city", "user", 8),
+                feature("item_id", "item", 0, "id", sequence_width=32),
+                feature("category_id", "item", 16, sequence_width=16),
+                feature("shop_id", "item", 16),
+                feature("tags", "item", 8, "multi", max_values=TAGS),
+                feature("position", "context", 4, type="int", default=0),
+                feature("hour", "context", 8, type="int", default=12),
+                feature("age_x_item", "cross", 8, of=["age", "item_id"], buckets=100_000),
+                feature("gender_x_category", "cross", 8, of=["gender", "category_id"], buckets=2_000),
+            ],
+        }
+    )
+
+
+def bundle(cache: Path = CACHE, network: str = "bst", items: int = 10_000, users: int = USERS, seed: int = 1) -> Bundle:
+    """The untrained bundle of that network and that many items, from the cache where it is there.
+
+    Ten million items take about two minutes, 4 GB of memory and 2.5 GB of disk. Raises ValueError for a network that
+    is not there.
+    """
+    name = f"{network}_{items}_items_{users}_users_seed_{seed}_format_{FORMAT}"
+    if not (cache / name / "current").exists():
+        networks.options(network)
+        for left in (cache / name).glob(".partial-*"):  # by a kill
+            shutil.rmtree(left)
+        facts = {"network": network, "objective": "click", "dataset": "made_up", "trained_on": []}
+        with writing(cache, name, facts) as folder, tqdm(desc=f"making {name}", total=5, delay=1, leave=False) as bar:
+            _write(folder, network, items, users, seed, bar)
+    return Bundle.open(cache / name)
+
+
+def _write(folder: Path, network: str, items: int, users: int, seed: int, bar: "tqdm[Any]") -> None:
+    table, rng, graph = schema(), np.random.default_rng(seed), folder / "model.onnx"
+    (folder / "features.toml").write_text(tomli_w.dumps(table.as_dict()))
+    (folder / "catalog").mkdir()
+    item_keys = _numbered("i", items)
+    bar.update()
+    Catalog.build(table, item_keys, _columns(rng, items)).save(folder / "catalog" / FILE)
+    bar.update()
+    _encoder(table, item_keys, users).save(folder / "vocab")
+    bar.update()
+
+    made = Bundle.unfinished(folder)
+    requests = golden(items, users, rng)
+    batch = tensors(_together([made.encode_golden(request) for request in requests]))
+    torch.manual_seed(seed)
+    sizes = {f.name: made.encoder.table_rows(f) for f in table.embedded if not f.is_float}
+    net = networks.build(network, table, sizes).eval()
+    spread(net, batch)
+    bar.update()
+    write_graph(net, {name: rows[:2, :3] if "C" in axes(name) else rows[:2] for name, rows in batch.items()}, graph)
+    difference = check_parity(net, made)
+    bar.update()
+
+    strangers = [requests[0] | {"user_id": "nobody", "profile": {}, "behaviours": []}]
+    strangers.append(requests[0] | {"candidates": ["nothing", *requests[0]["candidates"]]})
+    session = made.session()
+    for request in (*requests, *strangers):
+        request["scores"] = made.score(session, made.encode_golden(request))[0].tolist()
+    write_json(folder / "golden.json", {"requests": [*requests, *strangers]})
+    report = {"network": {"name": network}, "items": items, "seed": seed, "max_abs_diff_torch": difference}
+    write_json(folder / "report.json", report | {"note": "random weights: for benchmarks of speed and memory alone"})
+
+
+def _numbered(letter: str, count: int) -> Keys:
+    """Keys of the ids "<letter>0", "<letter>1", …"""
+    made = np.empty(count, np.uint64)
+    for at in range(0, count, CHUNK):
+        until = min(at + CHUNK, count)
+        made[at:until] = keys([f"{letter}{number}" for number in range(at, until)], "str")
+    return made
+
+
+def _columns(rng: np.random.Generator, items: int) -> dict[str, Keys]:
+    """What the catalogue says of the items: a category, a shop, and one to TAGS tags."""
+    columns = {
+        name: _numbered(name, VALUES[name])[rng.integers(VALUES[name], size=shape)]
+        for name, shape in (("category_id", (items,)), ("shop_id", (items,)), ("tags", (items, TAGS)))
+    }
+    columns["tags"][np.arange(TAGS) >= rng.integers(1, TAGS + 1, (items, 1))] = ABSENT
+    return columns
+
+
+def _encoder(table: Schema, item_keys: Keys, users: int) -> Encoder:
+    known = {name: _numbered(name, count) for name, count in VALUES.items()}
+    known |= {name: np.arange(count, dtype=np.uint64) for name, count in NUMBERED.items()}
+    known |= {"user_id": _numbered("u", users), "item_id": item_keys}
+    vocabularies = {name: Vocabulary.build(of, FIRST + np.arange(len(of))) for name, of in known.items()}
+    return Encoder(table, vocabularies, Statistics({name: FIRST + len(of) for name, of in known.items()}))
+
+
+def spread(network: nn.Module, batch: Mapping[str, torch.Tensor]) -> None:
+    """Draws all tables anew and scales the last layer: logits of `batch` then deviate by about 1.
+
+    As they start, tables of millions of rows are nearly 0 and every item would get the same score.
+    """
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Embedding):
+                # Products of two such rows deviate by 1; a table of width 1 holds summands of the logit itself.
+                bound = 3**0.5 * (0.1 if module.embedding_dim == 1 else module.embedding_dim**-0.25)
+                module.weight.uniform_(-bound, bound)
+                module.weight[0] = 0  # PAD
+        last = [m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == 1]
+        if last:
+            last[-1].weight /= network(batch).std()
+
+
+def golden(items: int, users: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Requests of users with full histories, not yet scored."""
+    requests = []
+    for person in made_up_users(GOLDEN, items, rng):
+        requests.append(
+            {
+                "user_id": person["user_id"] if int(person["user_id"][1:]) < users else "u0",
+                "profile": person["user"],
+                "behaviours": person["behaviours"],
+                "candidates": [f"i{number}" for number in rng.integers(items, size=CANDIDATES)],
+                "context": {"hour": 20},
+                "now": NOW_MS,
+            }
+        )
+    return requests
+
+
+def made_up_users(count: int, items: int, rng: np.random.Generator, behaviours: int = HISTORY) -> list[dict[str, Any]]:
+    """Users "u0", "u1", … as service.backfill reads them, one a line: a profile, and clicks up to a month old.
+
+    The youngest click is a second before NOW_MS, and gaps grow by powers of two, as time positions do.
+    """
+    people = []
+    for number in range(count):
+        gaps_ms = np.sort(np.exp(rng.uniform(np.log(1_000), np.log(30 * DAY_MS), behaviours)))[::-1].astype(np.int64)
+        clicked = rng.integers(items, size=behaviours)
+        clicks = [
+            list(Behaviour("click", "item", f"i{item}", NOW_MS - gap))
+            for item, gap in zip(clicked.tolist(), gaps_ms.tolist(), strict=True)
+        ]
+        profile = {name: f"{name}{rng.integers(VALUES[name])}" for name in ("age", "gender", "city")}
+        people.append({"user_id": f"u{number}", "user": profile, "behaviours": clicks})
+    return people
+
+
+def _together(encoded: list[Inputs]) -> Inputs:
+    """Encoded requests of equal shapes as one batch."""
+    made: dict[str, npt.NDArray[Any]] = {name: np.concatenate([one[name] for one in encoded]) for name in encoded[0]}
+    return made

@@ -1,0 +1,168 @@
+"""What a right answer is, and the log of all answers of a run."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from loadtest.generator.client import Answer
+from loadtest.generator.plan import Body
+
+KEPT_BYTES = 64 * 2**20  # answers checked after the clock; later ones are checked as they come, to bound memory
+MOST_STAGES = 16  # more names than this are not a service's stages
+
+_METRIC = re.compile(r"^\s*([!#$%&'*+.^`|~\w-]+)\s*;(?:.*;)?\s*dur\s*=\s*\"?([0-9.]+)\"?\s*(?:;.*)?$", re.ASCII)
+
+
+def fault(status: int, content: bytes, body: Body) -> str | None:
+    """What is wrong with an answer to `body` by POST /rank; None when it is right."""
+    return _fault(status, _parsed(content), body)
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _fault(status: int, answer: Any, body: Body) -> str | None:
+    if status != 200:
+        return f"status {status}"
+    if answer is None:
+        return "not JSON"
+    try:
+        ranked = answer["items"]
+        scores = [item["score"] for item in ranked]
+    except (KeyError, TypeError):
+        return "no items with scores"
+    if len(scores) != body.items:
+        return "wrong number of items"
+    if not all(type(score) in (float, int) and math.isfinite(score) for score in scores):
+        return "a score is no finite number"
+    if any(worse > better for better, worse in zip(scores, scores[1:], strict=False)):
+        return "not sorted by score"
+    if not _asked_for([item.get("item_id") for item in ranked], body):
+        return "not the items asked for"
+    return None
+
+
+def _asked_for(answered: Sequence[Any], body: Body) -> bool:
+    """Whether the ids are those of the request, each as often as it was asked for (`top_k` leaves some out)."""
+    candidates = orjson.loads(body.content)["candidates"]
+    left: dict[Any, int] = {}
+    for candidate in candidates:
+        item = candidate.get("item_id") if isinstance(candidate, dict) else candidate
+        item = item if isinstance(item, str | int) else None  # which no service answers
+        left[item] = left.get(item, 0) + 1
+    for item in answered:
+        if not isinstance(item, str | int) or not left.get(item):
+            return False
+        left[item] -= 1
+    return True
+
+
+def stages_ms(answer: Any, server_timing: bytes) -> dict[str, float]:
+    """Where the time went inside the service, by its own account: Server-Timing's, and the answer's `timings_ms`.
+
+    Where both tell, the header does: it was written when the answer was ready to leave.
+    """
+    told = answer.get("timings_ms") if isinstance(answer, dict) else None
+    found = {name: ms for name, ms in (told if isinstance(told, Mapping) else {}).items() if type(ms) in (float, int)}
+    for entry in server_timing.decode("latin-1").split(",") if server_timing else ():
+        if metric := _METRIC.match(entry):
+            found[metric[1]] = _number(metric[2])
+    return found
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+class Part(NamedTuple):
+    """A closed log as one process hands it to another."""
+
+    sent_s: npt.NDArray[np.float64]
+    answered_s: npt.NDArray[np.float64]
+    faults: dict[int, str]
+    stages: dict[str, npt.NDArray[np.float32]]
+
+
+class Log:
+    """When each of `due_s` requests was due, sent and answered, in seconds from the start, and what was wrong with it.
+
+    A time is NaN as long as it has not come. Contents are kept and checked after the clock, since checking costs CPU
+    that the next send may need. `stages` are the milliseconds that the service told, by name, (n,) each, NaN where not.
+    """
+
+    def __init__(self, due_s: npt.NDArray[np.float64], bodies: Sequence[Body], kept_bytes: int = KEPT_BYTES):
+        self.due_s = due_s
+        self.stages: dict[str, npt.NDArray[np.float32]] = {}
+        self._bodies = bodies  # round again when the requests are more
+        self._sent_s = [math.nan] * len(due_s)
+        self._answered_s = [math.nan] * len(due_s)
+        self._faults: dict[int, str] = {}
+        self._kept: dict[int, Answer] = {}
+        self._room = kept_bytes
+
+    def sent(self, request: int, at_s: float) -> None:
+        self._sent_s[request] = at_s
+
+    def answered(self, request: int, at_s: float, answer: Answer) -> None:
+        self._answered_s[request] = at_s
+        self._room -= len(answer.content)
+        if self._room >= 0:
+            self._kept[request] = answer
+        else:
+            self._check(request, answer)
+
+    def close(self, end_s: float) -> None:
+        """Nothing more is waited for: checks what was kept, and counts what is unanswered as taken until `end_s`."""
+        for request, answer in self._kept.items():
+            self._check(request, answer)
+        self._kept.clear()
+        for request, (sent_s, answered_s) in enumerate(zip(self._sent_s, self._answered_s, strict=True)):
+            if math.isnan(sent_s):
+                self._faults[request] = "never sent"
+            elif math.isnan(answered_s):
+                self._faults[request] = "no answer in time"
+        self.sent_s = np.array(self._sent_s)
+        self.answered_s = np.nan_to_num(np.array(self._answered_s), nan=end_s)
+
+    def faults(self) -> list[str | None]:
+        """One a request, None for a right answer; complete after `close`."""
+        return [self._faults.get(request) for request in range(len(self.due_s))]
+
+    def part(self) -> Part:
+        return Part(self.sent_s, self.answered_s, self._faults, self.stages)
+
+    @classmethod
+    def joined(cls, due_s: npt.NDArray[np.float64], parts: Sequence[Part]) -> "Log":
+        """The log of requests that several processes sent in turn: of n parts, the first has requests 0, n, 2n, ..."""
+        log = cls(due_s, [])
+        log.sent_s, log.answered_s = np.empty_like(due_s), np.empty_like(due_s)
+        for first, part in enumerate(parts):
+            mine = slice(first, None, len(parts))
+            log.sent_s[mine], log.answered_s[mine] = part.sent_s, part.answered_s
+            log._faults |= {first + len(parts) * request: wrong for request, wrong in part.faults.items()}
+            for name, ms in part.stages.items():
+                log.stages.setdefault(name, np.full(len(due_s), np.nan, np.float32))[mine] = ms
+        return log
+
+    def _check(self, request: int, answer: Answer) -> None:
+        parsed = _parsed(answer.content)
+        wrong = answer.failure or _fault(answer.status, parsed, self._bodies[request % len(self._bodies)])
+        if wrong:
+            self._faults[request] = wrong
+        for name, ms in stages_ms(parsed, answer.server_timing).items():
+            if name not in self.stages and len(self.stages) < MOST_STAGES:
+                self.stages[name] = np.full(len(self.due_s), np.nan, np.float32)
+            if name in self.stages:
+                self.stages[name][request] = ms

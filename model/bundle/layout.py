@@ -1,0 +1,77 @@
+"""Where a bundle's files are and what its manifest must say."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model.features.catalog import FILE, Catalog, CatalogError
+
+SCHEMA_VERSION = 1
+READS = (1,)  # schema versions that this release reads
+GOLDEN_TOLERANCE = 1e-5
+GRAPH, INT8_GRAPH, REPORT = "model.onnx", "model.int8.onnx", "report.json"
+WEIGHTS = "weights.pt"  # as trained: what --warm and --quantize go on from; the service does not read it
+INT8 = "int8"  # the manifest's and the report's key of the gate's figures (model/graph/quantize.py)
+CATALOG, GOLDEN, GOLDEN_CATALOG = f"catalog/{FILE}", "golden.json", "golden.npy"
+
+
+class BundleError(Exception):
+    """A bundle that must not be served; the message names the file and what is wrong with it."""
+
+
+def located(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Folder and manifest of the bundle at `path`, or of the one that its `current` points to. Raises BundleError."""
+    folder = (path / "current" if (path / "current").is_dir() else path).resolve()
+    return folder, _manifest(folder)
+
+
+def verify_catalog(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Compares the catalogue with the sha256 at its own end, which goes with it when it is swapped in.
+
+    One without (bundles made before) must be the manifest's. Raises BundleError.
+    """
+    path, recorded = folder / CATALOG, manifest["files"][CATALOG]["sha256"]
+    try:
+        if not Catalog.verify(path) and (found := _sha256(path)) != recorded:
+            raise BundleError(
+                f"{path}: sha256 {found[:12]}…, manifest.json says {recorded[:12]}…, and none stands at its own end: "
+                "cut off, or not written by model.catalog"
+            )
+    except CatalogError as error:
+        raise BundleError(str(error)) from None
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}") from None
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BundleError(f"{folder} is no bundle: it has neither a manifest.json nor a `current`") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("schema_version") not in READS:
+        given = manifest.get("schema_version") if isinstance(manifest, dict) else None
+        raise BundleError(f"{path}: schema version {given!r}, this release reads {', '.join(map(str, READS))}")
+    wanting = {"name", "version", "network", "objective", "files"} - set(manifest)
+    if wanting:
+        raise BundleError(f"{path}: {', '.join(sorted(wanting))} missing")
+    files = manifest["files"]
+    if not isinstance(files, dict) or not all(isinstance(f, dict) and "sha256" in f for f in files.values()):
+        raise BundleError(f"{path}: `files` must name each file with its sha256")
+    needed = {"model.onnx", "model.onnx.data", "features.toml", GOLDEN, CATALOG}
+    if needed - set(files):
+        raise BundleError(f"{path}: {', '.join(sorted(needed - set(files)))} missing from `files`")
+    return manifest
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"sha256": _sha256(path), "bytes": path.stat().st_size}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

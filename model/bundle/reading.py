@@ -1,0 +1,184 @@
+"""The artefact: written by export, read by the service; everything a request needs besides the store.
+
+<name>/<version>/  model.onnx, model.onnx.data   graph; its tables are memory-mapped and shared by workers
+                   model.int8.onnx               optional: the graph with an MLP of bytes, on the same tables
+                   features.toml, vocab/         how to encode
+                   catalog/items.npy             item features; a newer one may be swapped in, also while it is served
+                   golden.json                   recorded requests with their scores
+                   golden.npy                    the catalogue of the items that these requests name
+                   report.json                   metrics, data, seed, versions
+                   manifest.json                 schema version, sha256 of every file
+<name>/current     symlink to the newest version, swapped last
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.bundle.layout import (
+    CATALOG,
+    GOLDEN,
+    GOLDEN_CATALOG,
+    GOLDEN_TOLERANCE,
+    GRAPH,
+    INT8,
+    INT8_GRAPH,
+    BundleError,
+    _sha256,
+    located,
+    verify_catalog,
+)
+from model.bundle.session import Session, byte_products
+from model.features.behaviour import Behaviour
+from model.features.catalog import FILE, Catalog, CatalogError, partial_prefix
+from model.features.encode import Encoder, Inputs
+from model.features.timeposition import bucket_count
+
+
+class Bundle:
+    """An opened bundle; hashes are checked by `verify`, once, by whoever starts the workers."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]):
+        self.folder = folder
+        self.manifest = manifest
+        missing = [name for name in manifest["files"] if not (folder / name).is_file()]
+        if missing:
+            raise BundleError(f"{folder}: missing {', '.join(missing)}, which manifest.json lists")
+        try:
+            self.encoder = Encoder.open(folder)
+            self.catalog = Catalog.open(folder / CATALOG, self.encoder.schema)
+            # Golden requests prove the model, whatever the catalogue has become; a bundle made before there was such a
+            # file answers them with its catalogue.
+            own = GOLDEN_CATALOG in manifest["files"]
+            self._golden_catalog = Catalog.open(folder / GOLDEN_CATALOG, self.encoder.schema) if own else self.catalog
+        except (ValueError, OSError, KeyError) as error:
+            raise BundleError(f"{folder}: {error}") from None
+        self.schema = self.encoder.schema
+        self.name: str = manifest["name"]
+        self.version: str = manifest["version"]
+        self.limits = _limits(self.encoder)
+        self._unsigned = {name: limit.astype(np.uint64) for name, limit in self.limits.items()}
+
+    @classmethod
+    def open(cls, path: Path) -> "Bundle":
+        """The bundle at `path`, or the one that its `current` points to. Raises BundleError."""
+        return cls(*located(path))
+
+    @classmethod
+    def unfinished(cls, folder: Path) -> "Bundle":
+        """A bundle that is still being written and has no manifest yet; for export, which scores with it."""
+        return cls(folder, {"name": folder.parent.name, "version": "unfinished", "files": {}})
+
+    def verify(self) -> None:
+        """Compares every file with its sha256. Raises BundleError, also for a file that the manifest does not list."""
+        there = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
+        there = {name for name in there if not name.startswith(f"catalog/{partial_prefix(FILE)}")}  # a swap under way
+        strangers = there - set(self.manifest["files"]) - {"manifest.json"}
+        if strangers:
+            raise BundleError(f"{self.folder}: {', '.join(sorted(strangers))} not listed in manifest.json")
+        for name, facts in self.manifest["files"].items():
+            if name == CATALOG:
+                verify_catalog(self.folder, self.manifest)
+                continue
+            found = _sha256(self.folder / name)
+            if found != facts["sha256"]:
+                raise BundleError(
+                    f"{self.folder / name}: sha256 {found[:12]}…, manifest.json says {facts['sha256'][:12]}…"
+                )
+
+    def read_catalog(self) -> Catalog:
+        """The catalogue that is in place now, its hash compared. Raises BundleError."""
+        try:
+            verify_catalog(self.folder, self.manifest)
+            return Catalog.open(self.folder / CATALOG, self.schema)
+        except (CatalogError, OSError) as error:
+            raise BundleError(str(error)) from None
+
+    def session(self, graph: Path | None = None) -> Session:
+        """A session for serving, of the fp32 graph unless another is named.
+
+        One thread a run (requests run side by side), none spinning while idle.
+        """
+        return Session(graph or self.folder / GRAPH)
+
+    def score(self, session: Session, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Scores (U, C) of encoded requests. Raises BundleError for a row outside its table
+
+        A negative one would wrap silently.
+        """
+        for name, limit in self._unsigned.items():
+            if name in inputs and (inputs[name].view(np.uint64) >= limit).any():  # unsigned, a negative one is huge
+                raise BundleError(f"input {name!r} holds a row outside its table")
+        feed = {name: inputs[name] for name in session.names}
+        scores: npt.NDArray[np.float32] = session.run(["score"], feed)[0]
+        return scores
+
+    def golden(self) -> list[dict[str, Any]]:
+        requests: list[dict[str, Any]] = json.loads((self.folder / GOLDEN).read_text())["requests"]
+        return requests
+
+    def replay_golden(self, session: Session, tolerance: float = GOLDEN_TOLERANCE) -> None:
+        """Answers the recorded requests again.
+
+        Raises BundleError when a score is not as recorded, to `tolerance`; relative above 1.
+        """
+        for number, request in enumerate(self.golden()):
+            scores = self.score(session, self.encode_golden(request))[0]
+            recorded = np.asarray(request["scores"])
+            if scores.shape != recorded.shape or not np.isfinite(scores).all():
+                raise BundleError(
+                    f"{self.folder}: golden request {number} is answered with {scores.size} scores or not finitely"
+                )
+            difference = float((np.abs(scores - recorded) / np.maximum(1, np.abs(recorded))).max())
+            if difference > tolerance:
+                raise BundleError(
+                    f"{self.folder}: golden request {number} is answered {difference:.1e} off its recorded scores"
+                )
+
+    def int8_session(self) -> Session:
+        """The int8 graph's session, proven on the golden requests. Raises BundleError, which says what is missing."""
+        figures = self.manifest.get(INT8)
+        if not figures:
+            raise BundleError("the bundle has no int8 graph (python -m model.export --quantize makes one)")
+        if not figures["accepted"]:
+            said = f"AUC fell by {figures['auc_drop']:.5f}, Kendall's tau was {figures['kendall_tau']:.4f}"
+            raise BundleError(f"the bundle's int8 graph failed its gate: {said}")
+        if not byte_products():
+            raise BundleError("this processor has no instructions for products of bytes (AVX-512 VNNI, AVX-VNNI)")
+        session = self.session(self.folder / INT8_GRAPH)
+        self.replay_golden(session, 2 * figures["golden_max_abs_diff"] + GOLDEN_TOLERANCE)
+        return session
+
+    def encode_golden(self, request: Mapping[str, Any], catalog: Catalog | None = None) -> Inputs:
+        return self.encoder.encode(
+            request["user_id"],
+            request["profile"],
+            [Behaviour(*behaviour) for behaviour in request["behaviours"]],
+            request["candidates"],
+            request["now"],
+            catalog or self._golden_catalog,
+            context=request["context"],
+        ).inputs
+
+
+def _limits(encoder: Encoder) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows of the table behind every column of every integer input."""
+    schema, sides = encoder.schema, ("user", "item", "context", "cross")
+    features = {side: schema.side(side) for side in sides} | {"history": schema.sequence}  # type: ignore[arg-type]
+    features |= {f"history_{group.object_type}": (group.feature,) for group in schema.groups}
+    limits = {
+        name: np.array([encoder.table_rows(f) for f in side if not f.is_float for _ in range(f.columns)], np.int64)
+        for name, side in features.items()
+    }
+    gaps = np.array(bucket_count(schema.history.gap_edges_s))
+    limits |= {"gap": gaps, "action": np.array(1 + len(schema.history.actions))}
+    for group in schema.groups:
+        limits |= {
+            f"gap_{group.object_type}": gaps,
+            f"action_{group.object_type}": np.array(1 + len(group.actions)),
+        }
+    return limits

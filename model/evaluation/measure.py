@@ -1,0 +1,108 @@
+"""Scores of impressions, and their figures beside a floor that learns nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from tqdm import tqdm
+
+from model.bundle.layout import BundleError
+from model.bundle.reading import Bundle
+from model.bundle.session import Session
+from model.evaluation.metrics import Floats, auc, gauc, logloss
+from model.features.schema import ITEM_ID, without_sizes
+from model.prepared.loader import Prepared, batches
+
+BATCH = 4096
+FLOOR_WEIGHT = 20  # impressions of the average rate added to each group's own
+
+
+def floor_scores(data: Prepared, rows: npt.NDArray[np.int64], trained_on: Sequence[str] = ("train",)) -> Floats:
+    """The no-learning floor: Σ over item, user, category, context of logit((clicks + 20p)/(n + 20)) − logit(p).
+
+    Counted on the splits that the model was trained on: n impressions; p is their click rate.
+    """
+    train = np.concatenate([data.of_split(split) for split in trained_on])
+    clicked = data.label[train].astype(np.float64)
+    rate = clicked.mean()
+    item_columns = data.arrays["items"][data.item][:, _category(data)]
+    groups = [data.item, data.user, item_columns, *data.arrays["context"].T]
+    total = np.zeros(len(rows))
+    for group in groups:
+        size = int(group.max()) + 1
+        clicks = np.bincount(group[train], weights=clicked, minlength=size)
+        shown = np.bincount(group[train], minlength=size)
+        smoothed = (clicks + FLOOR_WEIGHT * rate) / (shown + FLOOR_WEIGHT)
+        total += (_logit(smoothed) - _logit(rate))[group[rows]]
+    return total
+
+
+def _category(data: Prepared) -> int:
+    """Column of the item's category: the sequence feature beside its id, or the id itself where there is none."""
+    names = [f.name for f in data.schema.sequence if f.name != ITEM_ID]
+    return int(data.schema.places("item")[names[0] if names else ITEM_ID].start)
+
+
+def _logit(p: Any) -> Any:
+    return np.log(p) - np.log1p(-p)
+
+
+def watch_seconds(data: Prepared, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """How long each impression was watched, (n,): 0 where there was no click."""
+    return np.where(data.label[rows] > 0, data.arrays["watch_ms"][rows] / 1000, 0).astype(np.float32)
+
+
+def watch_correlation(data: Prepared, rows: npt.NDArray[np.int64], score: Floats) -> float:
+    """Spearman's rank correlation of scores (n,) with the watched seconds; ties share their mean rank."""
+    expected, watched = (pl.Series(of).rank("average").to_numpy() for of in (score, watch_seconds(data, rows)))
+    return float(np.corrcoef(expected, watched)[0, 1])
+
+
+def measure(
+    data: Prepared,
+    rows: npt.NDArray[np.int64],
+    score: Floats,
+    trained_on: Sequence[str] = ("train",),
+    objective: str = "click",
+) -> dict[str, Any]:
+    """The figures of scores (n,) for impressions (n,), with floor and, where the log knows it, oracle.
+
+    Scores that are no probabilities (another objective than click) have no logloss; calibration is then None for pairs,
+    and of watched seconds, expected ÷ observed, for watch_time.
+    """
+    label, user = data.label[rows], data.user[rows]
+    truth = data.arrays.get("true_probability")
+    figures = {
+        "auc": auc(label, score),
+        "gauc": gauc(label, score, user),
+        "logloss": logloss(label, score) if objective == "click" else None,
+        "calibration": float(score.sum() / max(1, label.sum())) if objective == "click" else None,
+        "floor_auc": auc(label, floor_scores(data, rows, trained_on)),
+        "oracle_auc": auc(label, truth[rows]) if truth is not None else None,
+        "rows": len(rows),
+    }
+    if objective == "watch_time":
+        figures["watch_correlation"] = watch_correlation(data, rows, score)
+        figures["watch_calibration"] = float(score.sum() / max(1.0, watch_seconds(data, rows).sum()))
+    return figures
+
+
+def score_rows(
+    bundle: Bundle, data: Prepared, rows: npt.NDArray[np.int64], session: Session | None = None
+) -> npt.NDArray[np.float32]:
+    """The exported model's scores of impressions, (n,); by its fp32 graph unless a session is given."""
+    session, data = session or bundle.session(), data.seen_by(bundle.schema)
+    progress = tqdm(batches(data, rows, BATCH), "scoring", -(-len(rows) // BATCH), unit="batch", delay=1, leave=False)
+    scores = [bundle.score(session, inputs)[:, 0] for _, inputs in progress]
+    return np.concatenate(scores) if scores else np.zeros(0, np.float32)
+
+
+def check_encoding(bundle: Bundle, data: Prepared) -> None:
+    """Raises BundleError where the data is encoded otherwise than the bundle encodes."""
+    for path in sorted((data.folder / "vocab").iterdir()):
+        if path.read_bytes() != (bundle.folder / "vocab" / path.name).read_bytes():
+            raise BundleError(f"{data.folder} and {bundle.folder} encode differently: {path.name}")
+    if without_sizes(bundle.schema) != without_sizes(data.schema):
+        raise BundleError(f"{data.folder} and {bundle.folder} encode differently: features.toml")

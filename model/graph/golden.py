@@ -1,0 +1,97 @@
+"""Recorded requests with their scores: a bundle that answers otherwise is refused.
+
+They are real impressions of the log's last day, with some strangers: another user, an item that nobody knows, no
+history at all.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from model.bundle.reading import Bundle
+from model.features.behaviour import Behaviour
+from model.features.columns import to_text
+from model.prepared.loader import Prepared
+
+REQUESTS, CANDIDATES = 24, 40
+
+
+def record(bundle: Bundle, data: Prepared, seed: int = 0) -> dict[str, Any]:
+    """The content of golden.json: `requests`, each with its `scores` by `bundle`'s graph."""
+    made = requests(data, data.of_split("test"), REQUESTS, CANDIDATES, np.random.default_rng(seed))
+    stranger = _unknown(bundle.schema.user_id), _unknown(bundle.schema.item_id.type)
+    made.append(made[0] | {"user_id": stranger[0], "profile": {}, "behaviours": []})
+    made.append(made[0] | {"candidates": [stranger[1], *made[0]["candidates"]]})
+    session = bundle.session()
+    for request in made:
+        scores = bundle.score(session, bundle.encode_golden(request))[0]
+        request["scores"] = [float(score) for score in scores]
+    return {"requests": made}
+
+
+def requests(
+    data: Prepared, rows: npt.NDArray[np.int64], count: int, candidates: int, draw: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Requests of `count` of the impressions `rows`, as they stood then: the item shown, and others drawn at random."""
+    users = pl.read_parquet(data.folder / "encoded" / "users.parquet")["user_id"]
+    items = pl.read_parquet(data.folder / "encoded" / "items.parquet")["item_id"]
+    chosen = np.sort(draw.choice(rows, min(count, len(rows)), replace=False))
+    wanted = users.gather(data.user[chosen])
+    profiles = _profiles(data, wanted)
+    behaviours = _behaviours(data, wanted)
+    contexts = _contexts(data, chosen)
+    made = []
+    for user_id, row, context in zip(wanted.to_list(), chosen.tolist(), contexts, strict=True):
+        shown = [int(data.item[row]), *draw.integers(0, len(items), candidates - 1).tolist()]
+        now = int(data.time[row])
+        made.append(
+            {
+                "user_id": user_id,
+                "profile": profiles.get(user_id, {}),
+                "behaviours": [list(b) for b in behaviours.get(user_id, []) if b.timestamp < now],
+                "candidates": [items[at] for at in shown],
+                "context": context,
+                "now": now,
+            }
+        )
+    return made
+
+
+def _unknown(kind: str) -> int | str:
+    return 2**62 if kind == "int" else "nobody-knows-this-id"
+
+
+def _profiles(data: Prepared, wanted: pl.Series) -> dict[Any, dict[str, str]]:
+    """Profiles as the store keeps them: text, without what is missing."""
+    features = [f for f in data.schema.side("user") if f.kind != "id"]
+    frame = pl.read_parquet(data.folder / "tables" / "users.parquet").filter(pl.col("user_id").is_in(wanted.implode()))
+    return {
+        row["user_id"]: {f.name: to_text(row[f.name]) for f in features if row[f.name] is not None}
+        for row in frame.iter_rows(named=True)
+    }
+
+
+def _behaviours(data: Prepared, wanted: pl.Series) -> dict[Any, list[Behaviour]]:
+    frame = (
+        pl.scan_parquet(data.folder / "tables" / "behaviours.parquet")
+        .filter(pl.col("user_id").is_in(wanted.implode()))
+        .sort("user_id", "timestamp", maintain_order=True)
+        .collect()
+    )
+    made: dict[Any, list[Behaviour]] = {}
+    for user_id, action, object_type, object_id, timestamp in frame.select(
+        "user_id", "action", "object_type", pl.col("object_id").cast(pl.String), "timestamp"
+    ).iter_rows():
+        made.setdefault(user_id, []).append(Behaviour(action, object_type, object_id, timestamp))
+    return made
+
+
+def _contexts(data: Prepared, chosen: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+    names = [f.name for f in data.schema.side("context")]
+    if not names:
+        return [{} for _ in chosen]
+    frame = pl.scan_parquet(data.folder / "tables" / "impressions.parquet").select("timestamp", *names)
+    rows = frame.sort("timestamp", maintain_order=True).select(names).collect()[chosen.tolist()].to_dicts()
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]

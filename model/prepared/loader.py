@@ -1,0 +1,136 @@
+"""The training form of a data set, memory-mapped, and batches of it: a history is gathered, never materialised.
+
+`python -m model.prepare` writes these files; `encoded/` holds N columns a side as model/features/encode.py makes them:
+
+    users, items (rows, N) · users_numbers, items_numbers     one row a user, an item
+    user, item, time, label, split, end (impressions,)        sorted by time; user and item are rows of the above
+    context, cross, context_numbers (impressions, N)
+    clicked, clicked_at, acted (behaviours,) · begin (users,) sorted by user, time, key, action; item row, ms, action
+    <g>_clicked, <g>_clicked_at, <g>_acted, <g>_begin, <g>_end likewise for every further behaviour group g; table rows
+
+`end` is one past the last behaviour that the impression's user had strictly before it, so the history is [end-T, end).
+
+Batches are drawn from memory-mapped files. An epoch is shuffled in blocks: BLOCK impressions that lie together stay in
+one window, windows of WINDOW impressions are mixed through, so that what a batch touches lies in few pages however
+large the log. In memory are the row numbers of a split (8 bytes an impression) and the sequence features of the items.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from copy import copy
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.features.catalog import FILE, Catalog
+from model.features.encode import Encoder, Inputs, network_inputs
+from model.features.ids import PAD
+from model.features.schema import Schema
+from model.features.timeposition import time_positions
+from model.prepared.splits import SPLITS
+
+
+class Prepared:
+    """A prepared data set in `folder`. Raises FileNotFoundError with what to do when it is none."""
+
+    def __init__(self, folder: Path):
+        if not (folder / "meta.json").exists():
+            raise FileNotFoundError(
+                f"{folder} is no prepared data set (no meta.json); make one with python -m model.prepare"
+            )
+        self.folder = folder
+        self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+        self.encoder = Encoder.open(folder)
+        self.schema = self.encoder.schema
+        self.catalog = Catalog.open(folder / "catalog" / FILE, self.schema)
+        arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted((folder / "encoded").glob("*.npy"))}
+        self.arrays: dict[str, npt.NDArray[Any]] = arrays
+        if "acted" not in arrays:
+            raise FileNotFoundError(f"{folder} was prepared by an older release; prepare it again")
+        self.user, self.item, self.time, self.label = (arrays[name] for name in ("user", "item", "time", "label"))
+        self.rows = {f.name: self.encoder.table_rows(f) for f in self.schema.embedded if not f.is_float}
+
+    def seen_by(self, schema: Schema) -> "Prepared":
+        """The same rows with the widths and history lengths of another schema."""
+        made = copy(self)
+        made.schema = schema
+        return made
+
+    @cached_property
+    def _sequence(self) -> npt.NDArray[np.int32]:
+        """Rows of every item's sequence features, (items, N): most of what a batch gathers."""
+        places = self.schema.places("item")
+        return np.ascontiguousarray(self.arrays["items"][:, np.r_[tuple(places[f.name] for f in self.schema.sequence)]])
+
+    @property
+    def fingerprint(self) -> str:
+        """What the encoding and the rows were when they were prepared; differs when the data is prepared otherwise."""
+        made = hashlib.sha256((self.folder / "features.toml").read_bytes() + (self.folder / "meta.json").read_bytes())
+        for path in sorted((self.folder / "vocab").iterdir()):
+            made.update(path.read_bytes())
+        return made.hexdigest()
+
+    def of_split(self, split: str) -> npt.NDArray[np.int64]:
+        """Impressions of a split, in time order."""
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r}, allowed: {', '.join(SPLITS)}")
+        return np.flatnonzero(self.arrays["split"] == SPLITS.index(split))
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> Inputs:
+        """Network input of impressions (U,), C = 1; arrays as model/features/encode.py lists them."""
+        a = self.arrays
+        user, item = a["user"][rows], a["item"][rows]
+        sequences = self._histories(rows, user, "", "", self.schema.history.length, self._sequence)
+        for group in self.schema.groups:
+            name = group.object_type
+            sequences |= self._histories(rows, user, f"{name}_", f"_{name}", group.length, None)
+        return network_inputs(
+            user=a["users"][user].astype(np.int64),
+            item=a["items"][item].astype(np.int64)[:, None],
+            context=a["context"][rows].astype(np.int64)[:, None],
+            cross=a["cross"][rows].astype(np.int64)[:, None],
+            **sequences,
+            user_numbers=a["users_numbers"][user],
+            item_numbers=a["items_numbers"][item][:, None],
+            context_numbers=a["context_numbers"][rows][:, None],
+        )
+
+    def _histories(
+        self,
+        rows: npt.NDArray[np.int64],
+        user: npt.NDArray[np.int32],
+        prefix: str,
+        suffix: str,
+        length: int,
+        of_object: npt.NDArray[np.int32] | None,
+    ) -> Inputs:
+        """The three inputs of one behaviour group; `of_object` (objects, N) are the objects' rows, None: they are."""
+        a = {name: self.arrays[prefix + name] for name in ("clicked", "clicked_at", "acted", "begin", "end")}
+        end = a["end"][rows]
+        at = np.maximum(a["begin"][user], end - length)[:, None] + np.arange(length)
+        visible = at < end[:, None]
+        if not len(a["clicked"]):
+            width, none = 1 if of_object is None else of_object.shape[-1], np.full(at.shape, PAD, np.int64)
+            return {f"history{suffix}": np.repeat(none[..., None], width, -1)} | {
+                f"{name}{suffix}": none for name in ("gap", "action")
+            }
+        at = np.where(visible, at, 0)
+        clicked = a["clicked"][at]
+        history = (clicked[..., None] if of_object is None else of_object[clicked]).astype(np.int64)
+        gap = time_positions(a["clicked_at"][at], self.arrays["time"][rows], self.schema.history.gap_edges_s)
+        return {
+            f"history{suffix}": np.where(visible[..., None], history, PAD),
+            f"gap{suffix}": np.where(visible, gap, PAD),
+            f"action{suffix}": np.where(visible, a["acted"][at].astype(np.int64), PAD),
+        }
+
+
+def batches(data: Prepared, rows: npt.NDArray[np.int64], size: int) -> Iterator[tuple[npt.NDArray[np.int64], Inputs]]:
+    """The impressions `rows`, in their order, in batches of `size`: (rows, input) pairs."""
+    for at in range(0, len(rows), size):
+        chosen = rows[at : at + size]
+        yield chosen, data.batch(chosen)

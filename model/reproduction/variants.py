@@ -1,0 +1,129 @@
+"""Variants of networks by name: `bst:b=2`, `bst:position=none:dropout=0`, `din:mlp=64-32:learning_rate=0.001`.
+
+After the network, options by colons: fields of its Config, fields of Training, and `history=N`, the recipe's
+[history] length. They go on top of the recipe that the network has on the data set.
+"""
+
+import importlib
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from model import networks
+from model.training.recipe import Recipe, Training, choose_recipe, load_recipe
+
+ALIASES = {"b": "blocks"}  # the paper's letter in Table 4
+HISTORY = "history"
+
+DEFAULT = (  # BST's Table 4, then ATRank's table
+    *("wdl", "wdl_seq", "din", "bst", "bst:b=2", "bst:b=3"),
+    *("bpr", "bilstm", "bilstm_attention", "cnn_maxpool", "atrank"),
+)
+ABLATIONS = {  # one switch each
+    "position=index": "the place in the sequence instead of the time gap",
+    "position=none": "neither time gap nor place",
+    "layer_norm=false": "no LayerNorm in (5) and (6)",
+    "history=5": "the newest 5 behaviours",
+    "history=10": "the newest 10 behaviours",
+    "history=50": "the newest 50 behaviours",
+    "history=100": "the newest 100 behaviours",
+    "select=test": "the checkpoint is picked on test",
+}
+
+
+class VariantError(ValueError):
+    """A name that is no variant; says what was given and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network with options; `label` is the name as it was given."""
+
+    label: str
+    network: str
+    options: tuple[tuple[str, Any], ...] = ()  # sorted by name
+
+    @property
+    def folder(self) -> str:
+        """Names the folder of its runs; the same however its options were ordered or abbreviated."""
+        return ",".join([self.network, *(f"{name}={_text(value)}" for name, value in self.options)])
+
+    @property
+    def peeks(self) -> bool:
+        """Picks its checkpoint on test: what it reaches there is no result."""
+        return dict(self.options).get("select") == "test"
+
+    @property
+    def blocks(self) -> int:
+        """BST's b; 1 where nothing is said of it."""
+        return int(dict(self.options).get("blocks", 1))
+
+    def recipe(self, dataset: str) -> Recipe:
+        """The network's recipe on a data set with the options on top. Raises RecipeError."""
+        base = load_recipe(choose_recipe(self.network, dataset, None), self.network)
+        own, options = networks.options(self.network), dict(self.options)
+        of_training = {f.name for f in fields(Training)} - set(own)
+        length = {"length": options[HISTORY]} if HISTORY in options else {}
+        return replace(
+            base,
+            network=base.network | {name: value for name, value in options.items() if name in own},
+            training=replace(base.training, **{name: options[name] for name in of_training & set(options)}),
+            history=base.history | length,
+        )
+
+
+def parse(label: str, common: str = "") -> Variant:
+    """The variant of a name, with the `common` options that it does not set itself.
+
+    Raises VariantError for an unknown network or option, or a value of the wrong type.
+    """
+    network, *given = label.split(":")
+    own = {_name(part) for part in given}
+    given += [part for part in common.split(":") if part and _name(part) not in own]
+    if network not in networks.names():
+        raise VariantError(f"network {network!r}, allowed: {', '.join(networks.names())}")
+    config = get_type_hints(importlib.import_module(f"{networks.__name__}.{network}").Config)
+    types: dict[str, Any] = (
+        {HISTORY: int} | get_type_hints(Training) | {name: config[name] for name in networks.options(network)}
+    )
+    options: dict[str, Any] = {}
+    for part in given:
+        name, (_, equals, text) = _name(part), part.partition("=")
+        if not equals or name not in types or name in options:
+            raise VariantError(f"{label}: option {part!r}, allowed, once each and as name=value: {', '.join(types)}")
+        kind = types[name]
+        value = text.split("-") if get_origin(kind) is tuple else text
+        try:
+            options[name] = TypeAdapter(kind).validate_python(value)
+        except ValidationError:
+            raise VariantError(f"{label}: {name} {text!r}, allowed: {getattr(kind, '__name__', kind)}") from None
+    if options.get(HISTORY, 1) < 1:
+        raise VariantError(f"{label}: history {options[HISTORY]}, at least 1")
+    return Variant(label, network, tuple(sorted(options.items())))
+
+
+def parse_all(labels: list[str], common: str = "") -> list[Variant]:
+    """The variants of several names, each once. Raises VariantError, also where none is named."""
+    found: dict[str, Variant] = {}
+    for label in labels:
+        variant = parse(label, common)
+        found.setdefault(variant.folder, variant)
+    if not found:
+        raise VariantError("no network is named")
+    return list(found.values())
+
+
+def ablations(of: Variant, common: str = "") -> list[Variant]:
+    """The variants of ABLATIONS, each one switch away from `of`; without switches that `of` has set already."""
+    taken = {name for name, _ in of.options}
+    return [parse(f"{of.label}:{switch}", common) for switch in ABLATIONS if _name(switch) not in taken]
+
+
+def _name(option: str) -> str:
+    name = option.partition("=")[0]
+    return ALIASES.get(name, name)
+
+
+def _text(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()

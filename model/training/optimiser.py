@@ -1,0 +1,77 @@
+"""The optimisers of one network: FTRL for a wide part, sparse gradients for the embedding tables, dense for the rest.
+
+What a batch does not touch costs nothing: the step's time does not grow with the tables. A recipe may give that up for
+Adam as it is printed (`lazy = false`): there momentum and l2 go on moving a row between the batches that touch it.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from model.training.ftrl import Ftrl
+from model.training.lazy import LazyAdagrad, LazyAdam
+from model.training.recipe import Training
+
+
+class Optimiser:
+    def __init__(self, network: nn.Module, how: Training):
+        self.wide = wide_parameters(network)
+        of_wide = {id(p) for p in self.wide}
+        self.tables = [
+            m.weight for m in network.modules() if isinstance(m, nn.Embedding) and id(m.weight) not in of_wide
+        ]
+        apart = of_wide | {id(weight) for weight in self.tables}
+        dense = [p for p in network.parameters() if id(p) not in apart]
+        self._rate = rate = how.learning_rate
+        self._lazy = how.lazy
+        self.parts: list[torch.optim.Optimizer] = []
+        if how.optimiser == "adagrad":
+            self.parts.append(LazyAdagrad(self.tables, rate, how.accumulator, how.l2))
+            if dense:
+                self.parts.append(torch.optim.Adagrad(dense, rate, initial_accumulator_value=how.accumulator))
+        else:
+            whole = partial(torch.optim.Adam, weight_decay=how.l2, fused=True)
+            self.parts.append(LazyAdam(self.tables, rate, how.l2) if how.lazy else whole(self.tables, rate))
+            if dense:
+                self.parts.append(torch.optim.AdamW(dense, rate, weight_decay=how.weight_decay, fused=True))
+        self._paced = len(self.parts)  # FTRL has a rate of its own, which falls by itself
+        if self.wide:
+            self.parts.append(Ftrl(self.wide, how.wide_learning_rate, l1=how.wide_l1))
+
+    def pace(self, share: float) -> None:
+        """Sets the learning rates to this share of the recipe's."""
+        for part in self.parts[: self._paced]:
+            for group in part.param_groups:
+                group["lr"] = self._rate * share
+
+    def forget(self, table: nn.Parameter) -> None:
+        """Drops what was gathered about a table that starts anew."""
+        for part in self.parts:
+            part.state.pop(table, None)
+
+    def step(self, rows: int) -> None:
+        """One step by the gradients of the mean loss over so many rows."""
+        for weight in self.wide:  # FTRL's α and λ1 are per example, as McMahan et al. print them
+            if weight.grad is not None:
+                weight.grad = weight.grad * rows
+        for table in () if self._lazy else self.tables:
+            if table.grad is not None:
+                table.grad = table.grad.to_dense()
+        for part in self.parts:
+            part.step()
+            part.zero_grad()
+
+    def state(self) -> list[dict[str, Any]]:
+        return [part.state_dict() for part in self.parts]
+
+    def load(self, states: Sequence[dict[str, Any]]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def wide_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """What FTRL trains: the wide part of a network that has one."""
+    return list(network.wide_parameters()) if hasattr(network, "wide_parameters") else []

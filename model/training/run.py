@@ -1,0 +1,326 @@
+"""One training run: a network, its optimiser, its looks at validation, its checkpoint.
+
+Nothing is selected on test: early stopping and the best checkpoint look at validation. A killed run goes on from its
+checkpoint and ends with the same bits (one machine, one thread count): batches follow from (seed, epoch), and the
+checkpoint carries network, optimiser and dropout's random state. Where there is a GPU it is used: matrix products in
+bf16, transfers from pinned memory.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from model import networks
+from model.bundle.layout import WEIGHTS
+from model.bundle.reading import Bundle
+from model.evaluation.measure import watch_correlation, watch_seconds
+from model.evaluation.metrics import auc, logloss
+from model.networks.blocks import start
+from model.prepared.loader import Prepared, batches
+from model.training import objective
+from model.training.batches import shuffled_batches, tensors
+from model.training.memory import keep_freed
+from model.training.optimiser import Optimiser
+from model.training.pairs import Pairs
+from model.training.parallel import World
+from model.training.recipe import Recipe, RecipeError, adapted
+from model.training.warm import check_rows_stayed, take_over
+
+Rows = np.ndarray[Any, Any]  # impressions
+
+
+class TrainingError(Exception):
+    """Training that cannot go on; says at which batch, and what is left of it."""
+
+
+class Run:
+    """One training run: its state is the network, the optimiser and `progress`, all of it in the checkpoint.
+
+    `warm` is a bundle whose weights it starts from; `board` takes TensorBoard's add_scalar. Raises ValueError for a
+    recipe or a data set that the network cannot use.
+    """
+
+    def __init__(
+        self,
+        data: Prepared,
+        name: str,
+        recipe: Recipe,
+        seed: int,
+        checkpoint: Path,
+        warm: Bundle | None = None,
+        board: Any = None,
+        device: str | None = None,
+    ):
+        torch.sparse.check_sparse_tensor_invariants.disable()  # said aloud, else torch warns once a run
+        keep_freed()
+        self.name, self.recipe, self.seed, self.checkpoint = name, recipe, seed, checkpoint
+        self.how, self.warm, self.board, self.world = recipe.training, warm, board, World()
+        if device == "cuda" and not torch.cuda.is_available():
+            raise RecipeError("device cuda given, and there is no GPU that torch can use; allowed: cpu")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.schema = adapted(data.schema, recipe)
+        self.data = data.seen_by(self.schema)
+        if warm:
+            check_rows_stayed(warm, data)
+        self._build()
+        self.objective: str = getattr(self.network, "objective", self.how.objective)
+        self._check_labels()
+        self.progress: dict[str, Any] = {
+            "phase": "select",
+            "epoch": 0,
+            "batch": 0,
+            "best": -1.0,
+            "waited": 0,
+            "curve": [],
+            "seconds": 0.0,
+            "losses": [0.0, 0],  # their sum and number since the last look
+            "rows": 0,
+        }
+        self.best: dict[str, torch.Tensor] = {}
+
+    def _build(self) -> None:
+        torch.manual_seed(self.seed)
+        self.network = networks.build(self.name, self.schema, self.data.rows, self.recipe.network)
+        if self.warm:
+            take_over(self.network, torch.load(self.warm.folder / WEIGHTS, weights_only=True))
+        self.network.to(self.device)
+        how = replace(self.how, lazy=True) if self.warm else self.how  # rows that no batch touches stay
+        self.optimiser = Optimiser(self.network, how)
+
+    def _check_labels(self) -> None:
+        for split in ("train", self.how.select) if self.how.evaluations else ("train",):
+            labels = self.data.label[self.data.of_split(split)]
+            if labels.sum() in (0, len(labels)):
+                raise RecipeError(
+                    f"{self.data.folder}: {labels.sum()} clicks among {len(labels)} impressions of {split}; "
+                    "both classes are needed"
+                )
+        if self.objective == "watch_time" and "watch_ms" not in self.data.arrays:
+            raise RecipeError(f"{self.data.folder}: objective watch_time needs impressions with watch_ms")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on before it may be resumed."""
+        return {
+            "network": self.name,
+            "seed": self.seed,
+            "recipe": asdict(self.recipe),
+            "data": self.data.fingerprint,
+            "warm": self.warm.version if self.warm else None,
+        }
+
+    def fit(self) -> None:
+        """Trains to the end or to where validation stops getting better; `best` holds the weights to export.
+
+        Raises TrainingError where the loss is no number any more.
+        """
+        if self.progress["phase"] == "select":
+            self._epochs(self.data.of_split("train"), self.how.epochs, self.how.evaluations)
+            if self.how.refit:
+                self._begin_refit()
+            elif not self.how.evaluations:
+                self.best = self.network.state_dict()
+        if self.progress["phase"] == "refit":  # nothing unseen is left to look at, but for who fools himself with test
+            looks = self.how.evaluations if self.how.select == "test" else 0
+            self._epochs(self.refit_rows(), self.progress["refit_epochs"], looks)
+            self.best = self.best if looks else self.network.state_dict()
+        self.network.load_state_dict(self.best)
+        self.network.to("cpu")
+
+    @property
+    def trained_on(self) -> list[str]:
+        """Splits that the exported weights have seen."""
+        return ["train", "validation"] if self.how.refit else ["train"]
+
+    def refit_rows(self) -> np.ndarray[Any, Any]:
+        return np.concatenate([self.data.of_split(split) for split in self.trained_on])
+
+    def _begin_refit(self) -> None:
+        """Starts over, for as many epochs as were best on validation, now with the validation day among the rows."""
+        best = max(self.progress["curve"], key=lambda look: look["picked_by"])
+        self._build()
+        self.progress |= {"phase": "refit", "refit_epochs": best["epoch"], "epoch": 0, "batch": 0}
+        self.progress |= {"best": -1.0, "waited": 0} if self.how.select == "test" else {}
+
+    def _epochs(self, train: np.ndarray[Any, Any], epochs: int, looks: int) -> None:
+        """Epochs over the rows `train`, with so many looks at validation in each; 0: none, and no early stopping."""
+        pairs = Pairs(self.data, train) if self.objective == "pairs" else None
+        train = pairs.positive if pairs else train
+        size = self.how.batch_size
+        steps = -(-len(train) // size)
+        look_at = {round(steps * (look + 1) / looks) for look in range(looks)}
+        begun = saved = time.monotonic()
+        before = self.progress["seconds"]
+        while self.progress["epoch"] < epochs and not (looks and self.progress["waited"] >= self.how.patience):
+            epoch, at = self.progress["epoch"], self.progress["batch"]
+            if epoch and not at and not self.warm:  # what a warm start brings along is to stay
+                self._start_tables_anew()
+            bar = tqdm(total=len(train), initial=at * size, unit=" rows", unit_scale=True, delay=1, mininterval=0.5)
+            bar.disable = bar.disable or self.world.rank > 0
+            bar.set_description(f"{self.progress['phase']}: epoch {epoch + 1}/{epochs}")
+            with bar:
+                for rows in shuffled_batches(train, size, self.seed, epoch, at):
+                    self.optimiser.pace(1 - (1 - self.how.decay) * self.progress["batch"] / steps)
+                    loss = self._step(rows, pairs.negative(rows, self.seed, epoch) if pairs else None)
+                    self.progress["losses"] = [self.progress["losses"][0] + float(loss), self.progress["losses"][1] + 1]
+                    self.progress["batch"] += 1
+                    self.progress["rows"] += len(rows)
+                    self.progress["seconds"] = before + time.monotonic() - begun
+                    bar.update(len(rows))
+                    if self.progress["batch"] % 50 == 0:
+                        shown = {"loss": f"{float(loss):.4f}"}
+                        if self.progress["curve"]:
+                            shown["best"] = f"{self.progress['best']:.4f}"
+                        bar.set_postfix(shown, refresh=False)
+                        self._note("loss/train", float(loss))
+                    if self.progress["batch"] in look_at:
+                        self.look()
+                        if self.progress["waited"] >= self.how.patience:
+                            break
+                    if time.monotonic() - saved > self.how.checkpoint_s:
+                        self.save()
+                        saved = time.monotonic()
+            self.progress |= {"epoch": epoch + 1, "batch": 0}
+
+    def _start_tables_anew(self) -> None:
+        """Ids learnt by heart in one epoch mislead the next; what the attention has learnt meanwhile stays."""
+        for module in self.network.modules():
+            if isinstance(module, nn.Embedding) and module.num_embeddings > self.how.fresh_tables > 0:
+                if any(module.weight is weight for weight in self.optimiser.wide):
+                    nn.init.zeros_(module.weight)
+                else:
+                    start(module)
+                self.optimiser.forget(module.weight)
+
+    def _step(self, rows: Rows, negative: Rows | None) -> torch.Tensor:
+        """One batch: the mean of its rows' losses; with `negative`, of the pairs (row, negative)."""
+        self.network.train()
+        mine = self.world.share(rows)
+        weight = 1.0 if len(mine) else 0.0  # fewer rows than processes: this one's gradient is zero
+        mine = mine if len(mine) else rows[:1]
+        if negative is None:
+            losses = self._losses(self._logit(mine), mine)
+        else:
+            other = self.world.share(negative) if weight else negative[:1]
+            both = self._logit(np.concatenate([mine, other]))
+            losses = objective.pairs(both[: len(mine)], both[len(mine) :])
+        loss = weight * losses.sum() / len(rows)
+        loss.backward()
+        found = self.world.sum(loss.detach().clone())
+        if not torch.isfinite(found):
+            raise self._lost(f"the loss is {float(found)}", self.progress["batch"] + 1)
+        self.world.sum_gradients(self.network)
+        self.optimiser.step(len(rows))
+        return found
+
+    def _logit(self, rows: Rows) -> torch.Tensor:
+        """Logits of impressions (B,), in 32 bits; on a GPU the products are made in bf16."""
+        inputs = to_device(tensors(self.data.batch(rows)), self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            return self.network(inputs)[:, 0].float()
+
+    def _losses(self, logit: torch.Tensor, rows: Rows) -> torch.Tensor:
+        label = torch.from_numpy(self.data.label[rows].astype(np.float32)).to(self.device)
+        if self.objective == "watch_time":
+            seconds = torch.from_numpy(watch_seconds(self.data, rows)).to(self.device)
+            return objective.watch_time(logit, seconds, label, self.how.exposures)
+        return objective.click(logit, label)
+
+    def _lost(self, what: str, batch: int) -> TrainingError:
+        state = (
+            f"the checkpoint {self.checkpoint}" if self.checkpoint.exists() else "the start: no checkpoint is there yet"
+        )
+        at = f"epoch {self.progress['epoch'] + 1}, batch {batch}"
+        return TrainingError(f"{what} at {at}; the last good state is {state}; a lower learning_rate may help")
+
+    def _note(self, what: str, value: float) -> None:
+        if self.board is not None and self.world.rank == 0:
+            self.board.add_scalar(what, value, self.progress["rows"])
+
+    def look(self) -> None:
+        """One look at the split that picks the checkpoint: keeps the weights if they are the best so far."""
+        rows = self.data.of_split(self.how.select)
+        share = self.world.share(rows)
+        score = self.world.joined(predict(self.network, self.data, share, self.objective, self.device), len(rows))
+        if not np.isfinite(score).all():
+            raise self._lost("scores are no numbers", self.progress["batch"])
+        figures: dict[str, Any] = {"auc": auc(self.data.label[rows], score)}
+        found = figures["auc"]
+        if self.objective == "click":
+            figures["logloss"] = logloss(self.data.label[rows], score)
+        elif self.objective == "watch_time":
+            figures["watch_correlation"] = found = watch_correlation(self.data, rows, score)
+        for name, value in figures.items():
+            self._note(f"{name}/{self.how.select}", value)
+        total, number = self.progress["losses"]
+        self.progress["losses"] = [0.0, 0]
+        figures |= {"train_loss": total / number, "picked_by": found}
+        self.progress["curve"].append({"epoch": self.progress["epoch"] + 1, "batch": self.progress["batch"], **figures})
+        if found > self.progress["best"]:
+            self.progress |= {"best": found, "waited": 0}
+            self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        else:
+            self.progress["waited"] += 1
+
+    def save(self) -> None:
+        """Writes the checkpoint beside and renames it into place; never one whose weights are no numbers."""
+        if self.world.rank or not all(torch.isfinite(part).all() for part in self.network.parameters()):
+            return  # the next loss says so
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "identity": self.identity,
+            "progress": self.progress,
+            "network": self.network.state_dict(),
+            "best": self.best,
+            "optimiser": self.optimiser.state(),
+            "random": torch.get_rng_state(),
+            "random_of_gpu": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(content, partial)
+        os.replace(partial, self.checkpoint)
+
+    def resume(self) -> bool:
+        """Takes up the checkpoint where there is one. Raises RecipeError when it belongs to another run."""
+        if not self.checkpoint.exists():
+            return False
+        content = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+        if content["identity"] != self.identity:  # also where the data was prepared anew
+            raise RecipeError(
+                f"{self.checkpoint} belongs to a run with another recipe, seed or data; train without --resume"
+            )
+        self.progress, self.best = content["progress"], content["best"]
+        self.network.load_state_dict(content["network"])
+        self.optimiser.load(content["optimiser"])
+        torch.set_rng_state(content["random"].cpu())
+        if self.device.type == "cuda" and content["random_of_gpu"] is not None:
+            torch.cuda.set_rng_state(content["random_of_gpu"].cpu())
+        return True
+
+
+def predict(
+    network: nn.Module, data: Prepared, rows: Rows, objective_name: str = "click", device: torch.device | None = None
+) -> np.ndarray[Any, Any]:
+    """The network's scores of impressions (n,), in torch: for looks at validation while it trains."""
+    network.eval()
+    of_logit, scores = objective.SCORES[objective_name], [np.empty(0, np.float32)]
+    with torch.no_grad():
+        for _, inputs in batches(data, rows, 4096):
+            logit = network(to_device(tensors(inputs), device or torch.device("cpu")))
+            scores.append(of_logit(logit)[:, 0].cpu().numpy())
+    return np.concatenate(scores)
+
+
+def to_device(inputs: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """Tensors on the device; to a GPU from pinned memory, so that the copy does not wait."""
+    if device.type == "cpu":
+        return dict(inputs)
+    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in inputs.items()}

@@ -1,0 +1,409 @@
+"""Items that change: catalogue files that carry their own hash, made from tables, swapped under a running service."""
+
+import json
+import os
+import re
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from model import catalog as command
+from model.bundle.layout import CATALOG, GOLDEN_CATALOG, BundleError
+from model.bundle.reading import Bundle
+from model.features.catalog import Catalog, CatalogError
+from model.features.ids import keys
+from model.features.schema import Schema, parse
+from model.prepared.entities import PrepareError
+from model.prepared.loader import Prepared
+from service.scoring.catalog import CatalogWatch
+from service.settings import DEMO_BUNDLE
+from tests.whole.test_process import Service, get, serving, wait_until
+
+SCHEMA: dict[str, Any] = {
+    "user_id": "str",
+    "feature": [
+        {"name": "item_id", "side": "item", "kind": "id", "sequence_width": 8},
+        {"name": "category_id", "side": "item", "kind": "category", "width": 8},
+        {"name": "price", "side": "item", "kind": "number", "transform": "log", "width": 4},
+        {"name": "tags", "side": "item", "kind": "multi", "max_values": 2, "width": 4},
+    ],
+}
+ROWS: list[dict[str, Any]] = [
+    {"item_id": "007", "category_id": "c1", "price": 1.5, "tags": ["a", "b", "c"]},
+    {"item_id": "i2", "category_id": None, "price": None, "tags": []},
+    {"item_id": "i3", "category_id": "c2", "price": 3.0, "tags": None},
+]
+CHANGES = [  # of the demo bundle's items: one that is changed, one that is new
+    {"item_id": "i5", "category_id": "c3", "shop_id": "s1", "tag": "t1"},
+    {"item_id": "brand-new", "category_id": "c1", "shop_id": "s1", "tag": "t1"},
+]
+
+
+@pytest.fixture
+def schema() -> Schema:
+    return parse(SCHEMA)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """A copy of the demo bundle, whose catalogue may be changed."""
+    return Path(shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"))
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    match path.suffix:
+        case ".parquet":
+            frame.write_parquet(path)
+        case ".jsonl":
+            frame.write_ndjson(path)
+        case ".csv":
+            lists = [name for name, dtype in frame.schema.items() if dtype == pl.List]
+            for name in lists:
+                text = [None if row[name] is None else json.dumps(row[name]) for row in rows]
+                frame = frame.with_columns(pl.Series(name, text, pl.String))
+            frame.write_csv(path)
+    return path
+
+
+def swap(bundle: Path, rows: list[dict[str, Any]], *more: str) -> int:
+    """What the command does with a table of these rows; gives its exit status."""
+    table = written(bundle.parent / "items.parquet", rows)
+    return command.main(["--bundle", str(bundle), "--items", str(table), *more])
+
+
+def columns_of(catalog: Catalog) -> dict[str, list[Any]]:
+    order = np.sort(catalog.items())
+    return {name: column.tolist() for name, column in catalog.columns(order)[0].items()} | {"key": order.tolist()}
+
+
+# ---- the file
+
+
+def test_a_catalogue_is_read_by_numpy_as_if_nothing_stood_behind_it(schema: Schema, tmp_path: Path) -> None:
+    made = command.build(schema, pl.DataFrame(ROWS))
+    made.save(tmp_path / "items.npy")
+    assert Catalog.verify(tmp_path / "items.npy")
+    array = np.load(tmp_path / "items.npy", mmap_mode="r")
+    assert array.dtype.names == ("key", "category_id", "price", "tags")
+    np.testing.assert_equal(columns_of(Catalog.open(tmp_path / "items.npy", schema)), columns_of(made))
+
+
+def test_saving_over_a_file_leaves_those_who_read_it_what_they_had(schema: Schema, tmp_path: Path) -> None:
+    path = tmp_path / "items.npy"
+    command.build(schema, pl.DataFrame(ROWS)).save(path)
+    reading = Catalog.open(path, schema)
+    before = columns_of(reading)
+    command.build(schema, pl.DataFrame(ROWS[:1])).save(path)
+    np.testing.assert_equal(columns_of(reading), before)
+    assert (len(reading), len(Catalog.open(path, schema))) == (3, 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["items.npy"]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_file_that_was_cut_off_carries_no_hash(schema: Schema, tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "items.npy"
+    command.build(schema, pl.DataFrame(ROWS)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    assert not Catalog.verify(path)
+
+
+def test_any_changed_byte_is_found(schema: Schema, tmp_path: Path) -> None:
+    path = tmp_path / "items.npy"
+    command.build(schema, pl.DataFrame(ROWS)).save(path)
+    content = path.read_bytes()
+    for at in [*range(0, len(content), 7), len(content) - 1]:
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        assert not sound(path)
+
+
+def sound(path: Path) -> bool:
+    try:
+        return Catalog.verify(path)
+    except CatalogError:
+        return False
+
+
+@pytest.mark.parametrize("content", [b"", b"no catalogue", b"PK\x03\x04", b"\x93NUMPY"])
+def test_a_file_of_another_kind_is_refused_in_one_line(schema: Schema, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "items.npy").write_bytes(content)
+    with pytest.raises(CatalogError, match="items.npy: [^\n]*$"):
+        Catalog.open(tmp_path / "items.npy", schema)
+
+
+def test_an_array_without_fields_is_refused(schema: Schema, tmp_path: Path) -> None:
+    np.save(tmp_path / "items.npy", np.arange(8))
+    with pytest.raises(CatalogError, match="items.npy"):
+        Catalog.open(tmp_path / "items.npy", schema)
+
+
+def test_the_same_fields_with_other_types_are_another_catalogue(schema: Schema, tmp_path: Path) -> None:
+    """ "7" and 7 have different keys: nothing would be found, and nothing would say so."""
+    path = tmp_path / "items.npy"
+    command.build(schema, pl.DataFrame(ROWS)).save(path)
+    features = [f | {"type": "int"} if f["name"] == "category_id" else f for f in SCHEMA["feature"]]
+    with pytest.raises(CatalogError, match="another feature table"):
+        Catalog.open(path, parse(SCHEMA | {"feature": features}))
+    wider = [f | {"width": 99} if f["name"] == "category_id" else f for f in SCHEMA["feature"]]
+    assert len(Catalog.open(path, parse(SCHEMA | {"feature": wider}))) == 3
+
+
+# ---- the table
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_a_table_gives_the_same_catalogue_whatever_its_format(schema: Schema, tmp_path: Path, suffix: str) -> None:
+    expected = command.build(schema, pl.DataFrame(ROWS))
+    made = command.build(schema, command.read_items(written(tmp_path / f"items{suffix}", ROWS), schema))
+    np.testing.assert_equal(columns_of(made), columns_of(expected))
+    assert made.columns(keys(["007", "7"], "str"))[1].tolist() == [True, False]
+
+
+def test_the_catalogue_of_a_data_sets_items_is_the_one_that_prepare_made(small_data: Prepared) -> None:
+    table = command.read_items(small_data.folder / "tables" / "items.parquet", small_data.schema)
+    np.testing.assert_equal(columns_of(command.build(small_data.schema, table)), columns_of(small_data.catalog))
+
+
+def test_merging_keeps_what_the_table_does_not_name(schema: Schema) -> None:
+    older = command.build(schema, pl.DataFrame(ROWS))
+    newer = command.build(schema, pl.DataFrame([ROWS[0] | {"price": 2.0}, ROWS[2] | {"item_id": "i9"}]))
+    both = command.merged(older, newer, schema)
+    expected = [ROWS[0] | {"price": 2.0}, ROWS[1], ROWS[2], ROWS[2] | {"item_id": "i9"}]
+    np.testing.assert_equal(columns_of(both), columns_of(command.build(schema, pl.DataFrame(expected))))
+    assert command.difference(older, both) == (4, 1, 1, 0)
+    assert command.difference(older, newer) == (2, 1, 1, 2)
+    assert command.difference(older, older) == (3, 0, 0, 0), "a missing number is as missing as before"
+
+
+def test_the_command_tells_people_and_scripts_what_changed(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert swap(demo, CHANGES, "--merge") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("1001 items: 1 new, 1 changed, 0 gone")
+    path = str(demo.resolve() / CATALOG)
+    assert json.loads(lines[-1]) == {"catalog": path, "items": 1001, "added": 1, "changed": 1, "removed": 0}
+
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "current").symlink_to(demo)
+    told = [row | {"title": "a shoe"} for row in CHANGES]
+    assert swap(tmp_path / "home", told) == 0, "a folder with `current`, and the table is the whole catalogue"
+    said = capsys.readouterr()
+    assert "passed over, no item features of this bundle: title" in said.err
+    assert json.loads(said.out.splitlines()[-1])["removed"] == 999
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"item_id": "i1", "shop_id": "s1", "tag": "t"}], "no column 'category_id' .*there are item_id, shop_id, tag"),
+        ([{"category_id": "c1", "shop_id": "s1", "tag": "t"}], "no column 'item_id'"),
+        ([CHANGES[0], CHANGES[1], CHANGES[0]], "item_id 'i5' stands twice"),
+        ([CHANGES[0] | {"category_id": 1.5}], "column category_id: 1.5 given, a string is allowed"),
+        ([CHANGES[0] | {"category_id": True}], "column category_id: True given, a string is allowed"),
+        ([CHANGES[0] | {"category_id": ["c1"]}], "column category_id: .*given, a string is allowed"),
+        ([CHANGES[0] | {"item_id": 1.5}], "item_id is Float64, integers or strings are allowed"),
+        ([CHANGES[0], CHANGES[1] | {"item_id": None}], "row 2 has no item_id"),
+    ],
+    ids=["feature", "id", "twice", "fraction", "switch", "list", "fractional id", "null id"],
+)
+def test_a_wrong_table_is_one_clear_line_and_changes_nothing(
+    demo: Path, capsys: pytest.CaptureFixture[str], rows: list[dict[str, Any]], says: str
+) -> None:
+    before = (demo / CATALOG).read_bytes()
+    assert swap(demo, rows) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and len(said.err.splitlines()) == 1
+    assert said.err.startswith("catalog: ")
+    assert re.search(says, said.err), said.err
+    assert (demo / CATALOG).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.jsonl", "items.parquet", "items.txt", "nothing.csv"])
+def test_a_table_that_cannot_be_read_is_one_clear_line(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    if not name.startswith("nothing"):
+        (tmp_path / name).write_bytes(b"\x00{]")
+    assert command.main(["--bundle", str(demo), "--items", str(tmp_path / name)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_text_that_is_no_list_is_named_by_its_column(schema: Schema, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text('item_id,category_id,price,tags\ni1,c1,1,"[1"\n')
+    with pytest.raises(PrepareError, match="column tags: JSON lists are allowed"):
+        command.read_items(tmp_path / "items.csv", schema)
+
+
+# ---- the bundle
+
+
+def test_a_bundle_with_another_catalogue_is_whole_and_answers_as_recorded(demo: Path) -> None:
+    assert swap(demo, CHANGES[1:]) == 0  # not one item that the golden requests name is left
+    bundle = Bundle.open(demo)
+    bundle.verify()
+    bundle.replay_golden(bundle.session())
+    assert len(bundle.catalog) == 1
+
+
+def test_a_swap_under_way_does_not_make_a_bundle_unfit(demo: Path) -> None:
+    (demo / "catalog" / ".items.npy-4711.npy").write_bytes(b"half")
+    Bundle.open(demo).verify()
+
+
+def test_a_catalogue_that_is_neither_the_manifests_nor_hashed_is_refused(demo: Path) -> None:
+    array = np.load(demo / CATALOG).copy()
+    array["shop_id"] += np.uint64(1)
+    np.save(demo / CATALOG, array)
+    with pytest.raises(BundleError, match="items.npy: sha256 .*manifest.json says .* none stands at its own end"):
+        Bundle.open(demo).verify()
+
+
+def test_a_broken_catalogue_is_replaced_but_not_merged_with(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (demo / CATALOG).write_bytes((demo / CATALOG).read_bytes()[:1000])
+    assert swap(demo, CHANGES, "--merge") == 1
+    assert swap(demo, CHANGES) == 0
+    assert "replaces a catalogue that is broken" in capsys.readouterr().err
+    Bundle.open(demo).verify()
+
+
+def test_a_bundle_made_before_gets_what_its_golden_requests_need(demo: Path) -> None:
+    (demo / GOLDEN_CATALOG).unlink()
+    manifest = json.loads((demo / "manifest.json").read_text())
+    del manifest["files"][GOLDEN_CATALOG]
+    (demo / "manifest.json").write_text(json.dumps(manifest))
+    Bundle.open(demo).verify()
+
+    assert swap(demo, CHANGES[1:]) == 0
+
+    bundle = Bundle.open(demo)
+    bundle.verify()
+    bundle.replay_golden(bundle.session())
+    assert GOLDEN_CATALOG in bundle.manifest["files"]
+
+
+# ---- the watch
+
+
+def test_the_watch_takes_over_what_is_new_once_and_refuses_what_is_broken_once(
+    demo: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[int | None] = []
+    bundle = Bundle.open(demo)
+    watch = CatalogWatch(bundle, 0, lambda catalog: seen.append(None if catalog is None else len(catalog)))
+
+    def look(times: int = 3) -> list[int | None]:
+        seen.clear()
+        for _ in range(times):
+            watch.look()
+        return list(seen)
+
+    assert look() == [], "what the bundle was opened with is not new"
+    swap(demo, CHANGES, "--merge")
+    assert look() == [1001]
+    good = (demo / CATALOG).read_bytes()
+    for broken in (good[:-1], good[:1000], b"", good[:5000] + b"?" + good[5001:]):
+        put(demo, broken)
+        assert look() == [None]
+        assert caplog.text.count("catalogue refused") == 1
+        caplog.clear()
+    (demo / CATALOG).unlink()
+    assert look() == [None]
+    put(demo, good)
+    assert look() == [1001]
+
+
+def put(bundle: Path, content: bytes) -> None:
+    """Some program's own swap."""
+    (bundle / "beside").write_bytes(content)
+    os.replace(bundle / "beside", bundle / CATALOG)
+
+
+# ---- the running service
+
+
+def rank(service: Service, *candidates: str) -> tuple[dict[str, float], int]:
+    """Score of each candidate, and how many have no embedding."""
+    body = json.dumps({"user_id": "u1", "candidates": candidates, "timestamp": 1_757_900_000_000}).encode()
+    request = urllib.request.Request(f"{service.url}/rank", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        found = json.loads(answer.read())
+    return {item["item_id"]: item["score"] for item in found["items"]}, found["unknown_items"]
+
+
+def counted(service: Service, sample: str) -> float:
+    (line,) = [line for line in get(f"{service.url}/metrics").splitlines() if line.startswith(f"{sample} ")]
+    return float(line.rpartition(" ")[2])
+
+
+def test_new_items_and_changed_features_reach_a_running_service_and_broken_files_do_not(demo: Path) -> None:
+    workers = 2
+    settings = {"bundle": str(demo), "workers": str(workers), "catalog_poll_s": "0.05"}
+
+    def reloads(service: Service, outcome: str) -> float:
+        return counted(service, f'ranker_catalog_reloads_total{{outcome="{outcome}"}}')
+
+    def everywhere(service: Service) -> dict[str, float]:
+        answers = [rank(service, "i5", "i6", "brand-new", "nobody") for _ in range(20)]  # whichever worker answers
+        assert all(answer == answers[0] for answer in answers)
+        return answers[0][0]
+
+    with serving(**settings) as service:
+        service.curl()
+        processes = service.descendants()
+        before, unknown = rank(service, "i5", "i6", "brand-new", "nobody")
+        assert before["brand-new"] == before["nobody"] and unknown == 2
+        assert counted(service, "ranker_catalog_items") == 1000
+
+        assert swap(demo, CHANGES, "--merge") == 0
+        wait_until(lambda: reloads(service, "ok") == workers, service)
+
+        after = everywhere(service)
+        assert after["brand-new"] != after["nobody"] == before["nobody"], "scored by its features"
+        assert after["i5"] != before["i5"] and after["i6"] == before["i6"]
+        counts = counted(service, "ranker_unknown_items_total")
+        assert rank(service, "brand-new", "i6")[1] == 1, "it still has no embedding"
+        assert counted(service, "ranker_unknown_items_total") == counts + 1
+        assert counted(service, "ranker_catalog_items") == 1001
+        told = json.loads(get(f"{service.url}/model"))["catalog"]
+        assert told == {"items": 1001, "modified_at": (demo / CATALOG).stat().st_mtime_ns // 1_000_000}
+
+        good = (demo / CATALOG).read_bytes()
+        for number, broken in enumerate(spoilt(good, demo), 1):
+            put(demo, broken)
+            wait_until(lambda number=number: reloads(service, "refused") == number * workers, service)  # type: ignore[misc]
+            assert everywhere(service) == after
+        assert service.output.count("catalogue refused") == number * workers
+        assert service.descendants() == processes and "Traceback" not in service.output
+
+        put(demo, good)
+        wait_until(lambda: reloads(service, "ok") == 2 * workers, service)
+        service.process.terminate()
+        service.process.wait(60)
+        assert "Traceback" not in service.output
+
+    with serving(**settings) as service:
+        assert everywhere(service) == after
+
+
+def spoilt(good: bytes, demo: Path) -> Iterator[bytes]:
+    """A file cut off, one with a byte changed, and a sound one for another feature table."""
+    yield good[: len(good) // 2]
+    yield good[:-3000] + bytes([good[-3000] ^ 1]) + good[-2999:]
+    command.build(parse(SCHEMA), pl.DataFrame(ROWS)).save(demo / "beside")
+    yield (demo / "beside").read_bytes()
+
+
+def test_a_service_told_not_to_look_goes_on_with_what_it_has(demo: Path) -> None:
+    with serving(bundle=str(demo), catalog_poll_s="0") as service:
+        before = rank(service, "brand-new")
+        assert swap(demo, CHANGES, "--merge") == 0
+        assert json.loads(get(f"{service.url}/model"))["catalog"]["items"] == 1000
+        assert rank(service, "brand-new") == before

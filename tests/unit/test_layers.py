@@ -1,0 +1,154 @@
+"""Imports point one way; the arrows of the design as a table, and a parser that holds the code to it."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+# A folder, or a verb beside it -> what it may import of the project; what lies within one folder imports each other
+# freely, but never in a circle. The longest prefix counts.
+FEATURES = {"model.features"}
+ENCODED = FEATURES | {"model.datasets"}  # what there is before a network
+SERVED = FEATURES | {"model.bundle"}  # all of model/ that the service knows
+LEARNT = SERVED | {"model.prepared", "model.evaluation", "model.networks"}
+TRAINED = LEARNT | {"model.training", "model.graph", "model.files"}
+ARROWS = {
+    "model": set(),  # its __init__, and whatever has no arrow yet
+    "model.files": set(),
+    "model.features": set(),
+    "model.bundle": FEATURES,
+    "model.networks": FEATURES,
+    "model.datasets": FEATURES,
+    "model.prepared": ENCODED,
+    "model.evaluation": SERVED | {"model.prepared"},
+    "model.training": LEARNT,
+    "model.graph": LEARNT | {"model.training", "model.files"},
+    "model.reproduction": TRAINED,
+    "model.loader": {"model.prepared"},
+    "model.prepare": ENCODED | {"model.prepared"},
+    "model.catalog": SERVED | {"model.prepared"},
+    "model.evaluate": SERVED | {"model.prepared", "model.evaluation"},
+    "model.export": LEARNT | {"model.graph"},
+    "model.train": TRAINED | {"model.evaluate"},
+    "model.search": TRAINED,
+    "model.daily": TRAINED | {"model.datasets"},
+    "model.demo": TRAINED | {"model.datasets", "model.prepare", "model.train"},
+    "model.reproduce": TRAINED | {"model.reproduction"},
+    "service": {"service", *SERVED},  # app and __main__, which know all parts
+    "service.settings": set(),
+    "service.errors": set(),
+    "service.wire": FEATURES | {"service.errors"},
+    "service.telemetry": set(),
+    "service.store": FEATURES | {"service.telemetry"},
+    "service.scoring": SERVED,
+    "service.rank": FEATURES | {"service.errors", "service.wire", "service.store", "service.scoring"},
+    "service.api": {"service.errors", "service.telemetry"},
+    "service.backfill": FEATURES | {"service.settings", "service.store"},
+    "loadtest": {"loadtest"},
+    "loadtest.errors": set(),
+    "loadtest.generator": {"loadtest.errors"},  # knows HTTP alone
+    "loadtest.verdict": {"loadtest.errors", "loadtest.generator"},
+    "loadtest.bench": {"loadtest.errors", "loadtest.peers", "model", "service"},
+    "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
+    "loadtest.accuracy": {"loadtest", "model"},
+    "loadtest.encoding": {"loadtest", "model.features"},
+    "loadtest.networks": {"loadtest", "model"},
+    "loadtest.overhead": {"loadtest", "model"},
+    "loadtest.scoring": {"loadtest", "model"},
+    "loadtest.training": {"loadtest", "model"},
+}
+FILES = sorted(path for room in ("service", "model", "loadtest") for path in (ROOT / room).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in ("service", "model", "loadtest", "tests")}
+
+
+def within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_a_module_imports_only_what_its_arrow_allows(path: Path) -> None:
+    module = module_of(path)
+    if path.read_text().strip() == "":
+        return
+    owner = max((prefix for prefix in ARROWS if within(module, prefix)), key=len)
+    beside = {owner} if (ROOT / owner.replace(".", "/")).is_dir() and "." in owner else set()
+    wrong = [name for name in imports_of(path) if not any(within(name, to) for to in ARROWS[owner] | beside)]
+    assert not wrong, f"{module} must not import {wrong}: add an arrow to ARROWS and to the design, or take another way"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    modules = {module_of(path): path for path in FILES}
+    graph = {
+        module: {name if name in modules else name.rpartition(".")[0] for name in imports_of(path)} - {module}
+        for module, path in modules.items()
+        if path.name != "__init__.py"  # a folder's own, which only names what lies in it
+    }
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the files
+    assert set(graph) <= set(order)
+
+
+def test_the_parser_sees_a_wrong_import(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("def f():\n    from model import train\n    import service.app\n")
+    assert imports_of(wrong) == {"model.train", "service.app"}
+
+
+BARRED = """
+import runpy, sys
+sys.modules |= dict.fromkeys(sys.argv[1].split(","))  # importing one of them raises
+sys.argv = sys.argv[2:]
+"""
+RUN = 'runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)'
+TORCH = ("torch", "onnx", "onnxscript", "sklearn")
+
+
+def without(barred: Sequence[str], *program: str, code: str = RUN) -> "subprocess.CompletedProcess[str]":
+    """Runs a module of the project where some packages cannot be imported."""
+    command = [sys.executable, "-c", f"{BARRED}{code}", ",".join(barred), *program]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_service_starts_where_neither_torch_nor_a_table_reader_can_be_imported() -> None:
+    done = without((*TORCH, "polars", "tomli_w"), code="import service.app, service.__main__")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["model.prepare", "model.evaluate", "model.catalog", "service.backfill"])
+def test_what_the_extra_tables_promises_runs_without_torch(verb: str) -> None:
+    done = without(TORCH, verb, "--help")
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+def test_a_log_is_prepared_without_torch(tmp_path: Path) -> None:
+    small = ("--dataset", "simulated", "--impressions", "2000", "--seed", "1", "--out", str(tmp_path / "data"))
+    done = without(TORCH, "model.prepare", *small)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data" / "meta.json").is_file()
+
+
+def test_the_readme_explains_every_setting_in_the_settings_own_words() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name, field in Settings.model_fields.items():
+        assert f"| `RANKER_{name.upper()}` |" in readme and str(field.description) in readme, name

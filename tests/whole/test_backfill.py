@@ -1,0 +1,289 @@
+"""Loading users into a real store, from JSON lines and from tables."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from model.features.behaviour import Behaviour
+from service.backfill import BackfillError, Loaded, load_tables, load_users
+from service.store.history import Stored
+from service.store.redis import RedisHistory
+from tests.stores import dead_url
+
+pl = pytest.importorskip("polars")
+
+TTL_S = 1000
+
+
+def click(object_id: str, timestamp: int) -> Behaviour:
+    return Behaviour("click", "item", object_id, timestamp)
+
+
+def line(user_id, user=None, behaviours=()) -> str:
+    return json.dumps({"user_id": user_id, "user": user or {}, "behaviours": list(behaviours)}, ensure_ascii=False)
+
+
+def stored(url: str, *user_ids: str) -> list[Stored]:
+    async def read() -> list[Stored]:
+        history = RedisHistory(url, keep=1000, ttl_s=TTL_S, timeout_ms=5000, connections=1)
+        try:
+            return [await history.read(user_id, None) for user_id in user_ids]
+        finally:
+            await history.close()
+
+    return asyncio.run(read())
+
+
+def everything(url: str) -> dict[bytes, bytes]:
+    with redis.Redis.from_url(url) as client:
+        return {key: client.dump(key) for key in client.scan_iter()}
+
+
+def write_tables(data: Path, users: dict, behaviours: dict) -> Path:
+    (data / "tables").mkdir()
+    pl.DataFrame(users).write_parquet(data / "tables" / "users.parquet")
+    pl.DataFrame(behaviours).write_parquet(data / "tables" / "behaviours.parquet")
+    return data
+
+
+def tables_of_40_users(data: Path) -> Path:
+    clicks = [(user, n) for user in range(40) for n in range(user)]
+    return write_tables(
+        data,
+        {"user_id": list(range(40)), "age": [20 + n for n in range(40)]},
+        {
+            "user_id": [user for user, _ in clicks],
+            "action": ["click"] * len(clicks),
+            "object_type": ["item"] * len(clicks),
+            "object_id": [n for _, n in clicks],
+            "timestamp": [1000 * user + (7 * n) % 40 for user, n in clicks],  # not in order of time
+        },
+    )
+
+
+def backfill(
+    *arguments: str, redis_url: str | None = None, code: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RANKER_")}
+    if redis_url is not None:
+        environment["RANKER_REDIS_URL"] = redis_url
+    start = ["-c", code] if code else ["-m", "service.backfill"]
+    return subprocess.run([sys.executable, *start, *arguments], capture_output=True, text=True, env=environment)
+
+
+def test_lines_become_profiles_and_histories(store_url):
+    lines = [
+        line("u1", {"age": 30, "score": 0.1, "city": "北京", "tags": ["a", "b"], "gone": None, "new": True},
+             [["click", "item", "i2", 20], ["buy", "item", 1, 10]]),
+        line(7, {}, []).encode(),
+        '{"user_id": "bare"}\n',
+    ]  # fmt: skip
+
+    loaded = load_users(lines, store_url, keep=100, ttl_s=TTL_S)
+
+    profile = {"age": "30", "score": "0.1", "city": "北京", "tags": '["a", "b"]', "new": "1"}
+    behaviours = [Behaviour("buy", "item", "1", 10), click("i2", 20)]
+    assert stored(store_url, "u1", "7", "bare") == [
+        Stored(profile, behaviours, 0),
+        Stored({}, [], 0),
+        Stored({}, [], 0),
+    ]
+    assert loaded.users == 3 and loaded.behaviours == 2
+    assert loaded.bytes_per_user is not None and 50 < loaded.bytes_per_user < 500
+
+
+def test_only_the_newest_are_sent(valkey_url):
+    lines = [line("u", None, [["click", "item", f"i{n}", (n * 37) % 100] for n in range(100)] * 2)]
+
+    loaded = load_users(lines, valkey_url, keep=3, ttl_s=TTL_S)
+
+    assert loaded.behaviours == 3
+    assert [behaviour.timestamp for behaviour in stored(valkey_url, "u")[0].behaviours] == [97, 98, 99]
+
+
+def test_times_are_shifted(valkey_url):
+    load_users([line("u", None, [["click", "item", "i", 10]])], valkey_url, keep=3, ttl_s=TTL_S, shift_ms=-4)
+
+    assert stored(valkey_url, "u")[0].behaviours == [click("i", 6)]
+
+
+def test_both_keys_expire(valkey_url):
+    load_users([line("u", {"age": 1}, [["click", "item", "i", 10]])], valkey_url, keep=3, ttl_s=TTL_S)
+
+    with redis.Redis.from_url(valkey_url) as client:
+        assert [0 < client.ttl(key) <= TTL_S for key in client.keys()] == [True, True]
+
+
+def test_no_users_are_no_error(valkey_url):
+    assert load_users([], valkey_url, keep=3, ttl_s=TTL_S) == Loaded(0, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "EOF"),
+        ("{", "EOF"),
+        ("[]", "valid dictionary|object"),
+        ("{}", "user_id: Field required"),
+        ('{"user_id": null}', "user_id"),
+        ('{"user_id": true}', "user_id"),
+        ('{"user_id": 1.5}', "user_id"),
+        ('{"user_id": "u", "users": {}}', "users: Extra inputs"),
+        ('{"user_id": "u", "user": {"age": {}}}', "age: {} given"),
+        ('{"user_id": "u", "user": {"tags": [[1]]}}', "tags: .* given"),
+        ('{"user_id": "u", "behaviours": [["click", "item", "i"]]}', "behaviours.0.3: Field required"),
+        ('{"user_id": "u", "behaviours": [["click", "item", "i", "10"]]}', "behaviours.0.3: .*integer"),
+        ('{"user_id": "u", "behaviours": [["click", "item", "i", 1.5]]}', "behaviours.0.3: .*integer"),
+        ('{"user_id": "u", "behaviours": [["click", "item", "i", 1, 2]]}', "behaviours.0"),
+        ('{"user_id": "u", "behaviours": [["cl|ck", "item", "i", 1]]}', "neither may hold"),
+        (b'{"user_id": "\xff"}', "UTF-8|unicode"),
+        ('{"user_id": "\\ud800"}', "hex escape"),
+    ],
+)
+def test_a_malformed_line_stops_with_its_place_and_reason(valkey_url, text, reason):
+    with pytest.raises(BackfillError, match=f"users.jsonl:2: .*({reason})"):
+        load_users([line("u"), text, line("v")], valkey_url, keep=3, ttl_s=TTL_S, source="users.jsonl")
+
+
+def test_tables_become_profiles_and_histories(store_url, tmp_path):
+    data = write_tables(
+        tmp_path,
+        {
+            "user_id": ["a", "b", "c"],
+            "age": [30, None, 5],
+            "score": [0.5, float("nan"), 1.0],
+            "tags": [["x"], [], None],
+        },
+        {
+            "user_id": ["b", "a", "a", "a", "d"],
+            "action": ["click"] * 5,
+            "object_type": ["item"] * 5,
+            "object_id": [1, 2, 3, 3, 4],
+            "timestamp": [10, 30, 20, 20, 5],
+            "extra": [0] * 5,
+        },
+    )
+
+    loaded = load_tables(data, store_url, keep=100, ttl_s=TTL_S)
+
+    assert stored(store_url, "a", "b", "c", "d") == [
+        Stored({"age": "30", "score": "0.5", "tags": '["x"]'}, [click("3", 20), click("2", 30)], 0),
+        Stored({"tags": "[]"}, [click("1", 10)], 0),
+        Stored({"age": "5", "score": "1.0"}, [], 0),
+        Stored({}, [click("4", 5)], 0),
+    ]
+    assert loaded.users == 4 and loaded.behaviours == 4
+
+
+@pytest.mark.parametrize("slice_rows", [1, 100])
+def test_what_is_loaded_does_not_depend_on_the_slices(valkey_url, tmp_path, slice_rows):
+    data = tables_of_40_users(tmp_path)
+    at_once = load_tables(data, valkey_url, keep=7, ttl_s=TTL_S)
+    expected = everything(valkey_url)
+    with redis.Redis.from_url(valkey_url) as client:
+        client.flushall()
+
+    sliced = load_tables(data, valkey_url, keep=7, ttl_s=TTL_S, slice_rows=slice_rows)
+
+    assert everything(valkey_url) == expected
+    assert sliced[:2] == at_once[:2] == (40, sum(min(user, 7) for user in range(40)))
+
+
+def test_loading_again_changes_nothing(store_url, tmp_path):
+    data = tables_of_40_users(tmp_path)
+    lines = [line(user, {"age": 3}, [["click", "item", n, 7] for n in range(20)]) for user in range(50)]
+    for load in (
+        lambda: load_tables(data, store_url, keep=7, ttl_s=TTL_S),
+        lambda: load_users(lines, store_url, keep=7, ttl_s=TTL_S),
+    ):
+        load()
+        once = everything(store_url)
+        load()
+
+        assert everything(store_url) == once
+
+
+def test_a_table_of_users_without_features_loads_their_histories(valkey_url, tmp_path):
+    data = write_tables(
+        tmp_path,
+        {"user_id": [1]},
+        {"user_id": [1], "action": ["click"], "object_type": ["item"], "object_id": ["i"], "timestamp": [5]},
+    )
+
+    load_tables(data, valkey_url, keep=7, ttl_s=TTL_S)
+
+    assert stored(valkey_url, "1") == [Stored({}, [click("i", 5)], 0)]
+
+
+GOOD = {"user_id": [1], "action": ["click"], "object_type": ["item"], "object_id": ["i"], "timestamp": [5]}
+
+
+@pytest.mark.parametrize(
+    ("users", "behaviours", "reason"),
+    [
+        ({"age": [1]}, GOOD, "users.parquet: no column user_id"),
+        ({"user_id": [1.0]}, GOOD, "users.parquet: column user_id is Float64"),
+        ({"user_id": [1, None]}, GOOD, "users.parquet: a row without user_id"),
+        ({"user_id": [1], "born": [{"year": 1}]}, GOOD, "users.parquet: born: .* given"),
+        ({"user_id": [1]}, {**GOOD, "timestamp": ["5"]}, "behaviours.parquet: column timestamp is String, integers"),
+        (
+            {"user_id": [1]},
+            {**GOOD, "object_id": pl.Series([None], dtype=pl.String)},
+            "behaviours.parquet: a behaviour",
+        ),
+        ({"user_id": [1]}, {**GOOD, "action": ["a|b"]}, "behaviours.parquet: .*neither may hold"),
+    ],
+)
+def test_a_table_that_cannot_be_loaded_says_which_and_why(valkey_url, tmp_path, users, behaviours, reason):
+    with pytest.raises(BackfillError, match=reason):
+        load_tables(write_tables(tmp_path, users, behaviours), valkey_url, keep=7, ttl_s=TTL_S)
+
+
+def test_the_command_loads_tables_and_ends_in_a_json_line(valkey_url, tmp_path):
+    ended = backfill("--data", str(tables_of_40_users(tmp_path)), "--keep", "7", redis_url=valkey_url)
+
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout.splitlines()[-1])
+    assert report.keys() == {"users", "behaviours", "seconds", "bytes_per_user"}
+    assert report["users"] == 40 and report["bytes_per_user"] > 100
+    assert "behaviours" in ended.stderr  # the progress bar
+    assert len(stored(valkey_url, "39")[0].behaviours) == 7
+
+
+def test_the_command_loads_lines_and_names_a_malformed_one(valkey_url, tmp_path):
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    good.write_text(line("u", {"age": 3}) + "\n")
+    bad.write_text(line("u") + "\n{\n")
+
+    ended = backfill("--users", str(good), "--url", valkey_url)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout.splitlines()[-1])["users"] == 1
+
+    ended = backfill("--users", str(bad), "--url", valkey_url)
+    assert ended.returncode == 1
+    assert f"{bad}:2: " in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_the_command_without_a_store_says_so_in_one_line(tmp_path):
+    ended = backfill("--data", str(tmp_path))
+    assert ended.returncode == 2 and "RANKER_REDIS_URL" in ended.stderr.splitlines()[-1]
+
+    (tmp_path / "users.jsonl").write_text(line("u", {"age": 3}))
+    with dead_url() as url:
+        ended = backfill("--users", str(tmp_path / "users.jsonl"), redis_url=url)
+    assert ended.returncode == 1
+    assert "connecting" in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr
+
+
+def test_tables_without_polars_say_what_to_install(valkey_url, tmp_path):
+    code = "import sys; sys.modules['polars'] = None\nfrom service.backfill import main\nmain()"
+    ended = backfill("--data", str(tmp_path), redis_url=valkey_url, code=code)
+
+    assert ended.returncode == 1
+    assert "pip install 'bst-ranker[tables]'" in ended.stderr.splitlines()[-1]

