@@ -9,8 +9,8 @@ reading the request, and handing it to the scoring thread; `outside` is the clie
 kernel, the HTTP server, and the answer's writing.
 
 Candidates a second and core, in fp32 and int8, on the trained bundle (loadtest/bench/trained.py), since int8 is served
-only where its gate lets it: the service with one worker and one scoring thread has a core to itself (store and client are
-on others), and 1, 2 and 4 clients ask about 500 candidates each as fast as they are answered. The best rate counts
+only where its gate lets it: the service with one worker and one scoring thread has a core to itself (store and client
+are on others), and 1, 2 and 4 clients ask about 500 candidates each as fast as they are answered. The best rate counts
 whose p99 is within 20 ms. The last line is JSON.
 """
 

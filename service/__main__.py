@@ -21,14 +21,16 @@ from uvicorn.supervisors import Multiprocess
 
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
-from service.app import METRICS_FOLDER, PARENT, example, samples
+from service.api.routes import example, samples
 from service.backfill import load_users
 from service.scoring.scorer import Scorer
+from service.scoring.served import Served
 from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
 from service.store.redis import address
 from service.telemetry import logs, tracing
 from service.telemetry.folder import prepare_folder
+from service.worker import METRICS_FOLDER, PARENT
 
 log = logging.getLogger("ranker")
 
@@ -62,7 +64,7 @@ def main() -> int:
         base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         threading.Thread(target=_announce, args=(base, bundle), daemon=True).start()
         config = uvicorn.Config(
-            "service.app:from_environment",
+            "service.worker:from_environment",
             factory=True,
             workers=settings.workers,
             loop="uvloop",
@@ -92,12 +94,9 @@ def _checked(settings: Settings) -> Bundle:
     begun = time.perf_counter()
     bundle = Bundle.open(settings.bundle)
     bundle.verify()
-    scorer = Scorer(bundle, 1, settings.precision)
-    scorer.warm()
-    scorer.close()
-    took_s = time.perf_counter() - begun
-    said = (bundle.name, bundle.version, bundle.folder, scorer.precision, took_s)
-    log.info("bundle %s %s at %s, served in %s, checked in %.2f s", *said)
+    served = Served.open(bundle, Scorer(1), settings.precision)
+    facts = (bundle.name, bundle.version, bundle.folder, served.precision, time.perf_counter() - begun)
+    log.info("bundle %s %s at %s, served in %s, checked in %.2f s", *facts)
     return bundle
 
 
@@ -131,7 +130,7 @@ def _embedded(stack: ExitStack, settings: Settings) -> str:
 
 
 def _warn_of_unknown_settings(settings: Settings) -> None:
-    known = {f"RANKER_{name.upper()}" for name in type(settings).model_fields} | {"RANKER_REAL_LOGS"}
+    known = {f"RANKER_{name.upper()}" for name in type(settings).model_fields}
     for name in sorted(name for name in os.environ if name.startswith("RANKER_") and name not in known):
         log.warning("%s is no setting and does nothing; settings: %s", name, ", ".join(sorted(known)))
 

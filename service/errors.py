@@ -1,4 +1,4 @@
-"""The errors a caller can get: a small tree, turned into a status in one table.
+"""The errors that a caller can get: a small tree, whose leaves carry their status, and the kind that programs see.
 
 A message says what was given and what is allowed; a traceback goes to the log, never to the caller.
 """
@@ -7,36 +7,40 @@ from typing import Any
 
 
 class RankerError(Exception):
-    """A request that gets an error for an answer; `kind` is what programs look at, the message is for people."""
+    """A request that gets an error for an answer; the message is for people."""
 
-    kind = "internal"
+    kind = "internal"  # for programs
+    status = 500
+    shed = False  # whether it is turned away before any work, which `ranker_shed_total` counts by kind
 
 
 class MalformedBody(RankerError):
-    kind = "malformed_json"
+    kind, status = "malformed_json", 400
 
 
-class InvalidRequest(RankerError):
-    kind = "invalid_request"
+class NotFound(RankerError):
+    kind, status = "not_found", 404
 
 
-class TooManyCandidates(RankerError):
-    kind = "too_many_candidates"
+class MethodNotAllowed(RankerError):
+    kind, status = "method_not_allowed", 405
 
 
 class BodyTooLarge(RankerError):
-    kind = "body_too_large"
+    kind, status, shed = "body_too_large", 413, True
 
 
-STATUS = {
-    "malformed_json": 400,
-    "not_found": 404,
-    "method_not_allowed": 405,
-    "body_too_large": 413,
-    "invalid_request": 422,
-    "too_many_candidates": 422,
-    "internal": 500,
-}
+class InvalidRequest(RankerError):
+    kind, status = "invalid_request", 422
+
+
+class TooManyCandidates(RankerError):
+    kind, status, shed = "too_many_candidates", 422, True
+
+
+KINDS: tuple[type[RankerError], ...] = (RankerError, *RankerError.__subclasses__())
+OF_STATUS = {error.status: error for error in reversed(KINDS)}  # the first of several with one status
+SHED = tuple(error.kind for error in KINDS if error.shed)
 
 
 def error_body(kind: str, message: str, request_id: str) -> dict[str, Any]:

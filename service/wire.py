@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import from_json
 
 from model.features.behaviour import EARLIEST_MS, LATEST_MS
-from service.errors import InvalidRequest, MalformedBody, RankerError
+from service.errors import InvalidRequest, MalformedBody, RankerError, TooManyCandidates
 
 SHOWN = 3  # problems named in one message
 _CANDIDATES = {
@@ -101,47 +101,65 @@ class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
-def parse(body: bytes) -> RankRequest:
-    """The request in a body. Raises MalformedBody, InvalidRequest."""
+def parse(body: bytes, max_candidates: int) -> RankRequest:
+    """The request in a body. Raises MalformedBody, InvalidRequest, TooManyCandidates."""
     try:
-        return RankRequest.model_validate_json(body)
+        request = RankRequest.model_validate_json(body)
     except ValidationError as error:
-        raise _said(error) from None
+        raise _refusal(error) from None
+    _check_size(request, max_candidates)
+    return request
 
 
-def parse_batch(body: bytes) -> list[RankRequest | RankerError]:
-    """The requests in a body, a JSON list: each, or what is wrong with it. Raises MalformedBody, InvalidRequest."""
+def parse_batch(body: bytes, max_candidates: int, max_in_all: int) -> list[RankRequest | RankerError]:
+    """The requests in a body, a JSON list: each, or what is wrong with it.
+
+    Raises MalformedBody, InvalidRequest, and TooManyCandidates where all together have more than `max_in_all`.
+    """
     try:
-        given = from_json(body, allow_inf_nan=False)
+        elements = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise MalformedBody(str(error)) from None
-    if not isinstance(given, list) or not given:
+    if not isinstance(elements, list) or not elements:
         raise InvalidRequest("body: a list of one or more requests is allowed, each as /rank takes it")
-    made: list[RankRequest | RankerError] = []
-    for one in given:
+    requests: list[RankRequest | RankerError] = []
+    in_all = 0
+    for element in elements:
         try:
-            made.append(RankRequest.model_validate(one))
+            request = RankRequest.model_validate(element)
+            in_all += len(request.candidates)
+            _check_size(request, max_candidates)
+            requests.append(request)
         except ValidationError as error:
-            made.append(_said(error))
-    return made
+            requests.append(_refusal(error))
+        except TooManyCandidates as error:
+            requests.append(error)
+    if in_all > max_in_all:
+        raise TooManyCandidates(f"{in_all} candidates in all, at most {max_in_all}")
+    return requests
 
 
-def _said(error: ValidationError) -> RankerError:
+def _check_size(request: RankRequest, max_candidates: int) -> None:
+    if len(request.candidates) > max_candidates:
+        raise TooManyCandidates(f"{len(request.candidates)} candidates, at most {max_candidates}")
+
+
+def _refusal(error: ValidationError) -> RankerError:
     """What to tell the caller of a body that is no request."""
     problems = error.errors(include_url=False)
     if problems[0]["type"] == "json_invalid":
         return MalformedBody(problems[0]["msg"])
-    said = [f"{_place(p['loc'])[:60]}: {p['msg']}{_given(p)}" for p in problems[:SHOWN]]
+    parts = [f"{_place(p['loc'])[:60]}: {p['msg']}{_input(p)}" for p in problems[:SHOWN]]
     if any(p["type"] == "extra_forbidden" for p in problems):
-        said.append(f"allowed fields: {', '.join(RankRequest.model_fields)}")
-    return InvalidRequest("; ".join(said))
+        parts.append(f"allowed fields: {', '.join(RankRequest.model_fields)}")
+    return InvalidRequest("; ".join(parts))
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in loc if part not in ("str", "int", "constrained-str")) or "body"
 
 
-def _given(problem: Any) -> str:
+def _input(problem: Any) -> str:
     if problem["type"] == "missing":
         return ""
     return f" (given {reprlib.repr(problem['input'])})"

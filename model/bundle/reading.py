@@ -13,6 +13,8 @@
 
 import json
 from collections.abc import Mapping
+from copy import copy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,14 @@ class Bundle:
         """A bundle that is still being written and has no manifest yet; for export, which scores with it."""
         return cls(folder, {"name": folder.parent.name, "version": "unfinished", "files": {}})
 
+    @property
+    def exported_s(self) -> float:
+        """Seconds since 1970, from the version, which begins with that time; else when it was written."""
+        try:
+            return datetime.strptime(self.version[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
+        except ValueError:
+            return (self.folder / "manifest.json").stat().st_mtime
+
     def verify(self) -> None:
         """Compares every file with its sha256. Raises BundleError, also for a file that the manifest does not list."""
         there = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
@@ -97,6 +107,12 @@ class Bundle:
             return Catalog.open(self.folder / CATALOG, self.schema)
         except (CatalogError, OSError) as error:
             raise BundleError(str(error)) from None
+
+    def with_catalog(self, catalog: Catalog) -> "Bundle":
+        """The same bundle with another catalogue, opened by `read_catalog`."""
+        bundle = copy(self)
+        bundle.catalog = catalog
+        return bundle
 
     def session(self, graph: Path | None = None) -> Session:
         """A session for serving, of the fp32 graph unless another is named.

@@ -1,48 +1,65 @@
-"""What a request is answered with when it gets an error, and the routes that may be named then."""
+"""What goes back to the caller: ranked items as JSON, and errors of every kind in one form."""
 
+import time
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from fastapi import Request, Response
-from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from service.errors import STATUS, RankerError, error_body
-from service.telemetry.families import STAGES
+from service.call import Call
+from service.errors import RankerError, error_body
+from service.rank import Ranked
+from service.wire import Timings
 
-ROUTES = {
-    "/rank": STAGES,
-    "/rank/batch": STAGES,
-    "/model": (),
-    "/metrics": (),
-    "/health/live": (),
-    "/health/ready": (),
-    "/docs": (),
-}
-RANKED, READ = ([route for route, stages in ROUTES.items() if bool(stages) == ranked] for ranked in (True, False))
 CLIENT_GONE = 499  # nginx's status for a caller that hung up; nobody reads it
+CALL = "ranker.call"  # where a request's scope holds its Call
 
 
-def _error(
-    request: Request, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None
+def call_of(request: Request) -> Call:
+    call: Call = request.scope[CALL]
+    return call
+
+
+def json_response(content: Any) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
+
+
+def timings_ms(call: Call) -> dict[str, float]:
+    """Milliseconds of the stages that an answer tells, and in all until now."""
+    spent_s = call.stages | {"total": time.perf_counter() - call.begun}
+    return {name: round(spent_s.get(name, 0.0) * 1000, 3) for name in Timings.model_fields}
+
+
+def ranked_body(call: Call, ranked: Ranked, timings: Mapping[str, float]) -> dict[str, Any]:
+    """One ranked request, as wire.RankResponse documents it."""
+    return {
+        "request_id": call.id,
+        "model": call.model,
+        "version": call.version,
+        "variant": call.variant,
+        "items": ranked.items,
+        "history_length": ranked.history_length,
+        "unknown_items": ranked.unknown_items,
+        "new_user": ranked.new_user,
+        "degraded": ranked.degraded,
+        "timings_ms": timings,
+    }
+
+
+def error_response(
+    call: Call, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    request.scope["ranker.error"] = kind
-    content = orjson.dumps(error_body(kind, message, request.scope["ranker.request_id"]))
-    return Response(content, status, headers, media_type="application/json")
+    call.error = kind
+    return Response(orjson.dumps(error_body(kind, message, call.id)), status, headers, media_type="application/json")
 
 
 async def ranker_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RankerError)
-    return _error(request, STATUS[error.kind], error.kind, str(error))
-
-
-async def http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    kind = next((kind for kind, status in STATUS.items() if status == error.status_code), "invalid_request")
-    said = (
-        f"{request.method} {request.url.path}: {error.detail}; allowed: POST {', '.join(RANKED)}, GET {', '.join(READ)}"
-    )
-    return _error(request, error.status_code, kind, said, error.headers)
+    return error_response(call_of(request), error.status, error.kind, str(error))
 
 
 async def client_gone(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ClientDisconnect)
     return Response(status_code=CLIENT_GONE)

@@ -7,24 +7,27 @@ way keeps the one it began with. One that is broken or made for other features i
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from model.bundle.layout import CATALOG, BundleError
-from model.bundle.reading import Bundle
 from model.features.catalog import Catalog, Stamp
+from service.scoring.served import Live
 
 log = logging.getLogger("ranker")
+
+NO_FILE_YET = Stamp(0, 0, 0)  # of no file; None is the stamp of a file that is gone
 
 
 class CatalogWatch:
     """Looks every `poll_s` seconds from `start` to `close`; 0 never looks.
 
-    `reloaded` gets each new catalogue and None for each file that was refused; it is called in the watch's thread.
+    A new catalogue is swapped into `live`. `looked` is then told of it, and gets None for each file that was refused;
+    it is called in the watch's thread.
     """
 
-    def __init__(self, bundle: Bundle, poll_s: float, reloaded: Callable[[Catalog | None], None]):
-        self._bundle, self._poll_s, self._reloaded = bundle, poll_s, reloaded
-        self._path = bundle.folder / CATALOG
-        self._seen: Stamp | None = bundle.catalog.stamp
+    def __init__(self, live: Live, poll_s: float, looked: Callable[[Catalog | None], None]):
+        self._live, self._poll_s, self._looked = live, poll_s, looked
+        self._refused: Stamp | None = NO_FILE_YET
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="catalog-watch", daemon=True)
 
@@ -43,26 +46,30 @@ class CatalogWatch:
             self.look()
 
     def look(self) -> None:
-        """Takes over the file in place if it is another than the last one seen."""
-        there = self._there()
-        if there == self._seen:
+        """Takes over the file in place if it is neither the one that answers nor the last one refused."""
+        served = self._live.current
+        path = served.bundle.folder / CATALOG
+        stamp = _stamp(path)
+        if stamp in (served.catalog.stamp, self._refused):
             return
         try:
-            catalog = self._bundle.read_catalog()
+            catalog = served.bundle.read_catalog()
             count = len(catalog)
         except BundleError as error:
-            if self._there() == there:  # else it was swapped meanwhile, and the next look judges the newer one
-                self._seen = there
+            if _stamp(path) == stamp:  # else it was swapped meanwhile, and the next look judges the newer one
+                self._refused = stamp
                 log.error("catalogue refused, the one before goes on: %s", error)
-                self._reloaded(None)
+                self._looked(None)
             return
-        if self._there() == there:  # else what was opened may not be what was verified
-            self._seen = there
-            self._reloaded(catalog)
+        # What was opened may not be what was verified, where the file was swapped in between.
+        if _stamp(path) == stamp and self._live.swap_catalog(served.bundle, catalog):
+            self._refused = NO_FILE_YET
+            self._looked(catalog)
             log.info("catalogue of %d items taken over", count)
 
-    def _there(self) -> Stamp | None:
-        try:
-            return Stamp.of(self._path)
-        except OSError:  # gone: refused like a broken one, by whoever opens it
-            return None
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        return Stamp.of(path)
+    except OSError:  # gone: refused like a broken one, by whoever opens it
+        return None

@@ -7,29 +7,21 @@ Nothing ever waits to be joined.
 """
 
 import asyncio
-import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from model.bundle.layout import BundleError
-from model.bundle.reading import Bundle
-from model.bundle.session import Session
 from model.features.batch import candidates, joined, pieces
 from model.features.encode import Inputs
 
-log = logging.getLogger("ranker")
-
-Precision = Literal["auto", "fp32", "int8"]
 Scores = npt.NDArray[np.float32]
+Graph = Callable[[Inputs], Scores]  # encoded requests → scores (U, C); two that are equal may run joined inputs
 
-WARM_CANDIDATES = (1, 100, 500)
 MOST = 1000  # candidates of one run: more need memory, and are no faster each
 WORTH_CUTTING = 125  # candidates of a piece at least: below, each pays too much for the user's half and the operators
 SHORT, JOINED = 25, 250  # a list that may be joined to others, and the candidates of such a run
@@ -38,8 +30,8 @@ SHORT, JOINED = 25, 250  # a list that may be joined to others, and the candidat
 class Run:
     """One run of the graph to come: inputs, and where its scores (U, C) go."""
 
-    def __init__(self, inputs: Inputs):
-        self.inputs = inputs
+    def __init__(self, graph: Graph, inputs: Inputs):
+        self.graph, self.inputs = graph, inputs
         self.rows = len(inputs["item"]) * candidates(inputs)
         self.loop = asyncio.get_running_loop()
         self.scores: asyncio.Future[Scores] = self.loop.create_future()
@@ -61,37 +53,30 @@ class Run:
 
 
 class Scorer:
-    """One bundle and one onnxruntime session; `threads` runs at once, each on one core.
+    """The threads that run graphs: `threads` runs at once, each on one core.
 
     A run releases the GIL, so threads serve, and one session's memory does for all of them.
     """
 
-    def __init__(self, bundle: Bundle, threads: int, precision: Precision = "auto"):
-        """Raises BundleError where int8 is asked for and cannot be had; `auto` then says why, and takes fp32."""
-        self.bundle = bundle
-        self.encoder = bundle.encoder
-        self.catalog = bundle.catalog
-        self.precision, self._session = _session(bundle, precision)
+    def __init__(self, threads: int):
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
         self._lock = threading.Lock()
         self._waiting: deque[Run] = deque()
         self._running = 0
 
-    async def score(self, inputs: Inputs, stages: dict[str, float]) -> Scores:
-        """Scores (C,) of one request
-
-        Writes the seconds spent waiting (`queue`) and computing (`score`) into `stages`.
-        """
+    async def score(self, graph: Graph, inputs: Inputs, stages: dict[str, float]) -> Scores:
+        """Scores (C,) of one request; the seconds spent waiting (`queue`) and computing (`score`) go into `stages`."""
         cuts = self._cuts(candidates(inputs))
         if cuts == 1:
-            [scores_1C] = await self._scored([Run(inputs)], stages)
+            [scores_1C] = await self._scored([Run(graph, inputs)], stages)
             scores: Scores = scores_1C[0]
             return scores
-        scores = np.concatenate(await self._scored([Run(piece) for piece in pieces(inputs, cuts)], stages), axis=1)[0]
+        runs = [Run(graph, piece) for piece in pieces(inputs, cuts)]
+        scores = np.concatenate(await self._scored(runs, stages), axis=1)[0]
         return scores
 
-    async def score_many(self, requests: Sequence[Inputs], stages: dict[str, float]) -> list[Scores]:
+    async def score_many(self, graph: Graph, requests: Sequence[Inputs], stages: dict[str, float]) -> list[Scores]:
         """Scores of several requests, (C,) each: as many as fit in one run of the graph together."""
         order = sorted(range(len(requests)), key=lambda at: candidates(requests[at]))
         together: list[list[int]] = []
@@ -100,12 +85,13 @@ class Scorer:
                 together[-1].append(at)
             else:
                 together.append([at])
-        runs = [Run(joined([requests[at] for at in run]) if len(run) > 1 else requests[run[0]]) for run in together]
-        found: list[Scores] = [np.zeros(0, np.float32)] * len(requests)
+        inputs = [joined([requests[at] for at in run]) if len(run) > 1 else requests[run[0]] for run in together]
+        runs = [Run(graph, one) for one in inputs]
+        scores: list[Scores] = [np.zeros(0, np.float32)] * len(requests)
         for run, scores_UC in zip(together, await self._scored(runs, stages), strict=True):
             for row, at in enumerate(run):
-                found[at] = scores_UC[row, : candidates(requests[at])]
-        return found
+                scores[at] = scores_UC[row, : candidates(requests[at])]
+        return scores
 
     def waiting(self) -> tuple[int, float]:
         """Candidates that wait for a thread, and for how many seconds the first of them has."""
@@ -149,6 +135,8 @@ class Scorer:
             run = self._waiting[0]
             if taken and (run.rows > SHORT or taken[0].rows > SHORT or (len(taken) + 1) * SHORT > JOINED):
                 break
+            if taken and run.graph != taken[0].graph:
+                break
             self._waiting.popleft()
             if not run.scores.cancelled():  # who asked has not gone
                 taken.append(run)
@@ -157,7 +145,7 @@ class Scorer:
     def _answer(self, taken: Sequence[Run]) -> None:
         try:
             inputs = taken[0].inputs if len(taken) == 1 else joined([run.inputs for run in taken])
-            scores_UC = self.bundle.score(self._session, inputs)
+            scores_UC = taken[0].graph(inputs)
         except Exception as error:  # whatever it is belongs to who asked
             if len(taken) == 1:
                 taken[0].answer(error)
@@ -171,28 +159,5 @@ class Scorer:
             run.answer(scores_UC[at : at + users, :count])
             at += users
 
-    def warm(self) -> None:
-        """Answers the golden requests, which also proves the bundle, then requests of usual sizes.
-
-        Raises BundleError.
-        """
-        if self.precision == "fp32":  # an int8 graph was proven when its session was made
-            self.bundle.replay_golden(self._session)
-        request: dict[str, Any] = self.bundle.golden()[0]
-        for count in WARM_CANDIDATES:
-            shown = (request["candidates"] * count)[:count]
-            self.bundle.score(self._session, self.bundle.encode_golden(request | {"candidates": shown}))
-
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _session(bundle: Bundle, precision: Precision) -> tuple[str, Session]:
-    if precision != "fp32":
-        try:
-            return "int8", bundle.int8_session()
-        except BundleError as error:
-            if precision == "int8":
-                raise
-            log.info("serving fp32: %s", error)
-    return "fp32", bundle.session()

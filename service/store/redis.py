@@ -10,6 +10,7 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import ConnectionError, InvalidResponse, ResponseError, TimeoutError
 
 from model.features.behaviour import Behaviour
+from service.settings import Settings
 from service.store.format import history_key, profile_key, queue_write, unpack
 from service.store.history import Stored, StoreTimedOut, StoreUnavailable
 
@@ -21,6 +22,17 @@ def address(url: str) -> str:
     except ValueError:  # its message may hold a piece of the password
         raise ValueError("the store's URL must be redis://, rediss:// or unix://, its password %-encoded") from None
     return str(parts.get("path") or f"{parts.get('host', 'localhost')}:{parts.get('port', 6379)}")
+
+
+def opened(settings: Settings) -> "RedisHistory":
+    """The store that the settings name; nothing is connected yet."""
+    return RedisHistory(
+        settings.redis_url or "redis://localhost:6379",
+        keep=settings.history_keep,
+        ttl_s=settings.history_ttl_s,
+        timeout_ms=settings.history_timeout_ms,
+        connections=settings.history_connections,
+    )
 
 
 class RedisHistory:

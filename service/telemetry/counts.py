@@ -135,7 +135,9 @@ class Metrics:
         self.beat(0.0, 0, 0.0)
         self._worker["pid"] = os.getpid()  # last: from now on it is a worker that lives
 
-    def observe(self, route: str, outcome: str, stages_s: Mapping[str, float], total_s: float) -> None:
+    def observe(
+        self, route: str, outcome: str, stages_s: Mapping[str, float], total_s: float, slot: int | None = None
+    ) -> None:
         """One answered request: seconds in each stage that it came to, and in all.
 
         A route that is not in the table counts as `unmatched`. KeyError for an unknown outcome, or a stage that the
@@ -203,8 +205,16 @@ class Metrics:
         self._file.record["catalog"]["modified_ns"] = modified_ns
 
     def model(
-        self, name: str, version: str, network: str, sha: str, *, exported_s: float = 0.0, load_s: float = 0.0
-    ) -> None:
+        self,
+        name: str,
+        version: str,
+        variant: str | None = None,
+        *,
+        network: str,
+        sha: str,
+        exported_s: float = 0.0,
+        load_s: float = 0.0,
+    ) -> int:
         """This worker now answers with this model, exported at that time and loaded, checked and warmed for so long.
 
         Raises ValueError when the four names together exceed MODEL_BYTES.
@@ -215,6 +225,16 @@ class Metrics:
         self._file.record["model"] = packed
         self._file.record["model_times"] = (exported_s, time.time(), load_s)
         self.count("ranker_model_swap", "ok")
+        return 0
+
+    # SHIM
+    def add(self, name: str, n: int = 1, *, slot: int | None = None, **labels: str) -> None:
+        with self._lock:
+            self._counters[self._counter_of[(name, *labels.values())]] += n
+
+    def size(self, name: str, value: float, *, slot: int | None = None) -> None:
+        with self._lock:
+            self._size([s.name for s in SIZES].index(name), value)
 
     def began(self) -> None:
         """One more ranking request is under way. From the event loop's thread alone, like `ended`."""

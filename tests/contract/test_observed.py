@@ -235,7 +235,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import service.app
-from service import tracing
+from service.telemetry import tracing
 asked = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
 assert tracing.from_environment(asked) is None and tracing.refusal({}) is None
 print(tracing.refusal(asked))

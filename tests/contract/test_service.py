@@ -42,7 +42,7 @@ async def client_of(
         app = create_app(settings, stack.enter_context(prepare_folder(1)), traces)
         await stack.enter_async_context(app.router.lifespan_context(app))
         if closed_pool:
-            app.state.scorer.close()
+            app.state.live.current.scorer.close()
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://ranker"))
 

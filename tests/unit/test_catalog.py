@@ -22,6 +22,8 @@ from model.features.schema import Schema, parse
 from model.prepared.entities import PrepareError
 from model.prepared.loader import Prepared
 from service.scoring.catalog import CatalogWatch
+from service.scoring.scorer import Scorer
+from service.scoring.served import Live, Served
 from service.settings import DEMO_BUNDLE
 from tests.whole.test_process import Service, get, serving, wait_until
 
@@ -297,7 +299,8 @@ def test_the_watch_takes_over_what_is_new_once_and_refuses_what_is_broken_once(
 ) -> None:
     seen: list[int | None] = []
     bundle = Bundle.open(demo)
-    watch = CatalogWatch(bundle, 0, lambda catalog: seen.append(None if catalog is None else len(catalog)))
+    live = Live(Served.open(bundle, Scorer(1), "fp32"))
+    watch = CatalogWatch(live, 0, lambda catalog: seen.append(None if catalog is None else len(catalog)))
 
     def look(times: int = 3) -> list[int | None]:
         seen.clear()
@@ -308,6 +311,7 @@ def test_the_watch_takes_over_what_is_new_once_and_refuses_what_is_broken_once(
     assert look() == [], "what the bundle was opened with is not new"
     swap(demo, CHANGES, "--merge")
     assert look() == [1001]
+    assert len(live.current.catalog) == len(live.current.bundle.catalog) == 1001
     good = (demo / CATALOG).read_bytes()
     for broken in (good[:-1], good[:1000], b"", good[:5000] + b"?" + good[5001:]):
         put(demo, broken)

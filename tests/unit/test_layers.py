@@ -41,15 +41,18 @@ ARROWS = {
     "model.daily": TRAINED | {"model.datasets"},
     "model.demo": TRAINED | {"model.datasets", "model.prepare", "model.train"},
     "model.reproduce": TRAINED | {"model.reproduction"},
-    "service": {"service", *SERVED},  # app and __main__, which know all parts
+    "service": {"service", *SERVED},  # app, worker and __main__, which know all parts
     "service.settings": set(),
     "service.errors": set(),
     "service.wire": FEATURES | {"service.errors"},
     "service.telemetry": set(),
-    "service.store": FEATURES | {"service.telemetry"},
-    "service.scoring": SERVED,
-    "service.rank": FEATURES | {"service.errors", "service.wire", "service.store", "service.scoring"},
-    "service.api": {"service.errors", "service.telemetry"},
+    "service.store": FEATURES | {"service.settings", "service.telemetry"},
+    "service.call": set(),
+    "service.scoring": SERVED | {"service.call"},
+    "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
+    "service.api": SERVED
+    | {"service.call", "service.errors", "service.wire", "service.rank", "service.settings"}
+    | {"service.store", "service.scoring", "service.telemetry"},
     "service.backfill": FEATURES | {"service.settings", "service.store"},
     "loadtest": {"loadtest"},
     "loadtest.errors": set(),

@@ -18,6 +18,7 @@ from model.features.encode import Inputs
 from model.graph.quantize import kendall_tau, quantize
 from model.prepared.loader import Prepared
 from service.scoring.scorer import JOINED, SHORT, WORTH_CUTTING, Scorer
+from service.scoring.served import Served
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -40,13 +41,13 @@ def alone(bundle: Bundle, inputs: Inputs) -> np.ndarray[Any, Any]:
 
 def scored(bundle: Bundle, requests: list[Inputs], threads: int, together: bool = False) -> list[Any]:
     async def go() -> list[Any]:
-        scorer = Scorer(bundle, threads, "fp32")
+        served = Served.open(bundle, Scorer(threads), "fp32")
         try:
             if together:
-                return await scorer.score_many(requests, {})
-            return await asyncio.gather(*(scorer.score(inputs, {}) for inputs in requests))
+                return await served.score_many(requests, {})
+            return await asyncio.gather(*(served.score(inputs, {}) for inputs in requests))
         finally:
-            scorer.close()
+            served.scorer.close()
 
     return asyncio.run(go())
 
@@ -93,12 +94,12 @@ def test_a_request_with_a_row_outside_its_table_fails_alone(small_bundle: Bundle
     broken["item"] = broken["item"] + 10**9
 
     async def go() -> list[Any]:
-        scorer = Scorer(small_bundle, 1, "fp32")
+        served = Served.open(small_bundle, Scorer(1), "fp32")
         try:
-            asked = [scorer.score(inputs, {}) for inputs in (sound, broken, sound)]
-            return await asyncio.gather(*asked, return_exceptions=True)
+            answers = [served.score(inputs, {}) for inputs in (sound, broken, sound)]
+            return await asyncio.gather(*answers, return_exceptions=True)
         finally:
-            scorer.close()
+            served.scorer.close()
 
     first, error, last = asyncio.run(go())
     assert isinstance(error, BundleError) and "item" in str(error)
@@ -140,10 +141,7 @@ def test_the_gates_figures_are_in_report_and_manifest(int8_bundle: Bundle) -> No
 
 @needs_byte_products
 def test_a_bundle_with_an_accepted_int8_graph_is_served_in_it(int8_bundle: Bundle) -> None:
-    scorer = Scorer(int8_bundle, 1)
-    scorer.warm()
-    scorer.close()
-    assert scorer.precision == "int8"
+    assert Served.open(int8_bundle, Scorer(1)).precision == "int8"
 
 
 def test_an_int8_graph_that_fails_its_gate_is_not_put_in_and_fp32_is_served(
@@ -156,20 +154,18 @@ def test_an_int8_graph_that_fails_its_gate_is_not_put_in_and_fp32_is_served(
     bundle.verify()
     assert not (folder / INT8_GRAPH).exists() and not bundle.manifest[INT8]["accepted"]
     with caplog.at_level("INFO", "ranker"):
-        scorer = Scorer(bundle, 1)
-    scorer.close()
-    assert scorer.precision == "fp32" and "failed its gate" in caplog.text
+        served = Served.open(bundle, Scorer(1))
+    assert served.precision == "fp32" and "failed its gate" in caplog.text
     with pytest.raises(BundleError, match="failed its gate"):
-        Scorer(bundle, 1, "int8")
+        Served.open(bundle, Scorer(1), "int8")
 
 
 def test_a_bundle_without_an_int8_graph_serves_fp32_and_says_so(
     small_bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "ranker"):
-        scorer = Scorer(small_bundle, 1)
-    scorer.close()
-    assert scorer.precision == "fp32" and "model.export --quantize" in caplog.text
+        served = Served.open(small_bundle, Scorer(1))
+    assert served.precision == "fp32" and "model.export --quantize" in caplog.text
 
 
 @needs_byte_products
@@ -178,9 +174,7 @@ def test_an_int8_graph_that_answers_otherwise_than_recorded_is_not_served(int8_b
     shutil.copytree(int8_bundle.folder, folder)
     bundle = Bundle.open(folder)
     bundle.manifest[INT8]["golden_max_abs_diff"] = -1.0
-    scorer = Scorer(bundle, 1)
-    scorer.close()
-    assert scorer.precision == "fp32"
+    assert Served.open(bundle, Scorer(1)).precision == "fp32"
 
 
 def test_the_command_finds_the_training_data_itself_and_says_what_is_missing(

@@ -1,0 +1,102 @@
+"""A row of the table of routes, and the one door through which requests reach their handlers.
+
+The door is FastAPI's route with its handler overridden: what it documents is what answers, but bodies are neither
+parsed nor answers checked by FastAPI, whose dependencies cost more than the handlers (`python -m loadtest.overhead`).
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
+
+from service.api.answers import call_of
+from service.call import Call
+from service.errors import KINDS, MethodNotAllowed, NotFound
+from service.scoring.served import Live
+from service.settings import Settings
+from service.store.history import History
+from service.telemetry.counts import Metrics
+from service.wire import ErrorResponse, RankRequest
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What handlers work with; app.py builds it."""
+
+    settings: Settings
+    live: Live
+    history: History
+    metrics: Metrics
+
+
+Ids = Mapping[str, list[Any]]  # `user_ids` and `item_ids` to try
+Handler = Callable[[Call, Request, Parts], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One route. `stages`: what a ranking request comes through; none for a route that ranks nothing."""
+
+    method: str
+    path: str
+    handler: Handler
+    stages: tuple[str, ...] = ()
+    summary: str | None = None  # None: it is not documented
+    answer: Any = None  # type of the documented answer
+    media: type[Response] = JSONResponse
+    example: Callable[[Ids], Any] | None = None  # a body that works
+
+
+class Door(APIRoute):
+    """A documented route that calls its handler and sends what it returns."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.app = self._answer
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response: Response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+def install(app: FastAPI, endpoints: Iterable[Endpoint], parts: Parts, ids: Ids) -> None:
+    """Adds the routes, in their order; `ids` fill the documented examples."""
+    refusals = sorted({error.status for error in KINDS} - {NotFound.status, MethodNotAllowed.status})
+    for endpoint in endpoints:
+        extra = None if endpoint.example is None else {"requestBody": _documented(endpoint.example(ids))}
+        errors: dict[int | str, Any] = {status: {"model": ErrorResponse} for status in refusals if endpoint.stages}
+        app.router.add_api_route(
+            endpoint.path,
+            _bound(endpoint, parts),
+            methods=[endpoint.method],
+            summary=endpoint.summary,
+            include_in_schema=endpoint.summary is not None,
+            response_model=endpoint.answer,
+            response_class=endpoint.media,
+            responses=errors,
+            openapi_extra=extra,
+            route_class_override=Door,
+        )
+
+
+def _bound(endpoint: Endpoint, parts: Parts) -> Callable[[Request], Awaitable[Response]]:
+    handler = endpoint.handler
+
+    async def answer(request: Request) -> Response:
+        return await handler(call_of(request), request, parts)
+
+    answer.__name__ = handler.__name__.removeprefix(
+        f"{endpoint.method.lower()}_"
+    )  # in the documentation's operation ids
+    return answer
+
+
+def _documented(body: Any) -> dict[str, Any]:
+    schema = RankRequest.model_json_schema()
+    if isinstance(body, list):
+        schema = {"type": "array", "items": schema}
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": body}}}

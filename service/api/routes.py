@@ -1,0 +1,220 @@
+"""The routes as one table, at the end of this file, and the handlers that it names.
+
+Metrics' labels, error messages and documentation follow from the table.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
+
+from model.bundle.reading import Bundle
+from service.api.answers import call_of, error_response, json_response, ranked_body, timings_ms
+from service.api.endpoint import Endpoint, Ids, Parts
+from service.call import Call
+from service.errors import OF_STATUS, BodyTooLarge, InvalidRequest, RankerError, error_body
+from service.rank import Ranked, rank, rank_many
+from service.telemetry.families import STAGES
+from service.wire import ErrorResponse, RankResponse, parse, parse_batch
+
+ASSETS = "/docs-assets"  # of Swagger UI, without a CDN
+SAMPLES = 1000  # ids that GET /model offers at most
+
+
+async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
+    served, settings = parts.live.take(call), parts.settings
+    ranking = parse(await _body(request, settings.max_body_bytes), settings.max_candidates)
+    if settings.log_user_ids:
+        call.user_id = ranking.user_id
+    call.stages["parse"] = time.perf_counter() - call.begun
+
+    now = ranking.timestamp if ranking.timestamp is not None else time.time_ns() // 1_000_000
+    ranked = await rank(call, ranking, now, parts.history, served)
+    with call.stage("serialise"):
+        response = json_response(ranked_body(call, ranked, timings_ms(call)))
+    _count(call, [ranked], parts)
+    return response
+
+
+async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Response:
+    served, settings = parts.live.take(call), parts.settings
+    body = await _body(request, settings.max_body_bytes)
+    rankings = parse_batch(body, settings.max_candidates, settings.max_batch_candidates)
+    parts.metrics.size("ranker_batch_requests", len(rankings))
+    call.stages["parse"] = time.perf_counter() - call.begun
+
+    answers = await rank_many(call, rankings, time.time_ns() // 1_000_000, parts.history, served)
+    with call.stage("serialise"):
+        timings = timings_ms(call)
+        response = json_response(
+            [
+                error_body(answer.kind, str(answer), call.id)
+                if isinstance(answer, RankerError)
+                else ranked_body(call, answer, timings)
+                for answer in answers
+            ]
+        )
+    _count(call, [answer for answer in answers if isinstance(answer, Ranked)], parts)
+    return response
+
+
+def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:
+    """What ranked requests were made of, under the model that answered them."""
+    add, size, slot = parts.metrics.add, parts.metrics.size, call.slot
+    for ranked in answers:
+        for reason in ranked.degraded:
+            add("ranker_degraded", slot=slot, reason=reason)
+        size("ranker_candidates", ranked.candidates, slot=slot)
+        size("ranker_history_length", ranked.history_length, slot=slot)
+        if ranked.history_age_s is not None:
+            size("ranker_history_age_seconds", ranked.history_age_s, slot=slot)
+        if ranked.bad_scores:
+            add("ranker_score_nan", ranked.bad_scores, slot=slot)
+        else:
+            size("ranker_score_mean", ranked.score_mean, slot=slot)
+        if ranked.unknown_items:
+            add("ranker_unknown_items", ranked.unknown_items, slot=slot)
+        if not ranked.history_length:
+            add("ranker_cold_users", slot=slot)
+        if ranked.future:
+            add("ranker_future_behaviours", ranked.future, slot=slot)
+        if ranked.malformed:
+            add("ranker_malformed_behaviours", ranked.malformed, slot=slot)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The body, read no further than `limit` bytes. Raises BodyTooLarge."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit:
+        raise BodyTooLarge(f"{announced} bytes, at most {limit}")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise BodyTooLarge(f"more than {limit} bytes, at most {limit}")
+    return bytes(body)
+
+
+async def get_model(call: Call, request: Request, parts: Parts) -> Response:
+    served = parts.live.take(call)
+    bundle, schema = served.bundle, served.encoder.schema
+    return json_response(
+        {
+            "name": served.name,
+            "version": served.version,
+            "network": bundle.manifest["network"],
+            "objective": bundle.manifest["objective"],
+            "precision": served.precision,
+            "user_id": schema.user_id,
+            "history": {"length": schema.history.length, "actions": schema.history.actions},
+            "features": [
+                {"name": f.name, "side": f.side, "kind": f.kind, "type": None if f.kind == "number" else f.type}
+                for f in schema.features
+            ],
+            "catalog": {"items": len(served.catalog), "modified_at": served.catalog.modified_ns // 1_000_000},
+            "samples": await asyncio.to_thread(samples, bundle),
+        }
+    )
+
+
+def samples(bundle: Bundle) -> dict[str, list[Any]]:
+    """Ids from the bundle's golden requests, for load tests and a first try; users with profile and history first."""
+    requests = sorted(bundle.golden(), key=lambda r: not (r["profile"] and r["behaviours"]))
+    users = dict.fromkeys(request["user_id"] for request in requests)
+    items = dict.fromkeys(item for request in requests for item in request["candidates"])
+    return {"user_ids": list(users)[:SAMPLES], "item_ids": list(items)[:SAMPLES]}
+
+
+def example(ids: Ids, candidates: int) -> dict[str, Any]:
+    """A request that works."""
+    return {"user_id": ids["user_ids"][0], "candidates": ids["item_ids"][:candidates]}
+
+
+async def get_scrape(call: Call, request: Request, parts: Parts) -> Response:
+    content, media_type = await asyncio.to_thread(parts.metrics.render)
+    return Response(content, headers={"content-type": media_type})
+
+
+async def get_live(call: Call, request: Request, parts: Parts) -> Response:
+    return json_response({"status": "live"})
+
+
+async def get_ready(call: Call, request: Request, parts: Parts) -> Response:
+    served = parts.live.take(call)
+    return json_response({"status": "ready", "model": served.name, "version": served.version})
+
+
+async def get_docs(call: Call, request: Request, parts: Parts) -> Response:
+    root = request.scope.get("root_path", "")
+    return get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title=request.app.title,
+        swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{ASSETS}/favicon-32x32.png",
+        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
+    )
+
+
+async def get_home(call: Call, request: Request, parts: Parts) -> Response:
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    """What the framework refuses: a path or a method that the table does not have."""
+    assert isinstance(error, HTTPException)
+    kind = OF_STATUS.get(error.status_code, InvalidRequest).kind
+    message = f"{request.method} {request.url.path}: {error.detail}; allowed: {ALLOWED}"
+    return error_response(call_of(request), error.status_code, kind, message, error.headers)
+
+
+ENDPOINTS = (
+    Endpoint(
+        "POST",
+        "/rank",
+        post_rank,
+        STAGES,
+        "Rank candidates for a user",
+        RankResponse,
+        example=lambda ids: example(ids, 10) | {"top_k": 3},
+    ),
+    Endpoint(
+        "POST",
+        "/rank/batch",
+        post_rank_batch,
+        STAGES,
+        "Rank candidates for several users: a list of requests, one answer or error each, in their order",
+        list[RankResponse | ErrorResponse],
+        example=lambda ids: [example(ids, 10) | {"top_k": 3}],
+    ),
+    Endpoint(
+        "GET",
+        "/model",
+        get_model,
+        summary="The bundle that answers, its features, and ids to try",
+        answer=dict[str, Any],
+    ),
+    Endpoint("GET", "/metrics", get_scrape, summary="Prometheus metrics over all workers", media=Response),
+    Endpoint(
+        "GET",
+        "/health/live",
+        get_live,
+        summary="The process answers; the store is not asked",
+        answer=dict[str, str],
+    ),
+    Endpoint(
+        "GET", "/health/ready", get_ready, summary="The bundle is loaded, checked and warm", answer=dict[str, str]
+    ),
+    Endpoint("GET", "/docs", get_docs),
+    Endpoint("GET", "/", get_home),
+)
+STAGES_OF = {endpoint.path: endpoint.stages for endpoint in ENDPOINTS}
+ALLOWED = ", ".join(
+    f"{method} " + ", ".join(endpoint.path for endpoint in ENDPOINTS if endpoint.method == method)
+    for method in dict.fromkeys(endpoint.method for endpoint in ENDPOINTS)
+)

@@ -1,0 +1,111 @@
+"""The model that answers, as one value, and the place where the current one stands.
+
+A request takes the current one once, before anything else, and asks nothing of the model in another way. So a new
+catalogue or a new model never shows in the middle of a request, whatever it waits for meanwhile.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from model.bundle.layout import BundleError
+from model.bundle.reading import Bundle
+from model.bundle.session import Session
+from model.features.catalog import Catalog
+from model.features.encode import Encoder, Inputs
+from service.call import Call
+from service.scoring.scorer import Scorer, Scores
+
+log = logging.getLogger("ranker")
+
+Precision = Literal["auto", "fp32", "int8"]
+WARM_CANDIDATES = (1, 100, 500)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A bundle ready to answer. Immutable: a newer catalogue makes another one, which shares the session."""
+
+    bundle: Bundle
+    encoder: Encoder
+    catalog: Catalog
+    session: Session
+    precision: str  # fp32 or int8
+    name: str
+    version: str
+    scorer: Scorer  # whose threads run the graph; shared by all that is served
+    variant: str | None = None
+    slot: int | None = None  # its row in the metrics
+
+    @classmethod
+    def open(cls, bundle: Bundle, scorer: Scorer, precision: Precision = "auto") -> "Served":
+        """Proven on the golden requests, and warm. Raises BundleError.
+
+        It raises too where int8 is asked for and cannot be had; `auto` then says why, and takes fp32.
+        """
+        chosen, session = _session(bundle, precision)
+        served = cls(bundle, bundle.encoder, bundle.catalog, session, chosen, bundle.name, bundle.version, scorer)
+        if chosen == "fp32":  # an int8 graph was proven when its session was made
+            bundle.replay_golden(session)
+        request: dict[str, Any] = bundle.golden()[0]
+        for count in WARM_CANDIDATES:
+            shown = (request["candidates"] * count)[:count]
+            served.run(bundle.encode_golden(request | {"candidates": shown}))
+        return served
+
+    def with_catalog(self, catalog: Catalog) -> "Served":
+        """The same with another catalogue; nothing of it keeps this one's, and its disk space."""
+        return replace(self, bundle=self.bundle.with_catalog(catalog), catalog=catalog)
+
+    def run(self, inputs: Inputs) -> Scores:
+        """Scores (U, C) of encoded requests, in this thread."""
+        return self.bundle.score(self.session, inputs)
+
+    async def score(self, inputs: Inputs, stages: dict[str, float]) -> Scores:
+        """Scores (C,) of one request; the seconds in `queue` and `score` go into `stages`."""
+        return await self.scorer.score(self.run, inputs, stages)
+
+    async def score_many(self, requests: Sequence[Inputs], stages: dict[str, float]) -> list[Scores]:
+        """Scores (C,) of each request."""
+        return await self.scorer.score_many(self.run, requests, stages)
+
+
+class Live:
+    """Which model answers now. `current` is read from the event loop and set from any thread."""
+
+    def __init__(self, served: Served):
+        self.current = served
+        self._lock = threading.Lock()
+
+    def take(self, call: Call) -> Served:
+        """The model that answers this call, whose name the call bears from now on."""
+        served = self.current
+        call.model, call.version, call.variant, call.slot = served.name, served.version, served.variant, served.slot
+        return served
+
+    def swap(self, served: Served) -> Served:
+        """Requests that begin from now on are answered by `served`; returns the one before."""
+        with self._lock:
+            before, self.current = self.current, served
+        return before
+
+    def swap_catalog(self, bundle: Bundle, catalog: Catalog) -> bool:
+        """Takes over a newer catalogue of `bundle`; False where another bundle answers by now."""
+        with self._lock:
+            if self.current.bundle.folder != bundle.folder:
+                return False
+            self.current = self.current.with_catalog(catalog)
+        return True
+
+
+def _session(bundle: Bundle, precision: Precision) -> tuple[str, Session]:
+    if precision != "fp32":
+        try:
+            return "int8", bundle.int8_session()
+        except BundleError as error:
+            if precision == "int8":
+                raise
+            log.info("serving fp32: %s", error)
+    return "fp32", bundle.session()
