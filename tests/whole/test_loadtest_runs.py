@@ -458,7 +458,7 @@ def test_a_mix_of_histories_needs_a_service_that_tells_their_lengths(tmp_path):
 
 def test_the_load_generator_and_its_page_know_neither_service_nor_model():
     program = """
-import sys, loadtest.__main__, loadtest.page
+import sys, loadtest.__main__, loadtest.verdict.page
 assert not {name for name in sys.modules if name.split(".")[0] in ("service", "model", "torch", "onnxruntime")}
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
