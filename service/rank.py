@@ -127,7 +127,7 @@ def _user(request: RankRequest, served: Served) -> int | str:
 async def _histories(history: History, users: Sequence[tuple[int | str, int | None]]) -> tuple[list[Stored], list[str]]:
     """What the store holds of each user (id, and the time before which), and the reasons why it is missing."""
     try:
-        return await history.read_many([(str(user_id), before) for user_id, before in users]), []
+        return await history.read([(str(user_id), before) for user_id, before in users]), []
     except StoreUnavailable as error:
         log.debug("ranked without history: %s", error)  # `ranker_degraded_total` counts them; the log need not
         return [Stored({}, [], 0) for _ in users], [HISTORY]

@@ -115,12 +115,12 @@ class Settings(BaseSettings):
 
     @field_validator("budgets_ms", mode="before")
     @classmethod
-    def _budgets(cls, given: object) -> object:
-        if not isinstance(given, str):
-            return given
+    def _budgets(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
         allowed = f"up to {MOST_BUDGETS} numbers from {SHORTEST_MS} to {LONGEST_MS} with commas between are allowed"
         try:
-            budgets = tuple(sorted({float(part) for part in given.split(",")})) if given.strip() else ()
+            budgets = tuple(sorted({float(part) for part in value.split(",")})) if value.strip() else ()
         except ValueError:
             raise ValueError(allowed) from None
         in_range = all(math.isfinite(budget) and SHORTEST_MS <= budget <= LONGEST_MS for budget in budgets)

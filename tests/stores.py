@@ -18,6 +18,13 @@ import pytest
 import redis
 
 from service.store.embedded import EmbeddedStore
+from service.store.history import History, Stored
+
+
+async def read_one(history: History, user_id: str, before: int | None) -> Stored:
+    """What a history knows of one user."""
+    [stored] = await history.read([(user_id, before)])
+    return stored
 
 
 @pytest.fixture(scope="session")

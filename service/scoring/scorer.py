@@ -35,7 +35,7 @@ class Run:
         self.rows = len(inputs["item"]) * candidates(inputs)
         self.loop = asyncio.get_running_loop()
         self.scores: asyncio.Future[Scores] = self.loop.create_future()
-        self.asked = time.perf_counter()
+        self.waiting_since = time.perf_counter()
         self.begun = self.ended = 0.0
 
     def answer(self, outcome: Scores | Exception) -> None:
@@ -97,20 +97,20 @@ class Scorer:
         """Candidates that wait for a thread, and for how many seconds the first of them has."""
         with self._lock:
             runs = list(self._waiting)
-        return sum(run.rows for run in runs), time.perf_counter() - runs[0].asked if runs else 0.0
+        return sum(run.rows for run in runs), time.perf_counter() - runs[0].waiting_since if runs else 0.0
 
     def _cuts(self, count: int) -> int:
         idle = self._threads - self._running - len(self._waiting)
         return max(1, -(-count // MOST), min(idle, count // WORTH_CUTTING))
 
     async def _scored(self, runs: Sequence[Run], stages: dict[str, float]) -> list[Scores]:
-        asked = time.perf_counter()
+        queued = time.perf_counter()
         self._waiting.extend(runs)
         for _ in runs:
             self._pool.submit(self._work)
         scores = [await runs[0].scores] if len(runs) == 1 else await asyncio.gather(*(run.scores for run in runs))
         begun, ended = min(run.begun for run in runs), max(run.ended for run in runs)
-        stages["queue"], stages["score"] = begun - asked, ended - begun
+        stages["queue"], stages["score"] = begun - queued, ended - begun
         return scores
 
     def _work(self) -> None:

@@ -13,13 +13,10 @@ class Counted:
     def __init__(self, history: History, metrics: Metrics):
         self._history, self._metrics = history, metrics
 
-    async def read(self, user_id: str, before: int | None) -> Stored:
-        return (await self.read_many([(user_id, before)]))[0]
-
-    async def read_many(self, asked: Sequence[tuple[str, int | None]]) -> list[Stored]:
+    async def read(self, users: Sequence[tuple[str, int | None]]) -> list[Stored]:
         begun = time.perf_counter()
         try:
-            stored = await self._history.read_many(asked)
+            stored = await self._history.read(users)
         except StoreUnavailable as error:
             late = isinstance(error, StoreTimedOut)
             self._count("timeout" if late else "error", begun)

@@ -31,16 +31,12 @@ class Stored(NamedTuple):
 class History(Protocol):
     """Where users' profiles and behaviours are read from."""
 
-    async def read(self, user_id: str, before: int | None) -> Stored:
-        """What is known of a user: of the behaviours the newest that happened strictly before `before` (ms).
+    async def read(self, users: Sequence[tuple[str, int | None]]) -> list[Stored]:
+        """What is known of several users, (user id, before) each, in one round trip.
 
-        None means a live request: all that the store holds has happened, a click stamped ahead of our clock included.
-        Raises StoreUnavailable.
+        Of the behaviours the newest that happened strictly before `before` (ms). None means a live request: all that
+        the store holds has happened, a click stamped ahead of our clock included. Raises StoreUnavailable.
         """
-        ...
-
-    async def read_many(self, asked: Sequence[tuple[str, int | None]]) -> list[Stored]:
-        """The same of several users, (user id, before) each, in one round trip."""
         ...
 
     async def close(self) -> None: ...

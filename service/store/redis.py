@@ -62,18 +62,15 @@ class RedisHistory:
         )
         self._keep, self._ttl_s, self._timeout_s = keep, ttl_s, timeout_s
 
-    async def read(self, user_id: str, before: int | None) -> Stored:
-        return (await self.read_many([(user_id, before)]))[0]
-
-    async def read_many(self, asked: Sequence[tuple[str, int | None]]) -> list[Stored]:
+    async def read(self, users: Sequence[tuple[str, int | None]]) -> list[Stored]:
         pipeline = self._redis.pipeline(transaction=False)
         at_most = ("BYSCORE", "REV", "LIMIT", 0, self._keep)
-        for user_id, before in asked:
+        for user_id, before in users:
             pipeline.execute_command("HGETALL", profile_key(user_id))
             newest = "+inf" if before is None else f"({before}"
             pipeline.execute_command("ZRANGE", history_key(user_id), newest, "-inf", *at_most)
         replies = await self._execute(pipeline)
-        pairs = zip(replies[::2], replies[1::2], asked, strict=True)
+        pairs = zip(replies[::2], replies[1::2], users, strict=True)
         return [_stored(fields, members, before) for fields, members, (_, before) in pairs]
 
     async def write(self, user_id: str, behaviours: Sequence[Behaviour], profile: Mapping[str, str] | None) -> None:

@@ -16,7 +16,7 @@ from model.features.behaviour import Behaviour
 from service.store.format import history_key, pack, profile_key, queue_write, unpack
 from service.store.history import Stored, StoreUnavailable
 from service.store.redis import RedisHistory
-from tests.stores import Proxy, black_hole_url, dead_url
+from tests.stores import Proxy, black_hole_url, dead_url, read_one
 
 KEEP = 5
 TTL_S = 1000
@@ -101,7 +101,7 @@ def test_no_two_users_share_a_key(one, other):
 def test_a_user_never_written_is_empty(store_url):
     async def scenario():
         async with opened(store_url) as history:
-            assert await history.read("nobody", None) == Stored({}, [], 0)
+            assert await read_one(history, "nobody", None) == Stored({}, [], 0)
 
     asyncio.run(scenario())
 
@@ -114,7 +114,7 @@ def test_what_is_written_is_read(store_url, user_id):
             await history.write(user_id, clicks(3, 1, 2), profile)
             await history.write(user_id + "x", clicks(9), None)
 
-            assert await history.read(user_id, None) == Stored(profile, clicks(1, 2, 3), 0)
+            assert await read_one(history, user_id, None) == Stored(profile, clicks(1, 2, 3), 0)
 
     asyncio.run(scenario())
 
@@ -123,10 +123,10 @@ def test_writing_again_changes_nothing(store_url, admin):
     async def scenario():
         async with opened(store_url) as history:
             await history.write("u", clicks(1, 2, 2), {"age": "30"})
-            once = await history.read("u", None)
+            once = await read_one(history, "u", None)
             await history.write("u", clicks(2, 1), {"age": "30"})
 
-            assert await history.read("u", None) == once == Stored({"age": "30"}, clicks(1, 2), 0)
+            assert await read_one(history, "u", None) == once == Stored({"age": "30"}, clicks(1, 2), 0)
 
     asyncio.run(scenario())
 
@@ -137,7 +137,7 @@ def test_a_profile_field_is_replaced_and_the_others_stay(store_url):
             await history.write("u", [], {"age": "30", "city": "x"})
             await history.write("u", [], {"age": "31"})
 
-            assert (await history.read("u", None)).profile == {"age": "31", "city": "x"}
+            assert (await read_one(history, "u", None)).profile == {"age": "31", "city": "x"}
 
     asyncio.run(scenario())
 
@@ -148,7 +148,7 @@ def test_a_late_event_lands_in_its_place(store_url):
             await history.write("u", clicks(10, 30), None)
             await history.write("u", clicks(20), None)
 
-            assert (await history.read("u", None)).behaviours == clicks(10, 20, 30)
+            assert (await read_one(history, "u", None)).behaviours == clicks(10, 20, 30)
 
     asyncio.run(scenario())
 
@@ -159,7 +159,7 @@ def test_the_newest_are_kept_whatever_the_order_of_arrival(store_url, admin):
             for timestamp in (50, 90, 10, 70, 30, 80, 20, 60, 40):
                 await history.write("u", clicks(timestamp), None)
 
-            assert (await history.read("u", None)).behaviours == clicks(50, 60, 70, 80, 90)
+            assert (await read_one(history, "u", None)).behaviours == clicks(50, 60, 70, 80, 90)
             assert admin.zcard(history_key("u")) == KEEP
 
     asyncio.run(scenario())
@@ -172,7 +172,7 @@ def test_ties_in_time_are_ordered_and_trimmed_alike_whatever_the_order_of_arriva
             await history.write("forth", tied, None)
             await history.write("back", tied[::-1], None)
 
-            forth, back = [(await history.read(user, None)).behaviours for user in ("forth", "back")]
+            forth, back = [(await read_one(history, user, None)).behaviours for user in ("forth", "back")]
             assert forth == back == tied[-KEEP:]
 
     asyncio.run(scenario())
@@ -184,9 +184,9 @@ def test_only_what_happened_strictly_before_is_read(store_url):
             async with opened(store_url, keep=100) as untrimmed:
                 await untrimmed.write("u", clicks(10, 20, 30, 40), None)
 
-            assert (await history.read("u", 30)).behaviours == clicks(10, 20)
-            assert (await history.read("u", 31)).behaviours == clicks(20, 30)
-            assert (await history.read("u", 10)).behaviours == []
+            assert (await read_one(history, "u", 30)).behaviours == clicks(10, 20)
+            assert (await read_one(history, "u", 31)).behaviours == clicks(20, 30)
+            assert (await read_one(history, "u", 10)).behaviours == []
 
     asyncio.run(scenario())
 
@@ -197,7 +197,7 @@ def test_a_live_request_sees_a_click_stamped_ahead_of_our_clock(store_url):
         async with opened(store_url) as history:
             await history.write("u", clicks(tomorrow), None)
 
-            assert (await history.read("u", None)).behaviours == clicks(tomorrow)
+            assert (await read_one(history, "u", None)).behaviours == clicks(tomorrow)
 
     asyncio.run(scenario())
 
@@ -221,7 +221,7 @@ def test_members_that_are_no_behaviours_are_skipped_and_counted(store_url, admin
         async with opened(store_url, keep=100) as history:
             await history.write("u", clicks(1, 9), None)
 
-            assert await history.read("u", None) == Stored({}, clicks(1, 9), len(MALFORMED))
+            assert await read_one(history, "u", None) == Stored({}, clicks(1, 9), len(MALFORMED))
 
     asyncio.run(scenario())
 
@@ -230,8 +230,8 @@ def test_a_score_that_differs_from_the_members_time_shows_nobody_the_future(stor
     async def scenario():
         admin.zadd(history_key("u"), {pack(click("ahead", 100)): 1, pack(click("i2", 2)): 5})
         async with opened(store_url) as history:
-            assert await history.read("u", 50) == Stored({}, [click("i2", 2)], 1)
-            assert (await history.read("u", None)).behaviours == [click("i2", 2), click("ahead", 100)]
+            assert await read_one(history, "u", 50) == Stored({}, [click("i2", 2)], 1)
+            assert (await read_one(history, "u", None)).behaviours == [click("i2", 2), click("ahead", 100)]
 
     asyncio.run(scenario())
 
@@ -240,7 +240,7 @@ def test_bytes_that_are_no_text_in_a_profile_do_not_break_the_read(store_url, ad
     async def scenario():
         admin.hset(profile_key("u"), mapping={b"age": b"30", b"city": b"\xff"})
         async with opened(store_url) as history:
-            assert (await history.read("u", None)).profile == {"age": "30", "city": "\ufffd"}
+            assert (await read_one(history, "u", None)).profile == {"age": "30", "city": "\ufffd"}
 
     asyncio.run(scenario())
 
@@ -283,7 +283,7 @@ def test_the_same_commands_queue_on_a_pipeline_of_many_users(store_url, admin):
 
         async with opened(store_url) as history:
             for n in range(100):
-                assert await history.read(f"u{n}", None) == Stored({"n": str(n)}, clicks(n, n + 1), 0)
+                assert await read_one(history, f"u{n}", None) == Stored({"n": str(n)}, clicks(n, n + 1), 0)
 
     asyncio.run(scenario())
 
@@ -306,11 +306,11 @@ def test_a_read_is_one_round_trip_and_so_is_a_write_on_a_fresh_connection_too(st
                 await history.write("u", clicks(*range(1000)), {"age": "30"})
                 assert proxy.turns == 1
 
-                stored = await history.read("u", None)
+                stored = await read_one(history, "u", None)
                 assert proxy.turns == 2
                 assert stored == Stored({"age": "30"}, clicks(*range(1000)), 0)
             async with opened(proxy.url) as history:
-                await history.read("u", 10)
+                await read_one(history, "u", 10)
                 assert proxy.turns == 3
 
     asyncio.run(scenario())
@@ -322,7 +322,7 @@ def test_reads_at_the_same_time_share_the_connections_and_get_their_own_user(sto
             for n in range(50):
                 await history.write(f"u{n}", clicks(n), {"n": str(n)})
 
-            answers = await asyncio.gather(*(history.read(f"u{n}", None) for n in range(50)))
+            answers = await asyncio.gather(*(read_one(history, f"u{n}", None) for n in range(50)))
 
             assert answers == [Stored({"n": str(n)}, clicks(n), 0) for n in range(50)]
 
@@ -338,7 +338,7 @@ def test_a_read_cancelled_while_its_answer_is_on_the_way_leaves_it_to_nobody(sto
                 await history.write("other", clicks(2), {"name": "other"})
 
                 proxy.hold(after=answered)
-                reading = asyncio.create_task(history.read("one", None))
+                reading = asyncio.create_task(read_one(history, "one", None))
                 assert await asyncio.to_thread(proxy.held.wait, 10)
                 for _ in range(20):  # until it waits for the answer: Python 3.11 loses a cancel as the request leaves
                     await asyncio.sleep(0)
@@ -348,7 +348,7 @@ def test_a_read_cancelled_while_its_answer_is_on_the_way_leaves_it_to_nobody(sto
 
                 assert reading.cancelled()
                 for _ in range(3):
-                    assert await history.read("other", None) == Stored({"name": "other"}, clicks(2), 0)
+                    assert await read_one(history, "other", None) == Stored({"name": "other"}, clicks(2), 0)
 
     asyncio.run(scenario())
 
@@ -361,14 +361,14 @@ def test_a_read_cancelled_at_any_step_leaves_its_answer_to_nobody(store_url):
 
             finished = 0
             for steps in range(60):
-                reading = asyncio.create_task(history.read("one", None))
+                reading = asyncio.create_task(read_one(history, "one", None))
                 for _ in range(steps):
                     await asyncio.sleep(0)
                 reading.cancel()
                 await asyncio.wait([reading])
                 finished += not reading.cancelled()
 
-                assert await history.read("other", None) == Stored({"name": "other"}, clicks(2), 0)
+                assert await read_one(history, "other", None) == Stored({"name": "other"}, clicks(2), 0)
             assert finished < 60
 
     asyncio.run(scenario())
@@ -383,10 +383,10 @@ def test_an_answer_later_than_the_timeout_is_nobodys(store_url):
             async with opened(proxy.url, timeout_ms=300, connections=1) as history:
                 proxy.hold()
                 with pytest.raises(StoreUnavailable):
-                    await history.read("one", None)
+                    await read_one(history, "one", None)
                 proxy.release()
 
-                assert (await history.read("other", None)).behaviours == clicks(2)
+                assert (await read_one(history, "other", None)).behaviours == clicks(2)
 
     asyncio.run(scenario())
 
@@ -400,10 +400,10 @@ def test_a_caller_waits_for_a_free_connection_no_longer_than_the_timeout(store_u
             ):
                 await hurried.write("u", clicks(1), None)
                 proxy.hold()
-                both = await asyncio.gather(*(hurried.read("u", None) for _ in range(2)), return_exceptions=True)
+                both = await asyncio.gather(*(read_one(hurried, "u", None) for _ in range(2)), return_exceptions=True)
                 assert all(isinstance(answer, StoreUnavailable) for answer in both), both
 
-                waiting = [asyncio.create_task(history.read("u", None)) for _ in range(3)]
+                waiting = [asyncio.create_task(read_one(history, "u", None)) for _ in range(3)]
                 assert await asyncio.to_thread(proxy.held.wait, 10)
                 proxy.release()
                 assert [(await read).behaviours for read in waiting] == [clicks(1)] * 3
@@ -419,7 +419,7 @@ def test_a_store_that_went_away_and_came_back_is_read_at_once(store_url):
                 await asyncio.to_thread(proxy.cut)
                 await asyncio.sleep(0.05)  # the end of the connections arrives
 
-                assert (await history.read("u", None)).behaviours == clicks(1)
+                assert (await read_one(history, "u", None)).behaviours == clicks(1)
 
     asyncio.run(scenario())
 
@@ -430,7 +430,7 @@ def test_a_store_cut_off_midway_is_unavailable(store_url):
             async with opened(proxy.url) as history:
                 await history.write("u", clicks(1), None)
                 proxy.hold(after=3)
-                reading = asyncio.create_task(history.read("u", None))
+                reading = asyncio.create_task(read_one(history, "u", None))
                 assert await asyncio.to_thread(proxy.held.wait, 10)
                 await asyncio.to_thread(proxy.cut)
 
@@ -446,7 +446,7 @@ def test_a_dead_store_is_unavailable_at_once_and_named_without_its_password():
             where = url.removeprefix("redis://")
             async with opened(f"redis://someone:hush@{where}/3") as history:
                 started = time.monotonic()
-                for call in (history.read("u", None), history.write("u", clicks(1), None)):
+                for call in (read_one(history, "u", None), history.write("u", clicks(1), None)):
                     with pytest.raises(StoreUnavailable, match=where) as refused:
                         await call
                     assert "hush" not in str(refused.value)
@@ -459,7 +459,7 @@ def test_a_missing_socket_is_unavailable(tmp_path):
     async def scenario():
         async with opened(f"unix://{tmp_path}/none") as history:
             with pytest.raises(StoreUnavailable, match="none"):
-                await history.read("u", None)
+                await read_one(history, "u", None)
 
     asyncio.run(scenario())
 
@@ -470,7 +470,7 @@ def test_a_store_that_never_answers_is_given_up_after_the_timeout():
             async with opened(url, timeout_ms=200) as history:
                 started = time.monotonic()
                 with pytest.raises(StoreUnavailable):
-                    await history.read("u", None)
+                    await read_one(history, "u", None)
                 assert 0.15 < time.monotonic() - started < 3
 
     asyncio.run(scenario())
@@ -481,7 +481,7 @@ def test_a_wrong_password_is_unavailable_and_not_told(store_url):
         with Proxy(store_url) as proxy:
             async with opened(proxy.url.replace("redis://", "redis://:hush@")) as history:
                 with pytest.raises(StoreUnavailable) as refused:
-                    await history.read("u", None)
+                    await read_one(history, "u", None)
                 assert "hush" not in str(refused.value)
 
     asyncio.run(scenario())
@@ -491,7 +491,7 @@ def test_an_error_reply_is_unavailable_and_does_not_name_the_user(store_url, adm
     async def scenario():
         admin.set(history_key("private"), "no sorted set")
         async with opened(store_url) as history:
-            for call in (history.read("private", None), history.write("private", clicks(1), {"age": "30"})):
+            for call in (read_one(history, "private", None), history.write("private", clicks(1), {"age": "30"})):
                 with pytest.raises(StoreUnavailable, match="WRONGTYPE") as refused:
                     await call
                 assert "private" not in str(refused.value)

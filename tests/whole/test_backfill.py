@@ -14,7 +14,7 @@ from model.features.behaviour import Behaviour
 from service.backfill import BackfillError, Loaded, load_tables, load_users
 from service.store.history import Stored
 from service.store.redis import RedisHistory
-from tests.stores import dead_url
+from tests.stores import dead_url, read_one
 
 pl = pytest.importorskip("polars")
 
@@ -33,7 +33,7 @@ def stored(url: str, *user_ids: str) -> list[Stored]:
     async def read() -> list[Stored]:
         history = RedisHistory(url, keep=1000, ttl_s=TTL_S, timeout_ms=5000, connections=1)
         try:
-            return [await history.read(user_id, None) for user_id in user_ids]
+            return [await read_one(history, user_id, None) for user_id in user_ids]
         finally:
             await history.close()
 

