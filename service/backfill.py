@@ -193,23 +193,23 @@ def _scan(path: Path, texts: list[str], integers: list[str]) -> "polars.LazyFram
     except (OSError, pl.exceptions.PolarsError) as error:
         raise BackfillError(f"{path}: {error}") from None
     for name in texts + integers:
-        given = types.get(name)
-        if given is None:
+        kind = types.get(name)
+        if kind is None:
             raise BackfillError(f"{path}: no column {name}, only {', '.join(types)}")
-        if not given.is_integer() and not (name in texts and given in (pl.String, pl.Categorical, pl.Enum)):
-            raise BackfillError(f"{path}: column {name} is {given}, {'text or ' * (name in texts)}integers are allowed")
+        if not kind.is_integer() and not (name in texts and kind in (pl.String, pl.Categorical, pl.Enum)):
+            raise BackfillError(f"{path}: column {name} is {kind}, {'text or ' * (name in texts)}integers are allowed")
     return table.with_columns(pl.col(texts).cast(pl.String))
 
 
 def _profile(values: Mapping[str, Any], where: str) -> dict[str, str]:
     present = {name: value for name, value in values.items() if value is not None and value == value}  # NaN is no value
-    made = {}
+    texts = {}
     for name, value in present.items():
         try:
-            made[name] = to_text(value)
+            texts[name] = to_text(value)
         except BadValue as error:
             raise BackfillError(f"{where}: {name}: {error}") from None
-    return made
+    return texts
 
 
 def main() -> None:
@@ -237,7 +237,7 @@ def main() -> None:
                 options.users.open("rb") as file,
                 tqdm(total=options.users.stat().st_size, unit="B", unit_scale=True) as bar,
             ):
-                lines = _watched(file, bar)
+                lines = _counted(file, bar)
                 source_name = str(options.users)
                 loaded = load_users(lines, options.url, keep=options.keep, ttl_s=options.ttl_s, source=source_name)
     except (BackfillError, ValueError, OSError, redis.RedisError) as error:
@@ -245,7 +245,7 @@ def main() -> None:
     print(json.dumps({**loaded._asdict(), "seconds": round(time.monotonic() - started, 3)}))
 
 
-def _watched(lines: Iterable[bytes], bar: "tqdm[Any]") -> Iterator[bytes]:
+def _counted(lines: Iterable[bytes], bar: "tqdm[Any]") -> Iterator[bytes]:
     for line in lines:
         yield line
         bar.update(len(line))
