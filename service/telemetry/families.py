@@ -1,8 +1,12 @@
-"""The `ranker_` families: names, labels, bounds and help texts, a table each."""
+"""The `ranker_` families: names, labels, bounds and help texts, a table each.
+
+A family is known by its name alone; the order of a table is the order in which `GET /metrics` tells its families.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from service.errors import SHED
 from service.telemetry.exposition import Labels
 
 STAGES = ("parse", "history", "queue", "encode", "score", "sort", "serialise")
@@ -30,76 +34,75 @@ REQUEST_BOUNDS_S = tuple(sorted(_bounds(0.01, 4, range(-3, 4)) | {0.0003, 0.0006
 STAGE_BOUNDS_S = tuple(sorted(_bounds(0.01, 1, range(-10, 7))))
 
 
-class Sizes(NamedTuple):
-    """A histogram of what is no request's time: its name, help text and bounds, and its labels, which are fixed."""
+class Histogram(NamedTuple):
+    """A histogram of what is no request's time; its labels are fixed."""
 
-    name: str
     text: str
     bounds: tuple[float, ...]
     labels: Labels = ()
+    of_model: bool = False  # whether it carries model, version and variant
 
 
-CANDIDATES = Sizes("ranker_candidates", "Candidates in a ranked request.", _one_two_five(0, 4))
-HISTORY_LENGTH = Sizes(
-    "ranker_history_length",
-    "Behaviours that a ranked request's history had, after filter and cut.",
-    (0, *_one_two_five(0, 3)),
-)
-HISTORY_AGE = Sizes(
-    "ranker_history_age_seconds",
-    "Seconds from a user's newest stored behaviour to the ranking; users without any are not in it.",
-    (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 90 * 86400, 365 * 86400),
-)
-SCORE_MEAN = Sizes(
-    "ranker_score_mean",
-    "Mean score of a ranked request's candidates: a model or a feature that went wrong shows here.",
-    _one_two_five(-4, 3),
-)
-BATCH_REQUESTS = Sizes("ranker_batch_requests", "Requests in one call of /rank/batch.", _one_two_five(0, 3))
-STORE_READ = Sizes(
-    "ranker_store_duration_seconds",
-    "Time of one round trip to the store, failed ones too, in seconds.",
-    STAGE_BOUNDS_S,
-    (("op", "read"),),
-)
-SIZES = (CANDIDATES, HISTORY_LENGTH, HISTORY_AGE, SCORE_MEAN, BATCH_REQUESTS, STORE_READ)
-
-
-class Events(NamedTuple):
-    """A family of counters: its help text, and the values that each of its labels may have."""
+class Counter(NamedTuple):
+    """A family of counters, with the values that each of its labels may have."""
 
     text: str
     labels: Mapping[str, Sequence[str]] = {}
+    of_model: bool = False
 
 
-RELOADS = ("ok", "refused")  # outcomes of a look at a newer catalogue file
-EVENTS = {  # as the exposition format has it, the names get their `_total` when written
-    "ranker_unknown_items": Events("Candidates without an embedding, scored as UNKNOWN."),
-    "ranker_cold_users": Events("Ranked requests of users without a history."),
-    "ranker_future_behaviours": Events("Behaviours stamped ahead of the clock, taken as happening just now."),
-    "ranker_malformed_behaviours": Events(
-        "Stored behaviours and profile values that could not be read and were passed over."
+SIZES = {
+    "ranker_candidates": Histogram("Candidates in a ranked request.", _one_two_five(0, 4), of_model=True),
+    "ranker_history_length": Histogram(
+        "Behaviours that a ranked request's history had, after filter and cut.",
+        (0, *_one_two_five(0, 3)),
+        of_model=True,
     ),
-    "ranker_score_nan": Events("Scores that were no finite number."),
-    "ranker_store_ops": Events(
+    "ranker_history_age_seconds": Histogram(
+        "Seconds from a user's newest stored behaviour to the ranking; users without any are not in it.",
+        (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 90 * 86400, 365 * 86400),
+        of_model=True,
+    ),
+    "ranker_score_mean": Histogram(
+        "Mean score of a ranked request's candidates: a model or a feature that went wrong shows here.",
+        _one_two_five(-4, 3),
+        of_model=True,
+    ),
+    "ranker_batch_requests": Histogram("Requests in one call of /rank/batch.", _one_two_five(0, 3)),
+    "ranker_store_duration_seconds": Histogram(
+        "Time of one round trip to the store, failed ones too, in seconds.", STAGE_BOUNDS_S, (("op", "read"),)
+    ),
+}
+DEGRADED = "ranker_degraded"
+EVENTS = {  # as the exposition format has it, the names get their `_total` when written
+    "ranker_unknown_items": Counter("Candidates without an embedding, scored as UNKNOWN.", of_model=True),
+    "ranker_cold_users": Counter("Ranked requests of users without a history.", of_model=True),
+    "ranker_future_behaviours": Counter(
+        "Behaviours stamped ahead of the clock, taken as happening just now.", of_model=True
+    ),
+    "ranker_malformed_behaviours": Counter(
+        "Stored behaviours and profile values that could not be read and were passed over.", of_model=True
+    ),
+    "ranker_score_nan": Counter("Scores that were no finite number.", of_model=True),
+    "ranker_store_ops": Counter(
         "Round trips to the store, by how they ended.", {"op": ("read",), "outcome": ("ok", "timeout", "error")}
     ),
-    "ranker_deadline_exceeded": Events(
+    "ranker_deadline_exceeded": Counter(
         "Requests whose stage ran out of the time it may take, and went on without.", {"stage": ("history",)}
     ),
-    "ranker_shed": Events(
-        "Requests turned away before any work because they were too large, by which limit.",
-        {"reason": ("body_too_large", "too_many_candidates")},
+    "ranker_shed": Counter(
+        "Requests turned away before any work because they were too large, by which limit.", {"reason": SHED}
     ),
-    "ranker_catalog_reloads": Events(
-        "Newer catalogue files that a worker took over (ok) or refused, each worker's own.", {"outcome": RELOADS}
+    "ranker_catalog_reloads": Counter(
+        "Newer catalogue files that a worker took over (ok) or refused, each worker's own.",
+        {"outcome": ("ok", "refused")},
     ),
-    "ranker_model_swap": Events(
+    "ranker_model_swap": Counter(
         "Models that a worker took over, the one it starts with included, each worker's own.", {"outcome": ("ok",)}
     ),
-    "ranker_worker_starts": Events("Workers started, in the place of those that ended too."),
-}
-DEGRADED = "ranker_degraded"  # its reasons are ranking's
+    "ranker_worker_starts": Counter("Workers started, in the place of those that ended too."),
+    DEGRADED: Counter("Answers that did without something, by what was missing.", {"reason": ()}, of_model=True),
+}  # the reasons of DEGRADED are ranking's, and come with the routes
 
 GAUGES = {  # of each worker that lives, by its slot
     "in_flight": ("ranker_in_flight", "Ranking requests under way."),
@@ -124,6 +127,3 @@ def outcome_of(status: int, degraded: bool = False) -> str:
     if status >= 400:
         return "refused"
     return "degraded" if degraded else "ok"
-
-
-MODEL_LABELS = ("name", "version", "network", "sha")

@@ -1,7 +1,7 @@
-"""Response times of all workers: one memory-mapped file of counts a worker, any of which can answer for all.
+"""Response times of all workers: one memory-mapped file of counts per worker, any of which can answer for all.
 
 A time is one count in a log-spaced bucket, kept twice: in the slice of 5 s in which it happened (for quantiles over the
-last 60 s) and since the start (for histograms and counters, which must never fall).
+last 60 s) and since the start, under the model that answered (for histograms and counters, which must never fall).
 
 Why no library. prometheus_client's multiprocess mode was tried first: its Summary has no quantiles, custom collectors
 are lost in it, one empty file breaks every scrape, dead workers' files pile up, and merging eight workers' histograms
@@ -112,46 +112,58 @@ def log_edges(bounds_s: Iterable[float]) -> list[float]:
     return sorted({*bounds_s, *(SHORTEST_S * RATIO**step for step in range(steps + 1))})
 
 
-def times_layout(series: int, edges: Sequence[float]) -> Layout:
-    """The part of a worker's record that holds the times of `series` series."""
-    buckets = len(edges) + 1
+def window_layout(series: int, edges: Sequence[float]) -> Layout:
+    """The part of a worker's record that holds the times of the last 60 s, of `series` series."""
     return np.dtype(
         [
             ("epoch", np.int64, (SLICES, series)),  # which 5 s a row of `recent` counts; rows are wiped when next used
-            ("counts", np.uint64, (series, buckets)),
-            ("sums_ns", np.uint64, (series,)),
-            ("recent", np.uint32, (SLICES, series, buckets)),
+            ("recent", np.uint32, (SLICES, series, len(edges) + 1)),
         ],
         align=True,  # eight aligned bytes are written at once: a reader never sees half a number
     )
 
 
-class TimesWriter:
-    """Records times into this worker's `times` (a view of dtype `times_layout`). Not for several threads at once."""
+def totals_layout(series: int, bounds_s: Sequence[float]) -> Layout:
+    """The part of a worker's record that holds all times since the start, of `series` series, between a few bounds."""
+    fields = [("counts", np.uint64, (series, len(bounds_s) + 1)), ("sums_ns", np.uint64, (series,))]
+    return np.dtype(fields, align=True)
 
-    def __init__(self, times: Record, edges: Sequence[float]) -> None:
+
+class Totals(NamedTuple):
+    """Plain memoryviews of a record of dtype `totals_layout`: an index into one costs a third of numpy's."""
+
+    counts: Any  # (series · buckets,)
+    sums_ns: Any  # (series,)
+
+    @classmethod
+    def of(cls, totals: Record) -> "Totals":
+        return cls(totals["counts"].reshape(-1).data, totals["sums_ns"].reshape(-1).data)
+
+
+class TimesWriter:
+    """Records times into this worker's `window` (a view of dtype `window_layout`). Not for several threads at once.
+
+    `bounds_s` are some of the `edges`: those between which totals are counted.
+    """
+
+    def __init__(self, window: Record, edges: Sequence[float], bounds_s: Sequence[float]) -> None:
         self._edges = list(edges)
-        self._series = times["sums_ns"].shape[0]
+        self._total_of: list[int] = [*np.searchsorted(bounds_s, edges).tolist(), len(bounds_s)]  # of each bucket
+        self._totals = len(bounds_s) + 1
+        self._series = window["epoch"].shape[1]
         self._buckets = len(edges) + 1
-        # Plain memoryviews: an index into one costs a third of numpy's.
-        self._epoch = times["epoch"].reshape(-1).data
-        self._counts = times["counts"].reshape(-1).data
-        self._sums_ns = times["sums_ns"].data
-        self._recent = times["recent"].reshape(-1).data
+        self._epoch = window["epoch"].reshape(-1).data
+        self._recent = window["recent"].reshape(-1).data
         self._wiped = np.zeros(self._buckets, np.uint32).data
 
-    def add(self, times: Iterable[tuple[int, float]], now_s: float) -> None:
+    def add(self, times: Iterable[tuple[int, float]], now_s: float, totals: Totals) -> None:
         """Series and seconds of some times that end at `now_s` (CLOCK_MONOTONIC, which all workers of a machine share).
 
-        Together, since a request is eight: what they have in common is looked up once.
+        Together, since a request is eight: what they have in common is looked up once. `totals` counts them too.
         """
-        edges, buckets, counts, sums_ns, recent = (
-            self._edges,
-            self._buckets,
-            self._counts,
-            self._sums_ns,
-            self._recent,
-        )
+        edges, buckets, recent = self._edges, self._buckets, self._recent
+        counts, sums_ns = totals
+        total_of, width = self._total_of, self._totals
         epoch = int(now_s // SLICE_S)
         first = epoch % SLICES * self._series
         for series, seconds in times:
@@ -163,28 +175,22 @@ class TimesWriter:
                 recent[start : start + buckets] = self._wiped
                 self._epoch[row] = epoch
             recent[start + bucket] += 1
-            counts[series * buckets + bucket] += 1
+            counts[series * width + total_of[bucket]] += 1
             sums_ns[series] += int(seconds * 1e9)
 
 
-class Times(NamedTuple):
-    """All workers together, by series: S series, B buckets."""
+def recent(windows: Sequence[Any], now_s: float) -> npt.NDArray[np.uint32]:
+    """Counts (S, B) of all workers' `windows` (views of one `window_layout`, at least one) in the 60 s before `now_s`.
 
-    counts_SB: Counts  # since the start
-    sums_S: npt.NDArray[np.float64]  # seconds, since the start
-    recent_SB: npt.NDArray[np.uint32]  # over the last 60 s, to the slice
-
-
-def merge(workers: Sequence[Any], now_s: float) -> Times:
-    """Sums the workers' `times` (views of one `times_layout`, at least one) as seen at `now_s`."""
-    counts_SB = np.sum([times["counts"] for times in workers], axis=0)
-    recent_SB = np.zeros(counts_SB.shape, np.uint32)  # no bucket sees four billion requests a minute
+    S series, B buckets; to the slice.
+    """
+    recent_SB = np.zeros(windows[0]["recent"].shape[1:], np.uint32)  # no bucket sees four billion requests a minute
     oldest = int(now_s // SLICE_S) - WINDOW_S // SLICE_S
-    for times in workers:
-        live = times["epoch"] >= oldest
+    for window in windows:
+        live = window["epoch"] >= oldest
         (some,) = live.any(axis=0).nonzero()  # few: most routes and outcomes have seen nothing for a minute
-        recent_SB[some] += np.einsum("ts,tsb->sb", live[:, some].astype(np.uint32), times["recent"][:, some])
-    return Times(counts_SB, np.sum([times["sums_ns"] for times in workers], axis=0) / 1e9, recent_SB)
+        recent_SB[some] += np.einsum("ts,tsb->sb", live[:, some].astype(np.uint32), window["recent"][:, some])
+    return recent_SB
 
 
 def quantiles(recent_B: npt.NDArray[np.uint32], edges: Sequence[float], wanted: Sequence[float]) -> list[float]:

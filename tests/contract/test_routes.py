@@ -1,6 +1,7 @@
 """The routes are one table; what documents them, labels them and refuses others follows from it."""
 
 import re
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
@@ -11,7 +12,10 @@ from service.api.endpoint import Door
 from service.api.routes import ALLOWED, ENDPOINTS, STAGES_OF
 from service.app import create_app
 from service.errors import KINDS, OF_STATUS, SHED
-from service.settings import Settings
+from service.rank import REASONS
+from service.settings import MOST_BUDGETS, Settings
+from service.telemetry.counts import Metrics
+from service.telemetry.folder import FOLDER_BYTES_PER_WORKER
 from tests.contract.test_service import client_of, run
 
 
@@ -65,3 +69,10 @@ def test_a_handler_is_named_in_one_row(app: FastAPI) -> None:
     handlers = [endpoint.handler for endpoint in ENDPOINTS]
     assert len(handlers) == len(set(handlers))
     assert ENDPOINTS[0].path == "/rank", "the route asked most often is the first that is tried"
+
+
+def test_a_workers_counts_take_the_room_that_is_asked_of_the_folder(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, STAGES_OF, REASONS, budgets_s=[0.0123 + n / 1000 for n in range(MOST_BUDGETS)])
+    [file] = tmp_path.iterdir()
+    metrics.close()
+    assert FOLDER_BYTES_PER_WORKER / 2 < file.stat().st_size <= FOLDER_BYTES_PER_WORKER

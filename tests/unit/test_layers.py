@@ -45,7 +45,7 @@ ARROWS = {
     "service.settings": set(),
     "service.errors": set(),
     "service.wire": FEATURES | {"service.errors"},
-    "service.telemetry": set(),
+    "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
     "service.call": set(),
     "service.scoring": SERVED | {"service.call"},

@@ -15,21 +15,25 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.telemetry.counts import MODEL_BYTES, Metrics
-from service.telemetry.families import OUTCOMES, QUANTILES, REQUEST_BOUNDS_S, STAGES, outcome_of
+from service.telemetry.counts import Metrics
+from service.telemetry.families import EVENTS, OUTCOMES, QUANTILES, REQUEST_BOUNDS_S, STAGES, Counter, outcome_of
 from service.telemetry.folder import FOLDER_PREFIX, prepare_folder
+from service.telemetry.record import MODELS, NAME_BYTES
 
 ROUTES = {"/rank": STAGES, "/metrics": ()}
 REASONS = ("history_timeout",)
 NOW_S = 1000.0
 NO_MODEL, NO_VERSION = (("model", ""),), (("variant", ""), ("version", ""))
+NOBODY = {"model": "", "version": "", "variant": ""}
+FACTS = {"network": "bst", "sha": "abc"}
 
 # A worker process: does what the lines on its standard input say, and answers each with one JSON line.
 WORKER = """
 import itertools, json, sys, time
 from pathlib import Path
 import numpy as np
-from service.metrics import STAGES, Metrics
+from service.telemetry.counts import Metrics
+from service.telemetry.families import STAGES
 
 ticks = itertools.count()
 folder, clock = Path(sys.argv[1]), {"fixed": lambda: 1000.0, "racing": lambda: float(next(ticks))}[sys.argv[2]]
@@ -42,11 +46,14 @@ for line in sys.stdin:
         print(json.dumps(len(seconds)), flush=True)
     if verb == "scrape":
         print(json.dumps(metrics.render()[0].decode()), flush=True)
-    while verb == "flood":
-        metrics.observe("/rank", "ok", dict.fromkeys(STAGES, 0.001), 0.01)
-        metrics.ranked(candidates=100, history_length=20, unknown_items=1, cold=False, future=0, malformed=0)
-        metrics.degraded("history_timeout")
-        metrics.model("demo", "1", "bst", "abc")
+    while verb == "flood":  # by one model, or by more than there are slots
+        version = str(next(ticks) % seconds[0])
+        slot = metrics.model("demo", version, network="bst", sha="abc")
+        metrics.observe("/rank", "ok", dict.fromkeys(STAGES, 0.001), 0.01, slot)
+        metrics.size("ranker_candidates", 100, slot=slot)
+        metrics.add("ranker_unknown_items", slot=slot)
+        metrics.add("ranker_degraded", slot=slot, reason="history_timeout")
+        metrics.retire(slot)
         time.sleep(0.0002)
 """
 
@@ -124,7 +131,7 @@ def test_every_worker_answers_for_all_of_them(tmp_path, stack):
     np.testing.assert_equal(scrapes[2], scrapes[0])
     seen = scrapes[0]
     assert seen["ranker_requests_total", *NO_MODEL, ("outcome", "ok"), ("route", "/rank"), *NO_VERSION] == 15_000
-    assert seen["ranker_stage_duration_seconds_count", ("stage", "score")] == 15_000
+    assert seen["ranker_stage_duration_seconds_count", *NO_MODEL, ("stage", "score"), *NO_VERSION] == 15_000
     exact = np.quantile(recorded, QUANTILES, method="inverted_cdf")
     for stage, factor in (("total", 1.0), ("score", 0.5)):
         labels = [("outcome", "ok"), ("quantile", ""), ("route", "/rank"), ("stage", stage)]
@@ -141,10 +148,10 @@ def test_every_worker_answers_for_all_of_them(tmp_path, stack):
 def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counter_falls(tmp_path, stack):
     scraper = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
     stack.callback(scraper.close)
-    scraper.model("demo", "1", "bst", "abc")  # as every worker has one before it answers
+    scraper.model("demo", "0", **FACTS)  # as every worker has one before it answers
     workers = [start(stack, tmp_path, "racing") for _ in range(2)]  # racing: slices are wiped all the time
     for worker in workers:
-        worker.tell("flood")
+        worker.tell("flood", 1)
     before = samples(scraper.render()[0].decode())
 
     def scrape() -> float:
@@ -159,7 +166,7 @@ def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counte
             for key, n in after.items()
             if key[0] == "ranker_requests_total" and {("outcome", "ok"), ("route", "/rank")} <= set(key[1:])
         ]
-        assert {version for version, n in counted if n} <= {"1"}
+        assert {version for version, n in counted if n} <= {"0"}
         return sum(n for _, n in counted)
 
     for restart in range(4):
@@ -169,7 +176,7 @@ def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counte
         workers[restart % 2].kill()
         scrape()
         workers[restart % 2] = start(stack, tmp_path, "racing")
-        workers[restart % 2].tell("flood")
+        workers[restart % 2].tell("flood", 1)
     goal = scrape() + 500
     while scrape() < goal:
         pass
@@ -221,11 +228,15 @@ def test_histograms_are_exact_at_their_bounds(metrics):
     seen = samples(metrics.render()[0].decode())
 
     for bound in REQUEST_BOUNDS_S:
-        key = ("le", str(float(bound))), ("outcome", "refused"), ("route", "/rank")
+        key = ("le", str(float(bound))), *NO_MODEL, ("outcome", "refused"), ("route", "/rank"), *NO_VERSION
         assert seen["ranker_request_duration_seconds_bucket", *key] == sum(seconds <= bound for seconds in recorded)
     assert seen["ranker_request_duration_seconds_bucket", ("le", "+Inf"), *key[1:]] == len(recorded)
-    assert seen["ranker_stage_duration_seconds_bucket", ("le", "0.01"), ("stage", "parse")] == len(recorded)
-    assert seen["ranker_stage_duration_seconds_bucket", ("le", "0.005"), ("stage", "parse")] == 0
+    assert seen[
+        "ranker_stage_duration_seconds_bucket", ("le", "0.01"), *NO_MODEL, ("stage", "parse"), *NO_VERSION
+    ] == len(recorded)
+    assert (
+        seen["ranker_stage_duration_seconds_bucket", ("le", "0.005"), *NO_MODEL, ("stage", "parse"), *NO_VERSION] == 0
+    )
 
 
 def test_a_budget_is_a_bound_of_the_requests_histogram(tmp_path, stack):
@@ -234,47 +245,164 @@ def test_a_budget_is_a_bound_of_the_requests_histogram(tmp_path, stack):
     for seconds in (0.0122, 0.0123, 0.0124):
         metrics.observe("/rank", "ok", {}, seconds)
 
-    assert value(metrics, "ranker_request_duration_seconds_bucket", route="/rank", outcome="ok", le="0.0123") == 2
+    labels = {"route": "/rank", "outcome": "ok", "le": "0.0123", **NOBODY}
+    assert value(metrics, "ranker_request_duration_seconds_bucket", **labels) == 2
 
 
-def test_scores_that_are_no_numbers_are_counted_and_spoil_no_mean(metrics):
-    numbers = {"candidates": 3, "history_length": 1, "unknown_items": 0, "cold": False, "future": 0, "malformed": 0}
-    metrics.ranked(**numbers, history_age_s=5.0, score_mean=0.25)
-    metrics.ranked(**numbers, score_mean=math.nan, bad_scores=2)
+def test_what_a_ranked_request_was_made_of_is_counted_by_name_under_its_model(metrics):
+    slot = metrics.model("demo", "1", "b", **FACTS)
+    labels = {"model": "demo", "version": "1", "variant": "b"}
+    for candidates in (100, 101):
+        metrics.size("ranker_candidates", candidates, slot=slot)
+    metrics.size("ranker_history_length", 0, slot=slot)
+    metrics.add("ranker_unknown_items", 3, slot=slot)
+    metrics.add("ranker_degraded", slot=slot, reason="history_timeout")
+    metrics.size("ranker_store_duration_seconds", 0.001)
+    metrics.add("ranker_store_ops", outcome="ok", op="read")
 
-    assert value(metrics, "ranker_score_mean_sum") == 0.25 and value(metrics, "ranker_score_mean_count") == 1
-    assert value(metrics, "ranker_score_nan_total") == 2
-    assert value(metrics, "ranker_history_age_seconds_count") == 1
+    assert value(metrics, "ranker_candidates_bucket", le="100.0", **labels) == 1
+    assert value(metrics, "ranker_candidates_count", **labels) == 2
+    assert value(metrics, "ranker_candidates_sum", **labels) == 201
+    assert value(metrics, "ranker_history_length_bucket", le="0.0", **labels) == 1
+    assert value(metrics, "ranker_unknown_items_total", **labels) == 3
+    assert value(metrics, "ranker_cold_users_total", **labels) == 0
+    assert value(metrics, "ranker_degraded_total", reason="history_timeout", **labels) == 1
+    assert value(metrics, "ranker_store_ops_total", op="read", outcome="ok") == 1
+    assert value(metrics, "ranker_store_duration_seconds_count", op="read") == 1
 
 
-def test_what_a_ranked_request_was_made_of_is_counted(metrics):
-    metrics.ranked(candidates=100, history_length=0, unknown_items=3, cold=True, future=0, malformed=0)
-    metrics.ranked(candidates=101, history_length=20, unknown_items=0, cold=False, future=2, malformed=1)
-    metrics.degraded("history_timeout")
+def test_a_family_put_first_changes_no_other(tmp_path):
+    counted = []
+    for events in (EVENTS, {"ranker_new": Counter("Put first.", {"kind": ("a", "b")})} | EVENTS):
+        folder = tmp_path / str(len(events))
+        folder.mkdir()
+        metrics = Metrics(folder, ROUTES, REASONS, clock=lambda: NOW_S, events=events)
+        slot = metrics.model("demo", "1", **FACTS)
+        for n, (name, counter) in enumerate(EVENTS.items(), 1):
+            labels = {label: values[-1] for label, values in counter.labels.items() if values}
+            if name != "ranker_degraded":
+                metrics.add(name, n, slot=slot if counter.of_model else None, **labels)
+        seen = samples(metrics.render()[0].decode())
+        metrics.close()
+        counted.append({key: n for key, n in seen.items() if key[0].endswith("_total") and "cpu" not in key[0]})
+    without, with_new = counted
+    assert {key: n for key, n in with_new.items() if key[0] != "ranker_new_total"} == without
+    assert sum(n for key, n in with_new.items() if key[0] == "ranker_new_total") == 0
 
-    assert value(metrics, "ranker_candidates_bucket", le="100.0") == 1
-    assert value(metrics, "ranker_candidates_count") == 2
-    assert value(metrics, "ranker_candidates_sum") == 201
-    assert value(metrics, "ranker_history_length_bucket", le="0.0") == 1
-    assert value(metrics, "ranker_history_length_sum") == 20
-    assert value(metrics, "ranker_unknown_items_total") == 3
-    assert value(metrics, "ranker_cold_users_total") == 1
-    assert value(metrics, "ranker_future_behaviours_total") == 2
-    assert value(metrics, "ranker_malformed_behaviours_total") == 1
-    assert value(metrics, "ranker_degraded_total", reason="history_timeout") == 1
+
+# ---- models
+
+
+def requests_of(seen: dict[tuple, float]) -> dict[tuple[str, str], float]:
+    """Requests answered, by model and version, where there are any."""
+    rows = [(dict(key[1:]), n) for key, n in seen.items() if key[0] == "ranker_requests_total"]
+    counted: dict[tuple[str, str], float] = {}
+    for labels, n in rows:
+        at = labels["model"], labels["version"]
+        counted[at] = counted.get(at, 0) + n
+    return {at: n for at, n in counted.items() if n}
+
+
+def test_what_a_model_counted_stays_with_it_when_another_takes_over(metrics):
+    a = metrics.model("a", "1", **FACTS)
+    for _ in range(100):
+        metrics.observe("/rank", "ok", {"score": 0.001}, 0.01, a)
+    metrics.size("ranker_score_mean", 0.5, slot=a)
+    b = metrics.model("b", "1", **FACTS)
+    metrics.retire(a)
+    metrics.observe("/rank", "ok", {"score": 0.001}, 0.01, b)
+    metrics.observe("/metrics", "ok", {}, 0.01)
+
+    seen = samples(metrics.render()[0].decode())
+    assert requests_of(seen) == {("a", "1"): 100, ("b", "1"): 1, ("", ""): 1}
+    of_a, of_b = ({"model": model, "version": "1", "variant": ""} for model in "ab")
+    assert value(metrics, "ranker_request_duration_seconds_count", route="/rank", outcome="ok", **of_a) == 100
+    assert value(metrics, "ranker_stage_duration_seconds_count", stage="score", **of_b) == 1
+    assert value(metrics, "ranker_score_mean_count", **of_a) == 1
+    assert value(metrics, "ranker_score_mean_count", **of_b) == 0
+    assert value(metrics, "ranker_response_time_seconds_count", **labels_of_total()) == 101, "of all models"
+    assert {dict(key[1:])["name"] for key in seen if key[0] == "ranker_model_info"} == {"b"}
+    assert metrics.model("a", "1", **FACTS) == a, "back again, it counts on"
+
+
+def test_counts_of_a_model_outlive_the_worker(tmp_path):
+    for restart in range(1, 3):
+        metrics = Metrics(tmp_path, ROUTES, REASONS)
+        slot = metrics.model("a", str(restart), **FACTS)
+        metrics.observe("/rank", "ok", {}, 0.01, slot)
+        seen = samples(metrics.render()[0].decode())
+        metrics.close()
+    assert requests_of(seen) == {("a", "1"): 1, ("a", "2"): 1}
+    assert {dict(key[1:])["version"] for key in seen if key[0] == "ranker_model_info"} == {"2"}
+
+
+def test_more_models_than_slots_fold_the_oldest_that_nobody_serves(metrics):
+    kept = metrics.model("kept", "0", **FACTS)
+    metrics.observe("/rank", "ok", {}, 0.01, kept)
+    slots = []
+    for version in range(1, MODELS + 3):
+        slots.append(metrics.model("m", str(version), **FACTS))
+        for _ in range(version):
+            metrics.observe("/rank", "ok", {}, 0.01, slots[-1])
+        metrics.add("ranker_unknown_items", version, slot=slots[-1])
+        metrics.retire(slots[-1])
+
+    folded = 3  # MODELS + 3 models in MODELS slots, of which one is served
+    seen = samples(metrics.render()[0].decode())
+    expected = {("m", str(version)): version for version in range(folded + 1, MODELS + 3)}
+    assert requests_of(seen) == expected | {("kept", "0"): 1, ("m", "older"): sum(range(1, folded + 1))}
+    older = {"model": "m", "version": "older", "variant": ""}
+    assert value(metrics, "ranker_unknown_items_total", **older) == sum(range(1, folded + 1))
+
+    metrics.observe("/rank", "ok", {}, 0.01, slots[0])  # a request that began under a model folded meanwhile
+    assert requests_of(samples(metrics.render()[0].decode()))["m", "older"] == sum(range(1, folded + 1)) + 1
+
+
+def test_no_sum_falls_while_models_are_folded_and_workers_killed(tmp_path, stack):
+    scraper = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
+    stack.callback(scraper.close)
+    worker = start(stack, tmp_path)
+    worker.tell("flood", 3 * MODELS)  # a fold with every request
+    before: dict[str, float] = {}
+
+    def scrape() -> dict[str, float]:
+        nonlocal before
+        sums: dict[str, float] = {}
+        for key, n in samples(scraper.render()[0].decode()).items():
+            if key[0].endswith(("_total", "_count", "_sum")) and "cpu" not in key[0]:
+                sums[key[0]] = sums.get(key[0], 0) + n
+        assert all(sums[name] >= n - 1e-9 for name, n in before.items()), {
+            name: (n, sums[name]) for name, n in before.items() if sums[name] < n
+        }
+        before = sums
+        return sums
+
+    for _ in range(3):
+        goal = scrape()["ranker_requests_total"] + 300
+        while scrape()["ranker_requests_total"] < goal:
+            pass
+        worker.kill()
+        scrape()
+        worker = start(stack, tmp_path)
+        worker.tell("flood", 3 * MODELS)
+    seen = samples(scraper.render()[0].decode())
+    assert requests_of(seen)["demo", "older"] > 0
+    versions = {dict(key[1:])["version"] for key in seen if key[0] == "ranker_requests_total"}
+    assert len(versions - {""}) <= MODELS + 1
 
 
 def test_a_model_that_two_workers_answer_with_is_named_once(metrics, tmp_path, stack):
     other = Metrics(tmp_path, ROUTES, REASONS)
     stack.callback(other.close)
-    metrics.model("demo", "1", "bst", "abc")
-    other.model("demo", "1", "bst", "abc")
+    metrics.model("demo", "1", **FACTS)
+    other.model("demo", "1", **FACTS)
 
-    named = [key for key in samples(metrics.render()[0].decode()) if key[0] == "ranker_model_info"]
-    assert named == [("ranker_model_info", ("name", "demo"), ("network", "bst"), ("sha", "abc"), ("version", "1"))]
+    named = [dict(key[1:]) for key in samples(metrics.render()[0].decode()) if key[0] == "ranker_model_info"]
+    assert named == [{"name": "demo", "version": "1", "variant": "", **FACTS}]
 
-    other.model("demo", "2", "bst", "def")
-    assert value(metrics, "ranker_model_info", name="demo", version="2", network="bst", sha="def") == 1
+    other.model("demo", "2", network="bst", sha="def")
+    labels = {"name": "demo", "version": "2", "variant": "", "network": "bst", "sha": "def"}
+    assert value(metrics, "ranker_model_info", **labels) == 1
 
 
 def test_the_catalogue_is_that_of_the_worker_with_the_newest_and_reloads_are_those_of_all(metrics, tmp_path, stack):
@@ -283,20 +411,20 @@ def test_the_catalogue_is_that_of_the_worker_with_the_newest_and_reloads_are_tho
     metrics.catalog(1000, 5)
     assert value(metrics, "ranker_catalog_items") == 1000
     other.catalog(900, 7)
-    metrics.catalog_reload("ok")
-    other.catalog_reload("ok")
-    other.catalog_reload("refused")
+    metrics.add("ranker_catalog_reloads", outcome="ok")
+    other.add("ranker_catalog_reloads", outcome="ok")
+    other.add("ranker_catalog_reloads", outcome="refused")
 
     assert value(metrics, "ranker_catalog_items") == 900
     assert value(metrics, "ranker_catalog_reloads_total", outcome="ok") == 2
     assert value(other, "ranker_catalog_reloads_total", outcome="refused") == 1
     with pytest.raises(KeyError):
-        metrics.catalog_reload("mood")
+        metrics.add("ranker_catalog_reloads", outcome="mood")
 
 
 def test_a_model_name_that_does_not_fit_is_refused(metrics):
-    with pytest.raises(ValueError, match=f"at most {MODEL_BYTES}"):
-        metrics.model("n" * MODEL_BYTES, "1", "bst", "abc")
+    with pytest.raises(ValueError, match=f"at most {NAME_BYTES}"):
+        metrics.model("n" * NAME_BYTES, "1", **FACTS)
 
 
 def test_a_path_or_an_id_cannot_become_a_label(metrics):
@@ -305,8 +433,7 @@ def test_a_path_or_an_id_cannot_become_a_label(metrics):
     body = metrics.render()[0].decode()
 
     assert "4711" not in body and "i3" not in body
-    no_model = {"model": "", "version": "", "variant": ""}
-    assert value(metrics, "ranker_requests_total", route="unmatched", outcome="refused", **no_model) == 1
+    assert value(metrics, "ranker_requests_total", route="unmatched", outcome="refused", **NOBODY) == 1
     seen = {label for key in samples(body) for label in key[1:]}
     assert {v for k, v in seen if k == "route"} == {*ROUTES, "unmatched"}
     assert {v for k, v in seen if k == "outcome"} <= {*OUTCOMES, "timeout", "error"}  # the store's are told too
@@ -328,7 +455,7 @@ def test_an_unknown_outcome_or_stage_is_a_mistake_in_the_program(metrics, wrong)
 
 def test_an_unknown_reason_is_a_mistake_in_the_program(metrics):
     with pytest.raises(KeyError):
-        metrics.degraded("mood")
+        metrics.add("ranker_degraded", reason="mood")
 
 
 @pytest.mark.parametrize(
@@ -343,8 +470,7 @@ def test_the_outcome_follows_from_the_status(status, degraded, outcome):
 def test_promtool_finds_no_fault(metrics):
     for route, outcome in itertools.product([*ROUTES, "unmatched"], OUTCOMES):
         metrics.observe(route, outcome, dict.fromkeys(ROUTES.get(route, ()), 0.001), 0.01)
-    metrics.ranked(candidates=100, history_length=0, unknown_items=3, cold=True, future=1, malformed=1)
-    metrics.model("demo", "1", "bst", "abc")
+    metrics.size("ranker_candidates", 100, slot=metrics.model("demo", "1", **FACTS))
 
     checked = subprocess.run(["promtool", "check", "metrics"], input=metrics.render()[0], capture_output=True)
 
@@ -366,7 +492,7 @@ def test_the_folder_is_private_empty_and_gone_at_the_end():
 
 def test_a_killed_parents_folder_is_removed_by_the_next_parent_and_a_living_ones_is_not():
     hold = "with prepare_folder(1) as folder: print(folder, flush=True); input()"
-    command = [sys.executable, "-c", f"from service.metrics import prepare_folder\n{hold}"]
+    command = [sys.executable, "-c", f"from service.telemetry.folder import prepare_folder\n{hold}"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as killed, subprocess.Popen(command, **pipes) as living:
         abandoned, kept = (Path(parent.stdout.readline().strip()) for parent in (killed, living))
