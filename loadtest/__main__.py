@@ -33,7 +33,7 @@ from loadtest.generator import budgets, plan
 from loadtest.generator.client import parse_url
 from loadtest.generator.send import new_loop
 from loadtest.verdict import compare
-from loadtest.verdict.report import exit_code, table
+from loadtest.verdict.report import exit_code, show
 from loadtest.verdict.scenarios import WINDOW_S, run
 from loadtest.verdict.search import parse_limits
 
@@ -66,11 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("loadtest: interrupted", file=sys.stderr)
         return 130
     line = results.line()
-    print(table(results.outcomes))
+    print(show(results.outcomes))
     for name, capacity in results.capacities.items():
         print(capacity.sentence(name))
     if old is not None:
-        print(compare.table(compare.changes(old, line), old, line))
+        print(compare.show(compare.changes(old, line), old, line))
     if args.out:
         print(f"report: {results.write(args.out, args.seed, old)}")
     print(json.dumps(line))
@@ -88,11 +88,11 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 
 def _can_write(out: Path) -> None:
-    """Seen to before the run, which may take long. Raises NoRun."""
+    """Looks before the run, which may take long. Raises NoRun."""
     try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise NoRun("--out draws with matplotlib, which is not installed; the extra loadtest has it") from None
+        import loadtest.verdict.page  # noqa: F401
+    except ImportError as error:
+        raise NoRun(f"--out needs {error.name}, which is not installed; the extra loadtest has it") from None
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "report.html").open("a").close()
@@ -102,24 +102,21 @@ def _can_write(out: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m loadtest",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
+        "python -m loadtest", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--url", help="where the service is: http(s)://host[:port][/base]")
     where.add_argument("--start", action="store_true", help="start one: python -m service, set by RANKER_* as usual")
-    parser.add_argument("--budgets", default=BUDGETS, type=Path, help="TOML, a table a scenario (default: ours)")
-    parser.add_argument(
-        "--requests", type=Path, help="JSON lines, each a body for POST /rank; else ids from GET /model"
-    )
-    parser.add_argument("--scenario", action="extend", nargs="+", default=[], metavar="NAME", help="only these")
-    parser.add_argument("--seed", type=_count, default=0, help="of arrivals and bodies, at least 0 (default 0)")
-    parser.add_argument("--processes", type=_count, default=0, help="that generate; 0: as the budgets say (default)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for report.html, report.json and *.hgrm")
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="an earlier report.json: shows the change")
-    parser.add_argument("--search", metavar="BUDGET", help="such as p99=20ms,errors=0.1%%: the highest rate within it")
-    parser.add_argument("--window", type=_seconds, default=WINDOW_S, help="of a search, in seconds (default 10)")
+    add = parser.add_argument
+    add("--budgets", default=BUDGETS, type=Path, help="TOML, a table a scenario (default: ours)")
+    add("--requests", type=Path, help="JSON lines, each a body for POST /rank; else ids from GET /model")
+    add("--scenario", action="extend", nargs="+", default=[], metavar="NAME", help="only these")
+    add("--seed", type=_count, default=0, help="of arrivals and bodies, at least 0 (default 0)")
+    add("--processes", type=_count, default=0, help="that generate; 0: as the budgets say (default)")
+    add("--out", type=Path, metavar="DIR", help="for report.html, report.json and *.hgrm")
+    add("--compare", type=Path, metavar="OLD.json", help="an earlier report.json: shows the change")
+    add("--search", metavar="BUDGET", help="such as p99=20ms,errors=0.1%%: the highest rate within it")
+    add("--window", type=_seconds, default=WINDOW_S, help="of a search, in seconds (default 10)")
     return parser
 
 

@@ -21,9 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from loadtest.bench.command import Command, Measured
-from loadtest.bench.table import table
 from loadtest.bench.turns import take_turns
 from loadtest.peers import ROOT
+from loadtest.table import table
 from model.features import schema as features_toml
 from model.features.behaviour import Behaviour
 from model.features.catalog import FILE, Catalog

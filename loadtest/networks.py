@@ -18,10 +18,11 @@ import numpy as np
 from loadtest.bench.bundles import CACHE, bundle
 from loadtest.bench.caller import MESSAGES, Caller, rank_messages
 from loadtest.bench.command import Command, Measured
+from loadtest.bench.plot import plot
 from loadtest.bench.processes import service
-from loadtest.bench.table import plot, table
 from loadtest.bench.turns import p50, ratio, take_turns
 from loadtest.bench.users import recent_users, store
+from loadtest.table import table
 from model import networks
 from model.bundle.reading import Bundle
 

@@ -31,10 +31,11 @@ from loadtest.bench.bundles import CACHE
 from loadtest.bench.bundles import bundle as untrained
 from loadtest.bench.caller import MESSAGES, STAGES, Caller, Ranked, closed_loop, draw, rank_message
 from loadtest.bench.command import Command, Measured
+from loadtest.bench.plot import plot
 from loadtest.bench.processes import on, service
-from loadtest.bench.table import plot, table
 from loadtest.bench.turns import p50, ratio, take_turns
 from loadtest.bench.users import User, recent, recent_users, store
+from loadtest.table import table
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour

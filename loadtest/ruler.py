@@ -22,8 +22,8 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.bench.command import Command, Measured, positive
+from loadtest.bench.plot import plot
 from loadtest.bench.processes import service
-from loadtest.bench.table import plot, table
 from loadtest.errors import NoRun
 from loadtest.generator import plan
 from loadtest.generator.answers import Log, stages_ms
@@ -32,6 +32,7 @@ from loadtest.generator.client import Answer, Client, parse_url
 from loadtest.generator.replay import Seconds
 from loadtest.generator.send import new_loop
 from loadtest.generator.target import Target
+from loadtest.table import table
 from loadtest.verdict.report import late_share, quantiles_ms, taken_ms
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}

@@ -27,10 +27,11 @@ from tqdm import tqdm
 from loadtest.bench.bundles import CACHE, bundle
 from loadtest.bench.caller import MESSAGES, MIB, Caller, Connection, checked, connect_each, rank_messages
 from loadtest.bench.command import Command, Measured, positive
+from loadtest.bench.plot import plot
 from loadtest.bench.processes import pss, service
-from loadtest.bench.table import plot, table
 from loadtest.bench.turns import p50, ratio, take_turns
 from loadtest.bench.users import recent_users, store
+from loadtest.table import table
 
 CANDIDATES = 500
 LARGE = 5_000  # candidates of the requests that warm up: as many as the service takes

@@ -30,11 +30,12 @@ import torch
 from loadtest import peers
 from loadtest.bench import trained
 from loadtest.bench.command import Command, Measured
-from loadtest.bench.table import plot, table
+from loadtest.bench.plot import plot
 from loadtest.bench.turns import p50, ratio, take_turns
 from loadtest.bench.usual import UsualBST, repeated
 from loadtest.errors import NoRun
 from loadtest.peers import Peer
+from loadtest.table import table
 from model import networks
 from model.bundle.layout import INT8, REPORT, WEIGHTS, BundleError
 from model.bundle.reading import Bundle

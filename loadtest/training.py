@@ -37,9 +37,9 @@ import torch
 from loadtest import peers
 from loadtest.bench.command import Command, Measured, positive
 from loadtest.bench.prepared import data_set
-from loadtest.bench.table import table
 from loadtest.bench.turns import ratio, take_turns
 from loadtest.peers import Peer
+from loadtest.table import table
 from model.prepared.loader import Prepared
 from model.training.recipe import Recipe, Training
 from model.training.run import Run

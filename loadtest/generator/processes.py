@@ -112,22 +112,22 @@ async def _gathered(pipes: Sequence[Connection], progress: Progress) -> list[Any
         waiting = [pipe for number, pipe in enumerate(pipes) if number not in parts]
         for ready in wait(waiting, Progress.EVERY_S):
             assert isinstance(ready, Connection)
-            got = _received(ready)
-            if isinstance(got, list):
-                for seconds in got:
+            message = _received(ready)
+            if isinstance(message, list):
+                for seconds in message:
                     progress.answered(seconds)
             else:
-                parts[pipes.index(ready)] = got
+                parts[pipes.index(ready)] = message
         progress.show()
         await asyncio.sleep(0)
     return [parts[number] for number in range(len(pipes))]
 
 
 def _received(pipe: Connection) -> Any:
-    got = pipe.recv()
-    if isinstance(got, NoRun):
-        raise got
-    return got
+    message = pipe.recv()
+    if isinstance(message, NoRun):
+        raise message
+    return message
 
 
 class _Relay:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from loadtest.errors import NoRun
+from loadtest.table import table
 
 LOWER, HIGHER, NEITHER = "lower", "higher", ""  # which way is better
 FIGURES = {
@@ -93,20 +94,19 @@ def course(old: Mapping[str, Any] | None, scenario: str) -> Mapping[str, Any] | 
     return of_scenario if isinstance(of_scenario, dict) and {"shares", "due_ms"} <= of_scenario.keys() else None
 
 
-def table(changes: Mapping[str, Sequence[Change]], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def show(changes: Mapping[str, Sequence[Change]], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """For people."""
-    row = "{:<16} {:<16} {:>12} {:>12} {:>10}"
-    lines = [row.format("scenario", "figure", "before", "now", "change")]
+    rows, remarks = {}, []
     for report in new["scenarios"]:
-        if report["scenario"] not in changes:
-            lines.append(f"{report['scenario']:<16} not in the earlier report")
+        name = report["scenario"]
+        if name not in changes:
+            remarks.append(f"{name}: not in the earlier report")
         elif other := other_load(old, report):
-            lines.append(f"{report['scenario']:<16} {other}")
-        for change in changes.get(report["scenario"], []):
-            percent = "" if change.percent is None else f"{change.percent:+.1f} %"
-            values = (f"{value:.2f}".removesuffix(".00") for value in (change.before, change.now))
-            lines.append(row.format(report["scenario"], change.figure, *values, percent))
-    return "\n".join(lines)
+            remarks.append(f"{name}: {other}")
+        for change in changes.get(name, []):
+            percent = None if change.percent is None else f"{change.percent:+.1f} %"
+            rows[f"{name} {change.figure}"] = [change.before, change.now, percent]
+    return "\n".join([table("figure", ("before", "now", "change"), rows), *remarks])
 
 
 def _figures(report: Mapping[str, Any]) -> dict[str, float]:

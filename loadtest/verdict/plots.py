@@ -77,18 +77,18 @@ def over_time(report: Entry, course: Entry) -> Figure:
 
 @drawn("Time by stage, as the service tells it")
 def stages(report: Entry) -> Figure | None:
-    """p50 and p99 of each stage that the service told; its total and the whole service time below; empty where none."""
-    told = {name: taken for name, taken in report["stages"].items() if taken["p99_ms"] >= 0}
-    if not told:
+    """p50 and p99 of each stage in the service's answers, its total and the whole time below; None without any."""
+    by_name = {name: taken for name, taken in report["stages"].items() if taken["p99_ms"] >= 0}
+    if not by_name:
         return None
-    order = [name for name in STAGES if name in told]
-    order += sorted(name for name in told if name not in (*STAGES, *WHOLE))
-    rows = [(name, told[name]) for name in order]
-    rows += [(said, told[name]) for name, said in WHOLE.items() if name in told]
+    order = [name for name in STAGES if name in by_name]
+    order += sorted(name for name in by_name if name not in (*STAGES, *WHOLE))
+    rows = [(name, by_name[name]) for name in order]
+    rows += [(title, by_name[name]) for name, title in WHOLE.items() if name in by_name]
     rows += [("from send to answer", {"p50_ms": report["service_p50_ms"], "p99_ms": report["service_p99_ms"]})]
     figure, (axes,) = panels(9.2, 0.9 + 0.33 * len(rows))
     for place, (name, taken) in enumerate(reversed(rows)):
-        colour = SERVICE if name in told else DUE if name.startswith("from") else INK
+        colour = SERVICE if name in by_name else DUE if name.startswith("from") else INK
         axes.barh(place, taken["p50_ms"], height=0.55, color=colour, alpha=0.85)
         axes.plot([taken["p50_ms"], taken["p99_ms"]], [place, place], color=colour, linewidth=1.2)
         axes.plot(taken["p99_ms"], place, "|", color=colour, markersize=11)
@@ -103,9 +103,9 @@ def stages(report: Entry) -> Figure | None:
 
 
 @drawn("Throughput, goodput and p99 by offered rate")
-def curve(found: Entry, most_ms: float) -> Figure | None:
+def curve(search: Entry, most_ms: float) -> Figure | None:
     """Offered rate → right answers, those in time, and p99. Windows that the generator could not send are hollow."""
-    points = sorted(found["curve"], key=lambda point: point["planned_rate"])
+    points = sorted(search["curve"], key=lambda point: point["planned_rate"])
     if not points:
         return None
     offered = [point["planned_rate"] for point in points]
@@ -117,7 +117,7 @@ def curve(found: Entry, most_ms: float) -> Figure | None:
         for point in points:
             face = colour if point["good"] else "none"
             axes.plot(point["planned_rate"], point[key], "o", color=colour, markerfacecolor=face, markersize=5)
-        axes.axvline(found["rate"], color=INK, linewidth=1)
+        axes.axvline(search["rate"], color=INK, linewidth=1)
         axes.set_xlim(left=0)
         axes.set_xlabel("offered, requests/s")
     right.axhline(most_ms, color=DUE, linewidth=1, linestyle=(0, (5, 3)), label="its budget")

@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from loadtest.generator.answers import Log
 from loadtest.generator.budgets import Budget
+from loadtest.table import table
 
+HEAD = ("rate/s", "requests", "errors", "late", "p50 (budget)", "p99 (budget)", "service p50", "service p99", "verdict")
 MOST_LATE = 0.01  # share of sends; above it the run measured the generator more than the service
 
 Seconds = npt.NDArray[np.float64]
@@ -132,37 +134,32 @@ def taken_ms(log: Log) -> dict[str, npt.NDArray[Any]]:
     return {"network": (log.answered_s - log.sent_s) * 1000 - log.stages["total"]} | log.stages
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
+def show(outcomes: Sequence[Outcome]) -> str:
     """For people: a line a scenario, and under it whatever went wrong."""
-    row = "{:<16} {:>9} {:>9} {:>8} {:>8} {:>22} {:>22} {:>12} {:>12}  {}"
-    lines = [
-        "milliseconds; p50 and p99 count from when a request was due, service from when it left",
-        row.format("scenario", "rate/s", "requests", "errors", "late", "p50 (budget)", "p99 (budget)", "service p50",
-                   "service p99", "verdict"),
-    ]  # fmt: skip
-    for outcome in outcomes:
-        lines.append(
-            row.format(
-                outcome.scenario,
-                f"{outcome.rate:.1f}",
-                outcome.requests,
-                outcome.errors,
-                f"{outcome.late_share:.2%}",
-                f"{outcome.p50_ms:.2f} ({outcome.budget['p50_ms']:g})",
-                f"{outcome.p99_ms:.2f} ({outcome.budget['p99_ms']:g})",
-                f"{outcome.service_p50_ms:.2f}",
-                f"{outcome.service_p99_ms:.2f}",
-                "passed" if outcome.passed else "missed" if outcome.good else "no good",
-            )
-        )
-        if not outcome.good:
-            late_ms = late_after_ms(outcome.budget["p99_ms"])
+    rows = {
+        one.scenario: [
+            f"{one.rate:.1f}",
+            one.requests,
+            one.errors,
+            f"{one.late_share:.2%}",
+            *(f"{ms:.2f} ({one.budget[key]:g})" for key, ms in (("p50_ms", one.p50_ms), ("p99_ms", one.p99_ms))),
+            one.service_p50_ms,
+            one.service_p99_ms,
+            "passed" if one.passed else "missed" if one.good else "no good",
+        ]
+        for one in outcomes
+    }
+    first, *shown = table("scenario", HEAD, rows).splitlines()
+    lines = ["milliseconds; p50 and p99 count from when a request was due, service from when it left", first]
+    for row, one in zip(shown, outcomes, strict=True):
+        lines.append(row)
+        if not one.good:
             lines.append(
-                f"  no good: {outcome.late_share:.1%} of the sends left more than {late_ms:g} ms late, "
-                f"at most {MOST_LATE:.0%} may; lower the rate, or give the load test a core of its own"
+                f"  no good: {one.late_share:.1%} of the sends left more than {late_after_ms(one.budget['p99_ms']):g} "
+                f"ms late, at most {MOST_LATE:.0%} may; lower the rate, or give the load test a core of its own"
             )
-        lines += [f"  budget missed: {what}" for what in outcome.missed]
-        lines += [f"  {count} x {what}" for what, count in outcome.faults.items()]
+        lines += [f"  budget missed: {what}" for what in one.missed]
+        lines += [f"  {count} x {what}" for what, count in one.faults.items()]
     return "\n".join(lines)
 
 

@@ -55,8 +55,9 @@ ARROWS = {
     "loadtest": {"loadtest"},
     "loadtest.errors": set(),
     "loadtest.machine": set(),
+    "loadtest.table": set(),
     "loadtest.generator": {"loadtest.errors", "loadtest.machine"},  # knows HTTP alone
-    "loadtest.verdict": {"loadtest.errors", "loadtest.machine", "loadtest.generator", "model.pages"},
+    "loadtest.verdict": {"loadtest.errors", "loadtest.machine", "loadtest.table", "loadtest.generator", "model.pages"},
     "loadtest.bench": {"loadtest.errors", "loadtest.machine", "loadtest.peers", "model", "service"},
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},

@@ -384,14 +384,14 @@ def test_scenarios_and_figures_that_the_earlier_run_lacks_are_left_out():
 
     assert found == {"a": [("p99_ms", 10.0, 5.0), ("errors %", 0, 10)]}
     assert [(change.percent, change.better) for change in found["a"]] == [(-50, True), (None, False)]
-    assert "not in the earlier report" in compare.table(found, old, new)
+    assert "not in the earlier report" in compare.show(found, old, new)
 
 
 def test_a_comparison_of_different_loads_says_so():
     old, new = ({"scenarios": [{"scenario": "a", "planned_rate": rate, "arrivals": "step"}]} for rate in (10, 20.5))
 
-    assert "another load: step, 10 requests/s; now step, 20.5" in compare.table(compare.changes(old, new), old, new)
-    assert "another load" not in compare.table(compare.changes(new, new), new, new)
+    assert "another load: step, 10 requests/s; now step, 20.5" in compare.show(compare.changes(old, new), old, new)
+    assert "another load" not in compare.show(compare.changes(new, new), new, new)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "scenario p50", '{"scenarios": 5}'])

@@ -18,9 +18,10 @@ import pytest
 from loadtest import networks, overhead, scale
 from loadtest.bench import caller, processes, turns, users
 from loadtest.bench.bundles import FORMAT, bundle
-from loadtest.bench.table import plot, table
+from loadtest.bench.plot import plot
 from loadtest.bench.users import HISTORY, made_up_users
 from loadtest.errors import NoRun
+from loadtest.table import table
 from model.bundle.reading import Bundle
 from model.prepared.loader import Prepared
 

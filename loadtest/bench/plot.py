@@ -1,4 +1,4 @@
-"""How every benchmark shows its figures: a table, and a plot of what a table cannot show."""
+"""How every benchmark draws its figures: what a table cannot show."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,26 +9,6 @@ from matplotlib.figure import Figure
 
 COLOURS = ("#2f80d0", "#2a9d5c", "#d5404f", "#8a6fc0", "#b8860b")
 Series = Mapping[str, Mapping[Any, float]]  # by name, y by x
-
-
-def table(corner: str, head: Sequence[object], rows: Mapping[str, Sequence[object]]) -> str:
-    """Columns as wide as their cells: floats with two or three digits, None as nothing."""
-    cells = [[corner, *map(str, head)], *([name, *map(_cell, row)] for name, row in rows.items())]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells
-    )
-
-
-def _cell(value: object) -> str:
-    match value:
-        case None:
-            return ""
-        case float():
-            return f"{value:,.2f}" if abs(value) >= 1 else f"{value:.3f}"
-        case int():
-            return f"{value:,}"
-    return str(value)
 
 
 def plot(panels: Mapping[str, Series], x: str, log: str = "") -> Figure:
