@@ -28,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from loadtest import peers
+from loadtest.bench.command import positive
 from loadtest.errors import NoRun
 from loadtest.peers import Peer
 from model.evaluation.metrics import auc
@@ -58,12 +59,12 @@ class Contest:
             self._build(rate, seed=1)
             for epoch in range(1, epochs + 1):
                 self._epoch([TRAIN], f"rate {rate:g}, epoch {epoch}")
-                found = self._predict(VALIDATION)[0]
-                self.looks.append({"network": self._network, "rate": rate, "epoch": epoch, "validation_auc": found})
-                if best is None or found > best[0]:
-                    best = found, rate, epoch, self._predict(TEST)[1]
-                since = 0 if found > top else since + 1
-                top = max(top, found)
+                auc = self._predict(VALIDATION)[0]
+                self.looks.append({"network": self._network, "rate": rate, "epoch": epoch, "validation_auc": auc})
+                if best is None or auc > best[0]:
+                    best = auc, rate, epoch, self._predict(TEST)[1]
+                since = 0 if auc > top else since + 1
+                top = max(top, auc)
                 if since >= patience:
                     break
         assert best
@@ -92,44 +93,35 @@ class Contest:
         return float(auc), scores
 
 
-def compare(given: argparse.Namespace, data: Prepared, python: Path, outs: Sequence[Path]) -> dict[str, Any]:
+def compare(args: argparse.Namespace, data: Prepared, python: Path, outs: Sequence[Path]) -> dict[str, Any]:
     """Writes the scores of test by name, a file for each seed, anew after every network; gives the figures.
 
     Raises NoRun.
     """
-    seeds = range(1, given.seeds + 1)
-    sizes = {network: given.batch_size or _batch_size(data, network) for network in given.networks}
-    scores: list[dict[str, Floats]] = [{} for _ in seeds]
+    by_seed: list[dict[str, Floats]] = [{} for _ in outs]
     figures: dict[str, Any] = {"looks": []}
     label = data.label[data.of_split("test")]
     with tempfile.TemporaryDirectory() as folder, tqdm(unit=" epochs") as bar:
         files = [Path(folder) / f"{split}.npz" for split in SPLITS]
         for split, file in zip(SPLITS, files, strict=True):
             peers.write_rows(file, data, data.of_split(split))
-        with Peer(python, ["--rows", *map(str, files)], given.threads) as peer:
-            for network, size in sizes.items():
+        with Peer(python, ["--rows", *map(str, files)], args.threads) as peer:
+            for network in args.networks:
+                size, name = args.batch_size or _batch_size(data, network), f"torch-rechub {network}"
                 contest = Contest(peer, network, size, Path(folder), bar)
-                rate, epochs, picked = contest.pick(given.rates, given.epochs, given.patience)
-                name = f"torch-rechub {network}"
-                for seed, found in zip(seeds, scores, strict=True):
-                    if given.refit:
-                        found[name] = contest.train([TRAIN, VALIDATION], rate, epochs, seed)
+                rate, epochs, picked = contest.pick(args.rates, args.epochs, args.patience)
+                for seed, scores in enumerate(by_seed, 1):
+                    if args.refit:
+                        scores[name] = contest.train([TRAIN, VALIDATION], rate, epochs, seed)
                     else:
-                        found[name] = picked if seed == 1 else contest.train([TRAIN], rate, epochs, seed)
+                        scores[name] = picked if seed == 1 else contest.train([TRAIN], rate, epochs, seed)
+                    np.savez(outs[seed - 1], **scores)  # type: ignore[arg-type]  # its other argument is a bool
                 figures["looks"] += contest.looks
-                aucs = [_auc(label, found[name]) for found in scores]
+                aucs = [auc(label, scores[name]) for scores in by_seed]
                 figures[name] = {"rate": rate, "epochs": epochs, "batch_size": size, "test_auc": aucs}
-                for out, found in zip(outs, scores, strict=True):
-                    named: dict[str, Any] = found
-                    np.savez(out, **named)
-                bar.write(f"{name:<20} test AUC {np.mean(aucs):.4f}   rate {rate:g}, {epochs} epochs, batch {size}")
+                mean = np.mean([one for one in aucs if one is not None])
+                bar.write(f"{name:<20} test AUC {mean:.4f}   rate {rate:g}, {epochs} epochs, batch {size}")
     return figures
-
-
-def _auc(label: npt.NDArray[Any], score: Floats) -> float:
-    found = auc(label, score)
-    assert found is not None  # both classes are there, as main has seen
-    return found
 
 
 def _batch_size(data: Prepared, network: str) -> int:
@@ -141,43 +133,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m loadtest.accuracy", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="prepared data set")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="scores of the test impressions")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--seeds", type=int, default=1, help="how many; rate and epochs are picked by the first")
-    parser.add_argument("--refit", action="store_true", help="then train anew on train + validation")
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates to pick from")
-    parser.add_argument("--epochs", type=int, default=4, help="at most")
-    parser.add_argument("--patience", type=int, default=1, help="epochs without a better validation AUC")
-    parser.add_argument("--batch-size", type=int, help="default: our recipe's")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    given = parser.parse_args(arguments)
-    counts = (given.seeds, given.epochs, given.patience, given.batch_size or 1, given.threads, *given.rates)
-    if min(counts) <= 0 or given.out.suffix != ".npz":
-        parser.error("numbers are above 0, and --out ends in .npz")
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="prepared data set")
+    add("--out", type=Path, required=True, metavar="FILE.npz", help="scores of the test impressions")
+    add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    add("--seeds", type=positive, default=1, help="how many; rate and epochs are picked by the first")
+    add("--refit", action="store_true", help="then train anew on train + validation")
+    add("--rates", type=float, nargs="+", default=RATES, help="learning rates to pick from")
+    add("--epochs", type=positive, default=4, help="at most")
+    add("--patience", type=positive, default=1, help="epochs without a better validation AUC")
+    add("--batch-size", type=positive, help="default: our recipe's")
+    add("--threads", type=positive, default=torch.get_num_threads())
+    args = parser.parse_args(arguments)
+    if min(args.rates) <= 0 or args.out.suffix != ".npz":
+        parser.error("rates are above 0, and --out ends in .npz")
+    out, seeds = args.out, range(1, args.seeds + 1)
+    outs = [out] if args.seeds == 1 else [out.with_name(f"{out.stem}-{seed}{out.suffix}") for seed in seeds]
     try:
-        data = Prepared(given.data)
+        data = Prepared(args.data)
         for split in SPLITS:
-            if _one_class(data.label[data.of_split(split)]):
-                raise NoRun(f"{given.data}: {split} holds one class only")
-        given.out.parent.mkdir(parents=True, exist_ok=True)
+            label = data.label[data.of_split(split)]
+            if label.sum() in (0, len(label)):
+                raise NoRun(f"{args.data}: {split} holds one class only")
+        out.parent.mkdir(parents=True, exist_ok=True)
         python = peers.environment()
-        assert python  # made where it was not there
-        files = [given.out] if given.seeds == 1 else [_numbered(given.out, seed) for seed in range(1, given.seeds + 1)]
-        figures = compare(given, data, python, files)
+        assert python  # made where it was missing
+        figures = compare(args, data, python, outs)
     except (NoRun, OSError, ValueError) as error:
         print(f"accuracy: {error}", file=sys.stderr)
         return 2
-    print(json.dumps({"scores": [str(file) for file in files], "refit": given.refit, **figures}))
+    print(json.dumps({"scores": [str(file) for file in outs], "refit": args.refit, **figures}))
     return 0
-
-
-def _one_class(label: npt.NDArray[Any]) -> bool:
-    return label.sum() in (0, len(label))
-
-
-def _numbered(path: Path, seed: int) -> Path:
-    return path.with_name(f"{path.stem}-{seed}{path.suffix}")
 
 
 if __name__ == "__main__":

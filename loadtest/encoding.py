@@ -4,22 +4,26 @@
 
 Thirteen features, two crosses and 20 behaviours; vocabularies and catalogue are memory-mapped, made up here and kept in
 .cache/encoding. Every request draws its items uniformly, the worst case for tables: no row is warm in a cache. String
-ids, and integers of the same keys. All take turns, and medians are told. The last line is JSON.
+ids, and integers of the same keys. All take turns; figures are medians. The last line is JSON.
 """
 
-import argparse
-import json
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from loadtest.bench.command import Command, Measured
+from loadtest.bench.turns import take_turns
+from loadtest.peers import ROOT
+from loadtest.table import table
 from model.features import schema as features_toml
 from model.features.behaviour import Behaviour
 from model.features.catalog import FILE, Catalog
@@ -28,9 +32,8 @@ from model.features.ids import ABSENT, FIRST, IdType, keys
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 
-CACHE = Path(__file__).parent.parent / ".cache" / "encoding"
-ITEMS, QUICK_ITEMS = (1_000_000, 10_000_000), (500, 2_000)
-CANDIDATES, BEHAVIOURS, ROUNDS = (100, 500), 20, 300
+CACHE = ROOT / ".cache" / "encoding"
+CANDIDATES, BEHAVIOURS = (100, 500), 20
 KINDS: tuple[IdType, ...] = ("str", "int")
 NOW = 1_700_000_000_000
 PROFILE = {"age": "3", "gender": "1", "city": "77", "os": "2"}
@@ -45,6 +48,16 @@ VALUES = {
     "tags": 1_000,
 } | CONTEXT
 PLACES = 4  # of the multi
+
+
+@dataclass(frozen=True)
+class Sizes:
+    few: int = 1_000_000  # items
+    many: int = 10_000_000
+    rounds: int = 300
+
+
+QUICK = Sizes(few=500, many=2_000, rounds=3)
 
 
 def schema(item_type: IdType) -> Schema:
@@ -94,8 +107,8 @@ class Side:
         known = {name: Vocabulary(Table.open(folder / f"{name}.npy")) for name in ("item_id", *VALUES)}
         self.encoder = Encoder(schema(kind), known, Statistics({name: FIRST + n for name, n in VALUES.items()}))
         self.catalog = Catalog(Table.open(folder / FILE), self.encoder.schema)  # one file for both types of ids
-        for table in (known["item_id"].table, self.catalog._table):
-            table.buckets.view(np.uint8)[::4096].max()  # maps every page, as a service has after some minutes
+        for keyed in (known["item_id"].table, self.catalog._table):
+            keyed.buckets.view(np.uint8)[::4096].max()  # maps every page, as a service has after some minutes
 
     def ids(self, texts: Sequence[str]) -> list[Any]:
         """The same keys as ids of this side's type."""
@@ -110,28 +123,30 @@ class Side:
         return 1000 * (time.perf_counter() - begun)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m loadtest.encoding", description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works: no figures to quote")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where the made-up tables are kept")
-    given = parser.parse_args(arguments)
-    few, many = QUICK_ITEMS if given.quick else ITEMS
-    sides = {(items, kind): Side(tables(given.cache, items), items, kind) for items in (few, many) for kind in KINDS}
-    times: dict[tuple[int, IdType, int], list[float]] = {(*side, n): [] for side in sides for n in CANDIDATES}
-    for _ in tqdm(range(3 if given.quick else ROUNDS), "rounds", delay=1, leave=False, disable=None):
-        for (items, kind, candidates), found in times.items():
-            found.append(sides[items, kind].round(candidates))
-    ms = {side: statistics.median(found) for side, found in times.items()}
-    print(f"{'ms, p50':<22} {few:>12,} {many:>12,}  ratio")
-    for kind in KINDS:
-        for n in CANDIDATES:
-            one, other = ms[few, kind, n], ms[many, kind, n]
-            print(f"{f'{n} candidates, {kind}':<22} {one:>12.3f} {other:>12.3f} {other / one:>6.2f}")
+def measure(cache: Path, sizes: Sizes) -> Measured:
+    few, many = sizes.few, sizes.many
+    turns: dict[tuple[int, IdType, int], Callable[[], float]] = {}
+    for items in (few, many):
+        folder = tables(cache, items)
+        for kind in KINDS:
+            side = Side(folder, items, kind)
+            turns |= {(items, kind, candidates): partial(side.round, candidates) for candidates in CANDIDATES}
+    times_ms = take_turns("encoding", sizes.rounds, {str(key): turn for key, turn in turns.items()})
+    ms = {key: statistics.median(times_ms[str(key)]) for key in turns}
     figures = {"encode_ms_500_1m": ms[few, "str", 500], "encode_ms_500_10m": ms[many, "str", 500]}
     figures |= {f"{name}_int": ms[n, "int", 500] for name, n in zip(list(figures), (few, many), strict=True)}
     figures["ratio_10m_over_1m"] = figures["encode_ms_500_10m"] / figures["encode_ms_500_1m"]
-    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
-    return 0
+    rows = {}
+    for kind in KINDS:
+        for n in CANDIDATES:
+            one, other = ms[few, kind, n], ms[many, kind, n]
+            rows[f"{n} candidates, {kind}"] = [one, other, other / one]
+    return Measured(figures, table("ms, p50; items", [f"{few:,}", f"{many:,}", "ratio"], rows))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    command = Command("encoding", __doc__, Sizes(), QUICK, CACHE, plots=False)
+    return command.run(arguments, lambda args, sizes: measure(args.cache, sizes))
 
 
 if __name__ == "__main__":

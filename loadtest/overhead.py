@@ -4,9 +4,9 @@
 
 One client on one keep-alive connection asks one worker with one scoring thread, as the bare session has one; users have
 20 clicks in a real store. Every request is answered twice, by the service and by a session in this process, one right
-after the other; medians are told, for 10 to 1000 candidates. `rest` is what the service does between its four stages:
-reading the request, and handing it to the scoring thread; `outside` is the client's time without the service's: the
-kernel, the HTTP server, and the answer's writing.
+after the other; figures are medians, for 10 to 1000 candidates. `rest` is what the service does between its four
+stages: reading the request, and handing it to the scoring thread; `outside` is the client's time without the service's:
+the kernel, the HTTP server, and the answer's writing.
 
 Candidates a second and core, in fp32 and int8, on the trained bundle (loadtest/bench/trained.py), since int8 is served
 only where its gate lets it: the service with one worker and one scoring thread has a core to itself (store and client
@@ -20,29 +20,22 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from loadtest.bench import trained
-from loadtest.bench.bundles import bundle as made_up
-from loadtest.bench.caller import (
-    MESSAGES,
-    STAGES,
-    Caller,
-    Person,
-    Ranked,
-    closed_loop,
-    draw,
-    rank_message,
-    recent_users,
-)
-from loadtest.bench.command import command, new_parser, parse
-from loadtest.bench.processes import on, service, store
+from loadtest.bench.bundles import CACHE
+from loadtest.bench.bundles import bundle as untrained
+from loadtest.bench.caller import MESSAGES, STAGES, Caller, Ranked, closed_loop, draw, rank_message
+from loadtest.bench.command import Command, Measured
+from loadtest.bench.plot import plot
+from loadtest.bench.processes import on, service
 from loadtest.bench.turns import p50, ratio, take_turns
+from loadtest.bench.users import User, recent, recent_users, store
+from loadtest.table import table
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour
@@ -71,23 +64,22 @@ QUICK = Sizes(items=500, rounds=2, pairs=3, warm=3, seconds=0.2, loops=1)
 class Side:
     """One count of candidates: the same requests as messages and as feeds."""
 
-    def __init__(self, bundle: Bundle, port: int, people: Sequence[Person], candidates: int, items: int, sizes: Sizes):
-        rng = np.random.default_rng(candidates)
-        asked = draw(items, candidates, MESSAGES, rng)
+    def __init__(self, bundle: Bundle, port: int, users: Sequence[User], candidates: int, sizes: Sizes):
+        requests = draw(sizes.items, candidates, MESSAGES, np.random.default_rng(candidates))
         self._session = bundle.session()
-        self._feeds = [self._feed(bundle, people[user], ids) for user, ids in asked]
-        self._caller = Caller(port, [rank_message(people[user]["user_id"], ids) for user, ids in asked])
+        self._feeds = [self._feed(bundle, users[number], ids) for number, ids in requests]
+        self._caller = Caller(port, [rank_message(users[number]["user_id"], ids) for number, ids in requests])
         self._next, self._pairs = 1, sizes.pairs  # the caller has asked the first
         self.round(sizes.warm)
 
-    def _feed(self, bundle: Bundle, person: Person, candidates: list[str]) -> dict[str, Any]:
-        behaviours = [Behaviour(*behaviour) for behaviour in person["behaviours"]]
+    def _feed(self, bundle: Bundle, user: User, candidates: list[str]) -> dict[str, Any]:
+        behaviours = [Behaviour(*behaviour) for behaviour in user["behaviours"]]
         now = time.time_ns() // 1_000_000
-        encoded = bundle.encoder.encode(person["user_id"], person["user"], behaviours, candidates, now, bundle.catalog)
+        encoded = bundle.encoder.encode(user["user_id"], user["user"], behaviours, candidates, now, bundle.catalog)
         return {node.name: encoded.inputs[node.name] for node in self._session.get_inputs()}
 
     def round(self, pairs: int | None = None) -> list[Pair]:
-        found = []
+        answered = []
         for _ in range(pairs or self._pairs):
             feed = self._feeds[self._next % len(self._feeds)]
             self._next += 1
@@ -95,8 +87,8 @@ class Side:
                 bare_ms, ranked = self._bare(feed), self._caller.ask()
             else:
                 ranked, bare_ms = self._caller.ask(), self._bare(feed)
-            found.append((bare_ms, ranked))
-        return found
+            answered.append((bare_ms, ranked))
+        return answered
 
     def _bare(self, feed: dict[str, Any]) -> float:
         begun = time.perf_counter()
@@ -107,18 +99,20 @@ class Side:
         self._caller.close()
 
 
-def compare(bundle: Bundle, items: int, people: Sequence[Person], sizes: Sizes) -> dict[int, dict[str, float]]:
+def beside_scoring(bundle: Bundle, sizes: Sizes) -> dict[int, dict[str, float]]:
     """Milliseconds of each count: bare, rank, their ratio, the stages, and what is between and outside them."""
+    users = recent_users(sizes.items, np.random.default_rng(5))
     with ExitStack() as stack:
-        url = stack.enter_context(store(people))
-        running = stack.enter_context(service(bundle.folder, url, workers=1, score_threads=1, precision="fp32"))
-        sides = {}
+        url = stack.enter_context(store(users))
+        settings: dict[str, Any] = {"workers": 1, "score_threads": 1, "precision": "fp32"}
+        running = stack.enter_context(service(bundle=bundle.folder, redis_url=url, **settings))
+        turns = {}
         for count in COUNTS:
-            sides[count] = Side(bundle, running.port, people, count, items, sizes)
-            stack.callback(sides[count].close)
-        turns = {f"{count} candidates": side.round for count, side in sides.items()}
-        found = take_turns("/rank and bare scoring", sizes.rounds, turns)
-    return {count: _figures(found[f"{count} candidates"]) for count in COUNTS}
+            side = Side(bundle, running.port, users, count, sizes)
+            stack.callback(side.close)
+            turns[f"{count} candidates"] = side.round
+        pairs = take_turns("/rank and bare scoring", sizes.rounds, turns)
+    return {count: _figures(pairs[f"{count} candidates"]) for count in COUNTS}
 
 
 def _figures(rounds: Sequence[Sequence[Pair]]) -> dict[str, float]:
@@ -143,38 +137,32 @@ def throughput(
 ) -> dict[str, dict[int, dict[str, float]]]:
     """Candidates a second and p99 by precision and by number of clients, the service alone on one core."""
     requests = trained.requests(bundle, data, MESSAGES, CANDIDATES, seed=7)
-    asked = [rank_message(one["user_id"], one["candidates"]) for one in requests]
-    people = list({one["user_id"]: _as_of_now(one) for one in requests}.values())
+    messages = [rank_message(one["user_id"], one["candidates"]) for one in requests]
+    users = [
+        recent({"user_id": one["user_id"], "user": one["profile"], "behaviours": one["behaviours"]}, one["now"])
+        for one in {one["user_id"]: one for one in requests}.values()
+    ]
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     own, others = ({max(cores)}, cores - {max(cores)}) if len(cores) > 1 else (None, None)
     with ExitStack() as stack:
         stack.enter_context(on(others))
-        url = stack.enter_context(store(people))
+        url = stack.enter_context(store(users))
         turns: dict[str, Callable[[], tuple[list[float], float]]] = {}
         for precision in precisions:
-            running = stack.enter_context(
-                service(bundle.folder, url, own, workers=1, score_threads=1, precision=precision)
-            )
-            closed_loop(running.port, asked, 1, sizes.seconds / 2)  # warm
+            settings: dict[str, Any] = {"workers": 1, "score_threads": 1, "precision": precision}
+            running = stack.enter_context(service(cpus=own, bundle=bundle.folder, redis_url=url, **settings))
+            closed_loop(running.port, messages, 1, sizes.seconds / 2)  # warm
             for clients in CLIENTS:
-                turns[f"{precision} {clients}"] = partial(closed_loop, running.port, asked, clients, sizes.seconds)
-        found = take_turns("candidates a second", sizes.loops, turns)
-    made: dict[str, dict[int, dict[str, float]]] = {precision: {} for precision in precisions}
-    for name, rounds in found.items():
-        precision, number = name.split(" ")
-        times_ms = [1000 * seconds for times, _ in rounds for seconds in times]
-        made[precision][int(number)] = {
+                turns[f"{precision} {clients}"] = partial(closed_loop, running.port, messages, clients, sizes.seconds)
+        loops = take_turns("candidates a second", sizes.loops, turns)
+
+    def figures(rounds: Sequence[tuple[list[float], float]]) -> dict[str, float]:
+        return {
             "candidates_per_s": CANDIDATES * statistics.median(rate for _, rate in rounds),
-            "p99_ms": float(np.percentile(times_ms, 99)),
+            "p99_ms": 1000 * float(np.percentile([seconds for times, _ in rounds for seconds in times], 99)),
         }
-    return made
 
-
-def _as_of_now(request: Mapping[str, Any]) -> Person:
-    """A recorded request's user, as old as then: the service ranks by its own clock."""
-    shift_ms = time.time_ns() // 1_000_000 - request["now"]
-    behaviours = [[*what, when + shift_ms] for *what, when in request["behaviours"]]
-    return {"user_id": request["user_id"], "user": request["profile"], "behaviours": behaviours}
+    return {name: {clients: figures(loops[f"{name} {clients}"]) for clients in CLIENTS} for name in precisions}
 
 
 def best(by_clients: Mapping[int, Mapping[str, float]]) -> float | None:
@@ -182,10 +170,9 @@ def best(by_clients: Mapping[int, Mapping[str, float]]) -> float | None:
     return max((f["candidates_per_s"] for f in by_clients.values() if f["p99_ms"] <= MOST_P99_MS), default=None)
 
 
-def measure(bundle: Bundle, learnt: Bundle, data: Prepared, sizes: Sizes) -> tuple[dict[str, Any], str, Figure]:
+def measure(bundle: Bundle, learnt: Bundle, data: Prepared, sizes: Sizes) -> Measured:
     """`learnt` is the trained bundle, of that data set. Raises NoRun."""
-    people = recent_users(sizes.items, np.random.default_rng(5))
-    by_count = compare(bundle, sizes.items, people, sizes)
+    by_count = beside_scoring(bundle, sizes)
     precisions, notes = ["fp32"], []
     try:
         learnt.int8_session()
@@ -207,51 +194,30 @@ def measure(bundle: Bundle, learnt: Bundle, data: Prepared, sizes: Sizes) -> tup
         "ms": by_count,
         "closed_loop": rates,
     }
-    return figures, table(figures), plot(by_count)
-
-
-def table(figures: Mapping[str, Any]) -> str:
-    """For people."""
-    columns = ("bare", "rank", "ratio", "history", "encode", "score", "sort", "rest", "total", "outside")
-    lines = ["p50, ms     " + "".join(f"{name:>9}" for name in columns)]
-    for count, found in figures["ms"].items():
-        lines.append(f"{count:>5} cand. " + "".join(f"{found[name]:>9.2f}" for name in columns))
-    for graph, by_clients in figures["closed_loop"].items():
-        for clients, found in by_clients.items():
-            lines.append(
-                f"{graph}, {clients} clients, one core: {found['candidates_per_s']:,.0f} candidates/s, "
-                f"p99 {found['p99_ms']:.1f} ms"
-            )
-    return "\n".join(lines + ([figures["note"]] if figures["note"] else []))
-
-
-def plot(by_count: Mapping[int, Mapping[str, float]]) -> Figure:
-    figure = Figure((7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    counts = list(by_count)
-    axes.plot(counts, [by_count[c]["rank"] for c in counts], "o-", color="#d5404f", label="POST /rank, p50")
-    axes.plot(counts, [by_count[c]["bare"] for c in counts], "s-", color="#2f80d0", label="bare session.run")
-    axes.fill_between(
-        counts, [by_count[c]["bare"] for c in counts], [by_count[c]["rank"] for c in counts], color="#d5404f", alpha=0.1
-    )
-    axes.set(xlabel="candidates", ylabel="ms", ylim=(0, None), xlim=(0, None), title="A request beside its scoring")
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
-    return figure
+    head = [name for name in by_count[500] if name != "not_scoring"]
+    by_stage = {f"{count} candidates": [of[name] for name in head] for count, of in by_count.items()}
+    by_clients = {
+        f"{graph}, {clients} clients": [round(of["candidates_per_s"]), of["p99_ms"]]
+        for graph, rows in rates.items()
+        for clients, of in rows.items()
+    }
+    tables = [table("p50, ms", head, by_stage), table("one core", ["candidates/s", "p99, ms"], by_clients), *notes]
+    lines = {
+        title: {count: of[name] for count, of in by_count.items()}
+        for name, title in (("bare", "bare session.run"), ("rank", "POST /rank"))
+    }
+    return Measured(figures, "\n".join(tables), plot({"A request beside its scoring, p50, ms": lines}, "candidates"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = new_parser("overhead", __doc__ or "")
-    trained.arguments(parser)
-    given = parse(parser, arguments)
-    trained.check(parser, given)
-    sizes = QUICK if given.quick else Sizes()
-    sizes = replace(sizes, rounds=given.rounds or sizes.rounds)
-
-    def work() -> tuple[dict[str, Any], str, Figure]:
-        return measure(made_up(given.cache, items=sizes.items), *trained.chosen(given, trained.CACHE), sizes)
-
-    return command("overhead", given.out, work)
+    command = Command("overhead", __doc__, Sizes(), QUICK, CACHE)
+    trained.add_options(command.parser)
+    return command.run(
+        arguments,
+        lambda args, sizes: measure(
+            untrained(args.cache, items=sizes.items), *trained.choose(args, trained.CACHE), sizes
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -16,20 +16,22 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from loadtest.bench.bundles import bundle as made_up
-from loadtest.bench.caller import MESSAGES, MIB, Caller, Connection, Person, checked, messages, recent_users
-from loadtest.bench.command import command, new_parser, parse, positive
-from loadtest.bench.processes import connect_each, pss, service, store
+from loadtest.bench.bundles import CACHE, bundle
+from loadtest.bench.caller import MESSAGES, MIB, Caller, Connection, checked, connect_each, rank_messages
+from loadtest.bench.command import Command, Measured, positive
+from loadtest.bench.plot import plot
+from loadtest.bench.processes import pss, service
 from loadtest.bench.turns import p50, ratio, take_turns
+from loadtest.bench.users import recent_users, store
+from loadtest.table import table
 
 CANDIDATES = 500
 LARGE = 5_000  # candidates of the requests that warm up: as many as the service takes
@@ -37,7 +39,7 @@ LARGE = 5_000  # candidates of the requests that warm up: as many as the service
 
 @dataclass(frozen=True)
 class Sizes:
-    items: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    items: Sequence[int] = (10_000, 100_000, 1_000_000, 10_000_000)
     rounds: int = 15
     requests: int = 20  # a round, of each size
     untimed: int = 2  # before them: another size's service has had the caches
@@ -52,11 +54,20 @@ class Sized:
     """A bundle of that many items, with users and requests of its own."""
 
     def __init__(self, cache: Path, items: int, sizes: Sizes):
-        self.folder = made_up(cache, items=items).folder  # not kept open: pages mapped here too would halve their PSS
+        self.folder = bundle(cache, items=items).folder  # not kept open: pages mapped here too would halve their PSS
         rng = np.random.default_rng(items)
-        self.people: list[Person] = recent_users(items, rng)
-        self.warming = messages(items, LARGE, sizes.warm, rng)
-        self.asked = messages(items, CANDIDATES, MESSAGES, rng)
+        self.users = recent_users(items, rng)
+        self.warming = rank_messages(items, LARGE, sizes.warm, rng)
+        self.messages = rank_messages(items, CANDIDATES, MESSAGES, rng)
+
+    def warm(self, connections: Sequence[Connection]) -> None:
+        """Asks each connection, so each worker, the same requests, and closes it. Raises NoRun."""
+        with ExitStack() as stack:
+            for connection in connections:
+                stack.enter_context(connection)
+            for message in (*self.warming, *self.messages):
+                for connection in connections:  # in turn: the service hangs up on one that waits
+                    checked(connection.ask(message))
 
 
 def response_times(sized: Mapping[int, Sized], sizes: Sizes) -> dict[int, list[list[float]]]:
@@ -64,126 +75,77 @@ def response_times(sized: Mapping[int, Sized], sizes: Sizes) -> dict[int, list[l
     turns: dict[str, Callable[[], list[float]]] = {}
     with ExitStack() as stack:
         for items, one in sized.items():
-            url = stack.enter_context(store(one.people))
-            running = stack.enter_context(service(one.folder, url, workers=1))
-            warm([Connection(running.port)], one)
-            caller = Caller(running.port, one.asked)
+            url = stack.enter_context(store(one.users))
+            running = stack.enter_context(service(bundle=one.folder, redis_url=url, workers=1))
+            one.warm([Connection(running.port)])
+            caller = Caller(running.port, one.messages)
             stack.callback(caller.close)
             turns[str(items)] = partial(caller.several, sizes.requests, sizes.untimed)
-        found = take_turns("/rank by number of items", sizes.rounds, turns)
-    return {int(items): rounds for items, rounds in found.items()}
-
-
-def warm(connections: Sequence[Connection], one: Sized) -> None:
-    """Asks each connection, so each worker, the same requests, and closes it. Raises NoRun."""
-    with ExitStack() as stack:
-        for connection in connections:
-            stack.enter_context(connection)
-        for message in (*one.warming, *one.asked):
-            for connection in connections:  # in turn: the service hangs up on one that waits
-                checked(connection.ask(message))
+        times_ms = take_turns("/rank by number of items", sizes.rounds, turns)
+    return {int(items): rounds for items, rounds in times_ms.items()}
 
 
 def ready_s(one: Sized, starts: int) -> float:
     """Median seconds from start to ready, the bundle's files having been read before."""
     for path in one.folder.rglob("*"):
         if path.is_file():
-            _read(path)
-    found = []
-    with store(one.people) as url:
+            with path.open("rb") as file:
+                while file.read(16 * MIB):
+                    pass
+    seconds = []
+    with store(one.users) as url:
         for _ in tqdm(range(starts), desc="starts", delay=1, leave=False):
-            with service(one.folder, url, workers=1) as running:
-                found.append(running.ready_s)
-    return statistics.median(found)
+            with service(bundle=one.folder, redis_url=url, workers=1) as running:
+                seconds.append(running.ready_s)
+    return statistics.median(seconds)
 
 
-def _read(path: Path) -> None:
-    with path.open("rb") as file:
-        while file.read(16 * MIB):
-            pass
+def memory_mib(one: Sized, workers: int) -> float:
+    """MiB (PSS) of the process tree with so many workers. Raises NoRun."""
+    with (
+        store(one.users) as url,
+        service(bundle=one.folder, redis_url=url, workers=workers, score_threads=1) as running,
+    ):
+        one.warm(connect_each(running, workers))
+        return pss(running.pid) / MIB
 
 
-def memory(one: Sized) -> tuple[int, int]:
-    """Bytes (PSS) of the process tree with one worker and with two. Raises NoRun."""
-    found = []
-    with store(one.people) as url:
-        for workers in tqdm((1, 2), desc="memory by workers", delay=1, leave=False):
-            with service(one.folder, url, workers=workers, score_threads=1) as running:
-                warm(connect_each(running, workers), one)
-                found.append(pss(running.pid))
-    return found[0], found[1]
-
-
-def measure(cache: Path, sizes: Sizes) -> tuple[dict[str, Any], str, Figure]:
-    sized = {items: Sized(cache, items, sizes) for items in sorted(sizes.items)}
-    times = response_times(sized, sizes)
+def measure(cache: Path, sizes: Sizes) -> Measured:
+    """Raises NoRun."""
+    sized = {items: Sized(cache, items, sizes) for items in sorted(set(sizes.items))}
+    times_ms = response_times(sized, sizes)
     small, large = min(sized), max(sized)
+    columns: dict[str, dict[int, float]] = {
+        "p50_ms": {items: p50(rounds) for items, rounds in times_ms.items()},
+        "p50_over_smallest": {items: ratio(rounds, times_ms[small]) for items, rounds in times_ms.items()},
+        "ready_s": {items: ready_s(one, sizes.starts) for items, one in sized.items()},
+        "pss_mib_one_worker": {items: memory_mib(one, 1) for items, one in sized.items()},
+        "pss_mib_two_workers": {items: memory_mib(one, 2) for items, one in sized.items()},
+    }
+    one, two = columns["pss_mib_one_worker"], columns["pss_mib_two_workers"]
+    quick = sizes.items == QUICK.items  # then the line's keys stand for the sizes that were run
+    comparable = quick or (small, large) == (10_000, 10_000_000)
     figures: dict[str, Any] = {
         "items": list(sized),
-        "p50_ms": {items: p50(rounds) for items, rounds in times.items()},
-        "p50_over_smallest": {items: ratio(rounds, times[small]) for items, rounds in times.items()},
-        "ready_s": {items: ready_s(one, sizes.starts) for items, one in sized.items()},
+        **columns,
+        "p50_ratio_10m_over_10k": columns["p50_over_smallest"][large] if comparable else None,
+        "ready_s_10m": columns["ready_s"][large] if quick or large == 10_000_000 else None,
+        "second_worker_memory_share": two[large] / one[large] - 1,
     }
-    by_workers = {items: memory(one) for items, one in sized.items()}
-    figures["pss_mib_one_worker"] = {items: one / MIB for items, (one, _) in by_workers.items()}
-    figures["pss_mib_two_workers"] = {items: two / MIB for items, (_, two) in by_workers.items()}
-    quick = sizes.items == QUICK.items  # then the line's keys stand for the sizes that were run
-    whole = quick or large == 10_000_000
-    one, two = by_workers[large]
-    figures |= {
-        "p50_ratio_10m_over_10k": figures["p50_over_smallest"][large] if whole and (quick or small == 10_000) else None,
-        "ready_s_10m": figures["ready_s"][large] if whole else None,
-        "second_worker_memory_share": (two - one) / one,
+    head = ("p50, ms", "ratio", "ready, s", "1 worker, MiB", "2 workers, MiB")
+    rows = {f"{items:,}": [of[items] for of in columns.values()] for items in sized}
+    more = f"a second worker adds {figures['second_worker_memory_share']:.0%} of the first's memory"
+    panels = {
+        "POST /rank, 500 candidates, p50, ms": {"p50": columns["p50_ms"]},
+        "Memory of the service, MiB (PSS)": {"one worker": one, "two workers": two},
     }
-    return figures, table(figures), plot(figures)
-
-
-def table(figures: Mapping[str, Any]) -> str:
-    """For people."""
-    lines = [f"{'items':>12}{'p50, ms':>10}{'ratio':>8}{'ready, s':>10}{'1 worker, MiB':>15}{'2 workers, MiB':>16}"]
-    for items in figures["items"]:
-        lines.append(
-            f"{items:>12,}{figures['p50_ms'][items]:>10.2f}{figures['p50_over_smallest'][items]:>8.2f}"
-            f"{figures['ready_s'][items]:>10.2f}{figures['pss_mib_one_worker'][items]:>15,.0f}"
-            f"{figures['pss_mib_two_workers'][items]:>16,.0f}"
-        )
-    return "\n".join(
-        [*lines, f"a second worker adds {figures['second_worker_memory_share']:.0%} of the first's memory"]
-    )
-
-
-def plot(figures: Mapping[str, Any]) -> Figure:
-    figure = Figure((9, 4), layout="constrained")
-    times, memories = figure.subplots(1, 2)
-    items = figures["items"]
-    times.plot(items, [figures["p50_ms"][n] for n in items], "o-", color="#d5404f")
-    times.set(
-        xscale="log",
-        ylim=(0, 1.2 * max(figures["p50_ms"].values())),
-        xlabel="items",
-        ylabel="ms",
-        title="POST /rank, 500 candidates, p50",
-    )
-    for key, label, colour in (
-        ("pss_mib_one_worker", "one worker", "#2f80d0"),
-        ("pss_mib_two_workers", "two workers", "#1f9a6d"),
-    ):
-        memories.plot(items, [figures[key][n] for n in items], "o-", color=colour, label=label)
-    memories.set(xscale="log", ylim=(0, None), xlabel="items", ylabel="MiB (PSS)", title="Memory of the service")
-    memories.legend(frameon=False)
-    for axes in (times, memories):
-        axes.grid(alpha=0.3)
-    return figure
+    return Measured(figures, f"{table('items', head, rows)}\n{more}", plot(panels, "items", "x"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = new_parser("scale", __doc__ or "")
-    parser.add_argument("--items", nargs="+", type=positive, help="sizes of the bundles")
-    given = parse(parser, arguments)
-    sizes = QUICK if given.quick else Sizes()
-    items = tuple(dict.fromkeys(given.items or sizes.items))
-    sizes = replace(sizes, rounds=given.rounds or sizes.rounds, items=items)
-    return command("scale", given.out, lambda: measure(given.cache, sizes))
+    command = Command("scale", __doc__, Sizes(), QUICK, CACHE)
+    command.parser.add_argument("--items", nargs="+", type=positive, help="sizes of the bundles")
+    return command.run(arguments, lambda args, sizes: measure(args.cache, sizes))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,8 @@ A session runs on one thread.
 For 10 to 1000 candidates of users with full histories (T = 20) these take turns: ours in fp32, ours in int8, the usual
 export (loadtest/bench/usual.py), which is fed the history anew with every candidate, and with --peers torch-rechub's
 BST as its class stands, at the same widths (but its feed-forward is 2048 wide, torch's default; its rows are drawn at
-random). Medians, and medians of the rounds' ratios. The usual export must give our fp32 scores to 1e-5, or nothing is
-told; it is written by our exporter, without what that does to our networks (model/graph/merged.py).
-
-Two tables more show what the service's choices rest on:
-- cuts: a large request as one run; in pieces, one after another and two side by side; and as one run of a session that
-  has two threads itself;
-- joins: eight requests in one run (U = 8) beside eight runs.
+random). Figures are medians, and medians of the rounds' ratios. The usual export must give our fp32 scores to 1e-5, or
+there are no figures; it is written by our exporter, without what that does to our networks (model/graph/merged.py).
 
 The last line is JSON.
 """
@@ -23,8 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,20 +26,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
 
 from loadtest import peers
 from loadtest.bench import trained
-from loadtest.bench.command import command, new_parser, parse
+from loadtest.bench.command import Command, Measured
+from loadtest.bench.plot import plot
 from loadtest.bench.turns import p50, ratio, take_turns
 from loadtest.bench.usual import UsualBST, repeated
 from loadtest.errors import NoRun
 from loadtest.peers import Peer
+from loadtest.table import table
 from model import networks
-from model.bundle.layout import GRAPH, INT8, INT8_GRAPH, REPORT, WEIGHTS, BundleError
+from model.bundle.layout import INT8, REPORT, WEIGHTS, BundleError
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
-from model.features.batch import axes
 from model.features.encode import Inputs
 from model.graph.write import TOLERANCE, example_batch, write_graph
 from model.networks import bst
@@ -53,13 +47,10 @@ from model.prepared.loader import Prepared
 from model.training.batches import tensors
 
 COUNTS = (10, 50, 100, 500, 1000)  # candidates
-CUT, PIECES, THREADS = (500, 1000), (62, 125, 250, 500), 2
-JOINED, JOIN = 8, (5, 10, 25, 50, 100)  # requests in one run, and candidates of each
+REQUESTS = 8  # different ones, asked in turn
 FP32, INT8_SIDE, USUAL, PEER = "ours fp32", "ours int8", "usual export", "torch-rechub"
-WHOLE = "one run"
-COLOURS = {FP32: "#2f80d0", INT8_SIDE: "#2a9d5c", USUAL: "#d5404f", PEER: "#8a6fc0"}
+RATIOS = {"fp32": (USUAL, FP32), "int8": (USUAL, INT8_SIDE), "peers": (PEER, FP32)}
 Feed = dict[str, npt.NDArray[Any]]
-Turn = Callable[[], list[float]]
 
 
 @dataclass(frozen=True)
@@ -72,16 +63,16 @@ QUICK = Sizes(rounds=2, runs=2)
 
 
 class Requests:
-    """JOINED requests, encoded for any number of candidates up to the largest."""
+    """REQUESTS requests, encoded for any number of candidates up to the largest."""
 
     def __init__(self, bundle: Bundle, data: Prepared):
         self._bundle = bundle
-        self._asked = trained.requests(bundle, data, JOINED, max(COUNTS), seed=1)
+        self._requests = trained.requests(bundle, data, REQUESTS, max(COUNTS), seed=1)
 
     def encoded(self, candidates: int) -> list[Inputs]:
         return [
             self._bundle.encode_golden(one | {"candidates": one["candidates"][:candidates]}, self._bundle.catalog)
-            for one in self._asked
+            for one in self._requests
         ]
 
 
@@ -89,9 +80,9 @@ def network_of(bundle: Bundle) -> bst.Network:
     """The network that was exported, in torch. Raises NoRun for a bundle that holds no weights of BST."""
     if bundle.manifest["network"] != "bst" or not (bundle.folder / WEIGHTS).is_file():
         raise NoRun(f"{bundle.folder}: a bst with its {WEIGHTS} is needed, as model.train writes it")
-    given = json.loads((bundle.folder / REPORT).read_text())["recipe"]["network"]
+    config = json.loads((bundle.folder / REPORT).read_text())["recipe"]["network"]
     rows = {f.name: bundle.encoder.table_rows(f) for f in bundle.schema.embedded if not f.is_float}
-    network = networks.build("bst", bundle.schema, rows, given)
+    network = networks.build("bst", bundle.schema, rows, config)
     network.load_state_dict(torch.load(bundle.folder / WEIGHTS, weights_only=True))
     assert isinstance(network, bst.Network)
     return network.eval()
@@ -113,7 +104,7 @@ class PeersBST:
 
     def __init__(self, python: Path, data: Prepared, width: int, folder: Path):
         path, graph = folder / "rows.npz", folder / "peer.onnx"
-        rows = trained.full_rows(data, data.schema.history.length)[:JOINED]
+        rows = trained.full_rows(data, data.schema.history.length)[:REQUESTS]
         peers.write_rows(path, data, rows)
         self._described, self._arrays = peers.encoded(data, rows)
         widths = [max(f.width for f in data.schema.features), width // len(data.schema.sequence)]
@@ -124,17 +115,17 @@ class PeersBST:
 
     def feed(self, candidates: int, seed: int) -> Feed:
         """Rows drawn at random, every history full."""
-        rng, made = np.random.default_rng(seed), {}
+        rng, feed = np.random.default_rng(seed), {}
         for one in self._described:
             like = self._arrays[one["name"]]
             shape = (candidates, *like.shape[1:])
             drawn = rng.normal(size=shape) if one["kind"] == "dense" else rng.integers(1, one["rows"], shape)
-            made[one["name"]] = drawn.astype(like.dtype)
-        return made
+            feed[one["name"]] = drawn.astype(like.dtype)
+        return feed
 
 
 def turn(works: Sequence[Callable[[], object]], runs: int) -> list[float]:
-    """Milliseconds of `runs` of the works, after one that is not told: another side has had the caches."""
+    """Milliseconds of `runs` of the works, after an untimed one: another side has had the caches."""
     works[-1]()
     times = []
     for number in range(runs):
@@ -152,7 +143,7 @@ def compare(
     bundle: Bundle, sessions: Mapping[str, Session], usual: Session, peer: PeersBST | None, requests: Requests, s: Sizes
 ) -> tuple[dict[str, dict[int, list[list[float]]]], float]:
     """Milliseconds by side, count and round; and how far the usual export's scores are from ours in fp32."""
-    turns: dict[str, Turn] = {}
+    turns: dict[str, Callable[[], list[float]]] = {}
     apart = 0.0
     for count in COUNTS:
         encoded = requests.encoded(count)
@@ -163,93 +154,15 @@ def compare(
         works = {side: [run_of(session, inputs) for inputs in encoded] for side, session in sessions.items()}
         works[USUAL] = [run_of(usual, feed) for feed in repeats]
         if peer and peer.session:
-            works[PEER] = [run_of(peer.session, peer.feed(count, seed)) for seed in range(JOINED)]
+            works[PEER] = [run_of(peer.session, peer.feed(count, seed)) for seed in range(REQUESTS)]
         turns |= {f"{side}, {count}": partial(turn, of_side, s.runs) for side, of_side in works.items()}
     if not apart <= TOLERANCE:
         raise NoRun(f"the usual export's scores are {apart:.1e} from ours, at most {TOLERANCE} is allowed")
-    found = take_turns("scoring", s.rounds, turns)
-    return {side: {count: found[f"{side}, {count}"] for count in COUNTS} for side in works}, apart
+    times_ms = take_turns("scoring", s.rounds, turns)
+    return {side: {count: times_ms[f"{side}, {count}"] for count in COUNTS} for side in works}, apart
 
 
-def pieces(inputs: Inputs, size: int) -> list[Inputs]:
-    """A request in pieces of about so many candidates, of equal size to one."""
-    count = inputs["item"].shape[1]
-    ends = np.linspace(0, count, round(count / size) + 1).round().astype(int)
-    return [
-        {name: rows[:, begin:end] if "C" in axes(name) else rows for name, rows in inputs.items()}
-        for begin, end in zip(ends, ends[1:], strict=False)
-    ]
-
-
-def joined(encoded: Sequence[Inputs]) -> Inputs:
-    """Requests of equal shapes as one of U users."""
-    return {name: np.concatenate([one[name] for one in encoded]) for name in encoded[0]}
-
-
-def one_after_another(works: Sequence[Callable[[], object]]) -> None:
-    for work in works:
-        work()
-
-
-def side_by_side(pool: ThreadPoolExecutor, works: Sequence[Callable[[], object]]) -> None:
-    for done in [pool.submit(work) for work in works]:
-        done.result()
-
-
-def cuts(bundle: Bundle, sessions: Mapping[str, Session], requests: Requests, s: Sizes) -> dict[str, Any]:
-    """Milliseconds by graph, count of candidates and way of running them, and over those of one run."""
-    graphs = {FP32: GRAPH, INT8_SIDE: INT8_GRAPH}
-    turns: dict[str, Turn] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        for side, session in sessions.items():
-            two = {
-                f"session of {THREADS} threads": Session(bundle.folder / graphs[side], THREADS),
-                f"session of {THREADS} threads, spinning": Session(bundle.folder / graphs[side], THREADS, True),
-            }
-            for count in CUT:
-                encoded = requests.encoded(count)
-                works: dict[str, list[Callable[[], object]]] = {
-                    way: [run_of(one, inputs) for inputs in encoded] for way, one in {WHOLE: session, **two}.items()
-                }
-                for size in PIECES:
-                    if size < count:
-                        cut = [[run_of(session, piece) for piece in pieces(inputs, size)] for inputs in encoded]
-                        works[f"{size} in turn"] = [partial(one_after_another, parts) for parts in cut]
-                        works[f"{size} side by side"] = [partial(side_by_side, pool, parts) for parts in cut]
-                turns |= {f"{side}, {count}, {way}": partial(turn, of_way, s.runs) for way, of_way in works.items()}
-        found = take_turns("cuts", s.rounds, turns)
-    figures: dict[str, Any] = {side: {count: {} for count in CUT} for side in sessions}
-    for name, rounds in found.items():
-        side, number, way = name.split(", ", 2)
-        whole = found[f"{side}, {number}, {WHOLE}"]
-        ms, over = p50(rounds), ratio(rounds, whole)
-        figures[side][int(number)][way] = {"ms": ms, "over_one_run": over}
-    return figures
-
-
-def joins(sessions: Mapping[str, Session], requests: Requests, s: Sizes) -> dict[str, Any]:
-    """Milliseconds of JOINED requests by graph and candidates of each, apart and joined, and what apart costs more."""
-    turns: dict[str, Turn] = {}
-    for side, session in sessions.items():
-        for count in JOIN:
-            encoded = requests.encoded(count)
-            apart = partial(one_after_another, [run_of(session, inputs) for inputs in encoded])
-            turns[f"{side}, {count}, apart"] = partial(turn, [apart], s.runs)
-            turns[f"{side}, {count}, joined"] = partial(turn, [run_of(session, joined(encoded))], s.runs)
-    found = take_turns("joins", s.rounds, turns)
-
-    def figures(name: str) -> dict[str, float]:
-        apart, together = found[f"{name}, apart"], found[f"{name}, joined"]
-        return {
-            "apart": p50(apart),
-            "joined": p50(together),
-            "ratio": ratio(apart, together),
-        }
-
-    return {side: {count: figures(f"{side}, {count}") for count in JOIN} for side in sessions}
-
-
-def measure(bundle: Bundle, data: Prepared, python: Path | None, s: Sizes) -> tuple[dict[str, Any], str, Figure]:
+def measure(bundle: Bundle, data: Prepared, python: Path | None, s: Sizes) -> Measured:
     """`python` is that of the peers' environment. Raises NoRun."""
     notes, sessions = [], {FP32: bundle.session()}
     gate: dict[str, Any] = {}
@@ -259,7 +172,6 @@ def measure(bundle: Bundle, data: Prepared, python: Path | None, s: Sizes) -> tu
     except BundleError as error:
         notes.append(f"no int8 figure: {error}")
     network, data = network_of(bundle), data.seen_by(bundle.schema)
-    requests = Requests(bundle, data)
     with tempfile.TemporaryDirectory() as folder:
         try:
             usual = usual_export(network, data, Path(folder) / "usual.onnx")
@@ -269,92 +181,50 @@ def measure(bundle: Bundle, data: Prepared, python: Path | None, s: Sizes) -> tu
         peer = PeersBST(python, data, width, Path(folder)) if python else None
         if peer and peer.refused:
             notes.append(f"no figure of {PEER}: its BST cannot be exported as it stands: {peer.refused}")
-        found, apart = compare(bundle, sessions, usual, peer, requests, s)
-
-    def over(slower: str, faster: str) -> dict[int, float]:
-        if slower not in found or faster not in found:
-            return {}
-        return {count: ratio(found[slower][count], found[faster][count]) for count in COUNTS}
-
-    ms = {side: {count: p50(rounds) for count, rounds in of.items()} for side, of in found.items()}
-    ratios = {"fp32": over(USUAL, FP32), "int8": over(USUAL, INT8_SIDE), "peers": over(PEER, FP32)}
+        times_ms, apart = compare(bundle, sessions, usual, peer, Requests(bundle, data), s)
+    ms = {side: {count: p50(rounds) for count, rounds in of_side.items()} for side, of_side in times_ms.items()}
+    ratios = {
+        name: {count: ratio(times_ms[slower][count], times_ms[faster][count]) for count in COUNTS}
+        for name, (slower, faster) in RATIOS.items()
+        if slower in times_ms and faster in times_ms
+    }
     figures = {
-        **{f"ratio_{name}_500": of.get(500) for name, of in ratios.items()},
+        **{f"ratio_{name}_500": ratios.get(name, {}).get(500) for name in RATIOS},
         "max_abs_diff_fp32": apart,
         "auc_drop_int8": gate.get("auc_drop"),
         "kendall_tau_int8": gate.get("kendall_tau"),
         "note": "; ".join(notes) or None,
         "ms": ms,
-        "ratios": {name: of for name, of in ratios.items() if of},
-        "cuts": cuts(bundle, sessions, requests, s),
-        "joins": joins(sessions, requests, s),
+        "ratios": ratios,
         "bundle": f"{bundle.name}/{bundle.version}",
         "history": bundle.schema.history.length,
         "threads": 1,
     }
-    return figures, table(figures), plot(ms)
-
-
-def table(figures: Mapping[str, Any]) -> str:
-    """For people."""
-
-    def row(name: str, values: Sequence[float]) -> str:
-        return f"{name:<36}" + "".join(f"{value:>9.2f}" for value in values)
-
-    def head(name: str, columns: Sequence[int]) -> str:
-        return f"{name:<36}" + "".join(f"{column:>9}" for column in columns)
-
-    lines = [head("one thread, ms; candidates:", COUNTS)]
-    lines += [row(side, list(of.values())) for side, of in figures["ms"].items()]
-    pairs = {"fp32": f"{USUAL} ÷ {FP32}", "int8": f"{USUAL} ÷ {INT8_SIDE}", "peers": f"{PEER} ÷ {FP32}"}
-    lines += [row(pairs[name], list(of.values())) for name, of in figures["ratios"].items()]
-    lines.append(f"largest difference of scores, {USUAL} and {FP32}: {figures['max_abs_diff_fp32']:.1e}")
-    if figures["kendall_tau_int8"] is not None:
-        lines.append(
-            f"int8 on validation: AUC falls by {figures['auc_drop_int8']:.6f}, Kendall's tau to fp32 is "
-            f"{figures['kendall_tau_int8']:.4f}"
-        )
-    for side, by_count in figures["cuts"].items():
-        lines += ["", f"{f'{side}: cuts; candidates:':<36}" + "".join(f"{f'{c}, ms':>9}{'ratio':>9}" for c in CUT)]
-        for way in by_count[max(CUT)]:
-            cells = [of[way].values() if way in of else ("", "") for of in by_count.values()]
-            lines.append(f"{way:<36}" + "".join(f"{cell:>9.2f}" if cell else " " * 9 for two in cells for cell in two))
-    for side, of_side in figures["joins"].items():
-        lines += ["", head(f"{side}: {JOINED} requests, ms; candidates each:", JOIN)]
-        for key, name in (("apart", f"{JOINED} runs"), ("joined", f"one run, U = {JOINED}"), ("ratio", "ratio")):
-            lines.append(row(name, [one[key] for one in of_side.values()]))
-    return "\n".join(lines + ([figures["note"]] if figures["note"] else []))
-
-
-def plot(ms: Mapping[str, Mapping[int, float]]) -> Figure:
-    figure = Figure((7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for side, of_side in ms.items():
-        axes.plot(list(of_side), list(of_side.values()), "o-", color=COLOURS[side], label=side)
-    axes.set(xscale="log", yscale="log", xlabel="candidates", ylabel="ms", title="Scoring a request on one thread")
-    axes.set_xticks(COUNTS, [str(count) for count in COUNTS], minor=False)
-    axes.minorticks_off()
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
-    return figure
+    rows = ms | {" ÷ ".join(RATIOS[name]): of_pair for name, of_pair in ratios.items()}
+    lines = [
+        table("one thread, ms; candidates", COUNTS, {name: list(of.values()) for name, of in rows.items()}),
+        f"largest difference of scores, {USUAL} and {FP32}: {apart:.1e}",
+    ]
+    if gate:
+        drop, tau = gate["auc_drop"], gate["kendall_tau"]
+        lines.append(f"int8 on validation: AUC falls by {drop:.6f}, Kendall's tau to fp32 is {tau:.4f}")
+    return Measured(
+        figures, "\n".join([*lines, *notes]), plot({"Scoring a request on one thread, ms": ms}, "candidates", "xy")
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = new_parser("scoring", __doc__ or "")
-    parser.set_defaults(cache=trained.CACHE)
-    parser.add_argument("--peers", action="store_true", help="install torch-rechub beside the project, and measure it")
-    trained.arguments(parser)
-    given = parse(parser, arguments)
-    trained.check(parser, given)
-    sizes = QUICK if given.quick else Sizes()
-    sizes = replace(sizes, rounds=given.rounds or sizes.rounds)
+    command = Command("scoring", __doc__, Sizes(), QUICK, trained.CACHE)
+    command.parser.add_argument(
+        "--peers", action="store_true", help="install torch-rechub beside the project, and measure it"
+    )
+    trained.add_options(command.parser)
 
-    def work() -> tuple[dict[str, Any], str, Figure]:
-        python = peers.environment() if given.peers else None
-        return measure(*trained.chosen(given, given.cache), python, sizes)
+    def work(args: Any, sizes: Sizes) -> Measured:
+        python = peers.environment() if args.peers else None
+        return measure(*trained.choose(args, args.cache), python, sizes)
 
-    return command("scoring", given.out, work)
+    return command.run(arguments, work)
 
 
 if __name__ == "__main__":

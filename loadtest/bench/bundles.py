@@ -12,21 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tomli_w
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from loadtest.bench.users import HISTORY, NOW_MS, PROFILE, made_up_users
 from loadtest.peers import ROOT
 from model import networks
 from model.bundle.reading import Bundle
 from model.bundle.writing import writing
 from model.features import schema as features_toml
-from model.features.batch import axes
-from model.features.behaviour import Behaviour
+from model.features.batch import axes, joined
 from model.features.catalog import FILE, Catalog
-from model.features.encode import Encoder, Inputs, Statistics
+from model.features.encode import Encoder, Statistics
 from model.features.ids import ABSENT, FIRST, Keys, keys
 from model.features.schema import Schema
 from model.features.table import Vocabulary
@@ -36,13 +35,11 @@ from model.training.batches import tensors
 
 CACHE = ROOT / ".cache" / "bundles"
 FORMAT = 2  # of these bundles: another number makes the cache anew
-NOW_MS = 1_700_000_000_000  # the recommending time of the golden requests
-DAY_MS = 86_400_000
 USERS = 10_000
 TAGS = 3  # at most, of an item
-GOLDEN, CANDIDATES, HISTORY = 8, 40, 20
+GOLDEN, CANDIDATES = 8, 40
 CHUNK = 500_000  # ids spelt out at once
-VALUES = {"age": 10, "gender": 3, "city": 400, "category_id": 1_000, "shop_id": 5_000, "tags": 2_000}
+VALUES = PROFILE | {"category_id": 1_000, "shop_id": 5_000, "tags": 2_000}
 NUMBERED = {"position": 50, "hour": 24}  # integers from 0
 
 
@@ -102,23 +99,23 @@ def _write(folder: Path, network: str, items: int, users: int, seed: int, bar: "
     _encoder(table, item_keys, users).save(folder / "vocab")
     bar.update()
 
-    made = Bundle.unfinished(folder)
+    unfinished = Bundle.unfinished(folder)
     requests = golden(items, users, rng)
-    batch = tensors(_together([made.encode_golden(request) for request in requests]))
+    batch = tensors(joined([unfinished.encode_golden(request) for request in requests]))
     torch.manual_seed(seed)
-    sizes = {f.name: made.encoder.table_rows(f) for f in table.embedded if not f.is_float}
+    sizes = {f.name: unfinished.encoder.table_rows(f) for f in table.embedded if not f.is_float}
     net = networks.build(network, table, sizes).eval()
     spread(net, batch)
     bar.update()
     write_graph(net, {name: rows[:2, :3] if "C" in axes(name) else rows[:2] for name, rows in batch.items()}, graph)
-    difference = check_parity(net, made)
+    difference = check_parity(net, unfinished)
     bar.update()
 
     strangers = [requests[0] | {"user_id": "nobody", "profile": {}, "behaviours": []}]
     strangers.append(requests[0] | {"candidates": ["nothing", *requests[0]["candidates"]]})
-    session = made.session()
+    session = unfinished.session()
     for request in (*requests, *strangers):
-        request["scores"] = made.score(session, made.encode_golden(request))[0].tolist()
+        request["scores"] = unfinished.score(session, unfinished.encode_golden(request))[0].tolist()
     write_json(folder / "golden.json", {"requests": [*requests, *strangers]})
     report = {"network": {"name": network}, "items": items, "seed": seed, "max_abs_diff_torch": difference}
     write_json(folder / "report.json", report | {"note": "random weights: for benchmarks of speed and memory alone"})
@@ -126,11 +123,11 @@ def _write(folder: Path, network: str, items: int, users: int, seed: int, bar: "
 
 def _numbered(letter: str, count: int) -> Keys:
     """Keys of the ids "<letter>0", "<letter>1", …"""
-    made = np.empty(count, np.uint64)
+    numbered = np.empty(count, np.uint64)
     for at in range(0, count, CHUNK):
         until = min(at + CHUNK, count)
-        made[at:until] = keys([f"{letter}{number}" for number in range(at, until)], "str")
-    return made
+        numbered[at:until] = keys([f"{letter}{number}" for number in range(at, until)], "str")
+    return numbered
 
 
 def _columns(rng: np.random.Generator, items: int) -> dict[str, Keys]:
@@ -171,39 +168,15 @@ def spread(network: nn.Module, batch: Mapping[str, torch.Tensor]) -> None:
 def golden(items: int, users: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Requests of users with full histories, not yet scored."""
     requests = []
-    for person in made_up_users(GOLDEN, items, rng):
+    for user in made_up_users(GOLDEN, items, rng):
         requests.append(
             {
-                "user_id": person["user_id"] if int(person["user_id"][1:]) < users else "u0",
-                "profile": person["user"],
-                "behaviours": person["behaviours"],
+                "user_id": user["user_id"] if int(user["user_id"][1:]) < users else "u0",
+                "profile": user["user"],
+                "behaviours": user["behaviours"],
                 "candidates": [f"i{number}" for number in rng.integers(items, size=CANDIDATES)],
                 "context": {"hour": 20},
                 "now": NOW_MS,
             }
         )
     return requests
-
-
-def made_up_users(count: int, items: int, rng: np.random.Generator, behaviours: int = HISTORY) -> list[dict[str, Any]]:
-    """Users "u0", "u1", … as service.backfill reads them, one a line: a profile, and clicks up to a month old.
-
-    The youngest click is a second before NOW_MS, and gaps grow by powers of two, as time positions do.
-    """
-    people = []
-    for number in range(count):
-        gaps_ms = np.sort(np.exp(rng.uniform(np.log(1_000), np.log(30 * DAY_MS), behaviours)))[::-1].astype(np.int64)
-        clicked = rng.integers(items, size=behaviours)
-        clicks = [
-            list(Behaviour("click", "item", f"i{item}", NOW_MS - gap))
-            for item, gap in zip(clicked.tolist(), gaps_ms.tolist(), strict=True)
-        ]
-        profile = {name: f"{name}{rng.integers(VALUES[name])}" for name in ("age", "gender", "city")}
-        people.append({"user_id": f"u{number}", "user": profile, "behaviours": clicks})
-    return people
-
-
-def _together(encoded: list[Inputs]) -> Inputs:
-    """Encoded requests of equal shapes as one batch."""
-    made: dict[str, npt.NDArray[Any]] = {name: np.concatenate([one[name] for one in encoded]) for name in encoded[0]}
-    return made

@@ -1,7 +1,7 @@
-"""What the benchmarks of serving share: the service as a process, a store with users, a plain connection, memory.
+"""A plain client of POST /rank for benchmarks: messages made beforehand, one connection after another, a closed loop.
 
-The client is a socket and bytes made beforehand: an HTTP library takes as long for a request as the service does
-beside scoring, and its time would be told as the service's.
+It is a socket and bytes: an HTTP library takes as long for a request as the service does beside scoring, and its time
+would be told as the service's.
 """
 
 import selectors
@@ -9,31 +9,21 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import orjson
 
-from loadtest.bench.bundles import HISTORY, NOW_MS, made_up_users
+from loadtest.bench.processes import Service, holder
+from loadtest.bench.users import HISTORY, STORED
 from loadtest.errors import NoRun
 
 STAGES = ("history", "encode", "score", "sort", "total")  # in an answer's timings_ms
-USERS = 100  # in the store, each with a full history
 MESSAGES = 50  # different ones, asked in turn
 ANSWER_S = 60.0  # patience
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 IDLE_S = 2.0  # a connection that waited longer is made anew: the service hangs up after five seconds
 MIB = 2**20
-Person = dict[str, Any]  # as bundles.made_up_users makes them
-
-
-def recent_users(items: int, rng: np.random.Generator) -> list[Person]:
-    """Made-up users whose newest click was made a moment ago."""
-    shift_ms = time.time_ns() // 1_000_000 - NOW_MS
-    people = made_up_users(USERS, items, rng)
-    for person in people:
-        person["behaviours"] = [[*what, when + shift_ms] for *what, when in person["behaviours"]]
-    return people
 
 
 class Answer(NamedTuple):
@@ -94,14 +84,14 @@ class Ranked(NamedTuple):
 
 
 class Caller:
-    """A client with one connection that asks its messages in turn. Raises NoRun for an answer that counts nothing."""
+    """One connection that asks its messages in turn. Raises NoRun for an answer that must not be timed."""
 
     def __init__(self, port: int, messages: Sequence[bytes]):
         self._port, self._messages, self._next = port, messages, 0
-        self._connection, self._answered = _taken(port), time.perf_counter()
+        self._connection, self._answered = connect(port), time.perf_counter()
         try:
             first = self.ask_raw().body
-            if (found := orjson.loads(first))["history_length"] != HISTORY or found["unknown_items"]:
+            if (answer := orjson.loads(first))["history_length"] != HISTORY or answer["unknown_items"]:
                 raise NoRun(f"a user with {HISTORY} clicks and known items is answered {first[-200:].decode()}")
         except NoRun:
             self.close()
@@ -112,7 +102,7 @@ class Caller:
         self._next += 1
         if time.perf_counter() - self._answered > IDLE_S:
             self.close()
-            self._connection = _taken(self._port)
+            self._connection = connect(self._port)
         answer = checked(self._connection.ask(message))
         self._answered = time.perf_counter()
         return answer
@@ -123,7 +113,7 @@ class Caller:
         return Ranked(1000 * answer.seconds, {name: timings[name] for name in STAGES})
 
     def several(self, count: int, untimed: int = 0) -> list[float]:
-        """Milliseconds of `count` requests, after some that are not told."""
+        """Milliseconds of `count` requests, after `untimed` ones."""
         times = [1000 * self.ask_raw().seconds for _ in range(untimed + count)]
         return times[untimed:]
 
@@ -131,11 +121,26 @@ class Caller:
         self._connection.socket.close()
 
 
-def _taken(port: int) -> Connection:
+def connect(port: int) -> Connection:
     """A connection that a worker has already accepted."""
     connection = Connection(port)
     connection.ask(LIVE)
     return connection
+
+
+def connect_each(running: Service, workers: int) -> list[Connection]:
+    """A connection to every worker: which of them takes one is the kernel's choice. Raises NoRun."""
+    by_worker: dict[int, Connection] = {}
+    for _ in range(1000):
+        connection = connect(running.port)
+        worker = holder(connection.socket, running)
+        if worker in by_worker:
+            connection.socket.close()
+        else:
+            by_worker[worker] = connection
+        if len(by_worker) == workers:
+            return list(by_worker.values())
+    raise NoRun(f"{len(by_worker)} of {workers} workers take connections")
 
 
 def checked(answer: Answer) -> Answer:
@@ -152,18 +157,18 @@ def rank_message(user_id: str, candidates: Sequence[str]) -> bytes:
 
 
 def draw(items: int, candidates: int, count: int, rng: np.random.Generator) -> list[tuple[int, list[str]]]:
-    """Requests: a user's number, and candidates drawn uniformly over all items."""
+    """Requests: a stored user's number, and candidates drawn uniformly over all items."""
     return [
-        (int(rng.integers(USERS)), [f"i{number}" for number in rng.integers(items, size=candidates)])
+        (int(rng.integers(STORED)), [f"i{number}" for number in rng.integers(items, size=candidates)])
         for _ in range(count)
     ]
 
 
-def messages(items: int, candidates: int, count: int, rng: np.random.Generator) -> list[bytes]:
+def rank_messages(items: int, candidates: int, count: int, rng: np.random.Generator) -> list[bytes]:
     return [rank_message(f"u{user}", ids) for user, ids in draw(items, candidates, count, rng)]
 
 
-def closed_loop(port: int, asked: Sequence[bytes], clients: int, seconds: float) -> tuple[list[float], float]:
+def closed_loop(port: int, messages: Sequence[bytes], clients: int, seconds: float) -> tuple[list[float], float]:
     """`clients` connections, each asking again as soon as it is answered: seconds of every answer, answers a second.
 
     Raises NoRun.
@@ -174,7 +179,7 @@ def closed_loop(port: int, asked: Sequence[bytes], clients: int, seconds: float)
         for number in range(clients):
             connection = stack.enter_context(Connection(port))
             selector.register(connection.socket, selectors.EVENT_READ, connection)
-            connection.send(asked[number % len(asked)])
+            connection.send(messages[number % len(messages)])
         sent, waiting, until = clients, clients, begun + seconds
         while waiting:
             for key, _ in selector.select(ANSWER_S):
@@ -183,7 +188,7 @@ def closed_loop(port: int, asked: Sequence[bytes], clients: int, seconds: float)
                     continue
                 times.append(checked(answer).seconds)
                 if time.perf_counter() < until:
-                    key.data.send(asked[sent % len(asked)])
+                    key.data.send(messages[sent % len(messages)])
                     sent += 1
                 else:
                     waiting -= 1

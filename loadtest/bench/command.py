@@ -1,52 +1,82 @@
-"""What every benchmark's command takes, prints and ends with."""
+"""A benchmark's command: what it takes, prints and ends with."""
 
 import argparse
 import json
-import os
-import platform
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnxruntime
 from matplotlib.figure import Figure
 
-from loadtest.bench.bundles import CACHE
 from loadtest.errors import NoRun
+from loadtest.machine import cores, processor
 from loadtest.peers import ROOT
 
 OUT = ROOT / ".cache" / "bench"
 
 
-# ---- commands
+class Measured(NamedTuple):
+    """What a benchmark found."""
+
+    figures: dict[str, Any]  # of the JSON line
+    table: str  # for people
+    figure: Figure | None = None  # for --out
 
 
-def new_parser(name: str, description: str, sides: bool = True) -> argparse.ArgumentParser:
-    """With what all these benchmarks take; those that compare sides on made-up bundles take `--rounds` and `--cache`.
+class Command:
+    """`python -m loadtest.NAME`; `full` and `quick` are its sizes, dataclasses with a default for every field.
 
-    `--rounds` is None where it is not given.
+    An option of a field's name sets that size; `--rounds`, `--cache` and `--out` are there where they mean something.
     """
-    made = argparse.ArgumentParser(
-        f"python -m loadtest.{name}", description=description, formatter_class=argparse.RawTextHelpFormatter
-    )
-    made.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works: no figures to quote")
-    if sides:
-        made.add_argument("--rounds", type=positive, help="that all sides take, in turn")
-        made.add_argument("--cache", type=Path, default=CACHE, help="where its bundles are kept")
-    made.add_argument("--out", type=Path, default=OUT / f"{name}.png", help="of the plot, .png")
-    return made
 
+    def __init__(
+        self, name: str, description: str | None, full: Any, quick: Any, cache: Path | None = None, plots: bool = True
+    ):
+        self.name, self.full, self.quick = name, full, quick
+        self.parser = argparse.ArgumentParser(
+            f"python -m loadtest.{name}", description=description, formatter_class=argparse.RawTextHelpFormatter
+        )
+        add = self.parser.add_argument
+        add("--quick", action="store_true", help="tiny sizes, to see that it works: no figures to quote")
+        if hasattr(full, "rounds"):
+            add("--rounds", type=positive, help="that all sides take, in turn")
+        if cache:
+            add("--cache", type=_folder, default=cache, help="where what it makes up is kept")
+        if plots:
+            add("--out", type=_png, default=OUT / f"{name}.png", help="of the plot, .png")
 
-def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    given = made.parse_args(arguments)
-    if "cache" in given and given.cache.exists() and not given.cache.is_dir():
-        made.error(f"--cache {given.cache} is no folder")
-    if given.out.suffix != ".png":
-        made.error(f"--out {given.out} given, a file that ends in .png is allowed")
-    return given
+    def run(self, arguments: Sequence[str] | None, measure: Callable[[argparse.Namespace, Any], Measured]) -> int:
+        """Measures and draws; prints the table and the JSON line. The exit code; SIGTERM ends it as Ctrl-C does."""
+        args = self.parser.parse_args(arguments)
+        sizes = self.quick if args.quick else self.full
+        options = {field.name: getattr(args, field.name, None) for field in fields(sizes)}
+        sizes = replace(sizes, **{name: value for name, value in options.items() if value})
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            figures, table, figure = measure(args, sizes)
+            if figure:
+                args.out.parent.mkdir(parents=True, exist_ok=True)
+                figure.savefig(args.out, dpi=150)
+        except (NoRun, OSError) as error:
+            print(f"{self.name}: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print(f"{self.name}: interrupted", file=sys.stderr)
+            return 130
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        machine = f"{processor()}, {cores()} cores, onnxruntime {onnxruntime.__version__}"
+        print(f"{table}\n{machine}")
+        figures |= {"machine": machine}
+        if figure:
+            print(f"plot: {args.out}")
+            figures |= {"plot": str(args.out)}
+        print(json.dumps(_rounded(figures)))
+        return 0
 
 
 def positive(text: str) -> int:
@@ -55,35 +85,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def command(name: str, out: Path, measure: Callable[[], tuple[dict[str, Any], str, Figure]]) -> int:
-    """Measures, draws, and prints the table and the JSON line: the exit code. SIGTERM ends it as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        figures, table, figure = measure()
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=150)
-    except (NoRun, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    print(f"{table}\n{machine()}\nplot: {out}")
-    print(json.dumps(_rounded(figures | {"machine": machine(), "plot": str(out)})))
-    return 0
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is no folder")
+    return path
+
+
+def _png(text: str) -> Path:
+    path = Path(text)
+    if path.suffix != ".png":
+        raise argparse.ArgumentTypeError(f"{text!r}; a file that ends in .png is allowed")
+    return path
 
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _rounded(one) for key, one in value.items()}
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def machine() -> str:
-    name = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return f"{name}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}"

@@ -1,5 +1,9 @@
-"""A service and a store for the time of a benchmark, and what their processes hold. Linux."""
+"""A service for the time of a run: `python -m service` on a free port of the loopback; and a look at its processes.
 
+It knows the service by its command and by HTTP alone, so that the load test can start one without torch.
+"""
+
+import http.client
 import os
 import signal
 import socket
@@ -7,62 +11,62 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-import redis
-
-from loadtest.bench.caller import Connection, Person, _taken
 from loadtest.errors import NoRun
-from loadtest.peers import ROOT
-from service.backfill import load_users
-from service.store.embedded import EmbeddedStore, EmbeddedStoreError
 
-START_S, STOP_S = 300.0, 15.0  # patience
-KEEP, TTL_S = 100, 86_400
-READY = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
+START_S, STOP_S, ANSWER_S = 300.0, 15.0, 5.0  # patience
 
 
 @dataclass
 class Service:
-    """A running `python -m service`; `ready_s` is the time from its start to /health/ready's 200."""
+    """A running service; `ready_s` is the time from its start to /health/ready's 200."""
 
     port: int
     pid: int
     ready_s: float
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
 
 @contextmanager
-def service(bundle: Path, store_url: str, cpus: set[int] | None = None, **settings: object) -> Iterator[Service]:
-    """The service with that bundle and store on a free port, stopped on leaving; on `cpus` alone, where given.
+def service(
+    environment: Mapping[str, str] | None = None, cpus: set[int] | None = None, **settings: object
+) -> Iterator[Service]:
+    """A service that is ready, on these cores alone where any are named; it is stopped on leaving. Raises NoRun.
 
-    Raises NoRun.
+    `settings` go before `environment`, which is by default ours without its RANKER_*: a benchmark measures the same
+    service whatever its caller has set.
     """
-    port = _free_port()
-    given: dict[str, object] = {"bundle": bundle, "redis_url": store_url, "port": port, "log_level": "warning"}
-    given |= {"history_timeout_ms": 1_000}  # on a busy machine no answer becomes a fast, degraded one
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RANKER_")}
-    environment |= {f"RANKER_{name.upper()}": str(value) for name, value in (given | settings).items()}
-    with tempfile.TemporaryFile() as said:
+    if environment is None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RANKER_")}
+        settings = {"history_timeout_ms": 1_000} | settings  # a busy machine makes no answer fast and degraded
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    settings |= {"host": "127.0.0.1", "port": port}
+    named = {f"RANKER_{name.upper()}": str(value) for name, value in settings.items()}
+    with tempfile.TemporaryFile() as output:
         begun = time.perf_counter()
         with on(cpus):
             process = subprocess.Popen(
                 [sys.executable, "-m", "service"],
-                cwd=ROOT,
-                env=environment,
+                env={"RANKER_LOG_LEVEL": "warning", **environment, **named},
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                start_new_session=True,  # Ctrl-C reaches the benchmark alone, which then stops the service
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C reaches the run alone, which then stops the service
             )
         try:
             while not _ready(port):
                 if process.poll() is not None or time.perf_counter() - begun > START_S:
-                    said.seek(0)
-                    lines = said.read().decode(errors="replace").strip().splitlines()
+                    output.seek(0)
+                    lines = output.read().decode(errors="replace").strip().splitlines()
                     raise NoRun(f"the service did not start: {lines[-1] if lines else 'without a word'}")
                 time.sleep(0.002)
             yield Service(port, process.pid, time.perf_counter() - begun)
@@ -70,27 +74,23 @@ def service(bundle: Path, store_url: str, cpus: set[int] | None = None, **settin
             _stop(process)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)  # which knows of no proxies
     try:
-        with Connection(port) as connection:
-            return connection.ask(READY).status == 200
-    except OSError:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """Asks it to end; what is left of it and its workers after STOP_S, or at a second Ctrl-C, is killed."""
     process.terminate()
     try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        pass
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -99,7 +99,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 @contextmanager
 def on(cpus: set[int] | None) -> Iterator[None]:
-    """This thread, and what it starts inside, runs on these cores alone; without any given nothing changes."""
+    """This thread, and what it starts inside, runs on these cores alone; without any nothing changes."""
     if not cpus:
         yield
         return
@@ -111,18 +111,7 @@ def on(cpus: set[int] | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-@contextmanager
-def store(people: Sequence[Person]) -> Iterator[str]:
-    """The URL of an embedded store that holds these users. Raises NoRun."""
-    try:
-        with EmbeddedStore() as embedded:
-            load_users(map(orjson.dumps, people), embedded.url, keep=KEEP, ttl_s=TTL_S)
-            yield embedded.url
-    except (EmbeddedStoreError, redis.RedisError) as error:
-        raise NoRun(str(error)) from None
-
-
-# ---- processes: Linux
+# ---- a look at processes: Linux
 
 
 def tree(pid: int) -> set[int]:
@@ -134,11 +123,11 @@ def tree(pid: int) -> set[int]:
             pairs.append((int(head.split(" ", 1)[0]), int(tail.split()[1])))
     if not pairs:
         raise NoRun("processes and their memory are read from /proc: Linux is needed")
-    found, parents = {pid}, {pid}
+    below, parents = {pid}, {pid}
     while parents:
         parents = {child for child, parent in pairs if parent in parents}
-        found |= parents
-    return found
+        below |= parents
+    return below
 
 
 def pss(pid: int) -> int:
@@ -150,24 +139,9 @@ def pss(pid: int) -> int:
     return total
 
 
-def connect_each(running: Service, workers: int) -> list[Connection]:
-    """A connection to every worker: which of them takes one is the kernel's choice. Raises NoRun."""
-    found: dict[int, Connection] = {}
-    for _ in range(1000):
-        connection = _taken(running.port)
-        owner = _owner(connection, running)
-        if owner in found:
-            connection.socket.close()
-        else:
-            found[owner] = connection
-        if len(found) == workers:
-            return list(found.values())
-    raise NoRun(f"{len(found)} of {workers} workers take connections")
-
-
-def _owner(connection: Connection, running: Service) -> int:
-    """The process at the other end."""
-    ours = f":{connection.socket.getsockname()[1]:04X}"
+def holder(client: socket.socket, running: Service) -> int:
+    """The process of the service at the other end of a connection. Raises NoRun."""
+    ours = f":{client.getsockname()[1]:04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     inode = next(row[9] for row in rows if row[1].endswith(f":{running.port:04X}") and row[2].endswith(ours))
     for pid in tree(running.pid):

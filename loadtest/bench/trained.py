@@ -1,7 +1,7 @@
-"""A bundle at the paper's sizes that was trained: for figures that depend on what was learnt, such as those of int8.
+"""A bundle at the paper's sizes that was trained: for figures that depend on learnt weights, such as those of int8.
 
 BST with its default Config (MLP 1024-512-256) on the simulator, by model.train's own functions and trained.toml, then
-quantised. Made on first use and kept with its data set in .cache/trained; what a kill left is gone on with.
+quantised. Made on first use and kept with its data set in .cache/trained; after a kill it goes on where it was.
 """
 
 import argparse
@@ -44,30 +44,27 @@ class Sizes:
 QUICK = Sizes(20_000, 1, "half a minute")
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, help="a trained bst instead of the one kept in .cache/trained")
     parser.add_argument("--data", type=Path, help="the prepared data set that it was trained on")
 
 
-def check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
-    if (given.bundle is None) != (given.data is None):
-        parser.error("--bundle and --data go together: the requests are the data set's")
-
-
-def chosen(given: argparse.Namespace, cache: Path) -> tuple[Bundle, Prepared]:
-    """The bundle named and its data set, else those kept in `cache`. Raises NoRun."""
+def choose(args: argparse.Namespace, cache: Path) -> tuple[Bundle, Prepared]:
+    """The bundle of the options and its data set, else those kept in `cache`. Raises NoRun."""
+    if (args.bundle is None) != (args.data is None):
+        raise NoRun("--bundle and --data go together: the requests are the data set's")
     try:
-        if given.bundle is None:
-            return made(cache, QUICK if given.quick else Sizes())
-        bundle, data = Bundle.open(given.bundle), Prepared(given.data)
+        if args.bundle is None:
+            return cached(cache, QUICK if args.quick else Sizes())
+        bundle, data = Bundle.open(args.bundle), Prepared(args.data)
         check_encoding(bundle, data)
     except (BundleError, ExportError, TrainingError, ValueError) as error:
         raise NoRun(str(error)) from None
     return bundle, data
 
 
-def made(cache: Path, sizes: Sizes) -> tuple[Bundle, Prepared]:
-    """The trained bundle and its data set, from the cache where they are there."""
+def cached(cache: Path, sizes: Sizes) -> tuple[Bundle, Prepared]:
+    """The trained bundle and its data set, made where the cache lacks them."""
     recipe = load_recipe([RECIPE], NETWORK)
     recipe = replace(recipe, training=replace(recipe.training, epochs=sizes.epochs or recipe.training.epochs))
     home = cache / f"{DATASET}_{sizes.impressions}_seed_{SEED}_epochs_{recipe.training.epochs}_format_{FORMAT}"

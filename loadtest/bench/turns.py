@@ -5,14 +5,15 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
-Found = TypeVar("Found")
+Round = TypeVar("Round")  # what a side measures in a round: a time, or several
 
 
-def take_turns(what: str, rounds: int, sides: Mapping[str, Callable[[], Found]]) -> dict[str, list[Found]]:
-    """What each side finds, round by round; every round begins with another side."""
-    found: dict[str, list[Found]] = {name: [] for name in sides}
+def take_turns(what: str, rounds: int, sides: Mapping[str, Callable[[], Round]]) -> dict[str, list[Round]]:
+    """Each side's measurements, round by round; every round begins with another side."""
+    measured: dict[str, list[Round]] = {name: [] for name in sides}
     names = list(sides)
     gc.collect()
     gc.freeze()  # messages and libraries stay: the collector need not walk them while the clock runs
@@ -21,15 +22,15 @@ def take_turns(what: str, rounds: int, sides: Mapping[str, Callable[[], Found]])
             first = number % len(names)
             for name in (*names[first:], *names[:first]):
                 bar.set_postfix_str(name, refresh=False)
-                found[name].append(sides[name]())
+                measured[name].append(sides[name]())
                 bar.update()
     gc.unfreeze()
-    return found
+    return measured
 
 
-def ratio(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
+def ratio(one: Sequence[float | Sequence[float]], other: Sequence[float | Sequence[float]]) -> float:
     """The median over the rounds of the ratio of their medians: what slows a whole round down is in both."""
-    return statistics.median(statistics.median(a) / statistics.median(b) for a, b in zip(one, other, strict=True))
+    return statistics.median(float(np.median(a) / np.median(b)) for a, b in zip(one, other, strict=True))
 
 
 def p50(rounds: Sequence[Sequence[float]]) -> float:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,14 +69,14 @@ def _asked_for(answered: Sequence[Any], body: Body) -> bool:
 def stages_ms(answer: Any, server_timing: bytes) -> dict[str, float]:
     """Where the time went inside the service, by its own account: Server-Timing's, and the answer's `timings_ms`.
 
-    Where both tell, the header does: it was written when the answer was ready to leave.
+    Where both have a stage, the header's counts: it was written when the answer was ready to leave.
     """
-    told = answer.get("timings_ms") if isinstance(answer, dict) else None
-    found = {name: ms for name, ms in (told if isinstance(told, Mapping) else {}).items() if type(ms) in (float, int)}
+    timings = answer.get("timings_ms") if isinstance(answer, dict) else None
+    stages = {name: ms for name, ms in timings.items() if type(ms) in (float, int)} if isinstance(timings, dict) else {}
     for entry in server_timing.decode("latin-1").split(",") if server_timing else ():
         if metric := _METRIC.match(entry):
-            found[metric[1]] = _number(metric[2])
-    return found
+            stages[metric[1]] = _number(metric[2])
+    return stages
 
 
 def _number(text: str) -> float:
@@ -99,7 +99,7 @@ class Log:
     """When each of `due_s` requests was due, sent and answered, in seconds from the start, and what was wrong with it.
 
     A time is NaN as long as it has not come. Contents are kept and checked after the clock, since checking costs CPU
-    that the next send may need. `stages` are the milliseconds that the service told, by name, (n,) each, NaN where not.
+    that the next send may need. `stages` are milliseconds from the service's answers, by name, (n,) each, or NaN.
     """
 
     def __init__(self, due_s: npt.NDArray[np.float64], bodies: Sequence[Body], kept_bytes: int = KEPT_BYTES):

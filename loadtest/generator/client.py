@@ -27,7 +27,7 @@ MOST_BYTES = 64 * 2**20  # of one answer
 _URL = re.compile(r"[!-~]+")  # what may stand in a request line and a Host header: printable ASCII, no space
 
 
-class Target(NamedTuple):
+class Address(NamedTuple):
     """Where the service is: its base URL, taken apart. `authority` is what the Host header says."""
 
     tls: bool
@@ -53,7 +53,7 @@ class Answer(NamedTuple):
 Done = Callable[[Answer], None]
 
 
-def parse_url(url: str) -> Target:
+def parse_url(url: str) -> Address:
     """Raises NoRun for anything but http(s)://host[:port][/base]."""
     allowed = f"--url {url!r}: http://host[:port][/base] or https://... is allowed"
     try:
@@ -66,25 +66,25 @@ def parse_url(url: str) -> Target:
     if parts.query or parts.fragment or "@" in parts.netloc or not _URL.fullmatch(url):
         raise NoRun(f"{allowed}, without user, query, fragment, spaces or letters beyond ASCII")
     tls = parts.scheme == "https"
-    return Target(tls, parts.hostname, port or (443 if tls else 80), parts.netloc, parts.path.rstrip("/"))
+    return Address(tls, parts.hostname, port or (443 if tls else 80), parts.netloc, parts.path.rstrip("/"))
 
 
 class Client:
-    """Connections to one target. Use it within one running loop, and close it there."""
+    """Connections to one address. Use it within one running loop, and close it there."""
 
-    def __init__(self, target: Target):
-        self._target = target
+    def __init__(self, address: Address):
+        self._address = address
         self._loop = asyncio.get_running_loop()
         self.clock = self._loop.time
-        self._address = target.host
-        self._tls = ssl.create_default_context() if target.tls else None
+        self._peer = address.host
+        self._tls = ssl.create_default_context() if address.tls else None
         self._idle: list[_Connection] = []  # the one used last is used next, so that a peak's connections can retire
         self._open: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
 
     def message(self, method: str, path: str, content: bytes = b"") -> bytes:
         """A request as it goes over the wire."""
-        head = f"{method} {self._target.base}{path} HTTP/1.1\r\nHost: {self._target.authority}\r\n"
+        head = f"{method} {self._address.base}{path} HTTP/1.1\r\nHost: {self._address.authority}\r\n"
         head += "User-Agent: bst-ranker-loadtest\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
         if content:
             head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
@@ -95,10 +95,10 @@ class Client:
         try:
             connection = await asyncio.wait_for(self._connect(), CONNECT_S)
         except TimeoutError:
-            raise NoRun(f"cannot reach {self._target}: no connection within {CONNECT_S:g} s") from None
+            raise NoRun(f"cannot reach {self._address}: no connection within {CONNECT_S:g} s") from None
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS could not have
-            raise NoRun(f"cannot reach {self._target}: {getattr(error, 'strerror', None) or error}") from None
-        self._address = connection.peer()
+            raise NoRun(f"cannot reach {self._address}: {getattr(error, 'strerror', None) or error}") from None
+        self._peer = connection.peer()
         self._release(connection)
 
     async def get(self, path: str) -> Answer:
@@ -116,9 +116,9 @@ class Client:
         try:
             answer = await asyncio.wait_for(answered, CONNECT_S)
         except TimeoutError:
-            raise NoRun(f"{method} {self._target}{path}: no answer within {CONNECT_S:g} s") from None
+            raise NoRun(f"{method} {self._address}{path}: no answer within {CONNECT_S:g} s") from None
         if answer.failure:
-            raise NoRun(f"{method} {self._target}{path}: {answer.failure}")
+            raise NoRun(f"{method} {self._address}{path}: {answer.failure}")
         return answer
 
     def send(self, message: bytes, done: Done) -> None:
@@ -142,11 +142,11 @@ class Client:
             await asyncio.sleep(0)
 
     async def _connect(self) -> "_Connection":
-        name = self._target.host if self._tls else None
+        name = self._address.host if self._tls else None
         _, connection = await self._loop.create_connection(
             lambda: _Connection(self._loop, self._open, self._release),
-            self._address,
-            self._target.port,
+            self._peer,
+            self._address.port,
             ssl=self._tls,
             server_hostname=name,
         )

@@ -50,7 +50,7 @@ def users(
 
 async def history_lengths(client: Client, known: Sequence[Id], item: Id) -> dict[Id, int]:
     """How many clicks the service sees of each user. Raises NoRun where its answers do not tell."""
-    found = {}
+    lengths = {}
     for user in known:
         answer = await client.ask("POST", "/rank", orjson.dumps({"user_id": user, "candidates": [item]}))
         try:
@@ -62,8 +62,8 @@ async def history_lengths(client: Client, known: Sequence[Id], item: Id) -> dict
                 f"a mix of history lengths needs answers with history_length; POST /rank gave status {answer.status} "
                 "without one"
             )
-        found[user] = length
-    return found
+        lengths[user] = length
+    return lengths
 
 
 def _groups(known: Sequence[Id], lengths: Mapping[Id, int], history: Mix, scenario: str) -> list[list[Id]]:

@@ -46,16 +46,14 @@ def draw_bodies(
 
     No item twice in a body, unless there are fewer items than candidates. `lengths`: of the users' histories.
     """
-    asked_for = mix.sizes(budget, count, rng)
-    fit = int(np.searchsorted(np.cumsum(asked_for), CANDIDATES_DRAWN, side="right"))
-    asked_for = asked_for[: max(1, fit)]
+    sizes = mix.sizes(budget, count, rng)
+    fit = int(np.searchsorted(np.cumsum(sizes), CANDIDATES_DRAWN, side="right"))
+    sizes = sizes[: max(1, fit)]
     bodies = []
-    for user, size in zip(
-        mix.users(samples.user_ids, lengths, budget, len(asked_for), rng), asked_for.tolist(), strict=True
-    ):
+    for user, size in zip(mix.users(samples.user_ids, lengths, budget, len(sizes), rng), sizes.tolist(), strict=True):
         items = rng.choice(len(samples.item_ids), size, replace=size > len(samples.item_ids)).tolist()
-        asked = {"user_id": user, "candidates": [samples.item_ids[item] for item in items]}
-        bodies.append(Body(orjson.dumps(asked), size))
+        request = {"user_id": user, "candidates": [samples.item_ids[item] for item in items]}
+        bodies.append(Body(orjson.dumps(request), size))
     return bodies
 
 
@@ -92,14 +90,14 @@ def read_bodies(path: Path) -> list[Body]:
 
 def _body(where: str, line: bytes) -> Body:
     try:
-        asked: Any = orjson.loads(line)
+        request: Any = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise NoRun(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
-    if not isinstance(asked, dict):
-        raise NoRun(f"{where}: an object is allowed, given {asked!r:.60}")
-    if "user_id" not in asked:
+    if not isinstance(request, dict):
+        raise NoRun(f"{where}: an object is allowed, given {request!r:.60}")
+    if "user_id" not in request:
         raise NoRun(f"{where}: no user_id")
-    candidates, top_k = asked.get("candidates"), asked.get("top_k")
+    candidates, top_k = request.get("candidates"), request.get("top_k")
     if not isinstance(candidates, list) or not candidates:
         raise NoRun(f"{where}: candidates is a list with at least one item, given {candidates!r:.60}")
     if top_k is not None and (type(top_k) is not int or top_k < 1):

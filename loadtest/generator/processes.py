@@ -8,7 +8,6 @@ import asyncio
 import gc
 import math
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +17,12 @@ from typing import Any
 from loadtest.errors import NoRun
 from loadtest.generator.answers import Log
 from loadtest.generator.budgets import Budget
-from loadtest.generator.client import Client, Target
+from loadtest.generator.client import Address, Client
 from loadtest.generator.plan import Body
 from loadtest.generator.progress import Progress
 from loadtest.generator.replay import Seconds
 from loadtest.generator.send import Watcher, new_loop, open_loop
+from loadtest.machine import cores
 
 RATE_OF_ONE = 1000  # requests/s that one process sends on time at a tenth to a third of a core
 START_S = 60.0  # for the processes to come up; they import, connect and take their share of the plan
@@ -31,19 +31,18 @@ HEAD_START_S = 0.2  # from the word to the start of the plan
 
 def how_many(budget: Budget) -> int:
     """Generator processes: what the budget says, else by rate and cores. The service needs cores too."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return budget.processes or max(1, min(math.ceil(budget.rate / RATE_OF_ONE), cores // 2))
+    return budget.processes or max(1, min(math.ceil(budget.rate / RATE_OF_ONE), cores() // 2))
 
 
 async def generate(
-    client: Client, target: Target, budget: Budget, due_s: Seconds, bodies: Sequence[Body], name: str
+    client: Client, address: Address, budget: Budget, due_s: Seconds, bodies: Sequence[Body], name: str
 ) -> Log:
     """Sends the bodies when they are due and gives the closed log. Raises NoRun."""
     processes = min(how_many(budget), len(due_s))
     progress = Progress(name, len(due_s))
     try:
         if processes > 1:
-            return await _several(processes, target, due_s, bodies, budget.wait_s, progress)
+            return await _several(processes, address, due_s, bodies, budget.wait_s, progress)
         log = Log(due_s, bodies)
         await _send(client, bodies[: len(due_s)], log, budget.wait_s, progress)
         return log
@@ -68,7 +67,7 @@ async def _send(
 
 
 async def _several(
-    count: int, target: Target, due_s: Seconds, bodies: Sequence[Body], wait_s: float, progress: Progress
+    count: int, address: Address, due_s: Seconds, bodies: Sequence[Body], wait_s: float, progress: Progress
 ) -> Log:
     """Hands out the plan, gives the word, and gathers; this process only shows the progress meanwhile."""
     context = multiprocessing.get_context("spawn")  # a fork would copy this process's event loop
@@ -84,7 +83,7 @@ async def _several(
         for first, pipe in enumerate(pipes):
             mine = range(first, len(due_s), count)
             share = [bodies[request % len(bodies)] for request in mine]
-            pipe.send((target, due_s[first::count], share, wait_s, progress.watched))
+            pipe.send((address, due_s[first::count], share, wait_s, progress.watched))
         deadline = time.monotonic() + START_S
         for pipe in pipes:
             while not pipe.poll(Progress.EVERY_S):
@@ -113,22 +112,22 @@ async def _gathered(pipes: Sequence[Connection], progress: Progress) -> list[Any
         waiting = [pipe for number, pipe in enumerate(pipes) if number not in parts]
         for ready in wait(waiting, Progress.EVERY_S):
             assert isinstance(ready, Connection)
-            got = _received(ready)
-            if isinstance(got, list):
-                for seconds in got:
+            message = _received(ready)
+            if isinstance(message, list):
+                for seconds in message:
                     progress.answered(seconds)
             else:
-                parts[pipes.index(ready)] = got
+                parts[pipes.index(ready)] = message
         progress.show()
         await asyncio.sleep(0)
     return [parts[number] for number in range(len(pipes))]
 
 
 def _received(pipe: Connection) -> Any:
-    got = pipe.recv()
-    if isinstance(got, NoRun):
-        raise got
-    return got
+    message = pipe.recv()
+    if isinstance(message, NoRun):
+        raise message
+    return message
 
 
 class _Relay:
@@ -162,9 +161,9 @@ def _generator(pipe: Connection) -> None:
 
 
 async def _share(pipe: Connection) -> Any:
-    target, due_s, bodies, wait_s, watched = pipe.recv()
+    address, due_s, bodies, wait_s, watched = pipe.recv()
     log = Log(due_s, bodies)
-    client = Client(target)
+    client = Client(address)
 
     def begin() -> float:
         pipe.send("ready")

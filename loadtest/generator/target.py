@@ -11,19 +11,20 @@ from loadtest.generator import mix, plan
 from loadtest.generator.answers import Log
 from loadtest.generator.arrivals import arrivals
 from loadtest.generator.budgets import Budget
-from loadtest.generator.client import Client, Target
+from loadtest.generator.client import Address, Client
 from loadtest.generator.plan import Body
 from loadtest.generator.processes import generate
 
 SETTLE_S = 10.0  # at most, for a service to work off what a run has left behind
 
 
-class Service:
+class Target:
     """Use it within one running loop. `model` is what GET /model answered, None where it did not."""
 
-    def __init__(self, target: Target, given: Sequence[Body] | None):
-        self._target, self._given = target, given
-        self._client = Client(target)
+    def __init__(self, address: Address, bodies: Sequence[Body] | None):
+        """Requests ask `bodies`; without them, bodies drawn from the ids that the service offers."""
+        self._address, self._bodies = address, bodies
+        self._client = Client(address)
         self._samples = plan.made_up()
         self._lengths: Mapping[str | int, int] | None = None
         self.model: bytes | None = None
@@ -31,7 +32,7 @@ class Service:
     async def reach(self, budgets: Sequence[Budget]) -> None:
         """Connects, and asks for what these budgets need. Raises NoRun."""
         await self._client.reach()
-        if self._given:
+        if self._bodies:
             return
         answer = await self._client.get("/model")
         self.model = answer.content if answer.status == 200 else None
@@ -45,18 +46,18 @@ class Service:
 
     def bodies(self, budget: Budget, count: int, rng: np.random.Generator) -> Sequence[Body]:
         """What the requests ask; fewer come round again. Raises NoRun where a mix cannot be had."""
-        return self._given or plan.draw_bodies(self._samples, budget, count, rng, self._lengths)
+        return self._bodies or plan.draw_bodies(self._samples, budget, count, rng, self._lengths)
 
     async def run(self, budget: Budget, rng: np.random.Generator, bodies: Sequence[Body] = (), name: str = "") -> Log:
         """The closed log of one run, by default of bodies of its own. Raises NoRun."""
         due_s = arrivals(budget, rng)
         bodies = bodies or self.bodies(budget, len(due_s), rng)
-        return await generate(self._client, self._target, budget, due_s, bodies, name or budget.scenario)
+        return await generate(self._client, self._address, budget, due_s, bodies, name or budget.scenario)
 
     async def settle(self, body: Body, within_ms: float) -> None:
         """Waits until single requests are answered in time again, SETTLE_S at most."""
         await self._client.close()
-        self._client = Client(self._target)
+        self._client = Client(self._address)
         await self._client.reach()
         clock = self._client.clock
         until = clock() + SETTLE_S

@@ -30,10 +30,10 @@ CHUNK = 65_536  # impressions gathered at once
 
 
 def environment(folder: Path = FOLDER, install: bool = True) -> Path | None:
-    """The Python of the peers' environment; made where it is not there. None: it is not there and may not be made."""
-    python, made = folder / "bin" / "python", folder / f"{RECHUB}.done"
-    if made.exists() or not install:
-        return python if made.exists() else None
+    """The Python of the peers' environment; made where it is missing. None where it is missing and may not be made."""
+    python, mark = folder / "bin" / "python", folder / f"{RECHUB}.done"
+    if mark.exists() or not install:
+        return python if mark.exists() else None
     print(f"installing {RECHUB} into {folder}", file=sys.stderr)
     venv.create(folder, with_pip=False, clear=True)
     base = {"base": str(folder), "platbase": str(folder)}
@@ -44,7 +44,7 @@ def environment(folder: Path = FOLDER, install: bool = True) -> Path | None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise NoRun(f"{RECHUB} could not be installed: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
-    made.touch()
+    mark.touch()
     return python
 
 
@@ -86,15 +86,15 @@ def encoded(data: Prepared, rows: npt.NDArray[np.int64]) -> tuple[list[dict[str,
 
 def _columns(data: Prepared, inputs: Mapping[str, npt.NDArray[Any]]) -> list[tuple[Feature, npt.NDArray[Any]]]:
     """Every embedded feature of the impressions with its rows, (n,) or, of a multi, (n, places)."""
-    found = []
+    columns = []
     sides: tuple[Side, ...] = ("user", "item", "context", "cross")
     for side in sides:
         by_name = {f.name: f for f in data.schema.side(side)}
         for name, place in data.schema.places(side).items():
             if by_name[name].width or by_name[name].sequence_width:
                 values = inputs[side].reshape(len(inputs[side]), -1)[:, place]
-                found.append((by_name[name], values[:, 0] if by_name[name].columns == 1 else values))
-    return found
+                columns.append((by_name[name], values[:, 0] if by_name[name].columns == 1 else values))
+    return columns
 
 
 def write_rows(path: Path, data: Prepared, rows: npt.NDArray[np.int64]) -> None:
@@ -125,10 +125,9 @@ class Peer:
         except BrokenPipeError:
             answer = ""
         if not answer:
-            said = self._process.stderr.read().strip().splitlines()
-            raise NoRun(f"torch-rechub's process ended: {said[-1] if said else 'without a word'}")
-        found: dict[str, Any] = json.loads(answer)
-        return found
+            lines = self._process.stderr.read().strip().splitlines()
+            raise NoRun(f"torch-rechub's process ended: {lines[-1] if lines else 'without a word'}")
+        return dict(json.loads(answer))
 
     def __enter__(self) -> "Peer":
         return self

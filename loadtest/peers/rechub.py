@@ -1,4 +1,4 @@
-"""torch-rechub 0.9.0 as shipped, on rows that it is given. Runs in the peers' environment; reads and writes JSON lines.
+"""torch-rechub 0.9.0 as shipped, on rows that it is data. Runs in the peers' environment; reads and writes JSON lines.
 
     rechub.py --rows FILE ...       the sets of rows, of which the questions speak by number
     {"do": "build", "network": "BST", "rate": 0.001, "seed": 1, "batch_size": 1024, "widths": [16, 32], "ffn": null}
@@ -55,25 +55,25 @@ class Rows:
 
 def features(described: list[dict[str, Any]], role: str, wide: int) -> list[Any]:
     """Its feature objects of one role, all of one width: it stacks their embeddings."""
-    made = []
+    objects = []
     for one in described:
         if one["role"] != role:
             continue
         match one["kind"]:
             case "sparse":
-                made.append(SparseFeature(one["name"], one["rows"], wide))
+                objects.append(SparseFeature(one["name"], one["rows"], wide))
             case "multi":
-                made.append(SequenceFeature(one["name"], one["rows"], wide, pooling="mean", padding_idx=PAD))
+                objects.append(SequenceFeature(one["name"], one["rows"], wide, pooling="mean", padding_idx=PAD))
             case "sequence":
                 shared = one["shared_with"]
-                made.append(
+                objects.append(
                     SequenceFeature(
                         one["name"], one["rows"], wide, pooling="concat", shared_with=shared, padding_idx=PAD
                     )
                 )
             case _:
-                made.append(DenseFeature(one["name"]))
-    return made
+                objects.append(DenseFeature(one["name"]))
+    return objects
 
 
 def build(described: list[dict[str, Any]], network: str, widths: list[int], ffn: int | None) -> Any:
@@ -135,9 +135,9 @@ class Answers:
         return {"parameters": sum(p.numel() for p in model.parameters())}
 
     def time(self, rows: int) -> Any:
-        given = self.sets[rows]
-        loader = DataGenerator(given.x, given.label).generate_dataloader(
-            x_val=given.x, y_val=given.label, x_test=given.x, y_test=given.label, batch_size=self.size
+        data = self.sets[rows]
+        loader = DataGenerator(data.x, data.label).generate_dataloader(
+            x_val=data.x, y_val=data.label, x_test=data.x, y_test=data.label, batch_size=self.size
         )[0]
         begun = time.perf_counter()
         self.trainer.train_one_epoch(loader)
@@ -147,37 +147,37 @@ class Answers:
         return {"loss": self.trainer.train_one_epoch(Batches([self.sets[one] for one in rows], self.size, self.order))}
 
     def predict(self, rows: int, out: str) -> Any:
-        given = self.sets[rows]
-        scores = np.array(self.trainer.predict(self.trainer.model, Batches([given], 4096, None)), np.float32)
+        data = self.sets[rows]
+        scores = np.array(self.trainer.predict(self.trainer.model, Batches([data], 4096, None)), np.float32)
         np.save(out, scores)
-        return {"auc": float(roc_auc_score(given.label.numpy(), scores))}
+        return {"auc": float(roc_auc_score(data.label.numpy(), scores))}
 
     def export(self, network: str, widths: list[int], rows: int, out: str) -> Any:
-        given = self.sets[rows]
-        model = build(given.described, network, widths, None).eval()
-        lengths = {one["name"] for one in given.described if one["kind"] == "sequence"}
+        data = self.sets[rows]
+        model = build(data.described, network, widths, None).eval()
+        lengths = {one["name"] for one in data.described if one["kind"] == "sequence"}
         dynamic = {}
-        for name, values in given.x.items():
+        for name, values in data.x.items():
             axes = range(2 if name in lengths else 1)
             dynamic[name] = dict.fromkeys(axes[: values.dim()], torch.export.Dim.DYNAMIC)
         try:
             with torch.no_grad():
                 torch.onnx.export(
-                    model, f=out, kwargs={"x": given.x}, dynamic_shapes={"x": dynamic}, input_names=list(given.x),
+                    model, f=out, kwargs={"x": data.x}, dynamic_shapes={"x": dynamic}, input_names=list(data.x),
                     output_names=["score"], dynamo=True, external_data=False, verbose=False,
                 )  # fmt: skip
         except Exception as error:  # the exporter raises what it meets in the class; the benchmark then tells so
             return {"refused": (str(error.__cause__ or error).strip().splitlines() or ["without a word"])[0]}
-        return {"inputs": list(given.x)}
+        return {"inputs": list(data.x)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="rechub.py")
     parser.add_argument("--rows", nargs="+", required=True)
     parser.add_argument("--threads", type=int, required=True)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    answers = Answers([Rows(path) for path in given.rows])
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    answers = Answers([Rows(path) for path in args.rows])
     for line in sys.stdin:
         question = json.loads(line)
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):

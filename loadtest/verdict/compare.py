@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from loadtest.errors import NoRun
+from loadtest.table import table
 
 LOWER, HIGHER, NEITHER = "lower", "higher", ""  # which way is better
 FIGURES = {
@@ -27,6 +28,12 @@ class Change(NamedTuple):
     now: float
 
     @property
+    def title(self) -> str:
+        """The figure's name for people."""
+        name = self.figure.removesuffix("_ms").replace("_", " ").replace("p999", "p99.9")
+        return name + " ms" * self.figure.endswith("_ms")
+
+    @property
     def percent(self) -> float | None:
         """None where there was nothing to compare with."""
         return (self.now / self.before - 1) * 100 if self.before else None
@@ -46,27 +53,27 @@ def read(path: Path) -> Mapping[str, Any]:
         raise NoRun(f"compare {path}: {getattr(error, 'strerror', None) or 'not text'}") from None
     for candidate in (text, text.rstrip().rpartition("\n")[2]):
         try:
-            found = json.loads(candidate)
+            report = json.loads(candidate)
         except ValueError:
             continue
-        if isinstance(found, dict) and isinstance(found.get("scenarios"), list):
-            return found
+        if isinstance(report, dict) and isinstance(report.get("scenarios"), list):
+            return report
     raise NoRun(f"compare {path}: no report of a load test; report.json or its last line is allowed")
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Change]]:
     """By scenario, of those that both have and of the figures that both have."""
     before = {report.get("scenario"): report for report in old["scenarios"] if isinstance(report, dict)}
-    found = {}
+    by_scenario = {}
     for report in new["scenarios"]:
         name = report["scenario"]
         if name in before:
             was, now = _figures(before[name]), _figures(report)
-            found[name] = [Change(key, was[key], now[key]) for key in FIGURES if key in was and key in now]
+            by_scenario[name] = [Change(key, was[key], now[key]) for key in FIGURES if key in was and key in now]
             rates = [_searched(each, name) for each in (old, new)]
             if all(_number(rate) for rate in rates):
-                found[name].append(Change("highest rate", *rates))
-    return found
+                by_scenario[name].append(Change("highest rate", *rates))
+    return by_scenario
 
 
 def other_load(old: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -80,20 +87,26 @@ def other_load(old: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     return ""
 
 
-def table(found: Mapping[str, Sequence[Change]], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def course(old: Mapping[str, Any] | None, scenario: str) -> Mapping[str, Any] | None:
+    """What the earlier report plots of a scenario, where it has it in our form."""
+    courses = old.get("courses") if old else None
+    of_scenario = courses.get(scenario) if isinstance(courses, dict) else None
+    return of_scenario if isinstance(of_scenario, dict) and {"shares", "due_ms"} <= of_scenario.keys() else None
+
+
+def show(changes: Mapping[str, Sequence[Change]], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """For people."""
-    row = "{:<16} {:<16} {:>12} {:>12} {:>10}"
-    lines = [row.format("scenario", "figure", "before", "now", "change")]
+    rows, remarks = {}, []
     for report in new["scenarios"]:
-        if report["scenario"] not in found:
-            lines.append(f"{report['scenario']:<16} not in the earlier report")
+        name = report["scenario"]
+        if name not in changes:
+            remarks.append(f"{name}: not in the earlier report")
         elif other := other_load(old, report):
-            lines.append(f"{report['scenario']:<16} {other}")
-        for change in found.get(report["scenario"], []):
-            percent = "" if change.percent is None else f"{change.percent:+.1f} %"
-            values = (f"{value:.2f}".removesuffix(".00") for value in (change.before, change.now))
-            lines.append(row.format(report["scenario"], change.figure, *values, percent))
-    return "\n".join(lines)
+            remarks.append(f"{name}: {other}")
+        for change in changes.get(name, []):
+            percent = None if change.percent is None else f"{change.percent:+.1f} %"
+            rows[f"{name} {change.figure}"] = [change.before, change.now, percent]
+    return "\n".join([table("figure", ("before", "now", "change"), rows), *remarks])
 
 
 def _figures(report: Mapping[str, Any]) -> dict[str, float]:
@@ -109,6 +122,6 @@ def _number(value: Any) -> TypeGuard[float]:
 
 
 def _searched(report: Mapping[str, Any], scenario: str) -> Any:
-    found = report.get("search")
-    of_scenario = found.get(scenario) if isinstance(found, dict) else None
+    searched = report.get("search")
+    of_scenario = searched.get(scenario) if isinstance(searched, dict) else None
     return of_scenario.get("rate") if isinstance(of_scenario, dict) else None

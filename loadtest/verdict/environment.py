@@ -1,15 +1,17 @@
-"""Where a run took place: machine and versions, for the report. No host name, no address."""
+"""Where a run took place: machine, versions and model, for the report."""
 
 import os
 import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import orjson
 
+from loadtest.machine import cores, processor, system
+
 PACKAGES = ("bst-ranker", "numpy", "httptools", "hdrhistogram")
+OF_MODEL = ("name", "version", "network", "objective", "precision")
 
 
 def environment(model: bytes | None) -> dict[str, Any]:
@@ -18,24 +20,19 @@ def environment(model: bytes | None) -> dict[str, Any]:
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
-    return {"machine": _machine(), "versions": versions, "service": _service(model)}
-
-
-def _machine() -> dict[str, Any]:
-    name = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = round(os.getloadavg()[0], 2)
-    return {"processor": name, "cores": usable, "system": f"{platform.system()} {platform.release()}", "load": load}
+    machine = {"processor": processor(), "cores": cores(), "system": system(), "load": load}
+    return {"machine": machine, "versions": versions, "service": _service(model)}
 
 
 def _service(model: bytes | None) -> dict[str, Any]:
     """What a model's answer tells in plain words and numbers."""
     try:
-        told = orjson.loads(model or b"{}")
+        answer = orjson.loads(model or b"{}")
     except orjson.JSONDecodeError:
         return {}
-    keys = ("name", "version", "network", "objective", "precision")
-    return {key: told[key] for key in keys if isinstance(told, dict) and isinstance(told.get(key), str | int | float)}
+    return {
+        key: answer[key]
+        for key in OF_MODEL
+        if isinstance(answer, dict) and isinstance(answer.get(key), str | int | float)
+    }

@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from loadtest.generator.answers import Log
 from loadtest.generator.budgets import Budget
+from loadtest.table import table
 
+HEAD = ("rate/s", "requests", "errors", "late", "p50 (budget)", "p99 (budget)", "service p50", "service p99", "verdict")
 MOST_LATE = 0.01  # share of sends; above it the run measured the generator more than the service
 
 Seconds = npt.NDArray[np.float64]
@@ -28,12 +30,11 @@ def late_share(due_s: Seconds, sent_s: Seconds, p99_ms: float) -> float:
 
 def quantiles_ms(seconds: Seconds, at: Sequence[float] = (0.5, 0.99)) -> list[float]:
     """The recorded times in ms at or below which that share of all lies: exact, nothing is interpolated."""
-    found: list[float] = (np.quantile(seconds, at, method="inverted_cdf") * 1000).tolist()
-    return [round(ms, 3) for ms in found]
+    return [round(float(ms), 3) for ms in np.quantile(seconds, at, method="inverted_cdf") * 1000]
 
 
 @dataclass(frozen=True)
-class Report:
+class Outcome:
     """One scenario's outcome; its warm-up is in none of the figures.
 
     Every request counts in the times, failed ones too: p50_ms and p99_ms from the moment it was due, the service_ ones
@@ -68,8 +69,8 @@ class Report:
     budget: dict[str, float]
 
 
-def judge(budget: Budget, log: Log) -> Report:
-    """The report on a closed log."""
+def judge(budget: Budget, log: Log) -> Outcome:
+    """The outcome of a closed log."""
     measured = log.due_s >= budget.warmup_s
     due_s, sent_s, answered_s = log.due_s[measured], log.sent_s[measured], log.answered_s[measured]
     wrong = [fault for fault, counts in zip(log.faults(), measured.tolist(), strict=True) if counts]
@@ -94,7 +95,7 @@ def judge(budget: Budget, log: Log) -> Report:
         missed.append(f"p99 {p99_ms:.2f} ms, at most {budget.p99_ms:g}")
     if errors > budget.errors * requests:
         missed.append(f"{errors / requests:.2%} errors, at most {budget.errors:.2%}")
-    return Report(
+    return Outcome(
         scenario=budget.scenario,
         planned_rate=budget.rate,
         rate=round(len(left) / max([budget.duration_s, *(left - budget.warmup_s)]), 3),
@@ -133,49 +134,49 @@ def taken_ms(log: Log) -> dict[str, npt.NDArray[Any]]:
     return {"network": (log.answered_s - log.sent_s) * 1000 - log.stages["total"]} | log.stages
 
 
-def table(budgets: Sequence[Budget], reports: Sequence[Report]) -> str:
+def show(outcomes: Sequence[Outcome]) -> str:
     """For people: a line a scenario, and under it whatever went wrong."""
-    row = "{:<16} {:>9} {:>9} {:>8} {:>8} {:>22} {:>22} {:>12} {:>12}  {}"
-    lines = [
-        "milliseconds; p50 and p99 count from when a request was due, service from when it left",
-        row.format("scenario", "rate/s", "requests", "errors", "late", "p50 (budget)", "p99 (budget)", "service p50",
-                   "service p99", "verdict"),
-    ]  # fmt: skip
-    for budget, report in zip(budgets, reports, strict=True):
-        lines.append(
-            row.format(
-                report.scenario,
-                f"{report.rate:.1f}",
-                report.requests,
-                report.errors,
-                f"{report.late_share:.2%}",
-                f"{report.p50_ms:.2f} ({budget.p50_ms:g})",
-                f"{report.p99_ms:.2f} ({budget.p99_ms:g})",
-                f"{report.service_p50_ms:.2f}",
-                f"{report.service_p99_ms:.2f}",
-                "passed" if report.passed else "missed" if report.good else "no good",
-            )
-        )
-        if not report.good:
+    rows = {
+        one.scenario: [
+            f"{one.rate:.1f}",
+            one.requests,
+            one.errors,
+            f"{one.late_share:.2%}",
+            *(f"{ms:.2f} ({one.budget[key]:g})" for key, ms in (("p50_ms", one.p50_ms), ("p99_ms", one.p99_ms))),
+            one.service_p50_ms,
+            one.service_p99_ms,
+            "passed" if one.passed else "missed" if one.good else "no good",
+        ]
+        for one in outcomes
+    }
+    first, *shown = table("scenario", HEAD, rows).splitlines()
+    lines = ["milliseconds; p50 and p99 count from when a request was due, service from when it left", first]
+    for row, one in zip(shown, outcomes, strict=True):
+        lines.append(row)
+        if not one.good:
             lines.append(
-                f"  no good: {report.late_share:.1%} of the sends left more than {late_after_ms(budget.p99_ms):g} ms "
-                f"late, at most {MOST_LATE:.0%} may; lower the rate, or give the load test a core of its own"
+                f"  no good: {one.late_share:.1%} of the sends left more than {late_after_ms(one.budget['p99_ms']):g} "
+                f"ms late, at most {MOST_LATE:.0%} may; lower the rate, or give the load test a core of its own"
             )
-        lines += [f"  budget missed: {what}" for what in report.missed]
-        lines += [f"  {count} x {what}" for what, count in report.faults.items()]
+        lines += [f"  budget missed: {what}" for what in one.missed]
+        lines += [f"  {count} x {what}" for what, count in one.faults.items()]
     return "\n".join(lines)
 
 
-def summary(reports: Sequence[Report]) -> dict[str, Any]:
+def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """For scripts: the figures of the worst scenario (no good, then missed, then nearest to a budget), and them all."""
-    worst = max(reports, key=lambda report: (not report.good, not report.passed, report.strain))
+    worst = max(outcomes, key=lambda outcome: (not outcome.good, not outcome.passed, outcome.strain))
     keys = ("scenario", "rate", "requests", "errors", "late_share", "p50_ms", "p99_ms")
     line = {key: getattr(worst, key) for key in (*keys, "service_p50_ms", "service_p99_ms")}
-    return {**line, "passed": all(r.passed for r in reports), "scenarios": [asdict(report) for report in reports]}
+    return {
+        **line,
+        "passed": all(one.passed for one in outcomes),
+        "scenarios": [asdict(outcome) for outcome in outcomes],
+    }
 
 
-def exit_code(reports: Sequence[Report]) -> int:
+def exit_code(outcomes: Sequence[Outcome]) -> int:
     """2 when a run was no good, else 1 when a budget was missed, else 0."""
-    if not all(report.good for report in reports):
+    if not all(outcome.good for outcome in outcomes):
         return 2
-    return 0 if all(report.passed for report in reports) else 1
+    return 0 if all(outcome.passed for outcome in outcomes) else 1

@@ -12,7 +12,7 @@ from typing import Any
 
 from loadtest.errors import NoRun
 from loadtest.generator.budgets import MOST_REQUESTS, Budget
-from loadtest.verdict.report import Report
+from loadtest.verdict.report import Outcome
 
 WINDOWS, MAJORITY = 3, 2
 NEAR = 1.05  # bisected until the rate that fails is at most so many times the one that holds
@@ -36,68 +36,77 @@ class Limits:
         return replace(budget, duration_s=window_s, p50_ms=self.p50_ms, p99_ms=self.p99_ms, errors=self.errors)
 
 
-Measure = Callable[[float], Awaitable[Report]]  # one window at a rate
+Measure = Callable[[float], Awaitable[Outcome]]  # one window at a rate
 
 
 @dataclass(frozen=True)
-class Found:
+class Capacity:
     """`rate` holds and `confirmed_rate`, 95 % of it, was tried anew; both 0 when nothing was found.
 
     `limited_by`: what the next higher rate failed by, `service`, `generator` (it lagged) or `nothing` (the most that
-    a window may send). `report` is of the confirming window with the middle p99, or of the last that failed.
+    a window may send). `outcome` is of the confirming window with the middle p99, or of the last that failed.
     """
 
     rate: float
     confirmed_rate: float
     limited_by: str
-    report: Report
-    tried: list[Report]
-    curve: list[Report]
+    outcome: Outcome
+    tried: list[Outcome]
+    curve: list[Outcome]
 
     def summary(self) -> dict[str, Any]:
         return {
             "rate": round(self.rate, 3),
             "confirmed_rate": round(self.confirmed_rate, 3),
             "limited_by": self.limited_by,
-            "tried": [_point(report) for report in self.tried],
-            "curve": [_point(report) for report in self.curve],
+            "tried": [_point(outcome) for outcome in self.tried],
+            "curve": [_point(outcome) for outcome in self.curve],
         }
+
+    def sentence(self, scenario: str) -> str:
+        """For people."""
+        if not self.rate:
+            return f"{scenario}: no rate down to {min(o.planned_rate for o in self.tried):.2f}/s holds the budget"
+        least = "at least " if self.limited_by != "service" else ""
+        why = {"service": "", "generator": "; above, the generator lags", "nothing": "; a window may not send more"}
+        rates = f"{self.rate:.1f} requests/s hold the budget, confirmed at {self.confirmed_rate:.1f}/s"
+        return f"{scenario}: {least}{rates}{why[self.limited_by]}"
 
 
 def parse_limits(text: str) -> Limits:
     """`p99=20ms,errors=0.1%`; p50 too. Raises NoRun."""
     allowed = f"--search {text!r}: p99=20ms,errors=0.1% is allowed, p50=10ms too, in ms or s, errors as a share or in %"
-    given: dict[str, float] = {}
+    limits: dict[str, float] = {}
     for part in text.split(","):
         match = _LIMIT.fullmatch(part)
-        if not match or match[1] in given or (match[1] == "errors") != (match[3] in ("%", "")):
+        if not match or match[1] in limits or (match[1] == "errors") != (match[3] in ("%", "")):
             raise NoRun(allowed)
         try:
-            given[match[1]] = float(match[2]) * {"s": 1000, "ms": 1, "%": 0.01, "": 1}[match[3]]
+            limits[match[1]] = float(match[2]) * {"s": 1000, "ms": 1, "%": 0.01, "": 1}[match[3]]
         except ValueError:
             raise NoRun(allowed) from None
-    if "p99" not in given or not given.keys() <= {"p50", "p99", "errors"}:
+    if "p99" not in limits or not limits.keys() <= {"p50", "p99", "errors"}:
         raise NoRun(allowed)
-    p50_ms, p99_ms, errors = given.get("p50", given["p99"]), given["p99"], given.get("errors", 0.0)
+    p50_ms, p99_ms, errors = limits.get("p50", limits["p99"]), limits["p99"], limits.get("errors", 0.0)
     if p50_ms <= 0 or p99_ms <= 0 or errors > 1:
         raise NoRun(allowed)
     return Limits(p50_ms, p99_ms, errors)
 
 
-async def search(measure: Measure, begin: float, most: float, curve: bool = True) -> Found:
+async def search(measure: Measure, begin: float, most: float, curve: bool = True) -> Capacity:
     """Searches from the rate `begin`, never above `most`."""
-    tried: list[Report] = []
+    tried: list[Outcome] = []
 
-    async def windows(rate: float) -> list[Report]:
+    async def windows(rate: float) -> list[Outcome]:
         """Of one rate, as many as decide it."""
-        seen: list[Report] = []
-        while len(seen) < WINDOWS and sum(not report.passed for report in seen) < MAJORITY:
+        seen: list[Outcome] = []
+        while len(seen) < WINDOWS and sum(not outcome.passed for outcome in seen) < MAJORITY:
             seen.append(await measure(rate))
         tried.extend(seen)
         return seen
 
-    def held(seen: list[Report]) -> bool:
-        return sum(report.passed for report in seen) >= MAJORITY
+    def held(seen: list[Outcome]) -> bool:
+        return sum(outcome.passed for outcome in seen) >= MAJORITY
 
     low, high, limited_by, rate = 0.0, 0.0, "nothing", min(begin, most)
     while not (low and high):
@@ -113,7 +122,7 @@ async def search(measure: Measure, begin: float, most: float, curve: bool = True
                 break
             rate /= 2
             if rate < begin * LEAST:
-                return Found(0.0, 0.0, limited_by, seen[-1], tried, [])
+                return Capacity(0.0, 0.0, limited_by, seen[-1], tried, [])
     while high > low * NEAR:
         seen = await windows((low + high) / 2)
         if held(seen):
@@ -124,11 +133,11 @@ async def search(measure: Measure, begin: float, most: float, curve: bool = True
     for _ in range(CONFIRMS):
         seen = await windows(low * CONFIRM_AT)
         if held(seen):
-            middle = sorted(seen, key=lambda report: report.p99_ms)[len(seen) // 2]
+            middle = sorted(seen, key=lambda outcome: outcome.p99_ms)[len(seen) // 2]
             points = [await measure(min(most, low * times)) for times in CURVE] if curve else []
-            return Found(low, low * CONFIRM_AT, limited_by, middle, tried, points)
+            return Capacity(low, low * CONFIRM_AT, limited_by, middle, tried, points)
         low, limited_by = low * CONFIRM_AT, _limited_by(seen)
-    return Found(0.0, 0.0, limited_by, seen[-1], tried, [])
+    return Capacity(0.0, 0.0, limited_by, seen[-1], tried, [])
 
 
 def most_rate(budget: Budget) -> float:
@@ -136,10 +145,10 @@ def most_rate(budget: Budget) -> float:
     return MOST_REQUESTS / (budget.duration_s + budget.warmup_s)
 
 
-def _limited_by(seen: list[Report]) -> str:
-    return "generator" if sum(not report.good for report in seen) >= MAJORITY else "service"
+def _limited_by(seen: list[Outcome]) -> str:
+    return "generator" if sum(not outcome.good for outcome in seen) >= MAJORITY else "service"
 
 
-def _point(report: Report) -> dict[str, Any]:
+def _point(outcome: Outcome) -> dict[str, Any]:
     keys = ("planned_rate", "rate", "throughput", "goodput", "p50_ms", "p99_ms", "late_share", "good", "passed")
-    return {key: getattr(report, key) for key in keys} | {"errors": round(report.errors / report.requests, 6)}
+    return {key: getattr(outcome, key) for key in keys} | {"errors": round(outcome.errors / outcome.requests, 6)}

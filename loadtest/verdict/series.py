@@ -18,19 +18,19 @@ SLICES = 120  # of the measured time at most, of a second or more each where it 
 
 def histogram(seconds: Seconds) -> HdrHistogram:
     """Microseconds to three digits."""
-    made = HdrHistogram(1, LONGEST_US, 3)
+    times = HdrHistogram(1, LONGEST_US, 3)
     microseconds = np.clip(np.rint(seconds * 1e6), 1, LONGEST_US).astype(np.int64)
     for value, count in zip(*(each.tolist() for each in np.unique(microseconds, return_counts=True)), strict=True):
-        made.record_value(value, count)
-    return made
+        times.record_value(value, count)
+    return times
 
 
 def hgrm(seconds: Seconds) -> bytes:
     """The percentile distribution in ms, as HdrHistogram's own plotters read it."""
-    made, text = histogram(seconds), io.BytesIO()
-    made.output_percentile_distribution(text, 1000)
-    micro = f"StdDeviation   = {made.get_stddev():12.3f}".encode()  # the library forgets to scale this one figure
-    return text.getvalue().replace(micro, f"StdDeviation   = {made.get_stddev() / 1000:12.3f}".encode())
+    times, text = histogram(seconds), io.BytesIO()
+    times.output_percentile_distribution(text, 1000)
+    micro = f"StdDeviation   = {times.get_stddev():12.3f}".encode()  # the library forgets to scale this one figure
+    return text.getvalue().replace(micro, f"StdDeviation   = {times.get_stddev() / 1000:12.3f}".encode())
 
 
 def course(budget: Budget, log: Log) -> dict[str, Any]:

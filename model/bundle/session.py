@@ -7,16 +7,12 @@ import onnxruntime
 
 
 class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # it publishes no types
-    """A graph ready to run; `names`: of its inputs, which it would look up anew for every run.
+    """A graph ready to run on one thread; `names`: of its inputs, which it would look up anew for every run."""
 
-    Serving takes one thread that never spins; the others are there for loadtest.scoring, which compares them.
-    """
-
-    def __init__(self, graph: Path, threads: int = 1, spinning: bool = False):
+    def __init__(self, graph: Path):
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         super().__init__(str(graph), options, providers=["CPUExecutionProvider"])
         self.names = tuple(node.name for node in self.get_inputs())

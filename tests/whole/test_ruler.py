@@ -59,12 +59,12 @@ def test_a_runs_quantiles_stand_beside_the_metrics() -> None:
 )
 def test_a_run_that_proves_nothing_is_refused(log: Log, probes: list[float], said: str) -> None:
     with pytest.raises(NoRun, match=said):
-        ruler.quantiles(ruler.Seen(log, np.array(probes), dict.fromkeys(ruler.SHARES, 0.004)), BUDGET)
+        ruler.quantiles(ruler.Seen(log, np.array(probes), dict.fromkeys(ruler.SHARES.values(), 0.004)), BUDGET)
 
 
 def test_a_scrape_without_rank_is_refused() -> None:
     with pytest.raises(NoRun, match="has no ranker_response_time_seconds"):
-        ruler.told('ranker_response_time_seconds{route="/model",stage="total",outcome="ok",quantile="0.5"} 1.0\n')
+        ruler.scraped_s('ranker_response_time_seconds{route="/model",stage="total",outcome="ok",quantile="0.5"} 1.0\n')
 
 
 def test_metrics_of_several_workers_are_within_five_percent_of_the_load_tests_times_less_the_way(

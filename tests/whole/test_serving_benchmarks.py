@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import numpy as np
 import pytest
 
 from loadtest import networks, overhead, scale
-from loadtest.bench import caller, processes, turns
-from loadtest.bench.bundles import FORMAT, HISTORY, bundle, made_up_users
+from loadtest.bench import caller, processes, turns, users
+from loadtest.bench.bundles import FORMAT, bundle
+from loadtest.bench.plot import plot
+from loadtest.bench.users import HISTORY, made_up_users
 from loadtest.errors import NoRun
+from loadtest.table import table
 from model.bundle.reading import Bundle
 from model.prepared.loader import Prepared
 
@@ -36,13 +40,13 @@ def made_up(cache: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def running(made_up: Bundle) -> Iterator[processes.Service]:
-    people = caller.recent_users(500, np.random.default_rng(1))
-    with processes.store(people) as url, processes.service(made_up.folder, url, workers=1) as service:
+    stored = users.recent_users(500, np.random.default_rng(1))
+    with users.store(stored) as url, processes.service(bundle=made_up.folder, redis_url=url, workers=1) as service:
         yield service
 
 
 def asked(candidates: int = 10, count: int = 3) -> list[bytes]:
-    return caller.messages(500, candidates, count, np.random.default_rng(2))
+    return caller.rank_messages(500, candidates, count, np.random.default_rng(2))
 
 
 def test_a_made_up_bundle_has_the_papers_sizes_and_passes_the_services_checks(made_up: Bundle) -> None:
@@ -108,12 +112,40 @@ def test_sides_take_turns_and_each_begins_a_round() -> None:
 
 
 def test_a_ratio_is_that_of_rounds_side_by_side() -> None:
-    assert turns.ratio([[10, 10], [40, 40], [90, 90]], [[1, 1], [4, 4], [3, 3]]) == 10
+    assert turns.ratio([[10, 10], [40, 40], [90, 90]], [1, 4, 3]) == 10
 
 
 def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(NoRun, match="no bundle"), processes.service(tmp_path, "redis://127.0.0.1:1"):
+    with pytest.raises(NoRun, match="no bundle"), processes.service(bundle=tmp_path):
         pass
+
+
+def test_a_benchmarks_service_knows_nothing_of_its_callers_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RANKER_BUNDLE", str(tmp_path))
+    with processes.service(workers=1) as running:
+        assert urllib.request.urlopen(f"{running.url}/health/ready").status == 200
+    with pytest.raises(NoRun, match="no bundle"), processes.service(os.environ):
+        pass
+
+
+def test_a_recorded_user_is_as_old_now_as_then() -> None:
+    behaviours = [["click", "item", "i", 1_000], ["click", "item", "j", 4_000]]
+    user = users.recent({"user_id": "u", "user": {}, "behaviours": behaviours}, then_ms=5_000)
+    first, second = (when for *_, when in user["behaviours"])
+    assert second - first == 3_000 and abs(time.time_ns() // 1_000_000 - second - 1_000) < 1_000
+
+
+def test_a_table_is_as_wide_as_its_cells_and_leaves_out_what_is_not_there() -> None:
+    text = table("ms", [10, "ratio"], {"ours": [0.1234, 12_345], "theirs": [1234.5, None]})
+    assert text.split("\n") == ["ms            10   ratio", "ours       0.123  12,345", "theirs  1,234.50"]
+
+
+def test_numbers_are_drawn_as_lines_and_names_as_bars_side_by_side() -> None:
+    lines, bars = plot({"a": {"one": {1: 2.0, 10: 3.0}}, "b": {"x": {"p50": 1.0}, "y": {"p50": 2.0}}}, "n", "x").axes
+    assert len(lines.lines) == 1 and not lines.patches and lines.get_xscale() == "log"
+    assert len(bars.patches) == 2 and not bars.lines
 
 
 def test_the_best_rate_is_one_within_the_p99() -> None:

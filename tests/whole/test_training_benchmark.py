@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from loadtest import accuracy, peers, training
+from loadtest.bench.prepared import CLICKS, data_set
 from loadtest.errors import NoRun
 from model.features.ids import FIRST, PAD
 from model.features.timeposition import time_positions
@@ -24,7 +25,7 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return training.data_set(tmp_path_factory.mktemp("cache"), 300, 4_900)
+    return data_set(tmp_path_factory.mktemp("cache"), 300, 4_900)
 
 
 def test_the_made_up_data_set_has_the_sizes_asked_for(made_up: Prepared) -> None:
@@ -39,7 +40,7 @@ def test_its_histories_hold_what_the_user_did_strictly_before_the_impression(mad
     batch = made_up.batch(rows)
     for number, row in enumerate(rows):
         begin = a["begin"][a["user"][row]]
-        mine = slice(begin, begin + training.CLICKS)
+        mine = slice(begin, begin + CLICKS)
         before = np.flatnonzero(a["clicked_at"][mine] < a["time"][row])[-20:]
         rows_of_items = a["items"][a["clicked"][mine][before]]
         gaps = time_positions(a["clicked_at"][mine][before][None], a["time"][row : row + 1])[0]
@@ -57,26 +58,22 @@ def test_its_encoded_items_are_what_its_encoder_makes_of_its_catalogue(made_up: 
 
 
 def test_a_data_set_is_made_once_and_one_that_a_kill_left_half_made_again(tmp_path: Path) -> None:
-    made = training.data_set(tmp_path, 50, 980)
+    made = data_set(tmp_path, 50, 980)
     written = (made.folder / "meta.json").stat().st_mtime_ns
-    assert (training.data_set(tmp_path, 50, 980).folder / "meta.json").stat().st_mtime_ns == written
+    assert (data_set(tmp_path, 50, 980).folder / "meta.json").stat().st_mtime_ns == written
     made.folder.rename(made.folder.with_name(made.folder.name + ".partial"))
-    again = training.data_set(tmp_path, 50, 980)
+    again = data_set(tmp_path, 50, 980)
     assert (again.folder / "meta.json").stat().st_mtime_ns != written
     assert len(again.of_split("train")) == 980
 
 
 def test_a_round_trains_the_steps_asked_for_on_new_rows(made_up: Prepared) -> None:
-    sizes = training.Sizes(steps=2, warm=1)
+    sizes = training.Sizes(round_steps=2, warm=1)
     ours = training.Ours(made_up, sizes)
     weight = ours._run.network.embed.sequence["item_id"].weight.detach().clone()
     assert ours.round() > 0
     assert ours._run.progress["rows"] == 3 * training.BATCH
     assert not weight.equal(ours._run.network.embed.sequence["item_id"].weight)
-
-
-def test_a_ratio_is_that_of_rounds_side_by_side() -> None:
-    assert training.ratio([10.0, 40.0, 90.0], [1.0, 4.0, 3.0]) == 10.0
 
 
 def test_the_quick_run_ends_in_the_line_that_scripts_read(tmp_path: Path) -> None:
@@ -135,7 +132,7 @@ def peers_python() -> Path:
 
 def test_the_peer_trains_on_them_as_shipped(made_up: Prepared, peers_python: Path) -> None:
     sizes = training.Sizes(peer_steps=1)
-    theirs = training.Theirs(peers_python, made_up, sizes, threads=1, ffn=training.FFN_4D)
+    theirs = training.Theirs(peers_python, made_up, sizes, ffn=256)
     with theirs.process:
         assert theirs.round() > 0
 

@@ -1,0 +1,111 @@
+"""Scenarios one after another against a service: each is run and judged, or its highest rate is searched."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from loadtest.generator import plan
+from loadtest.generator.answers import Log
+from loadtest.generator.budgets import Budget
+from loadtest.generator.client import Address
+from loadtest.generator.target import Target
+from loadtest.verdict import series
+from loadtest.verdict.environment import environment
+from loadtest.verdict.report import Outcome, judge, summary
+from loadtest.verdict.search import Capacity, Limits, most_rate, search
+
+WINDOW_S = 10.0  # shorter ones hold too few requests for a p99
+POOL = 5_000  # bodies that a search's windows share
+
+
+@dataclass
+class Results:
+    """What a load test measured, scenario by scenario; of a search its confirming window."""
+
+    environment: dict[str, Any]
+    scenarios: list[tuple[Budget, Outcome, Log]] = field(default_factory=list)
+    capacities: dict[str, Capacity] = field(default_factory=dict)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [outcome for _, outcome, _ in self.scenarios]
+
+    def line(self) -> dict[str, Any]:
+        """For scripts."""
+        searched = {name: capacity.summary() for name, capacity in self.capacities.items()}
+        return summary(self.outcomes) | ({"search": searched} if searched else {})
+
+    def write(self, out: Path, seed: int, old: Mapping[str, Any] | None) -> Path:
+        """report.html, report.json, and an .hgrm a scenario and way of counting; gives the page's path."""
+        from loadtest.verdict import page  # matplotlib takes half a second, and nobody needs it without --out
+
+        courses = {}
+        for budget, _, log in self.scenarios:
+            courses[budget.scenario] = series.course(budget, log)
+            measured = log.due_s >= budget.warmup_s
+            left_s = np.where(np.isnan(log.sent_s), log.due_s, log.sent_s)
+            for kind, since_s in (("", log.due_s), ("-service", left_s)):
+                file = out / f"{_file_name(budget.scenario)}{kind}.hgrm"
+                file.write_bytes(series.hgrm((log.answered_s - since_s)[measured]))
+        report = {**self.line(), "seed": seed, "environment": self.environment, "courses": courses}
+        (out / "report.json").write_text(json.dumps(report, indent=1))
+        (out / "report.html").write_text(page.html(report, old))
+        return out / "report.html"
+
+
+async def run(
+    address: Address,
+    budgets: Sequence[Budget],
+    bodies: Sequence[plan.Body] | None,
+    seed: int,
+    limits: Limits | None = None,
+    window_s: float = WINDOW_S,
+) -> Results:
+    """Runs the scenarios in turn, or searches the highest rate of each within `limits`. Raises NoRun."""
+    target = Target(address, bodies)
+    try:
+        await target.reach(budgets)
+        results = Results(environment(target.model))
+        for budget in budgets:
+            rng = plan.generator(seed, budget.scenario)
+            if limits:
+                await _search(target, limits.over(budget, window_s), rng, results)
+            else:
+                log = await target.run(budget, rng)
+                results.scenarios.append((budget, judge(budget, log), log))
+        return results
+    finally:
+        await target.close()
+
+
+async def _search(target: Target, budget: Budget, rng: np.random.Generator, results: Results) -> None:
+    bodies = target.bodies(budget, POOL, rng)
+    windows: dict[int, tuple[Budget, Outcome, Log]] = {}
+
+    async def measure(rate: float) -> Outcome:
+        at = replace(budget, rate=rate)
+        log = await target.run(at, rng, bodies, f"{budget.scenario} at {rate:.1f}/s")
+        outcome = judge(at, log)
+        windows[id(outcome)] = at, outcome, log
+        verdict = "held" if outcome.passed else "missed" if outcome.good else "sent too late"
+        errors = outcome.errors / outcome.requests
+        figures = f"p50 {outcome.p50_ms:.1f} ms, p99 {outcome.p99_ms:.1f} ms, {errors:.2%} errors"
+        tqdm.write(f"{budget.scenario} at {rate:.1f}/s: {figures}: {verdict}", file=sys.stderr)
+        if not outcome.passed:
+            await target.settle(bodies[0], budget.p99_ms)
+        return outcome
+
+    capacity = await search(measure, budget.rate, most_rate(budget))
+    results.capacities[budget.scenario] = capacity
+    results.scenarios.append(windows[id(capacity.outcome)])
+
+
+def _file_name(scenario: str) -> str:
+    """A TOML table may be called anything, a file may not."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in scenario)
