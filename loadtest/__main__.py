@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--url", help="where the service is: http(s)://host[:port][/base]")
     where.add_argument("--start", action="store_true", help="start one: python -m service, set by RANKER_* as usual")
     add = parser.add_argument
-    add("--budgets", default=BUDGETS, type=Path, help="TOML, a table a scenario (default: ours)")
+    add("--budgets", default=BUDGETS, type=Path, help="TOML, a table per scenario (default: ours)")
     add("--requests", type=Path, help="JSON lines, each a body for POST /rank; else ids from GET /model")
     add("--scenario", action="extend", nargs="+", default=[], metavar="NAME", help="only these")
     add("--seed", type=_count, default=0, help="of arrivals and bodies, at least 0 (default 0)")
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _allow_connections() -> None:
-    """Room for a service that stalls, which needs one connection a request; the usual limit is 1024 files."""
+    """Room for a service that stalls, which needs one connection per request; the usual limit is 1024 files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # -1: no limit
     if 0 <= soft < CONNECTIONS:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(CONNECTIONS, hard) if hard >= 0 else CONNECTIONS, hard))

@@ -1,4 +1,4 @@
-"""Why no run could take place."""
+"""Why a run could not take place."""
 
 
 class NoRun(Exception):

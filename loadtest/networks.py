@@ -35,7 +35,7 @@ COUNTS = (100, 500)
 class Sizes:
     items: int = 100_000
     rounds: int = 15
-    requests: int = 10  # a round, of each network and count
+    requests: int = 10  # per round, of each network and count
     untimed: int = 2  # before them: another network's service has had the caches
     warm: int = 50
 

@@ -2,16 +2,16 @@
 
     python -m loadtest.overhead [--quick]
 
-One client on one keep-alive connection asks one worker with one scoring thread, as the bare session has one; users have
+One client on one keep-alive connection asks one worker with one scoring thread, as the bare session has one. Users have
 20 clicks in a real store. Every request is answered twice, by the service and by a session in this process, one right
-after the other; figures are medians, for 10 to 1000 candidates. `rest` is what the service does between its four
-stages: reading the request, and handing it to the scoring thread; `outside` is the client's time without the service's:
-the kernel, the HTTP server, and the answer's writing.
+after the other; figures are medians, for 10 to 1000 candidates. `rest` is the service's time between its four stages:
+reading the request, and handing it to the scoring thread. `outside` is the client's time without the service's: the
+kernel, the HTTP server, and the answer's writing.
 
-Candidates a second and core, in fp32 and int8, on the trained bundle (loadtest/bench/trained.py), since int8 is served
-only where its gate lets it: the service with one worker and one scoring thread has a core to itself (store and client
-are on others), and 1, 2 and 4 clients ask about 500 candidates each as fast as they are answered. The best rate counts
-whose p99 is within 20 ms. The last line is JSON.
+Candidates per second of one core are measured in fp32 and int8 on the trained bundle (loadtest/bench/trained.py), since
+int8 is served only where its gate lets it. The service with one worker and one scoring thread has a core to itself;
+store and client are on others. 1, 2 and 4 clients ask about 500 candidates each as fast as they are answered. The best
+rate with a p99 within 20 ms counts. The last line is JSON.
 """
 
 import os
@@ -44,7 +44,7 @@ from model.prepared.loader import Prepared
 COUNTS = (10, 50, 100, 500, 1000)
 MOST_P99_MS = 20.0
 CLIENTS = (1, 2, 4)
-CANDIDATES = 500  # a request, where candidates a second are counted
+CANDIDATES = 500  # per request, where candidates per second are counted
 Pair = tuple[float, Ranked]  # bare milliseconds, and the service's answer to the same request
 
 
@@ -52,7 +52,7 @@ Pair = tuple[float, Ranked]  # bare milliseconds, and the service's answer to th
 class Sizes:
     items: int = 100_000
     rounds: int = 15
-    pairs: int = 20  # a round, of each count
+    pairs: int = 20  # per round, of each count
     warm: int = 50
     seconds: float = 2.0  # of each closed loop
     loops: int = 3  # rounds of them
@@ -135,7 +135,7 @@ def _figures(rounds: Sequence[Sequence[Pair]]) -> dict[str, float]:
 def throughput(
     bundle: Bundle, data: Prepared, precisions: Sequence[str], sizes: Sizes
 ) -> dict[str, dict[int, dict[str, float]]]:
-    """Candidates a second and p99 by precision and by number of clients, the service alone on one core."""
+    """Candidates per second and p99 by precision and by number of clients, the service alone on one core."""
     requests = trained.requests(bundle, data, MESSAGES, CANDIDATES, seed=7)
     messages = [rank_message(one["user_id"], one["candidates"]) for one in requests]
     users = [
@@ -154,7 +154,7 @@ def throughput(
             closed_loop(running.port, messages, 1, sizes.seconds / 2)  # warm
             for clients in CLIENTS:
                 turns[f"{precision} {clients}"] = partial(closed_loop, running.port, messages, clients, sizes.seconds)
-        loops = take_turns("candidates a second", sizes.loops, turns)
+        loops = take_turns("candidates per second", sizes.loops, turns)
 
     def figures(rounds: Sequence[tuple[list[float], float]]) -> dict[str, float]:
         return {
@@ -197,7 +197,7 @@ def measure(bundle: Bundle, learnt: Bundle, data: Prepared, sizes: Sizes) -> Mea
     head = [name for name in by_count[500] if name != "not_scoring"]
     by_stage = {f"{count} candidates": [of[name] for name in head] for count, of in by_count.items()}
     by_clients = {
-        f"{graph}, {clients} clients": [round(of["candidates_per_s"]), of["p99_ms"]]
+        f"{graph}, clients: {clients}": [round(of["candidates_per_s"]), of["p99_ms"]]
         for graph, rows in rates.items()
         for clients, of in rows.items()
     }
@@ -212,12 +212,12 @@ def measure(bundle: Bundle, learnt: Bundle, data: Prepared, sizes: Sizes) -> Mea
 def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("overhead", __doc__, Sizes(), QUICK, CACHE)
     trained.add_options(command.parser)
-    return command.run(
-        arguments,
-        lambda args, sizes: measure(
-            untrained(args.cache, items=sizes.items), *trained.choose(args, trained.CACHE), sizes
-        ),
-    )
+
+    def work(args: Any, sizes: Sizes) -> Measured:
+        learnt, data = trained.choose(args, trained.CACHE)
+        return measure(untrained(args.cache, items=sizes.items), learnt, data, sizes)
+
+    return command.run(arguments, work)
 
 
 if __name__ == "__main__":

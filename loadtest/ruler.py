@@ -4,9 +4,9 @@
 
 A service of its own on the demo bundle is under Poisson load for as long as its window lasts, and is then asked for
 /metrics once. What the load test measures includes the way there and back, which no service can see of itself: each
-request's way is its time from send to answer less the total in its Server-Timing. Whether that is the loopback and not,
-say, a total told too small, is seen beside it: PROBES times a second the same client asks for /health/live, where next
-to nothing is computed. The last line is JSON.
+request's way is its time from send to answer less the total in its Server-Timing. A check shows that this is the
+loopback and not a total that is too small: PROBES times per second the same client asks for /health/live, where next to
+nothing is computed. The last line is JSON.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from loadtest.table import table
 from loadtest.verdict.report import late_share, quantiles_ms, taken_ms
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-PROBES = 20.0  # a second
+PROBES = 20.0  # per second
 ROWS = {
     "send": "load test, from send",
     "network": "  of it there and back",
@@ -160,7 +160,7 @@ def measure(sizes: Sizes) -> Measured:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("ruler", __doc__, Sizes(), QUICK)
-    for name, what in (("workers", "of the service"), ("rate", "requests a second"), ("candidates", "a request")):
+    for name, what in (("workers", "of the service"), ("rate", "requests per second"), ("candidates", "a request")):
         command.parser.add_argument(f"--{name}", type=positive, help=what)
     command.parser.add_argument("--seconds", type=positive, help="measured; the window of /metrics is 60 long")
     return command.run(arguments, lambda _, sizes: measure(sizes))

@@ -41,7 +41,7 @@ LARGE = 5_000  # candidates of the requests that warm up: as many as the service
 class Sizes:
     items: Sequence[int] = (10_000, 100_000, 1_000_000, 10_000_000)
     rounds: int = 15
-    requests: int = 20  # a round, of each size
+    requests: int = 20  # per round, of each size
     untimed: int = 2  # before them: another size's service has had the caches
     warm: int = 60  # requests of LARGE candidates; pages are mapped 16 at a time, so they reach nearly all
     starts: int = 3

@@ -56,7 +56,7 @@ Feed = dict[str, npt.NDArray[Any]]
 @dataclass(frozen=True)
 class Sizes:
     rounds: int = 15
-    runs: int = 5  # a round, of each side and count
+    runs: int = 5  # per round, of each side and count
 
 
 QUICK = Sizes(rounds=2, runs=2)
@@ -221,8 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trained.add_options(command.parser)
 
     def work(args: Any, sizes: Sizes) -> Measured:
-        python = peers.environment() if args.peers else None
-        return measure(*trained.choose(args, args.cache), python, sizes)
+        return measure(*trained.choose(args, args.cache), peers.environment() if args.peers else None, sizes)
 
     return command.run(arguments, work)
 

@@ -80,7 +80,7 @@ class Ours:
         self.round(sizes.warm)
 
     def round(self, steps: int | None = None) -> float:
-        """Seconds a step."""
+        """Seconds per step."""
         steps = steps or self._steps
         rows, self._rest = self._rest[: steps * BATCH], self._rest[steps * BATCH :]
         self._rest = np.concatenate([self._rest, rows])
@@ -106,7 +106,7 @@ class Theirs:
         self.round()
 
     def round(self) -> float:
-        """Seconds a step."""
+        """Seconds per step."""
         return float(self.process.ask(do="time", rows=0)["seconds"]) / self._steps
 
 
@@ -227,7 +227,7 @@ def measure(cache: Path, sizes: Sizes, python: Path | None) -> Measured:
         f"peak memory {figures['peak_gib']:.2f} GiB, of it anonymous {figures['peak_anonymous_gib']:.2f}",
         f"{threads} threads on each side, torch {torch.__version__}",
     ]
-    return Measured(figures, "\n".join([table("BST", ["ms a step", "rows/s"], rows), *lines]))
+    return Measured(figures, "\n".join([table("BST", ["ms per step", "rows/s"], rows), *lines]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

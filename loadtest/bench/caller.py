@@ -169,7 +169,7 @@ def rank_messages(items: int, candidates: int, count: int, rng: np.random.Genera
 
 
 def closed_loop(port: int, messages: Sequence[bytes], clients: int, seconds: float) -> tuple[list[float], float]:
-    """`clients` connections, each asking again as soon as it is answered: seconds of every answer, answers a second.
+    """`clients` connections, each asking again as soon as it is answered: seconds of every answer, answers per second.
 
     Raises NoRun.
     """

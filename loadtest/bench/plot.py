@@ -39,7 +39,7 @@ def _lines(axes: Axes, series: Series, ticks: Sequence[Any], log: str) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(max(values.values()) for values in series.values()))
 
 
 def _bars(axes: Axes, series: Series, ticks: Sequence[Any], _: str) -> None:
@@ -48,4 +48,5 @@ def _bars(axes: Axes, series: Series, ticks: Sequence[Any], _: str) -> None:
         at = np.array([ticks.index(tick) for tick in values]) + (number - (len(series) - 1) / 2) * width
         bars = axes.bar(at, list(values.values()), width, color=colour, label=name)
         axes.bar_label(bars, fmt="%.2f", fontsize=7)
-    axes.set_xticks(range(len(ticks)), ticks, rotation=30 if len(ticks) > 5 else 0)
+    many: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(ticks) > 5 else {}
+    axes.set_xticks(range(len(ticks)), ticks, **many)

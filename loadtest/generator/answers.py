@@ -124,7 +124,7 @@ class Log:
             self._check(request, answer)
 
     def close(self, end_s: float) -> None:
-        """Nothing more is waited for: checks what was kept, and counts what is unanswered as taken until `end_s`."""
+        """The end of the run: checks the kept answers; an unanswered request counts as taking until `end_s`."""
         for request, answer in self._kept.items():
             self._check(request, answer)
         self._kept.clear()
@@ -137,7 +137,7 @@ class Log:
         self.answered_s = np.nan_to_num(np.array(self._answered_s), nan=end_s)
 
     def faults(self) -> list[str | None]:
-        """One a request, None for a right answer; complete after `close`."""
+        """One per request, None for a right answer; complete after `close`."""
         return [self._faults.get(request) for request in range(len(self.due_s))]
 
     def part(self) -> Part:

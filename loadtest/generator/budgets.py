@@ -1,9 +1,9 @@
-"""Budgets: what load a scenario sends, and what the service may take for it. TOML, a table a scenario:
+"""Budgets: what load a scenario sends, and what the service may take for it. TOML, a table per scenario:
 
     [steady]
-    rate = 50         # requests a second, on average
+    rate = 50         # requests per second, on average
     duration_s = 20   # measured seconds
-    candidates = 100  # items a request, or a mix: { 100 = 8, 500 = 2 }; requests from a file bring their own
+    candidates = 100  # items per request, or a mix: { 100 = 8, 500 = 2 }; requests from a file bring their own
     p50_ms = 10       # at most, from the moment a request was due until its answer is whole
     p99_ms = 20
     errors = 0        # share of the requests that may go wrong, 0 to 1

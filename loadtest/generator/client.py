@@ -109,7 +109,7 @@ class Client:
         answered: asyncio.Future[Answer] = self._loop.create_future()
 
         def done(answer: Answer) -> None:
-            if not answered.done():  # nobody waits any more
+            if not answered.done():  # the caller has given up
                 answered.set_result(answer)
 
         self.send(self.message(method, path, content), done)
@@ -233,7 +233,7 @@ class _Connection(asyncio.Protocol):
     def _finish(self, now: float) -> None:
         done, content, timing = self._done, b"".join(self._chunks), self._server_timing
         self._done, self._chunks, self._size, self._whole, self._server_timing = None, [], 0, False, b""
-        if done is None:  # nobody asked: whatever this is, the next answer cannot be told from it
+        if done is None:  # an answer without a request: the next one could not be told from it
             self._transport.abort()
             return
         if self._reusable:

@@ -157,7 +157,7 @@ def _generator(pipe: Connection) -> None:
     except NoRun as error:
         pipe.send(error)
     except (EOFError, OSError):
-        pass  # the parent has gone, and with it whoever wanted to know
+        pass  # the parent has gone
 
 
 async def _share(pipe: Connection) -> Any:

@@ -1,4 +1,4 @@
-"""A log's timestamps, to send by: a text file, a time a line.
+"""A log's timestamps, to send by: a text file, a time per line.
 
 A time is a number of seconds, of milliseconds since 1970 (above 1e11), or ISO 8601 (`2026-11-21T17:03:19.250Z`; without
 a zone it is UTC). Lines need not be in order; empty ones are passed over. Only the gaps count, not the day.
@@ -34,7 +34,7 @@ def read_times(path: Path) -> Seconds:
 
 
 def pace(times: Seconds) -> float:
-    """Requests a second that the log had."""
+    """Requests per second that the log had."""
     return float((len(times) - 1) / times[-1])
 
 

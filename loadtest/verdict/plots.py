@@ -56,17 +56,15 @@ def over_time(report: Entry, course: Entry) -> Figure:
     above.plot([], [], color=INK, linewidth=1, linestyle=(0, (5, 3)), label="its budget")
     _ms(above, [one["p99_ms"] for one in slices if one["p99_ms"] is not None] + [report["budget"]["p99_ms"]])
     above.legend(loc="lower left", ncols=3, bbox_to_anchor=(-0.01, 1.0))
-    below.plot(at_s, [one["due"] for one in slices], color=INK, linewidth=1.1, label="due", drawstyle="steps-mid")
-    below.plot(
-        at_s,
-        [one["answered"] for one in slices],
-        color=RIGHT,
-        label="answered right",
-        drawstyle="steps-mid",
-        linewidth=1.9,
+    looks = (
+        ("due", INK, 1.1, "due"),
+        ("answered", RIGHT, 1.9, "answered right"),
+        ("wrong", WRONG, 1.5, "wrong (when due)"),
     )
-    if any(one["wrong"] for one in slices):
-        below.plot(at_s, [one["wrong"] for one in slices], color=WRONG, label="wrong (when due)", drawstyle="steps-mid")
+    for key, colour, width, label in looks:
+        rates = [one[key] for one in slices]
+        if any(rates) or key != "wrong":
+            below.plot(at_s, rates, color=colour, label=label, drawstyle="steps-mid", linewidth=width)
     below.set_ylim(bottom=0)
     below.set_ylabel("requests/s")
     below.set_xlabel("seconds since the end of the warm-up")

@@ -135,7 +135,7 @@ def taken_ms(log: Log) -> dict[str, npt.NDArray[Any]]:
 
 
 def show(outcomes: Sequence[Outcome]) -> str:
-    """For people: a line a scenario, and under it whatever went wrong."""
+    """For people: a line per scenario, and under it whatever went wrong."""
     rows = {
         one.scenario: [
             f"{one.rate:.1f}",

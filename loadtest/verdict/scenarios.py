@@ -42,8 +42,8 @@ class Results:
         return summary(self.outcomes) | ({"search": searched} if searched else {})
 
     def write(self, out: Path, seed: int, old: Mapping[str, Any] | None) -> Path:
-        """report.html, report.json, and an .hgrm a scenario and way of counting; gives the page's path."""
-        from loadtest.verdict import page  # matplotlib takes half a second, and nobody needs it without --out
+        """report.html, report.json, and an .hgrm per scenario and way of counting; gives the page's path."""
+        from loadtest.verdict import page  # matplotlib takes half a second, for --out alone
 
         courses = {}
         for budget, _, log in self.scenarios:
