@@ -234,7 +234,7 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
             "user_id": bundle.schema.user_id,
             "history": {"length": bundle.schema.history.length, "actions": bundle.schema.history.actions},
             "features": [
-                {"name": f.name, "side": f.side, "kind": f.kind, "type": None if f.kind == "number" else f.type}
+                {"name": f.name, "side": f.side, "kind": f.kind, "type": f.type if f.typed else None}
                 for f in bundle.schema.features
             ],
             "catalog": {"items": len(catalog), "modified_at": catalog.modified_ns // 1_000_000},

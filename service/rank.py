@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from model.features.encode import Encoded
 from model.features.ids import BadValue, canonical
-from model.features.schema import ITEM_ID
+from model.features.kinds import ITEM_ID
 from service.errors import InvalidRequest, RankerError, TooManyCandidates
 from service.scoring.scorer import Scorer
 from service.store.history import History, Stored, StoreUnavailable

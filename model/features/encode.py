@@ -22,30 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from model.features import schema as features_toml
-from model.features.behaviour import Behaviour
+from model.features.behaviour import Behaviour, BehaviourGroup
 from model.features.catalog import Catalog
-from model.features.columns import Column, column, from_text
-from model.features.ids import (
-    ABSENT,
-    FIRST,
-    MISSING,
-    PAD,
-    UNKNOWN,
-    BadValue,
-    IdType,
-    Keys,
-    canonical,
-    crossed,
-    hashed_rows,
-    keys,
-)
-from model.features.schema import ITEM_ID, LOG_BUCKETS, USER_ID, Feature, Schema
+from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, crossed, hashed_rows, keys
+from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows
+from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
 
-MOST_DEVIATIONS = 100.0  # a standardised number is cut there: one absurd value must not drown all others
-
-Rows = npt.NDArray[np.int64]
 Inputs = dict[str, npt.NDArray[Any]]
 Candidate = str | int | Mapping[str, Any]  # a bare item id, or {"item_id": ..., feature: value, ...}
 
@@ -76,8 +60,8 @@ class Encoder:
         self.schema = schema
         self.vocabularies = vocabularies
         self.statistics = statistics
-        self._history = _Kind(schema.history.object_type, schema.history.actions, schema.item_id.type)
-        self._groups = [_Kind(g.object_type, g.actions, g.type) for g in schema.groups]
+        self._history = BehaviourGroup(schema.history.object_type, schema.history.actions, schema.item_id.type)
+        self._groups = [(g, g.feature, BehaviourGroup(g.object_type, g.actions, g.type)) for g in schema.groups]
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
         crosses = schema.side("cross")
         self._crosses = len(crosses)
@@ -86,7 +70,7 @@ class Encoder:
             places = [place for place, cross in enumerate(crosses) if len(cross.of) == count]
             names, of = [crosses[place].name for place in places], [crosses[place].of for place in places]
             self._alike.append((places, names, of, np.array([[crosses[p].buckets] for p in places], np.uint64)))
-        self._defaults = {f.name: column(f, [f.default]) for f in self._contexts}
+        self._defaults = {f.name: f.column([f.default]) for f in self._contexts}
         self._edges = np.array(schema.history.gap_edges_s, np.int64)
         place_of = schema.places("item")
         self._item_place = place_of[ITEM_ID].start
@@ -126,43 +110,24 @@ class Encoder:
 
     def rows(self, features: Sequence[Feature], columns: Mapping[str, Column], count: int) -> Rows:
         """Table rows of the features that are not plain numbers, (count, N): N counts a multi's places one by one."""
-        made = [self._feature_rows(f, columns[f.name]) for f in features if not f.is_float]
-        return np.concatenate(made, axis=-1) if made else np.zeros((count, 0), np.int64)
-
-    def _feature_rows(self, feature: Feature, values: Column) -> Rows:
-        rows: Rows
-        if feature.transform == "log":
-            steps = np.floor(2 * np.log2(1 + np.fmax(values, 0)))  # a NaN is 0 here
-            rows = FIRST + np.minimum(steps, LOG_BUCKETS - 1).astype(np.int64)
-            np.copyto(rows, UNKNOWN, where=np.isnan(values))
-        elif feature.buckets is not None:
-            rows = hashed_rows(values, feature.buckets)
-        else:
-            rows = self.vocabularies[feature.name].rows(values)
-        if feature.kind == "multi":
-            np.copyto(rows, PAD, where=values == ABSENT)
-            return rows
-        return rows[..., None]
+        rows = [f.rows(columns[f.name], self.vocabularies) for f in features if not f.is_float]
+        return np.concatenate(rows, axis=-1) if rows else np.zeros((count, 0), np.int64)
 
     def numbers(
         self, features: Sequence[Feature], columns: Mapping[str, Column], count: int
     ) -> npt.NDArray[np.float32]:
         """Standardised numbers, (count, N); a missing one is 0, the mean."""
-        made = []
-        for feature in features:
-            if feature.is_float:
-                mean, deviation = self.statistics.numbers[feature.name]
-                standard = np.clip((columns[feature.name] - mean) / deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS)
-                made.append(np.where(np.isnan(standard), 0, standard)[..., None])
-        return np.concatenate(made, axis=-1, dtype=np.float32) if made else np.zeros((count, 0), np.float32)
+        fitted = self.statistics.numbers
+        numbers = [f.floats(columns[f.name], *fitted[f.name]) for f in features if f.is_float]
+        return np.concatenate(numbers, axis=-1, dtype=np.float32) if numbers else np.zeros((count, 0), np.float32)
 
     def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
         """Rows of the crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
-        made = np.empty((count, self._crosses), np.int64)
+        rows = np.empty((count, self._crosses), np.int64)
         for places, names, parts, buckets in self._alike:
             mixed = crossed(names, [[columns[part] for part in of] for of in parts])
-            made[:, places] = hashed_rows(mixed, buckets).T
-        return made
+            rows[:, places] = hashed_rows(mixed, buckets).T
+        return rows
 
     # ---- one request
 
@@ -201,9 +166,9 @@ class Encoder:
 
         sequences = self._sequence("", item_rows[count:].take(self._sequence_places, axis=1), times, actions, now)
         future = int(np.count_nonzero(times > now))
-        for group, kind in zip(schema.groups, self._groups, strict=True):
-            objects, at, what, malformed_here = kind.newest(behaviours, group.length)
-            rows = self._feature_rows(group.feature, objects)
+        for group, feature, of_group in self._groups:
+            objects, at, what, malformed_here = of_group.newest(behaviours, group.length)
+            rows = feature.rows(objects, self.vocabularies)
             sequences |= self._sequence(f"_{group.object_type}", rows, at, what, now)
             wrong += malformed_here
             future += int(np.count_nonzero(at > now))
@@ -234,15 +199,15 @@ class Encoder:
         for feature in self._users:
             name = feature.name
             if name == USER_ID:
-                columns[name] = column(feature, [user_id])
+                columns[name] = feature.column([user_id])
             elif name in given:
                 columns[name] = _column(feature, [given[name]], f"user.{name}")
             else:
                 try:
-                    value = from_text(feature, profile[name]) if name in profile else None
-                    columns[name] = column(feature, [value])
+                    value = feature.from_text(profile[name]) if name in profile else None
+                    columns[name] = feature.column([value])
                 except BadValue:  # another program wrote it: the request is not to blame
-                    columns[name], malformed = column(feature, [None]), malformed + 1
+                    columns[name], malformed = feature.column([None]), malformed + 1
         return columns, malformed
 
     def _sequence(
@@ -300,33 +265,6 @@ class Encoder:
         return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
 
 
-class _Kind:
-    """One behaviour group: which behaviours belong to it, and what their objects' ids and actions are."""
-
-    def __init__(self, object_type: str, actions: Sequence[str], id_type: IdType):
-        self.object_type, self.id_type = object_type, id_type
-        self.action = {name: number for number, name in enumerate(actions, 1)}  # 0 is PAD
-
-    def newest(
-        self, behaviours: Sequence[Behaviour], length: int
-    ) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-        """Keys, times and actions of the newest `length` of the group, oldest first; and how many had a wrong id.
-
-        Those of one millisecond stand in the order of their keys, then actions, as in the prepared training form.
-        """
-        seen, wrong = [b for b in behaviours if b.action in self.action and b.object_type == self.object_type], 0
-        try:
-            ids = keys([b.object_id for b in seen], self.id_type)
-        except BadValue:
-            right = [b for b in seen if _is_id(b.object_id, self.id_type)]
-            seen, wrong = right, len(seen) - len(right)
-            ids = keys([b.object_id for b in seen], self.id_type)
-        times = np.fromiter((b.timestamp for b in seen), np.int64, len(seen))
-        actions = np.fromiter((self.action[b.action] for b in seen), np.int64, len(seen))
-        chosen = np.lexsort((actions, ids, times))[-length:]
-        return ids[chosen], times[chosen], actions[chosen], wrong
-
-
 def _for_each(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     """A copy with one row for each of `count` candidates, of rows that are one each, or one for all."""
     return values.repeat(count // len(values), axis=0)
@@ -348,7 +286,7 @@ def _overwrite(
         if own:
             places, values = zip(*own, strict=True)
             try:
-                columns[feature.name][list(places)] = column(feature, values)
+                columns[feature.name][list(places)] = feature.column(values)
             except BadValue:  # say which
                 for index, value in own:
                     _column(feature, [value], f"candidates[{index}].{feature.name}")
@@ -357,7 +295,7 @@ def _overwrite(
 
 def _column(feature: Feature, values: Sequence[Any], where: str) -> Column:
     try:
-        return column(feature, values)
+        return feature.column(values)
     except BadValue as error:
         raise BadValue(f"{where}: {error}") from None
 
@@ -368,11 +306,3 @@ def _refuse_unknown(where: str, given: Mapping[str, Any], allowed: Sequence[str]
         raise BadValue(
             f"{where}: unknown {', '.join(repr(n[:60]) for n in unknown[:3])}; allowed: {', '.join(allowed) or 'none'}"
         )
-
-
-def _is_id(value: Any, kind: IdType) -> bool:
-    try:
-        canonical(value, kind)
-    except BadValue:
-        return False
-    return True

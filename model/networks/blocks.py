@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from model.features.ids import PAD, UNKNOWN
-from model.features.schema import Feature, Schema, Side
+from model.features.kinds import Feature, Side
+from model.features.schema import Schema
 
 Batch = Mapping[str, Tensor]  # as model/features/encode.py makes it
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from model.features.schema import ITEM_ID, USER_ID, Schema
+from model.features.kinds import ITEM_ID, USER_ID
+from model.features.schema import Schema
 from model.networks.blocks import Batch, table
 
 

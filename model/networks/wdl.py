@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from model.features.ids import PAD
-from model.features.schema import Schema, Side
+from model.features.kinds import Side
+from model.features.schema import Schema
 from model.networks.blocks import Batch, Head, Lookup
 
 SIDES: tuple[Side, ...] = ("user", "item", "context", "cross")
