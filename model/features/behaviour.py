@@ -1,4 +1,4 @@
-"""What a user did: the one form in which a behaviour travels through store, logs and encoder.
+"""What a user did: the form in which a behaviour travels through store, logs and encoder, and a group's newest ones.
 
 ATRank (Zhou et al., AAAI 2018) writes a behaviour as the tuple {a, o, t}: action, object, time. The object's type
 names its group (item, coupon, keyword, ...).
@@ -26,18 +26,16 @@ class Behaviour(NamedTuple):
 
 
 class BehaviourGroup:
-    """One behaviour group: which behaviours belong to it, and what their objects' ids and actions are."""
+    """The behaviours that one history of a network holds: the named actions on one type of object, the newest ones."""
 
-    def __init__(self, object_type: str, actions: Sequence[str], id_type: IdType):
-        self.object_type, self.id_type = object_type, id_type
+    def __init__(self, object_type: str, actions: Sequence[str], id_type: IdType, length: int):
+        self.object_type, self.id_type, self.length = object_type, id_type, length
         self.action = {name: number for number, name in enumerate(actions, 1)}  # 0 is PAD
 
-    def newest(
-        self, behaviours: Sequence[Behaviour], length: int
-    ) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-        """Keys, times and actions of the newest `length` of the group, oldest first; and how many had a wrong id.
+    def newest(self, behaviours: Sequence[Behaviour]) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+        """Keys, times (ms) and actions of the newest `length`, (T,) each, oldest first; and how many had a wrong id.
 
-        Those of one millisecond stand in the order of their keys, then actions, as in the prepared training form.
+        Behaviours of one millisecond stand in the order of their keys, then actions, as in the prepared training form.
         """
         seen, wrong = [b for b in behaviours if b.action in self.action and b.object_type == self.object_type], 0
         try:
@@ -48,13 +46,13 @@ class BehaviourGroup:
             ids = keys([b.object_id for b in seen], self.id_type)
         times = np.fromiter((b.timestamp for b in seen), np.int64, len(seen))
         actions = np.fromiter((self.action[b.action] for b in seen), np.int64, len(seen))
-        chosen = np.lexsort((actions, ids, times))[-length:]
+        chosen = np.lexsort((actions, ids, times))[-self.length :]
         return ids[chosen], times[chosen], actions[chosen], wrong
 
 
-def _is_id(value: Any, kind: IdType) -> bool:
+def _is_id(value: Any, id_type: IdType) -> bool:
     try:
-        canonical(value, kind)
+        canonical(value, id_type)
     except BadValue:
         return False
     return True

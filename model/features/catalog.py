@@ -1,7 +1,7 @@
 """Item id → item features: the one source of them, for training and serving, candidates and histories.
 
-It holds raw values as keys, not rows: a catalogue made tomorrow serves a bundle trained today. So it is one file that
-is swapped while others read it: a `.npy` with a trailer of its own sha256 behind it, which numpy passes over, renamed
+It holds raw values as keys, not rows: tomorrow's catalogue serves a bundle trained today. So it is one file that is
+swapped while others read it: a `.npy` with a trailer of its own sha256 behind it, which numpy passes over, renamed
 into place whole. A reader's mapping of the file before stays valid.
 """
 

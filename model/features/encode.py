@@ -1,4 +1,4 @@
-"""Columns in → integer and float arrays out: the only maker of network input, for training and serving alike.
+"""Columns → the arrays that a network reads, for training and serving alike: no other code makes network input.
 
 A network's input is a dict of these arrays (N: columns of that side, as `features.toml` orders them):
 
@@ -36,7 +36,7 @@ Candidate = str | int | Mapping[str, Any]  # a bare item id, or {"item_id": ...,
 
 @dataclass(frozen=True)
 class Statistics:
-    """What fitting found: rows of every table, mean and deviation of every standardised number."""
+    """What is fitted on the training split: rows of every table, mean and deviation of every standardised number."""
 
     rows: Mapping[str, int] = field(default_factory=dict)
     numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -60,12 +60,16 @@ class Encoder:
         self.schema = schema
         self.vocabularies = vocabularies
         self.statistics = statistics
-        self._history = BehaviourGroup(schema.history.object_type, schema.history.actions, schema.item_id.type)
-        self._groups = [(g, g.feature, BehaviourGroup(g.object_type, g.actions, g.type)) for g in schema.groups]
+        of_items = schema.history
+        self._history = BehaviourGroup(of_items.object_type, of_items.actions, schema.item_id.type, of_items.length)
+        self._groups = [
+            (group.feature, BehaviourGroup(group.object_type, group.actions, group.type, group.length))
+            for group in schema.groups
+        ]
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
         crosses = schema.side("cross")
         self._crosses = len(crosses)
-        self._alike = []  # crosses of equally many parts, which are made at once
+        self._alike = []  # crosses of equally many parts are computed at once
         for count in sorted({len(cross.of) for cross in crosses}):
             places = [place for place, cross in enumerate(crosses) if len(cross.of) == count]
             names, of = [crosses[place].name for place in places], [crosses[place].of for place in places]
@@ -147,31 +151,30 @@ class Encoder:
         `profile` is the store's text, in which a wrong value is left out; `user`, `context` and the candidates' own
         features are the caller's, win over profile, defaults and catalogue, and raise BadValue when wrong.
         """
-        schema = self.schema
         profile_columns, malformed = self._profile(user_id, profile, user or {})
-        clicked, times, actions, wrong = self._history.newest(behaviours, schema.history.length)
-        ids, given = self._candidates(candidates)
+        clicked, times, actions, wrong = self._history.newest(behaviours)
+        ids, own = self._candidates(candidates)
         count = len(ids)
 
         both = np.concatenate([ids, clicked])  # candidates and clicks are looked up at once
         items, _ = catalog.columns(both)
         items[ITEM_ID] = both
-        _overwrite(self._items, items, given)
+        _overwrite(self._items, items, own)
         item_rows = self.rows(self._items, items, len(both))
         item_columns = {name: values[:count] for name, values in items.items()}
-        if context or given:
-            context_columns, context_rows, context_numbers = self._contexts_of(context or {}, count, given)
+        if context or own:
+            context_columns, context_rows, context_numbers = self._contexts_of(context or {}, count, own)
         else:
             context_columns, context_rows, context_numbers = self._neutral
 
         sequences = self._sequence("", item_rows[count:].take(self._sequence_places, axis=1), times, actions, now)
         future = int(np.count_nonzero(times > now))
-        for group, feature, of_group in self._groups:
-            objects, at, what, malformed_here = of_group.newest(behaviours, group.length)
+        for feature, group in self._groups:
+            objects, times, actions, malformed_here = group.newest(behaviours)
             rows = feature.rows(objects, self.vocabularies)
-            sequences |= self._sequence(f"_{group.object_type}", rows, at, what, now)
+            sequences |= self._sequence(f"_{group.object_type}", rows, times, actions, now)
             wrong += malformed_here
-            future += int(np.count_nonzero(at > now))
+            future += int(np.count_nonzero(times > now))
 
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
@@ -192,16 +195,16 @@ class Encoder:
         )
 
     def _profile(
-        self, user_id: int | str, profile: Mapping[str, str], given: Mapping[str, Any]
+        self, user_id: int | str, profile: Mapping[str, str], user: Mapping[str, Any]
     ) -> tuple[dict[str, Column], int]:
-        _refuse_unknown("user", given, self._allowed["user"])
+        _refuse_unknown("user", user, self._allowed["user"])
         columns, malformed = {}, 0
         for feature in self._users:
             name = feature.name
             if name == USER_ID:
                 columns[name] = feature.column([user_id])
-            elif name in given:
-                columns[name] = _column(feature, [given[name]], f"user.{name}")
+            elif name in user:
+                columns[name] = _column(feature, [user[name]], f"user.{name}")
             else:
                 try:
                     value = feature.from_text(profile[name]) if name in profile else None
@@ -225,24 +228,23 @@ class Encoder:
         return {f"history{suffix}": rows[None], f"gap{suffix}": gap, f"action{suffix}": actions[None]}
 
     def _candidates(self, candidates: Sequence[Candidate]) -> tuple[Keys, list[tuple[int, Mapping[str, Any]]]]:
-        kinds = set(map(type, candidates))
-        bare_ids = kinds <= {str, int}  # the usual case
-        given = [] if bare_ids else [(index, c) for index, c in enumerate(candidates) if isinstance(c, Mapping)]
-        for index, features in given:
+        types = set(map(type, candidates))
+        bare_ids = types <= {str, int}  # the usual case
+        own = [] if bare_ids else [(index, c) for index, c in enumerate(candidates) if isinstance(c, Mapping)]
+        for index, features in own:
             if features.get(ITEM_ID) is None:
                 raise BadValue(f"candidates[{index}]: {ITEM_ID} is missing")
             _refuse_unknown(f"candidates[{index}]", features, self._allowed["candidate"])
-        bare = [c[ITEM_ID] if isinstance(c, Mapping) else c for c in candidates] if given else candidates
-        kind = self._history.id_type
+        bare = [c[ITEM_ID] if isinstance(c, Mapping) else c for c in candidates] if own else candidates
         try:
-            ids = keys(bare, kind, kinds if bare_ids else None)
+            ids = keys(bare, self.schema.item_id.type, types if bare_ids else None)
         except BadValue:
             for index, item in enumerate(bare):
                 _column(self.schema.item_id, [item], f"candidates[{index}]")
             raise
         if not bare_ids and (ids == MISSING).any():  # None has a key, but is no item
             raise BadValue(f"candidates[{int((ids == MISSING).argmax())}]: None given, an item id is allowed")
-        return ids, given
+        return ids, own
 
     @cached_property
     def _neutral(self) -> tuple[dict[str, Column], Rows, npt.NDArray[np.float32]]:
@@ -250,7 +252,7 @@ class Encoder:
         return self._contexts_of({}, 1, [])
 
     def _contexts_of(
-        self, context: Mapping[str, Any], count: int, given: Sequence[tuple[int, Mapping[str, Any]]]
+        self, context: Mapping[str, Any], count: int, own: Sequence[tuple[int, Mapping[str, Any]]]
     ) -> tuple[dict[str, Column], Rows, npt.NDArray[np.float32]]:
         """Context columns, rows and numbers: of length one where they hold for all candidates, else one for each."""
         _refuse_unknown("context", context, self._allowed["context"])
@@ -258,10 +260,10 @@ class Encoder:
             f.name: _column(f, [context[f.name]], f"context.{f.name}") if f.name in context else self._defaults[f.name]
             for f in self._contexts
         }
-        if given:
+        if own:
             columns = {name: value.repeat(count, axis=0) for name, value in columns.items()}
-            _overwrite(self._contexts, columns, given)
-        length = count if given else 1
+            _overwrite(self._contexts, columns, own)
+        length = count if own else 1
         return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
 
 
@@ -276,19 +278,19 @@ def network_inputs(**arrays: npt.NDArray[Any]) -> Inputs:
 
 
 def _overwrite(
-    features: Sequence[Feature], columns: dict[str, Column], given: Sequence[tuple[int, Mapping[str, Any]]]
+    features: Sequence[Feature], columns: dict[str, Column], own: Sequence[tuple[int, Mapping[str, Any]]]
 ) -> None:
     """Puts the values that candidates carry themselves over those of catalogue and defaults."""
-    for feature in features if given else ():
+    for feature in features if own else ():
         if feature.name == ITEM_ID:
             continue
-        own = [(index, values[feature.name]) for index, values in given if feature.name in values]
-        if own:
-            places, values = zip(*own, strict=True)
+        carried = [(index, values[feature.name]) for index, values in own if feature.name in values]
+        if carried:
+            places, values = zip(*carried, strict=True)
             try:
                 columns[feature.name][list(places)] = feature.column(values)
             except BadValue:  # say which
-                for index, value in own:
+                for index, value in carried:
                     _column(feature, [value], f"candidates[{index}].{feature.name}")
                 raise
 
@@ -300,8 +302,8 @@ def _column(feature: Feature, values: Sequence[Any], where: str) -> Column:
         raise BadValue(f"{where}: {error}") from None
 
 
-def _refuse_unknown(where: str, given: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    unknown = [name for name in given if name not in allowed]
+def _refuse_unknown(where: str, values: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    unknown = [name for name in values if name not in allowed]
     if unknown:
         raise BadValue(
             f"{where}: unknown {', '.join(repr(n[:60]) for n in unknown[:3])}; allowed: {', '.join(allowed) or 'none'}"

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
-from model.features.batch import candidates, joined, pieces
+from model.features.batch import candidates, pieces, stacked
 from model.features.encode import Inputs
 
 log = logging.getLogger("ranker")
@@ -100,7 +100,7 @@ class Scorer:
                 together[-1].append(at)
             else:
                 together.append([at])
-        runs = [Run(joined([requests[at] for at in run]) if len(run) > 1 else requests[run[0]]) for run in together]
+        runs = [Run(stacked([requests[at] for at in run]) if len(run) > 1 else requests[run[0]]) for run in together]
         found: list[Scores] = [np.zeros(0, np.float32)] * len(requests)
         for run, scores_UC in zip(together, await self._scored(runs, stages), strict=True):
             for row, at in enumerate(run):
@@ -156,7 +156,7 @@ class Scorer:
 
     def _answer(self, taken: Sequence[Run]) -> None:
         try:
-            inputs = taken[0].inputs if len(taken) == 1 else joined([run.inputs for run in taken])
+            inputs = taken[0].inputs if len(taken) == 1 else stacked([run.inputs for run in taken])
             scores_UC = self.bundle.score(self._session, inputs)
         except Exception as error:  # whatever it is belongs to who asked
             if len(taken) == 1:
