@@ -23,7 +23,8 @@ from model.bundle.reading import Bundle
 from model.bundle.writing import add_golden_catalog
 from model.features import schema as features_toml
 from model.features.catalog import Catalog, CatalogError, catalogued
-from model.features.schema import ITEM_ID, Schema, SchemaError
+from model.features.kinds import ITEM_ID, SchemaError
+from model.features.schema import Schema
 from model.prepared.entities import Entities, PrepareError
 
 
@@ -55,7 +56,7 @@ def read_items(path: Path, schema: Schema) -> pl.DataFrame:
 def _with_lists(table: pl.DataFrame, schema: Schema) -> pl.DataFrame:
     """The table with its multi-valued columns' text as the JSON lists that it is."""
     for feature in catalogued(schema):
-        if feature.kind == "multi" and feature.name in table.columns:
+        if feature.listed and feature.name in table.columns:
             try:
                 table = table.with_columns(pl.col(feature.name).str.json_decode(pl.List(pl.String)))
             except pl.exceptions.PolarsError as error:

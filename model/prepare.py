@@ -19,7 +19,8 @@ from model import datasets
 from model.datasets.tables import Options
 from model.features import schema as features_toml
 from model.features.encode import Encoder
-from model.features.schema import Schema, SchemaError
+from model.features.kinds import SchemaError
+from model.features.schema import Schema
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 

@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
 from model.features.behaviour import Behaviour
-from model.features.columns import to_text
 from model.features.ids import BadValue
+from model.features.kinds import to_text
 from service.settings import SettingsError, load_settings
 from service.store.format import history_key, profile_key, queue_write
 from service.store.redis import address

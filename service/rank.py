@@ -14,7 +14,7 @@ import numpy as np
 
 from model.features.encode import Encoded
 from model.features.ids import BadValue, canonical
-from model.features.schema import ITEM_ID
+from model.features.kinds import ITEM_ID
 from service.call import Call
 from service.errors import InvalidRequest, RankerError
 from service.scoring.scorer import Scores

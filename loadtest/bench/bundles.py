@@ -23,7 +23,7 @@ from model import networks
 from model.bundle.reading import Bundle
 from model.bundle.writing import writing
 from model.features import schema as features_toml
-from model.features.batch import axes, joined
+from model.features.batch import axes, stacked
 from model.features.catalog import FILE, Catalog
 from model.features.encode import Encoder, Statistics
 from model.features.ids import ABSENT, FIRST, Keys, keys
@@ -101,7 +101,7 @@ def _write(folder: Path, network: str, items: int, users: int, seed: int, bar: "
 
     unfinished = Bundle.unfinished(folder)
     requests = golden(items, users, rng)
-    batch = tensors(joined([unfinished.encode_golden(request) for request in requests]))
+    batch = tensors(stacked([unfinished.encode_golden(request) for request in requests]))
     torch.manual_seed(seed)
     sizes = {f.name: unfinished.encoder.table_rows(f) for f in table.embedded if not f.is_float}
     net = networks.build(network, table, sizes).eval()

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtest.errors import NoRun
-from model.features.schema import Feature, Side
+from model.features.kinds import Feature, Side
 from model.prepared.loader import Prepared
 
 RECHUB = "torch-rechub==0.9.0"

@@ -12,7 +12,8 @@ from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
 from model.evaluation.metrics import Floats, auc, gauc, logloss
-from model.features.schema import ITEM_ID, without_sizes
+from model.features.kinds import ITEM_ID
+from model.features.schema import without_sizes
 from model.prepared.loader import Prepared, batches
 
 BATCH = 4096

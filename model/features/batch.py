@@ -1,4 +1,4 @@
-"""Several requests as one network input, and one request as several: along U (requests) and along C (candidates)."""
+"""Several requests as one network input, along U; one request as several, along C."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from model.features.encode import Inputs
 from model.features.ids import PAD
 
-USER = ("user", "user_numbers")  # what a request has once
+USER = ("user", "user_numbers")  # one row per request
 OF_BEHAVIOURS = ("history", "gap", "action")  # how the names of inputs along T begin
 
 
@@ -25,19 +25,19 @@ def candidates(inputs: Inputs) -> int:
     return int(inputs["item"].shape[1])
 
 
-def joined(requests: Sequence[Inputs]) -> Inputs:
-    """Requests as one input, padded to the longest history and to the most candidates; what is padded scores for none.
+def stacked(requests: Sequence[Inputs]) -> Inputs:
+    """Requests along U, padded to the longest history and the most candidates. Padding changes no request's scores.
 
-    A row of PAD is in every table, and a behaviour of PAD is hidden, so nothing of it reaches another score.
+    Row PAD is in every table, and a network hides a behaviour of PAD.
     """
-    made: Inputs = {}
+    stack: Inputs = {}
     for name in requests[0]:
         arrays = [request[name] for request in requests]
         if len(axes(name)) > 1:
             length = max(array.shape[1] for array in arrays)
             arrays = [_padded(array, length) for array in arrays]
-        made[name] = np.concatenate(arrays)
-    return made
+        stack[name] = np.concatenate(arrays)
+    return stack
 
 
 def pieces(inputs: Inputs, count: int) -> Iterator[Inputs]:

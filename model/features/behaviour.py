@@ -1,10 +1,16 @@
-"""What a user did: the one form in which a behaviour travels through store, logs and encoder.
+"""What a user did: the form in which a behaviour travels through store, logs and encoder, and a group's newest ones.
 
 ATRank (Zhou et al., AAAI 2018) writes a behaviour as the tuple {a, o, t}: action, object, time. The object's type
 names its group (item, coupon, keyword, ...).
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from model.features.ids import BadValue, IdType, Keys, canonical, keys
 
 # What a time in milliseconds can be: 1973 to 5138. Seconds lie below for the next 3,000 years, microseconds above.
 EARLIEST_MS, LATEST_MS = 10**11, 10**14 - 1
@@ -17,3 +23,36 @@ class Behaviour(NamedTuple):
     object_type: str
     object_id: str
     timestamp: int
+
+
+class BehaviourGroup:
+    """The behaviours that one history of a network holds: the named actions on one type of object, the newest ones."""
+
+    def __init__(self, object_type: str, actions: Sequence[str], id_type: IdType, length: int):
+        self.object_type, self.id_type, self.length = object_type, id_type, length
+        self.action = {name: number for number, name in enumerate(actions, 1)}  # 0 is PAD
+
+    def newest(self, behaviours: Sequence[Behaviour]) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+        """Keys, times (ms) and actions of the newest `length`, (T,) each, oldest first; and how many had a wrong id.
+
+        Behaviours of one millisecond stand in the order of their keys, then actions, as in the prepared training form.
+        """
+        seen, wrong = [b for b in behaviours if b.action in self.action and b.object_type == self.object_type], 0
+        try:
+            ids = keys([b.object_id for b in seen], self.id_type)
+        except BadValue:
+            right = [b for b in seen if _is_id(b.object_id, self.id_type)]
+            seen, wrong = right, len(seen) - len(right)
+            ids = keys([b.object_id for b in seen], self.id_type)
+        times = np.fromiter((b.timestamp for b in seen), np.int64, len(seen))
+        actions = np.fromiter((self.action[b.action] for b in seen), np.int64, len(seen))
+        chosen = np.lexsort((actions, ids, times))[-self.length :]
+        return ids[chosen], times[chosen], actions[chosen], wrong
+
+
+def _is_id(value: Any, id_type: IdType) -> bool:
+    try:
+        canonical(value, id_type)
+    except BadValue:
+        return False
+    return True

@@ -1,7 +1,7 @@
 """Item id → item features: the one source of them, for training and serving, candidates and histories.
 
-It holds raw values as keys, not rows: a catalogue made tomorrow serves a bundle trained today. So it is one file that
-is swapped while others read it: a `.npy` with a trailer of its own sha256 behind it, which numpy passes over, renamed
+It holds raw values as keys, not rows: tomorrow's catalogue serves a bundle trained today. So it is one file that is
+swapped while others read it: a `.npy` with a trailer of its own sha256 behind it, which numpy passes over, renamed
 into place whole. A reader's mapping of the file before stays valid.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from model.features.columns import Column, empty
 from model.features.ids import MISSING, Keys
-from model.features.schema import Feature, Schema
+from model.features.kinds import ITEM_ID, Column, Feature
+from model.features.schema import Schema
 from model.features.table import Table
 
 FILE = "items.npy"
@@ -40,8 +40,8 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "Stamp":
-        found = path.stat()
-        return cls(found.st_ino, found.st_mtime_ns, found.st_size)
+        stat = path.stat()
+        return cls(stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
 
 class Catalog:
@@ -54,7 +54,8 @@ class Catalog:
         self._table = table
         self._count: int | None = None
         have = {name: table.buckets.dtype[name] for name in table.buckets.dtype.names or () if name != "key"}
-        need = {f.name: np.dtype((empty(f, 0).dtype, (8, *empty(f, 0).shape[1:]))) for f in self.features}
+        nothing = {f.name: f.empty(0) for f in self.features}
+        need = {name: np.dtype((column.dtype, (8, *column.shape[1:]))) for name, column in nothing.items()}
         if have != need:
             raise CatalogError(f"catalogue with fields {have}, the feature table needs {need}")
 
@@ -68,13 +69,13 @@ class Catalog:
         """The catalogue in a file, memory-mapped; its hash is not compared (`verify`). Raises CatalogError, OSError."""
         stamp = Stamp.of(path)  # before it is opened: a file swapped in meanwhile is seen as a newer one, not missed
         try:
-            made = cls(Table.open(path), schema, stamp)
+            catalog = cls(Table.open(path), schema, stamp)
         except (ValueError, IndexError) as error:  # IndexError: an array without fields
             raise CatalogError(f"{path}: {error}") from None
         trailer = _trailer(path)
         if trailer and trailer[1].decode() != _declared(schema):
             raise CatalogError(f"{path}: made for another feature table, whose ids or features are of other types")
-        return made
+        return catalog
 
     @staticmethod
     def verify(path: Path) -> bool:
@@ -85,9 +86,9 @@ class Catalog:
         trailer = _trailer(path)
         if not trailer:
             return False
-        found = _sha256(path, path.stat().st_size - TRAILER_BYTES, trailer[1])
-        if found != trailer[2].decode():
-            raise CatalogError(f"{path}: sha256 {found[:12]}…, its own end says {trailer[2].decode()[:12]}…")
+        sha256 = _sha256(path, path.stat().st_size - TRAILER_BYTES, trailer[1])
+        if sha256 != trailer[2].decode():
+            raise CatalogError(f"{path}: sha256 {sha256[:12]}…, its own end says {trailer[2].decode()[:12]}…")
         return True
 
     def save(self, path: Path) -> None:
@@ -96,9 +97,9 @@ class Catalog:
         try:
             self._table.save(partial)
             declared = _declared(self._schema).encode()
-            hashed = _sha256(partial, partial.stat().st_size, declared).encode()
+            sha256 = _sha256(partial, partial.stat().st_size, declared).encode()
             with partial.open("ab") as file:
-                file.write(b"\ncatalogue %s sha256 %s\n" % (declared, hashed))
+                file.write(b"\ncatalogue %s sha256 %s\n" % (declared, sha256))
                 file.flush()
                 os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
             os.replace(partial, path)
@@ -131,16 +132,16 @@ class Catalog:
         """Raw columns of items (n,) and which of them are known; an unknown item's values are missing."""
         known, bucket, slot = self._table.find(items)
         names = [feature.name for feature in self.features]
-        found = dict(zip(names, self._table.values(names, bucket, slot), strict=True))
+        columns = dict(zip(names, self._table.values(names, bucket, slot), strict=True))
         if not known.all():
             for feature in self.features:
-                found[feature.name][~known] = empty(feature, 1)[0]
-        return found, known
+                columns[feature.name][~known] = feature.empty(1)[0]
+        return columns, known
 
 
 def catalogued(schema: Schema) -> Sequence[Feature]:
     """The features that a catalogue holds: all of an item's but its id, which is the key."""
-    return tuple(feature for feature in schema.side("item") if feature.kind != "id")
+    return tuple(feature for feature in schema.side("item") if feature.name != ITEM_ID)
 
 
 def partial_prefix(name: str) -> str:
@@ -150,7 +151,7 @@ def partial_prefix(name: str) -> str:
 
 def _declared(schema: Schema) -> str:
     """What a catalogue's keys and values mean, in 16 letters: two schemas that declare its features alike share it."""
-    declared = sorted((f.name, f.kind, f.type, f.max_values) for f in (schema.item_id, *catalogued(schema)))
+    declared = sorted((f.name, f.kind, f.type, f.columns) for f in (schema.item_id, *catalogued(schema)))
     return xxhash.xxh3_64_hexdigest(repr(declared).encode())
 
 
@@ -162,10 +163,10 @@ def _trailer(path: Path) -> re.Match[bytes] | None:
 
 def _sha256(path: Path, size: int, declared: bytes) -> str:
     """sha256 of a file's first `size` bytes and what its trailer says it was made for."""
-    made = hashlib.sha256()
+    sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while size and (block := file.read(min(BLOCK, size))):
-            made.update(block)
+            sha256.update(block)
             size -= len(block)
-    made.update(declared)
-    return made.hexdigest()
+    sha256.update(declared)
+    return sha256.hexdigest()

@@ -1,8 +1,8 @@
-"""A perfect hash of a small vocabulary: every key has one place of its own, so a lookup is a look into that place.
+"""Perfect hash for small vocabularies: one probe per key, about ten times fewer numpy calls than Table.
 
 Hash and displace (Belazzougui, Botelho, Dietzfelbinger, ESA 2009): keys fall into small groups, and each group has a
-number that moves its keys to places which no other key wants. Groups are placed largest first. A tenth of the numpy
-calls that a table of buckets takes; it is made in memory, from such a table, so it is for small ones.
+number that moves its keys to places which no other key wants. Groups are placed largest first. It lives in memory,
+built from a Table.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ _GROUP, _PLACE = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  #
 
 
 class Unplaced(ValueError):
-    """Keys for which no perfect hash was found; they are looked up in their table."""
+    """Keys without a perfect hash after all trials; they are looked up in their table."""
 
 
 class Direct:

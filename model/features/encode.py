@@ -1,4 +1,4 @@
-"""Columns in → integer and float arrays out: the only maker of network input, for training and serving alike.
+"""Columns → the arrays that a network reads, for training and serving alike: no other code makes network input.
 
 A network's input is a dict of these arrays (N: columns of that side, as `features.toml` orders them):
 
@@ -22,37 +22,21 @@ import numpy as np
 import numpy.typing as npt
 
 from model.features import schema as features_toml
-from model.features.behaviour import Behaviour
+from model.features.behaviour import Behaviour, BehaviourGroup
 from model.features.catalog import Catalog
-from model.features.columns import Column, column, from_text
-from model.features.ids import (
-    ABSENT,
-    FIRST,
-    MISSING,
-    PAD,
-    UNKNOWN,
-    BadValue,
-    IdType,
-    Keys,
-    canonical,
-    crossed,
-    hashed_rows,
-    keys,
-)
-from model.features.schema import ITEM_ID, LOG_BUCKETS, USER_ID, Feature, Schema
+from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, crossed, hashed_rows, keys
+from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows
+from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
 
-MOST_DEVIATIONS = 100.0  # a standardised number is cut there: one absurd value must not drown all others
-
-Rows = npt.NDArray[np.int64]
 Inputs = dict[str, npt.NDArray[Any]]
 Candidate = str | int | Mapping[str, Any]  # a bare item id, or {"item_id": ..., feature: value, ...}
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What fitting found: rows of every table, mean and deviation of every standardised number."""
+    """What is fitted on the training split: rows of every table, mean and deviation of every standardised number."""
 
     rows: Mapping[str, int] = field(default_factory=dict)
     numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -76,17 +60,21 @@ class Encoder:
         self.schema = schema
         self.vocabularies = vocabularies
         self.statistics = statistics
-        self._history = _Kind(schema.history.object_type, schema.history.actions, schema.item_id.type)
-        self._groups = [_Kind(g.object_type, g.actions, g.type) for g in schema.groups]
+        of_items = schema.history
+        self._history = BehaviourGroup(of_items.object_type, of_items.actions, schema.item_id.type, of_items.length)
+        self._groups = [
+            (group.feature, BehaviourGroup(group.object_type, group.actions, group.type, group.length))
+            for group in schema.groups
+        ]
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
         crosses = schema.side("cross")
         self._crosses = len(crosses)
-        self._alike = []  # crosses of equally many parts, which are made at once
+        self._alike = []  # crosses of equally many parts are computed at once
         for count in sorted({len(cross.of) for cross in crosses}):
             places = [place for place, cross in enumerate(crosses) if len(cross.of) == count]
             names, of = [crosses[place].name for place in places], [crosses[place].of for place in places]
             self._alike.append((places, names, of, np.array([[crosses[p].buckets] for p in places], np.uint64)))
-        self._defaults = {f.name: column(f, [f.default]) for f in self._contexts}
+        self._defaults = {f.name: f.column([f.default]) for f in self._contexts}
         self._edges = np.array(schema.history.gap_edges_s, np.int64)
         place_of = schema.places("item")
         self._item_place = place_of[ITEM_ID].start
@@ -126,43 +114,24 @@ class Encoder:
 
     def rows(self, features: Sequence[Feature], columns: Mapping[str, Column], count: int) -> Rows:
         """Table rows of the features that are not plain numbers, (count, N): N counts a multi's places one by one."""
-        made = [self._feature_rows(f, columns[f.name]) for f in features if not f.is_float]
-        return np.concatenate(made, axis=-1) if made else np.zeros((count, 0), np.int64)
-
-    def _feature_rows(self, feature: Feature, values: Column) -> Rows:
-        rows: Rows
-        if feature.transform == "log":
-            steps = np.floor(2 * np.log2(1 + np.fmax(values, 0)))  # a NaN is 0 here
-            rows = FIRST + np.minimum(steps, LOG_BUCKETS - 1).astype(np.int64)
-            np.copyto(rows, UNKNOWN, where=np.isnan(values))
-        elif feature.buckets is not None:
-            rows = hashed_rows(values, feature.buckets)
-        else:
-            rows = self.vocabularies[feature.name].rows(values)
-        if feature.kind == "multi":
-            np.copyto(rows, PAD, where=values == ABSENT)
-            return rows
-        return rows[..., None]
+        rows = [f.rows(columns[f.name], self.vocabularies) for f in features if not f.is_float]
+        return np.concatenate(rows, axis=-1) if rows else np.zeros((count, 0), np.int64)
 
     def numbers(
         self, features: Sequence[Feature], columns: Mapping[str, Column], count: int
     ) -> npt.NDArray[np.float32]:
         """Standardised numbers, (count, N); a missing one is 0, the mean."""
-        made = []
-        for feature in features:
-            if feature.is_float:
-                mean, deviation = self.statistics.numbers[feature.name]
-                standard = np.clip((columns[feature.name] - mean) / deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS)
-                made.append(np.where(np.isnan(standard), 0, standard)[..., None])
-        return np.concatenate(made, axis=-1, dtype=np.float32) if made else np.zeros((count, 0), np.float32)
+        fitted = self.statistics.numbers
+        numbers = [f.floats(columns[f.name], *fitted[f.name]) for f in features if f.is_float]
+        return np.concatenate(numbers, axis=-1, dtype=np.float32) if numbers else np.zeros((count, 0), np.float32)
 
     def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
         """Rows of the crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
-        made = np.empty((count, self._crosses), np.int64)
+        rows = np.empty((count, self._crosses), np.int64)
         for places, names, parts, buckets in self._alike:
             mixed = crossed(names, [[columns[part] for part in of] for of in parts])
-            made[:, places] = hashed_rows(mixed, buckets).T
-        return made
+            rows[:, places] = hashed_rows(mixed, buckets).T
+        return rows
 
     # ---- one request
 
@@ -182,31 +151,30 @@ class Encoder:
         `profile` is the store's text, in which a wrong value is left out; `user`, `context` and the candidates' own
         features are the caller's, win over profile, defaults and catalogue, and raise BadValue when wrong.
         """
-        schema = self.schema
         profile_columns, malformed = self._profile(user_id, profile, user or {})
-        clicked, times, actions, wrong = self._history.newest(behaviours, schema.history.length)
-        ids, given = self._candidates(candidates)
+        clicked, times, actions, wrong = self._history.newest(behaviours)
+        ids, own = self._candidates(candidates)
         count = len(ids)
 
         both = np.concatenate([ids, clicked])  # candidates and clicks are looked up at once
         items, _ = catalog.columns(both)
         items[ITEM_ID] = both
-        _overwrite(self._items, items, given)
+        _overwrite(self._items, items, own)
         item_rows = self.rows(self._items, items, len(both))
         item_columns = {name: values[:count] for name, values in items.items()}
-        if context or given:
-            context_columns, context_rows, context_numbers = self._contexts_of(context or {}, count, given)
+        if context or own:
+            context_columns, context_rows, context_numbers = self._contexts_of(context or {}, count, own)
         else:
             context_columns, context_rows, context_numbers = self._neutral
 
         sequences = self._sequence("", item_rows[count:].take(self._sequence_places, axis=1), times, actions, now)
         future = int(np.count_nonzero(times > now))
-        for group, kind in zip(schema.groups, self._groups, strict=True):
-            objects, at, what, malformed_here = kind.newest(behaviours, group.length)
-            rows = self._feature_rows(group.feature, objects)
-            sequences |= self._sequence(f"_{group.object_type}", rows, at, what, now)
+        for feature, group in self._groups:
+            objects, times, actions, malformed_here = group.newest(behaviours)
+            rows = feature.rows(objects, self.vocabularies)
+            sequences |= self._sequence(f"_{group.object_type}", rows, times, actions, now)
             wrong += malformed_here
-            future += int(np.count_nonzero(at > now))
+            future += int(np.count_nonzero(times > now))
 
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
@@ -227,22 +195,22 @@ class Encoder:
         )
 
     def _profile(
-        self, user_id: int | str, profile: Mapping[str, str], given: Mapping[str, Any]
+        self, user_id: int | str, profile: Mapping[str, str], user: Mapping[str, Any]
     ) -> tuple[dict[str, Column], int]:
-        _refuse_unknown("user", given, self._allowed["user"])
+        _refuse_unknown("user", user, self._allowed["user"])
         columns, malformed = {}, 0
         for feature in self._users:
             name = feature.name
             if name == USER_ID:
-                columns[name] = column(feature, [user_id])
-            elif name in given:
-                columns[name] = _column(feature, [given[name]], f"user.{name}")
+                columns[name] = feature.column([user_id])
+            elif name in user:
+                columns[name] = _column(feature, [user[name]], f"user.{name}")
             else:
                 try:
-                    value = from_text(feature, profile[name]) if name in profile else None
-                    columns[name] = column(feature, [value])
+                    value = feature.from_text(profile[name]) if name in profile else None
+                    columns[name] = feature.column([value])
                 except BadValue:  # another program wrote it: the request is not to blame
-                    columns[name], malformed = column(feature, [None]), malformed + 1
+                    columns[name], malformed = feature.column([None]), malformed + 1
         return columns, malformed
 
     def _sequence(
@@ -260,24 +228,23 @@ class Encoder:
         return {f"history{suffix}": rows[None], f"gap{suffix}": gap, f"action{suffix}": actions[None]}
 
     def _candidates(self, candidates: Sequence[Candidate]) -> tuple[Keys, list[tuple[int, Mapping[str, Any]]]]:
-        kinds = set(map(type, candidates))
-        bare_ids = kinds <= {str, int}  # the usual case
-        given = [] if bare_ids else [(index, c) for index, c in enumerate(candidates) if isinstance(c, Mapping)]
-        for index, features in given:
+        types = set(map(type, candidates))
+        bare_ids = types <= {str, int}  # the usual case
+        own = [] if bare_ids else [(index, c) for index, c in enumerate(candidates) if isinstance(c, Mapping)]
+        for index, features in own:
             if features.get(ITEM_ID) is None:
                 raise BadValue(f"candidates[{index}]: {ITEM_ID} is missing")
             _refuse_unknown(f"candidates[{index}]", features, self._allowed["candidate"])
-        bare = [c[ITEM_ID] if isinstance(c, Mapping) else c for c in candidates] if given else candidates
-        kind = self._history.id_type
+        bare = [c[ITEM_ID] if isinstance(c, Mapping) else c for c in candidates] if own else candidates
         try:
-            ids = keys(bare, kind, kinds if bare_ids else None)
+            ids = keys(bare, self.schema.item_id.type, types if bare_ids else None)
         except BadValue:
             for index, item in enumerate(bare):
                 _column(self.schema.item_id, [item], f"candidates[{index}]")
             raise
         if not bare_ids and (ids == MISSING).any():  # None has a key, but is no item
             raise BadValue(f"candidates[{int((ids == MISSING).argmax())}]: None given, an item id is allowed")
-        return ids, given
+        return ids, own
 
     @cached_property
     def _neutral(self) -> tuple[dict[str, Column], Rows, npt.NDArray[np.float32]]:
@@ -285,7 +252,7 @@ class Encoder:
         return self._contexts_of({}, 1, [])
 
     def _contexts_of(
-        self, context: Mapping[str, Any], count: int, given: Sequence[tuple[int, Mapping[str, Any]]]
+        self, context: Mapping[str, Any], count: int, own: Sequence[tuple[int, Mapping[str, Any]]]
     ) -> tuple[dict[str, Column], Rows, npt.NDArray[np.float32]]:
         """Context columns, rows and numbers: of length one where they hold for all candidates, else one for each."""
         _refuse_unknown("context", context, self._allowed["context"])
@@ -293,38 +260,11 @@ class Encoder:
             f.name: _column(f, [context[f.name]], f"context.{f.name}") if f.name in context else self._defaults[f.name]
             for f in self._contexts
         }
-        if given:
+        if own:
             columns = {name: value.repeat(count, axis=0) for name, value in columns.items()}
-            _overwrite(self._contexts, columns, given)
-        length = count if given else 1
+            _overwrite(self._contexts, columns, own)
+        length = count if own else 1
         return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
-
-
-class _Kind:
-    """One behaviour group: which behaviours belong to it, and what their objects' ids and actions are."""
-
-    def __init__(self, object_type: str, actions: Sequence[str], id_type: IdType):
-        self.object_type, self.id_type = object_type, id_type
-        self.action = {name: number for number, name in enumerate(actions, 1)}  # 0 is PAD
-
-    def newest(
-        self, behaviours: Sequence[Behaviour], length: int
-    ) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-        """Keys, times and actions of the newest `length` of the group, oldest first; and how many had a wrong id.
-
-        Those of one millisecond stand in the order of their keys, then actions, as in the prepared training form.
-        """
-        seen, wrong = [b for b in behaviours if b.action in self.action and b.object_type == self.object_type], 0
-        try:
-            ids = keys([b.object_id for b in seen], self.id_type)
-        except BadValue:
-            right = [b for b in seen if _is_id(b.object_id, self.id_type)]
-            seen, wrong = right, len(seen) - len(right)
-            ids = keys([b.object_id for b in seen], self.id_type)
-        times = np.fromiter((b.timestamp for b in seen), np.int64, len(seen))
-        actions = np.fromiter((self.action[b.action] for b in seen), np.int64, len(seen))
-        chosen = np.lexsort((actions, ids, times))[-length:]
-        return ids[chosen], times[chosen], actions[chosen], wrong
 
 
 def _for_each(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
@@ -338,41 +278,33 @@ def network_inputs(**arrays: npt.NDArray[Any]) -> Inputs:
 
 
 def _overwrite(
-    features: Sequence[Feature], columns: dict[str, Column], given: Sequence[tuple[int, Mapping[str, Any]]]
+    features: Sequence[Feature], columns: dict[str, Column], own: Sequence[tuple[int, Mapping[str, Any]]]
 ) -> None:
     """Puts the values that candidates carry themselves over those of catalogue and defaults."""
-    for feature in features if given else ():
+    for feature in features if own else ():
         if feature.name == ITEM_ID:
             continue
-        own = [(index, values[feature.name]) for index, values in given if feature.name in values]
-        if own:
-            places, values = zip(*own, strict=True)
+        carried = [(index, values[feature.name]) for index, values in own if feature.name in values]
+        if carried:
+            places, values = zip(*carried, strict=True)
             try:
-                columns[feature.name][list(places)] = column(feature, values)
+                columns[feature.name][list(places)] = feature.column(values)
             except BadValue:  # say which
-                for index, value in own:
+                for index, value in carried:
                     _column(feature, [value], f"candidates[{index}].{feature.name}")
                 raise
 
 
 def _column(feature: Feature, values: Sequence[Any], where: str) -> Column:
     try:
-        return column(feature, values)
+        return feature.column(values)
     except BadValue as error:
         raise BadValue(f"{where}: {error}") from None
 
 
-def _refuse_unknown(where: str, given: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    unknown = [name for name in given if name not in allowed]
+def _refuse_unknown(where: str, values: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    unknown = [name for name in values if name not in allowed]
     if unknown:
         raise BadValue(
             f"{where}: unknown {', '.join(repr(n[:60]) for n in unknown[:3])}; allowed: {', '.join(allowed) or 'none'}"
         )
-
-
-def _is_id(value: Any, kind: IdType) -> bool:
-    try:
-        canonical(value, kind)
-    except BadValue:
-        return False
-    return True

@@ -32,13 +32,13 @@ class BadValue(ValueError):
     """A raw value that its feature's declared type refuses; says what was given and what is allowed."""
 
 
-def canonical(value: Any, kind: IdType) -> int | str:
+def canonical(value: Any, id_type: IdType) -> int | str:
     """One id in its declared type: `int` takes integers and their decimal text, `str` text and integers.
 
     Booleans, fractions and everything else are refused: 1.0 is not 1, or one side would call an item what the other
     does not.
     """
-    if kind == "str":
+    if id_type == "str":
         if type(value) is str:
             return value
         if type(value) is int and _INT_MIN <= value <= _INT_MAX:  # what JSON and the store can carry
@@ -53,33 +53,35 @@ def canonical(value: Any, kind: IdType) -> int | str:
     return value
 
 
-def key(value: Any, kind: IdType) -> int:
+def key(value: Any, id_type: IdType) -> int:
     """The 64-bit key of one value; None is MISSING."""
     if value is None:
         return int(MISSING)
-    value = canonical(value, kind)
+    value = canonical(value, id_type)
     if isinstance(value, int):
         return value & 0xFFFF_FFFF_FFFF_FFFF
     hashed = xxhash.xxh3_64_intdigest(value.encode(errors="surrogatepass"))
     return hashed if hashed not in _RESERVED else hashed ^ 0xFF  # two in 2^64 share a key with a neighbour
 
 
-def keys(values: Sequence[Any] | npt.NDArray[np.int64], kind: IdType, kinds: AbstractSet[type] | None = None) -> Keys:
+def keys(
+    values: Sequence[Any] | npt.NDArray[np.int64], id_type: IdType, types: AbstractSet[type] | None = None
+) -> Keys:
     """Keys of many values, (n,) -> (n,) uint64. Raises BadValue at the first that the type refuses.
 
-    `kinds` are the values' types, where the caller knows them.
+    `types` are the values' own, where the caller knows them.
     """
-    if kinds is None:
-        kinds = {np.int64} if isinstance(values, np.ndarray) else set(map(type, values))
-    if len(values) <= FEW and np.int64 not in kinds:
-        return np.array([key(value, kind) for value in values], np.uint64)
-    if kind == "str" and kinds == {str}:  # the usual case by whole arrays; the mixed one by `key`, with the same result
+    if types is None:
+        types = {np.int64} if isinstance(values, np.ndarray) else set(map(type, values))
+    if len(values) <= FEW and np.int64 not in types:
+        return np.array([key(value, id_type) for value in values], np.uint64)
+    if id_type == "str" and types == {str}:  # the usual case in whole arrays; the mixed one by `key`, alike
         try:
             hashed = np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, values)), np.uint64, len(values))
         except UnicodeEncodeError:  # a lone surrogate
-            return np.fromiter((key(value, kind) for value in values), np.uint64, len(values))
+            return np.fromiter((key(value, id_type) for value in values), np.uint64, len(values))
         return _unreserved(hashed)
-    if kind == "int" and kinds <= {int, np.int64}:
+    if id_type == "int" and types <= {int, np.int64}:
         try:
             numbers = np.asarray(values, np.int64)
         except OverflowError:
@@ -87,7 +89,7 @@ def keys(values: Sequence[Any] | npt.NDArray[np.int64], kind: IdType, kinds: Abs
         if numbers.size and int(numbers.min()) < _INT_MIN:
             raise BadValue("an id outside 64 bits given, an integer of 64 bits is allowed")
         return numbers.view(np.uint64)
-    return np.fromiter((key(value, kind) for value in values), np.uint64, len(values))
+    return np.fromiter((key(value, id_type) for value in values), np.uint64, len(values))
 
 
 def mix(key: Keys) -> Keys:

@@ -32,83 +32,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from model.features.ids import FIRST, IdType
+from model.features.ids import IdType
+from model.features.kinds import ITEM_ID, KINDS, USER_ID, Category, Feature, SchemaError, Side, declared, refuse_unknown
 from model.features.timeposition import EDGES_S
-
-Side = Literal["user", "item", "context", "cross", "object"]  # object: a group's, never in `[[feature]]`
-Kind = Literal["id", "category", "number", "multi"]
-LOG_BUCKETS = 80  # of a number x: floor(2·log2(1 + x)), so x up to 2^40 in steps of a half power of two
-ITEM_ID, USER_ID = "item_id", "user_id"
-
-
-class SchemaError(ValueError):
-    """A feature table that cannot be used; the message names the feature, what was given and what is allowed."""
-
-
-@dataclass(frozen=True)
-class Feature:
-    name: str
-    side: Side
-    kind: Kind
-    type: IdType = "str"
-    width: int = 0
-    sequence_width: int = 0
-    min_count: int = 1
-    buckets: int | None = None
-    transform: Literal["standard", "log"] | None = None
-    max_values: int = 1  # of a multi; more are cut off
-    default: int | float | str | None = None
-    of: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("side", get_args(Side)), ("kind", get_args(Kind)), ("type", get_args(IdType))):
-            self._require(
-                getattr(self, name) in allowed, f"{name} {getattr(self, name)!r}, allowed: {', '.join(allowed)}"
-            )
-        self._require(bool(self.name), "a feature needs a name")
-        self._require(self.width >= 0 and self.sequence_width >= 0, "widths are 0 or more")
-        self._require(self.min_count >= 1, f"min_count {self.min_count}, at least 1")
-        self._require(self.buckets is None or self.buckets >= 1, f"buckets {self.buckets}, at least 1")
-        self._require(self.max_values >= 1, f"max_values {self.max_values}, at least 1")
-        self._require(
-            (self.kind == "number") == (self.transform is not None), "a number, and only a number, has a transform"
-        )
-        self._require(
-            self.transform in (None, "standard", "log"), f"transform {self.transform!r}, allowed: standard, log"
-        )
-        self._require((self.side == "cross") == bool(self.of), "a cross, and only a cross, names its parts in `of`")
-        self._require(self.side != "cross" or self.buckets is not None, "a cross needs `buckets`")
-        self._require(
-            self.side in ("item", "object") or not self.sequence_width, "only an item's feature has a sequence_width"
-        )
-        self._require(not self.sequence_width or not self.is_float, "a standardised number cannot be in the sequence")
-        self._require(self.side != "context" or self.default is not None, "a context feature needs a neutral `default`")
-        self._require(self.kind != "id" or self.name in (ITEM_ID, USER_ID), "kind id is for item_id and user_id")
-
-    def _require(self, holds: bool, message: str) -> None:
-        if not holds:
-            raise SchemaError(f"feature {self.name!r}: {message}")
-
-    @property
-    def is_float(self) -> bool:
-        """Enters the network as a number; all other features are table rows."""
-        return self.transform == "standard"
-
-    @property
-    def columns(self) -> int:
-        """Columns in the encoded arrays: one, or a multi's places."""
-        return self.max_values if self.kind == "multi" else 1
-
-    @property
-    def has_vocabulary(self) -> bool:
-        return self.kind != "number" and self.buckets is None
-
-    @property
-    def fixed_rows(self) -> int | None:
-        """Rows of the feature's embedding table where the schema alone decides them, else None (a vocabulary does)."""
-        if self.transform == "log":
-            return FIRST + LOG_BUCKETS
-        return None if self.buckets is None else FIRST + self.buckets
 
 
 @dataclass(frozen=True)
@@ -147,10 +73,9 @@ class Group:
     @property
     def feature(self) -> Feature:
         """The object's id as a feature, which is how it is encoded."""
-        return Feature(
+        return Category(
             name=self.object_type,
             side="object",
-            kind="category",
             type=self.type,
             sequence_width=self.width,
             min_count=self.min_count,
@@ -183,8 +108,9 @@ class Schema:
             raise SchemaError(f"feature `user_id` needs side user, kind id and type {self.user_id!r}, as user_id says")
         for cross in self.side("cross"):
             for part in cross.of:
-                if part not in by_name or by_name[part].side == "cross" or by_name[part].kind not in ("id", "category"):
-                    raise SchemaError(f"feature {cross.name!r}: `of` names {part!r}, allowed are ids and categories")
+                if part not in by_name or by_name[part].side == "cross" or not by_name[part].crossable:
+                    kinds = ", ".join(name for name, kind in KINDS.items() if kind.crossable)
+                    raise SchemaError(f"feature {cross.name!r}: `of` names {part!r}, allowed: features of kind {kinds}")
 
     @property
     def embedded(self) -> tuple[Feature, ...]:
@@ -196,12 +122,12 @@ class Schema:
 
     def places(self, side: Side | Literal["sequence"]) -> dict[str, slice]:
         """Which columns of a side's encoded rows belong to which feature."""
-        made, at = {}, 0
+        places, at = {}, 0
         for feature in self.sequence if side == "sequence" else self.side(side):
             if not feature.is_float:
-                made[feature.name] = slice(at, at + feature.columns)
+                places[feature.name] = slice(at, at + feature.columns)
                 at += feature.columns
-        return made
+        return places
 
     @property
     def sequence(self) -> tuple[Feature, ...]:
@@ -214,15 +140,10 @@ class Schema:
 
     def as_dict(self) -> dict[str, Any]:
         """The table as plain values, for writing TOML: what `parse` reads, defaults left out."""
-        always = ("name", "side", "kind", "type")
-        defaults = {f.name: f.default for f in fields(Feature)}
-        kept = [
-            {k: v for k, v in asdict(feature).items() if k in always or v != defaults[k]} for feature in self.features
-        ]
         return {
             "user_id": self.user_id,
             "history": _lists(asdict(self.history)),
-            "feature": [_lists(row) for row in kept],
+            "feature": [_lists(feature.as_dict()) for feature in self.features],
             **({"group": [_lists(_set(asdict(group))) for group in self.groups]} if self.groups else {}),
         }
 
@@ -232,18 +153,16 @@ def parse(table: Mapping[str, Any]) -> Schema:
 
     Raises SchemaError, also for unknown keys (a misspelt one would be silently ignored).
     """
-    _known(table, ("user_id", "history", "feature", "group"), "features.toml")
+    refuse_unknown(table, ("user_id", "history", "feature", "group"), "features.toml")
     history = dict(table.get("history", {}))
-    _known(history, tuple(f.name for f in fields(History)), "[history]")
-    rows, groups = table.get("feature", []), table.get("group", [])
-    for row in rows:
-        _known(row, tuple(f.name for f in fields(Feature)), f"feature {row.get('name')!r}")
+    refuse_unknown(history, tuple(f.name for f in fields(History)), "[history]")
+    groups = table.get("group", [])
     for group in groups:
-        _known(group, tuple(f.name for f in fields(Group)), f"group {group.get('object_type')!r}")
+        refuse_unknown(group, tuple(f.name for f in fields(Group)), f"group {group.get('object_type')!r}")
     try:
         return Schema(
             user_id=table["user_id"],
-            features=tuple(Feature(**_tuples(row)) for row in rows),
+            features=tuple(declared(_tuples(row)) for row in table.get("feature", [])),
             history=History(**_tuples(history)),
             groups=tuple(Group(**_tuples(group)) for group in groups),
         )
@@ -280,9 +199,3 @@ def _set(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lists(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in row.items()}
-
-
-def _known(row: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
-    unknown = set(row) - set(allowed)
-    if unknown:
-        raise SchemaError(f"{where}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from model.features.direct import Direct, Unplaced
 from model.features.ids import FEW, MISSING, UNKNOWN, Keys, mix, mix_one
 
-SLOTS = 8  # keys a bucket: 64 bytes
+SLOTS = 8  # keys per bucket: 64 bytes
 SMALL = 1 << 15  # buckets: a vocabulary of up to 80 to 160 thousand ids also gets a perfect hash, of 4 to 8 MB
 LOAD = 0.6  # keys ÷ slots at most: about one bucket in twenty overflows into its neighbour
 
@@ -63,7 +63,7 @@ class Table:
         bucket = mix(keys) & np.uint64(count - 1)
         bits = np.uint64(max(1, len(keys)).bit_length())
         while len(waiting):
-            # By bucket, then as given: one word holds both, and words sort several times as fast as an argsort.
+            # By bucket, then by their order: one word holds both, and words sort several times as fast as an argsort.
             both = np.sort(bucket << bits | waiting)
             at, waiting = (both >> bits).view(np.int64), both & ((np.uint64(1) << bits) - np.uint64(1))
             first = np.searchsorted(at, at)  # where this bucket's run begins
@@ -85,25 +85,25 @@ class Table:
         np.save(path, self.buckets)
 
     def find(self, keys: Keys) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Where keys (n,) stand: found, bucket and slot, each (n,). Bucket and slot mean nothing where not found."""
+        """Where keys (n,) stand: known, bucket and slot, each (n,). Bucket and slot mean nothing where not known."""
         bucket = (mix(keys) & self._mask).view(np.int64)
-        found, slot, on = self._look(keys, bucket)
+        known, slot, on = self._look(keys, bucket)
         while on.size:
             bucket[on] = (bucket[on] + 1) & int(self._mask)
-            found[on], slot[on], still = self._look(keys[on], bucket[on])
+            known[on], slot[on], still = self._look(keys[on], bucket[on])
             on = on[still]
-        found &= keys != MISSING
-        return found, bucket, slot
+        known &= keys != MISSING
+        return known, bucket, slot
 
     def _look(
         self, keys: Keys, bucket: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Looks into one bucket for each key: found, slot, and the numbers of those to look for in the next one."""
+        """Looks into one bucket per key: known, slot, and the places in `keys` of those that may be in the next one."""
         seen = self._lines.take(bucket * (self.buckets.itemsize // (8 * SLOTS))).view("<u8").reshape(-1, SLOTS)
         hit = seen == keys[:, None]
-        found = hit.view(np.uint64)[:, 0] != 0  # any of eight bytes
-        on = np.flatnonzero(~found)
-        return found, hit.argmax(axis=1), on[seen[on, -1] != MISSING]  # not here, and this bucket has overflowed
+        known = hit.view(np.uint64)[:, 0] != 0  # any of eight bytes
+        on = np.flatnonzero(~known)
+        return known, hit.argmax(axis=1), on[seen[on, -1] != MISSING]  # not here, and this bucket has overflowed
 
     def find_one(self, key: int) -> tuple[int, int] | None:
         """Bucket and slot of one key, as `find` has them."""
@@ -122,14 +122,14 @@ class Table:
     ) -> list[npt.NDArray[Any]]:
         """Fields of the records at buckets and slots (n,): each (n, ...)."""
         places: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
-        found = []
+        values = []
         for pieces, each, dtype, shape in map(self._fields.__getitem__, names):
             key = (pieces.itemsize, each)
             if key not in places:
                 place = bucket * (self.buckets.itemsize // pieces.itemsize) + slot * each
                 places[key] = place if each == 1 else place[:, None] + np.arange(each)
-            found.append(pieces.take(places[key]).view(dtype).reshape(len(bucket), *shape))
-        return found
+            values.append(pieces.take(places[key]).view(dtype).reshape(len(bucket), *shape))
+        return values
 
     def items(self) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """All keys (n,) with their bucket and slot, in the table's order."""
@@ -154,9 +154,9 @@ class Vocabulary:
             return np.array([self._row(key) for key in keys.reshape(-1).tolist()], np.int64).reshape(keys.shape)
         if self._direct is not None:
             return self._direct.rows(keys)
-        found, bucket, slot = self.table.find(keys.reshape(-1))
+        known, bucket, slot = self.table.find(keys.reshape(-1))
         (rows,) = self.table.values(["row"], bucket, slot)
-        np.copyto(rows, UNKNOWN, where=~found)
+        np.copyto(rows, UNKNOWN, where=~known)
         return rows.reshape(keys.shape)
 
     def _row(self, key: int) -> int:

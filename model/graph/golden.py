@@ -12,7 +12,7 @@ import polars as pl
 
 from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour
-from model.features.columns import to_text
+from model.features.kinds import USER_ID, to_text
 from model.prepared.loader import Prepared
 
 REQUESTS, CANDIDATES = 24, 40
@@ -65,7 +65,7 @@ def _unknown(kind: str) -> int | str:
 
 def _profiles(data: Prepared, wanted: pl.Series) -> dict[Any, dict[str, str]]:
     """Profiles as the store keeps them: text, without what is missing."""
-    features = [f for f in data.schema.side("user") if f.kind != "id"]
+    features = [f for f in data.schema.side("user") if f.name != USER_ID]
     frame = pl.read_parquet(data.folder / "tables" / "users.parquet").filter(pl.col("user_id").is_in(wanted.implode()))
     return {
         row["user_id"]: {f.name: to_text(row[f.name]) for f in features if row[f.name] is not None}

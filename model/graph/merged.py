@@ -21,7 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.features.schema import Schema, Side
+from model.features.kinds import Side
+from model.features.schema import Schema
 from model.networks import bst, wdl
 from model.networks.blocks import CANDIDATE_SIDES, Batch, Head, Lookup, no_features, pooled
 

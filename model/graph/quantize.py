@@ -17,7 +17,6 @@ the validation days Kendall's tau to fp32 is at least LEAST_TAU on average.
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,12 +41,12 @@ from model.features.encode import Inputs
 from model.graph import golden
 from model.graph.merged import served
 from model.graph.write import example_batch, write_graph
+from model.networks.blocks import RankingNetwork
 from model.prepared.loader import Prepared
 
 MOST_AUC_DROP, LEAST_TAU = 0.0005, 0.99
 LISTS, CANDIDATES = 200, 100  # of calibration, and as many for the gate
 CALIBRATED_ON, JUDGED_ON = "train", "validation"
-HEAD = re.compile(r"network\.(head|deep)\.(?!of_user)")  # the weights of a head, in the names that the exporter keeps
 NARROW = 32  # a layer of fewer outputs stays fp32
 HOMOGENEOUS = ("LeakyRelu", "Relu")  # f(a·x) = a·f(x) for a > 0
 ZERO_SIGNED, ZERO_ACTIVATED = 128, 8  # zero points: of the candidate's features, of what an activation let through
@@ -148,11 +147,10 @@ def lists(bundle: Bundle, data: Prepared, split: str, seed: int) -> list[Inputs]
 def _graph(bundle: Bundle, data: Prepared, folder: Path) -> onnx.ModelProto:
     """The int8 graph, made in `folder`; what it leaves in fp32 it shares with the bundle's fp32 graph."""
     whole = folder / GRAPH
-    write_graph(
-        _network(bundle, data), example_batch(data.seen_by(bundle.schema)), whole, form=partial(served, halves=False)
-    )
+    network = _network(bundle, data)
+    write_graph(network, example_batch(data.seen_by(bundle.schema)), whole, form=partial(served, halves=False))
     model = onnx.load(whole, load_external_data=False)
-    nodes = _head(model)
+    nodes = _head(model, network)
     if not nodes:
         raise QuantizeError(f"{bundle.folder}: its network has no wide layer of an MLP to quantise")
     layers = _calibrated(bundle, model, whole, nodes, lists(bundle, data, CALIBRATED_ON, seed=1))
@@ -164,7 +162,7 @@ def _graph(bundle: Bundle, data: Prepared, folder: Path) -> onnx.ModelProto:
     return quantised
 
 
-def _network(bundle: Bundle, data: Prepared) -> torch.nn.Module:
+def _network(bundle: Bundle, data: Prepared) -> RankingNetwork:
     """The network as it was trained. Raises QuantizeError for a bundle without its weights."""
     try:
         weights = torch.load(bundle.folder / WEIGHTS, weights_only=True)
@@ -191,13 +189,17 @@ def _share(quantised: onnx.ModelProto, fp32: onnx.ModelProto, folder: Path) -> N
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor, str(folder)), tensor.name))
 
 
-def _head(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The wide layers of the head, in order."""
+def _head(model: onnx.ModelProto, network: RankingNetwork) -> list[onnx.NodeProto]:
+    """The wide layers of the network's head on the candidates' way, in order; the exporter keeps weights' names."""
+    head = f"network.{network.head_name}."
     sizes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     return [
         node
         for node in model.graph.node
-        if node.op_type == "Gemm" and HEAD.match(node.input[1]) and min(sizes[node.input[1]]) >= NARROW
+        if node.op_type == "Gemm"
+        and node.input[1].startswith(head)
+        and not node.input[1].startswith(f"{head}of_user")
+        and min(sizes[node.input[1]]) >= NARROW
     ]
 
 

@@ -1,4 +1,7 @@
-"""One paper's network a file; a new file here is trained, exported, tested and served under its name."""
+"""One paper's network per file; a new file here is trained, exported, tested and served under its name.
+
+blocks.py holds their contract (RankingNetwork) and what they share. From the project they import model.features alone.
+"""
 
 import importlib
 import json
@@ -8,12 +11,12 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
 
 from model.features.schema import Schema
+from model.networks.blocks import RankingNetwork
 
 _SHARED = ("blocks",)
-Made = TypeVar("Made")
+Checked = TypeVar("Checked")
 
 
 def names() -> list[str]:
@@ -31,32 +34,34 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def build(name: str, schema: Schema, rows: Mapping[str, int], given: Mapping[str, Any] | None = None) -> nn.Module:
-    """The network `name` for tables of so many `rows`; `given` are fields of its Config.
+def build(
+    name: str, schema: Schema, rows: Mapping[str, int], chosen: Mapping[str, Any] | None = None
+) -> RankingNetwork:
+    """The network `name` for tables of so many `rows`; `chosen` are fields of its Config, others have their defaults.
 
     Raises ValueError for a name or an option that is not there; says which are.
     """
-    of_network = config(name, given or {})
-    network: nn.Module = _module(name).Network(schema, rows, of_network)
+    of_network = config(name, chosen or {})
+    network: RankingNetwork = _module(name).Network(schema, rows, of_network)
     return network
 
 
-def config(name: str, given: Mapping[str, Any]) -> Any:
+def config(name: str, chosen: Mapping[str, Any]) -> Any:
     """A network's Config. Raises ValueError for a field or a value that it cannot have; says what is allowed."""
     allowed = options(name)
-    unknown = set(given) - set(allowed)
+    unknown = set(chosen) - set(allowed)
     if unknown:
         raise ValueError(f"network {name}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")
-    return checked(_module(name).Config, given, f"network {name}")
+    return checked(_module(name).Config, chosen, f"network {name}")
 
 
-def checked(kind: type[Made], given: Mapping[str, Any], where: str) -> Made:
+def checked(dataclass: type[Checked], values: Mapping[str, Any], where: str) -> Checked:
     """A dataclass of values that must be of its fields' types as they are: no text for a number, no true for 1.
 
-    Raises ValueError in one line.
+    Lists become the tuples that the fields are. Raises ValueError in one line.
     """
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(given, default=str), strict=True)
+        return TypeAdapter(dataclass).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(str(part) for part in first["loc"])

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from model.features.ids import PAD
 from model.features.schema import Schema
 from model.features.timeposition import bucket_count, time_positions
-from model.networks.blocks import MASKED, Batch, Embedded, Head, Lookup, linear, table
+from model.networks.blocks import MASKED, Batch, Embedded, Head, Lookup, RankingNetwork, linear, table
 
 PREDICTED = 1  # the row of the first action that features.toml names; 0 is PAD
 
@@ -51,12 +51,11 @@ class Config:
     mlp_dropout: float = 0.0  # as BST's
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mlp", tuple(self.mlp))
         if self.spaces < 1 or self.width < 1 or self.width % self.spaces or not self.mlp:
             raise ValueError(f"atrank: {self.spaces} spaces must split the width {self.width}, and the MLP has a layer")
 
 
-class Network(nn.Module):
+class Network(RankingNetwork):
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()
         edges_s, width_M = schema.history.gap_edges_s, config.width

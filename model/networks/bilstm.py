@@ -15,14 +15,13 @@ behaviours mirrored, [newest, ..., oldest, padding], for the same reason; so pad
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from model.features.schema import Schema
 from model.networks.atrank import Behaviours
-from model.networks.blocks import Batch, Head, Lookup
+from model.networks.blocks import Batch, Head, Lookup, RankingNetwork
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,12 @@ class Config:
     mlp_dropout: float = 0.0  # as BST's
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mlp", tuple(self.mlp))
         if self.hidden < 1 or not self.mlp:
             raise ValueError("bilstm: the hidden width and the layers of the MLP are at least 1")
 
 
-class Network(nn.Module):
-    unseen: ClassVar[frozenset[str]] = frozenset({"groups"})
+class Network(RankingNetwork):
+    unseen = frozenset({"groups"})
 
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()

@@ -7,21 +7,20 @@ and no further projection. (The release has no W: its q is the target twice, as 
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.features.schema import Schema
 from model.networks.atrank import Behaviours
 from model.networks.bilstm import BothWays, Config
-from model.networks.blocks import MASKED, Batch, Embedded, Head, Lookup, linear
+from model.networks.blocks import MASKED, Batch, Embedded, Head, Lookup, RankingNetwork, linear
 
 __all__ = ["Config", "Network"]
 
 
-class Network(nn.Module):
-    unseen: ClassVar[frozenset[str]] = frozenset({"groups"})
+class Network(RankingNetwork):
+    unseen = frozenset({"groups"})
 
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()

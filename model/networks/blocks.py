@@ -1,4 +1,4 @@
-"""What all networks take for granted: lookup, mask, MLP head. What a paper invents stays in its own file.
+"""The contract of all networks, and what they share: lookup, mask, MLP head. What a paper invents stays in its file.
 
 A tensor's name ends in its shape:
 
@@ -9,19 +9,51 @@ Nothing that depends on the user alone has a C axis: it is computed once a reque
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from model.features.ids import PAD, UNKNOWN
-from model.features.schema import Feature, Schema, Side
+from model.features.kinds import Feature, Side
+from model.features.schema import Schema
 
 Batch = Mapping[str, Tensor]  # as model/features/encode.py makes it
 
 CANDIDATE_SIDES: tuple[Side, ...] = ("item", "context", "cross")  # what changes with the candidate, as it is laid out
 
 MASKED = -1e9  # added to the score of a padded slot; finite, since -inf makes NaN of an empty history
+
+
+class RankingNetwork(nn.Module):
+    """The contract: what every file's `Network` tells those who train, export and look at it. Defaults suit most.
+
+    A file in this folder holds a `Config`, a frozen dataclass whose every field has a default, and a
+    `Network(schema, rows, config)`; `rows` are the lengths of the embedding tables, by feature name.
+    """
+
+    unseen: frozenset[str] = frozenset()  # unread input: features' names, "history", "gap", "action", "groups"
+    objective: Literal["click", "watch_time", "pairs"] | None = None  # the only one it learns; None: the recipe's
+
+    def forward(self, batch: Batch) -> Tensor:
+        """One logit per candidate, (U, C)."""
+        raise NotImplementedError
+
+    def attention(self, batch: Batch) -> Tensor | None:
+        """Weights of the behaviours, (U, C, T) or, with the target last, (U, C, T + 1); None: it attends to nothing.
+
+        Padding weighs exactly 0.
+        """
+        return None
+
+    def wide_parameters(self) -> list[nn.Parameter]:
+        """What FTRL trains (model/training/ftrl.py)."""
+        return []
+
+    @property
+    def head_name(self) -> str | None:
+        """The path of its `Head`, whose layers int8 quantises (model/graph/quantize.py); None: has none."""
+        return next((name for name, part in self.named_modules() if isinstance(part, Head)), None)
 
 
 class Embedded(NamedTuple):
@@ -80,28 +112,28 @@ def no_features(batch: Batch, sides: Sequence[Side]) -> Tensor:
 
 def table(rows: int, width: int, silent: Sequence[int] = (PAD, UNKNOWN)) -> nn.Embedding:
     """An embedding table whose gradient is sparse: a step costs what the batch touches, not what the table holds."""
-    made = nn.Embedding(rows, width, padding_idx=PAD, sparse=True)
-    start(made, silent)
-    return made
+    embedding = nn.Embedding(rows, width, padding_idx=PAD, sparse=True)
+    start(embedding, silent)
+    return embedding
 
 
-def start(made: nn.Embedding, silent: Sequence[int] = (PAD, UNKNOWN)) -> None:
+def start(embedding: nn.Embedding, silent: Sequence[int] = (PAD, UNKNOWN)) -> None:
     """Glorot uniform, as TensorFlow 1.4's variables: the larger a table, the less a row says before it is learnt.
 
     The rows `silent` start at 0 and say nothing.
     """
-    nn.init.xavier_uniform_(made.weight)
+    nn.init.xavier_uniform_(embedding.weight)
     with torch.no_grad():
-        made.weight[list(silent)] = 0
+        embedding.weight[list(silent)] = 0
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """A layer that starts as TensorFlow 1.4's, with which the paper trained: Glorot uniform weights, bias 0."""
-    made = nn.Linear(inputs, outputs, bias)
-    nn.init.xavier_uniform_(made.weight)
+    layer = nn.Linear(inputs, outputs, bias)
+    nn.init.xavier_uniform_(layer.weight)
     if bias:
-        nn.init.zeros_(made.bias)
-    return made
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def pooled(embedding: nn.Embedding, rows: Tensor) -> Tensor:

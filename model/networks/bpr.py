@@ -12,10 +12,11 @@ instead of any item he has not seen. The item's bias is not in the paper's text;
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.features.schema import ITEM_ID, USER_ID, Schema
-from model.networks.blocks import Batch, table
+from model.features.kinds import ITEM_ID, USER_ID
+from model.features.schema import Schema
+from model.networks.blocks import Batch, RankingNetwork, table
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Config:
             raise ValueError(f"bpr: {self.factors} factors, at least 1")
 
 
-class Network(nn.Module):
+class Network(RankingNetwork):
     objective = "pairs"
 
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):

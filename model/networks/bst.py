@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from model.features.ids import PAD
 from model.features.schema import Schema
 from model.features.timeposition import bucket_count, time_positions
-from model.networks.blocks import MASKED, Batch, Embedded, Head, Lookup, linear, table
+from model.networks.blocks import MASKED, Batch, Embedded, Head, Lookup, RankingNetwork, linear, table
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,14 @@ class Config:
     mlp_dropout: float = 0.0  # not in the paper; for logs so small that the MLP learns them by heart
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mlp", tuple(self.mlp))
         if self.blocks < 1 or self.heads < 1 or not self.mlp or not 0 <= self.dropout < 1:
             raise ValueError("bst: blocks, heads and layers of the MLP are at least 1, dropout is from 0 to below 1")
         if self.position not in ("gap", "index", "none"):
             raise ValueError(f"bst: position {self.position!r}, allowed: gap, index, none")
 
 
-class Network(nn.Module):
-    unseen: frozenset[str] = frozenset({"action", "groups"})
+class Network(RankingNetwork):
+    unseen = frozenset({"action", "groups"})
 
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()

@@ -13,14 +13,13 @@ Readings, since ATRank's slides name this network and nothing of its inside; win
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from model.features.schema import Schema
 from model.networks.atrank import Behaviours
-from model.networks.blocks import Batch, Head, Lookup
+from model.networks.blocks import Batch, Head, Lookup, RankingNetwork
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,12 @@ class Config:
     mlp_dropout: float = 0.0  # as BST's
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mlp", tuple(self.mlp))
-        object.__setattr__(self, "windows", tuple(self.windows))
         if not self.windows or min(*self.windows, self.filters) < 1 or not self.mlp:
             raise ValueError("cnn_maxpool: windows, filters and layers of the MLP are at least 1")
 
 
-class Network(nn.Module):
-    unseen: ClassVar[frozenset[str]] = frozenset({"groups"})
+class Network(RankingNetwork):
+    unseen = frozenset({"groups"})
 
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()

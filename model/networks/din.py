@@ -23,13 +23,13 @@ W·[h, c, h - c, h·c] = (W1 + W3)·h + (W2 - W3)·c + W4·(h·c), so that the h
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from model.features.schema import Schema
-from model.networks.blocks import Batch, Head, Lookup, linear
+from model.networks.blocks import Batch, Head, Lookup, RankingNetwork, linear
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,12 @@ class Config:
     mlp_dropout: float = 0.0  # as BST's
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "unit", tuple(self.unit))
-        object.__setattr__(self, "mlp", tuple(self.mlp))
         if not self.unit or not self.mlp:
             raise ValueError("din: unit and mlp have at least one layer each")
 
 
-class Network(nn.Module):
-    unseen: ClassVar[frozenset[str]] = frozenset({"gap", "action", "groups"})
+class Network(RankingNetwork):
+    unseen = frozenset({"gap", "action", "groups"})
 
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()

@@ -16,14 +16,14 @@ There is no history: that is what WDL(+Seq) adds (wdl_seq.py).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from model.features.ids import PAD
-from model.features.schema import Schema, Side
-from model.networks.blocks import Batch, Head, Lookup
+from model.features.kinds import Side
+from model.features.schema import Schema
+from model.networks.blocks import Batch, Head, Lookup, RankingNetwork
 
 SIDES: tuple[Side, ...] = ("user", "item", "context", "cross")
 
@@ -34,13 +34,12 @@ class Config:
     mlp_dropout: float = 0.0  # as BST's
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mlp", tuple(self.mlp))
         if not self.mlp:
             raise ValueError("wdl: the MLP has at least one layer")
 
 
-class Network(nn.Module):
-    unseen: ClassVar[frozenset[str]] = frozenset({"history", "gap", "action", "groups"})
+class Network(RankingNetwork):
+    unseen = frozenset({"history", "gap", "action", "groups"})
 
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()
@@ -72,17 +71,17 @@ class Wide(nn.Module):
         for side in SIDES:
             places = {name: place for name, place in self.schema.places(side).items() if name in self.weight}
             if places:
-                found = [self.weight[name](batch[side][..., place])[..., 0] for name, place in places.items()]
-                of_side = torch.cat(found, -1).sum(-1)
+                weights = [self.weight[name](batch[side][..., place])[..., 0] for name, place in places.items()]
+                of_side = torch.cat(weights, -1).sum(-1)
                 logit = logit + (of_side.unsqueeze(1) if side == "user" else of_side)  # (U, 1), or (U, C)
         return logit
 
 
 def weights(rows: int) -> nn.Embedding:
-    """One weight a table row, all of them 0; sparse gradients, as blocks.table has."""
-    made = nn.Embedding(rows, 1, padding_idx=PAD, sparse=True)
-    nn.init.zeros_(made.weight)
-    return made
+    """One weight per table row, all of them 0; sparse gradients, as blocks.table has."""
+    embedding = nn.Embedding(rows, 1, padding_idx=PAD, sparse=True)
+    nn.init.zeros_(embedding.weight)
+    return embedding
 
 
 def relu(width: int) -> nn.Module:

@@ -6,18 +6,17 @@ nothing has a mean of 0. All else is wdl.py's.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from model.features.schema import Schema
-from model.networks.blocks import Batch, Head, Lookup
+from model.networks.blocks import Batch, Head, Lookup, RankingNetwork
 from model.networks.wdl import Config, Wide, relu
 
 
-class Network(nn.Module):
-    unseen: ClassVar[frozenset[str]] = frozenset({"gap", "action", "groups"})
+class Network(RankingNetwork):
+    unseen = frozenset({"gap", "action", "groups"})
 
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()

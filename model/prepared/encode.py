@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from model.datasets.tables import DataSet
 from model.features.catalog import FILE, Catalog
-from model.features.columns import Column
 from model.features.encode import Encoder
 from model.features.ids import Keys
+from model.features.kinds import Column
 from model.features.schema import Group, Schema
 from model.prepared.entities import Entities, PrepareError, series_column, table_series
 from model.prepared.fit import fit

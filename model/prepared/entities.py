@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from model.features.columns import Column, column
 from model.features.ids import BadValue, IdType, keys
-from model.features.schema import ITEM_ID, USER_ID, Feature
+from model.features.kinds import ITEM_ID, USER_ID, Column, Feature
 
 
 class PrepareError(ValueError):
@@ -66,13 +65,13 @@ class Entities:
 def series_column(feature: Feature, series: pl.Series) -> Column:
     """A table's column as raw column: each distinct value goes through the function that serving uses."""
     try:
-        if feature.kind in ("number", "multi"):
-            return column(feature, series.to_list())
+        if not feature.repeats:
+            return feature.column(series.to_list())
         distinct = series.drop_nulls().unique().sort()
         codes = series.to_frame("v").join(
             pl.DataFrame({"v": distinct, "code": np.arange(len(distinct))}), on="v", how="left", maintain_order="left"
         )["code"]
-        made = column(feature, [*distinct.to_list(), None])
+        made = feature.column([*distinct.to_list(), None])
         return np.take(made, codes.fill_null(len(distinct)).to_numpy())
     except BadValue as error:
         raise PrepareError(f"column {feature.name}: {error}") from None

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from model.features.columns import Column
 from model.features.encode import Encoder, Statistics
 from model.features.ids import ABSENT, FIRST, MISSING, Keys
+from model.features.kinds import Column
 from model.features.schema import Schema
 from model.features.table import Vocabulary
 

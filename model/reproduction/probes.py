@@ -12,6 +12,7 @@ import torch
 from model.bundle.reading import Bundle
 from model.evaluation.metrics import Floats, auc
 from model.features.ids import PAD
+from model.networks.blocks import RankingNetwork
 from model.prepared.loader import Prepared, batches
 from model.training.batches import tensors
 
@@ -42,15 +43,13 @@ def auc_by_history(data: Prepared, rows: Rows, score: Floats) -> list[float | No
     return found
 
 
-def attention_by_recency(network: Any, data: Prepared, rows: Rows) -> dict[str, Any] | None:
+def attention_by_recency(network: RankingNetwork, data: Prepared, rows: Rows) -> dict[str, Any] | None:
     """Mean attention weight by place, counted back from the newest behaviour, and by how long ago it was.
 
-    Only of networks that tell by `attention(batch)`, and of full histories, so that every weight shares its sum with as
+    None of a network without attention. Only of full histories, so that every weight shares its sum with as
     many others; where those are few, of the longest. Weights are relative: ÷ the mean of their absolute values, so
     that 1 is the weight of a behaviour that is attended to like any other.
     """
-    if not hasattr(network, "attention"):
-        return None
     length, edges_s = data.schema.history.length, data.schema.history.gap_edges_s
     seen = np.minimum(behaviours_before(data, rows), length)
     longest = rows[np.lexsort((np.random.default_rng(0).permutation(len(rows)), -seen))][:ATTENDED]  # ties by chance
@@ -59,7 +58,10 @@ def attention_by_recency(network: Any, data: Prepared, rows: Rows) -> dict[str, 
     absolute, own = 0.0, []
     with torch.no_grad():
         for _, inputs in batches(data, longest, 256):
-            weight_UT = network.attention(tensors(inputs))[:, 0].numpy()
+            weight_UCT = network.attention(tensors(inputs))
+            if weight_UCT is None:
+                return None
+            weight_UT = weight_UCT[:, 0].numpy()
             visible_UT = inputs["gap"] != PAD
             place_UT = visible_UT.sum(1, keepdims=True) - np.arange(length)  # the newest stands last: place 1
             weight, place, gap = weight_UT[:, :length][visible_UT], place_UT[visible_UT], inputs["gap"][visible_UT]

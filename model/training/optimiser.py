@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from model.networks.blocks import RankingNetwork
 from model.training.ftrl import Ftrl
 from model.training.lazy import LazyAdagrad, LazyAdam
 from model.training.recipe import Training
 
 
 class Optimiser:
-    def __init__(self, network: nn.Module, how: Training):
-        self.wide = wide_parameters(network)
+    def __init__(self, network: RankingNetwork, how: Training):
+        self.wide = network.wide_parameters()
         of_wide = {id(p) for p in self.wide}
         self.tables = [
             m.weight for m in network.modules() if isinstance(m, nn.Embedding) and id(m.weight) not in of_wide
@@ -70,8 +71,3 @@ class Optimiser:
     def load(self, states: Sequence[dict[str, Any]]) -> None:
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)
-
-
-def wide_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """What FTRL trains: the wide part of a network that has one."""
-    return list(network.wide_parameters()) if hasattr(network, "wide_parameters") else []

@@ -71,7 +71,7 @@ class Run:
         if warm:
             check_rows_stayed(warm, data)
         self._build()
-        self.objective: str = getattr(self.network, "objective", self.how.objective)
+        self.objective: str = self.network.objective or self.how.objective
         self._check_labels()
         self.progress: dict[str, Any] = {
             "phase": "select",

@@ -113,7 +113,7 @@ async def get_model(call: Call, request: Request, parts: Parts) -> Response:
             "user_id": schema.user_id,
             "history": {"length": schema.history.length, "actions": schema.history.actions},
             "features": [
-                {"name": f.name, "side": f.side, "kind": f.kind, "type": None if f.kind == "number" else f.type}
+                {"name": f.name, "side": f.side, "kind": f.kind, "type": f.type if f.typed else None}
                 for f in schema.features
             ],
             "catalog": {"items": len(served.catalog), "modified_at": served.catalog.modified_ns // 1_000_000},

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from model.features.batch import candidates, joined, pieces
+from model.features.batch import candidates, pieces, stacked
 from model.features.encode import Inputs
 
 Scores = npt.NDArray[np.float32]
@@ -85,7 +85,7 @@ class Scorer:
                 together[-1].append(at)
             else:
                 together.append([at])
-        inputs = [joined([requests[at] for at in run]) if len(run) > 1 else requests[run[0]] for run in together]
+        inputs = [stacked([requests[at] for at in run]) if len(run) > 1 else requests[run[0]] for run in together]
         runs = [Run(graph, one) for one in inputs]
         scores: list[Scores] = [np.zeros(0, np.float32)] * len(requests)
         for run, scores_UC in zip(together, await self._scored(runs, stages), strict=True):
@@ -144,7 +144,7 @@ class Scorer:
 
     def _answer(self, taken: Sequence[Run]) -> None:
         try:
-            inputs = taken[0].inputs if len(taken) == 1 else joined([run.inputs for run in taken])
+            inputs = taken[0].inputs if len(taken) == 1 else stacked([run.inputs for run in taken])
             scores_UC = taken[0].graph(inputs)
         except Exception as error:  # whatever it is belongs to who asked
             if len(taken) == 1:

@@ -1,10 +1,12 @@
 """The contract of every network in model/networks: a new file there is tested by existing."""
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -14,6 +16,8 @@ from model.features.ids import PAD, UNKNOWN
 from model.features.schema import Schema, parse
 from model.features.timeposition import bucket_count
 from model.graph.write import write_graph
+from model.networks.blocks import Head, RankingNetwork
+from model.training.objective import SCORES
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in networks.names()] + [
     ("bst", {"blocks": 2}),
@@ -119,7 +123,7 @@ def pick(batch: dict[str, torch.Tensor], user: int, candidates: Any = slice(None
     }
 
 
-def strong(made: torch.nn.Module) -> torch.nn.Module:
+def strong(made: RankingNetwork) -> RankingNetwork:
     """For scoring, with weights large enough that a mistake shows."""
     for module in made.modules():
         if isinstance(module, torch.nn.Embedding):
@@ -129,13 +133,8 @@ def strong(made: torch.nn.Module) -> torch.nn.Module:
     return made.eval()
 
 
-def unseen(network: torch.nn.Module) -> frozenset[str]:
-    """What the network says it does not read: features, "history", "gap", "action"; "groups": all further ones."""
-    return getattr(network, "unseen", frozenset())
-
-
 @pytest.fixture(params=VARIANTS, ids=lambda v: "-".join([v[0], *(f"{k}{n}" for k, n in v[1].items())]))
-def network(request: pytest.FixtureRequest) -> Iterator[torch.nn.Module]:
+def network(request: pytest.FixtureRequest) -> Iterator[RankingNetwork]:
     torch.manual_seed(0)
     name, options = request.param
     with torch.no_grad():
@@ -147,13 +146,30 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=1e-5)
 
 
-def test_there_is_one_finite_logit_a_candidate(network: torch.nn.Module) -> None:
+@pytest.mark.parametrize("name", networks.names())
+def test_a_file_holds_a_config_of_defaults_and_a_network_of_the_contract(name: str) -> None:
+    module = importlib.import_module(f"model.networks.{name}")
+    assert module.Config.__dataclass_params__.frozen and module.Config() == networks.config(name, {})
+    assert issubclass(module.Network, RankingNetwork) and module.Network.forward is not RankingNetwork.forward
+    assert module.__doc__, "a file opens with its paper"
+
+
+def test_what_a_network_tells_of_itself_exists(network: RankingNetwork) -> None:
+    assert network.unseen <= {called for _, called, _ in what_a_network_can_see()}
+    assert network.objective in (None, *SCORES)
+    parameters = {id(parameter) for parameter in network.parameters()}
+    assert {id(parameter) for parameter in network.wide_parameters()} <= parameters
+    heads = [name for name, part in network.named_modules() if isinstance(part, Head)]
+    assert heads == [network.head_name] * len(heads), "int8 quantises one head"
+
+
+def test_there_is_one_finite_logit_a_candidate(network: RankingNetwork) -> None:
     logits = network(make_batch(4, 5))
     assert logits.shape == (4, 5) and torch.isfinite(logits).all()
     assert logits.std() > 1e-4, "the contract cannot see anything on constant logits"
 
 
-def test_a_candidate_scores_alone_as_in_company(network: torch.nn.Module) -> None:
+def test_a_candidate_scores_alone_as_in_company(network: RankingNetwork) -> None:
     batch = make_batch(4, 5)
     together = network(batch)
     for user in range(4):
@@ -161,13 +177,13 @@ def test_a_candidate_scores_alone_as_in_company(network: torch.nn.Module) -> Non
             close(network(pick(batch, user, slice(candidate, candidate + 1)))[0, 0], together[user, candidate])
 
 
-def test_the_order_of_candidates_is_irrelevant(network: torch.nn.Module) -> None:
+def test_the_order_of_candidates_is_irrelevant(network: RankingNetwork) -> None:
     batch, order = make_batch(3, 7), torch.randperm(7)
     for user in range(3):
         close(network(pick(batch, user, order)), network(pick(batch, user))[:, order])
 
 
-def test_padding_is_unseen_and_so_is_what_stands_in_it(network: torch.nn.Module) -> None:
+def test_padding_is_unseen_and_so_is_what_stands_in_it(network: RankingNetwork) -> None:
     batch = make_batch(4, 3)
     longer = dict(batch)
     for history, gap, action in SEQUENCES.values():
@@ -179,7 +195,7 @@ def test_padding_is_unseen_and_so_is_what_stands_in_it(network: torch.nn.Module)
     close(network(longer), network(batch))
 
 
-def test_a_new_user_is_scored_whoever_is_in_the_batch(network: torch.nn.Module) -> None:
+def test_a_new_user_is_scored_whoever_is_in_the_batch(network: RankingNetwork) -> None:
     batch = make_batch(4, 5)
     alone = pick(batch, 0)
     assert all((alone[gap] == PAD).all() for _, gap, _ in SEQUENCES.values())
@@ -187,7 +203,7 @@ def test_a_new_user_is_scored_whoever_is_in_the_batch(network: torch.nn.Module) 
     close(network(one_slot)[0], network(batch)[0])
 
 
-def test_history_repeated_for_every_row_gives_the_scores_of_history_once(network: torch.nn.Module) -> None:
+def test_history_repeated_for_every_row_gives_the_scores_of_history_once(network: RankingNetwork) -> None:
     """U users × C candidates against U·C rows, each with its own copy of the user
 
     The user's half is only computed once.
@@ -224,25 +240,25 @@ def changed(name: str, part: torch.Tensor) -> torch.Tensor:
     return torch.where(part > UNKNOWN, 2 + part % 7, part)
 
 
-def test_every_feature_reaches_the_score_unless_the_network_says_otherwise(network: torch.nn.Module) -> None:
+def test_every_feature_reaches_the_score_unless_the_network_says_otherwise(network: RankingNetwork) -> None:
     batch = make_batch(4, 3)
     base = network(batch)
     for name, called, at in what_a_network_can_see():
         other = batch[name].clone()
         other[at] = changed(name, other[at])
         logits = network(batch | {name: other})
-        if called in unseen(network):
+        if called in network.unseen:
             assert torch.equal(logits, base), f"{called} in {name} is seen"
         else:
             assert not torch.allclose(logits, base, atol=1e-6), f"{called} in {name} is not seen"
 
 
-def test_attention_weighs_each_behaviour_for_each_candidate_and_padding_not_at_all(network: torch.nn.Module) -> None:
-    if not hasattr(network, "attention"):
-        return
+def test_attention_weighs_each_behaviour_for_each_candidate_and_padding_not_at_all(network: RankingNetwork) -> None:
     batch = make_batch(4, 3)
     weight_UCT = network.attention(batch)
-    gaps = [batch["gap"]] if "groups" in unseen(network) else [batch[gap] for _, gap, _ in SEQUENCES.values()]
+    if weight_UCT is None:
+        return
+    gaps = [batch["gap"]] if "groups" in network.unseen else [batch[gap] for _, gap, _ in SEQUENCES.values()]
     visible_UT = torch.cat(gaps, 1) != PAD
     behaviours = visible_UT.shape[1]
     assert weight_UCT.shape[:2] == (4, 3) and weight_UCT.shape[2] in (behaviours, behaviours + 1)  # +1: the target
@@ -259,6 +275,9 @@ def test_onnxruntime_scores_as_torch_whatever_the_shapes(
     network = strong(networks.build(name, make_schema(), ROWS))
     write_graph(network, make_batch(2, 3), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    weights = [tensor.name for tensor in onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.initializer]
+    of_head = [weight for weight in weights if weight.startswith(f"network.{network.head_name}.")]
+    assert of_head or network.head_name is None, "int8 finds the head's layers by these names"
     for slots in (1, 4, T, T + 5):
         for candidates in (1, 2, 60):
             several = make_batch(5, candidates, slots, seed=slots)

@@ -12,10 +12,10 @@ import pytest
 from model.datasets.tables import DataSet
 from model.features.behaviour import Behaviour
 from model.features.catalog import Catalog, CatalogError
-from model.features.columns import column, from_text, to_text
 from model.features.encode import Encoder, Statistics
 from model.features.ids import FIRST, PAD, UNKNOWN, BadValue, keys
-from model.features.schema import Schema, SchemaError, parse
+from model.features.kinds import SchemaError, to_text
+from model.features.schema import Schema, parse
 from model.features.table import Vocabulary
 from model.features.timeposition import EDGES_S, bucket_count, time_positions
 from model.prepare import PrepareError
@@ -248,8 +248,8 @@ def test_positions_are_gaps_to_the_recommending_time() -> None:
 
 def test_a_profiles_text_reads_back_as_the_value(encoder: Encoder) -> None:
     interests, age = encoder.schema.features[2], encoder.schema.features[0]
-    assert from_text(interests, to_text(["a", "ü"])) == ["a", "ü"]
-    assert (column(age, [from_text(age, to_text(30))]) == column(age, [30])).all()
+    assert interests.from_text(to_text(["a", "ü"])) == ["a", "ü"]
+    assert (age.column([age.from_text(to_text(30))]) == age.column([30])).all()
 
 
 def test_a_catalogue_of_other_fields_is_refused(encoder: Encoder, tmp_path: Path) -> None:

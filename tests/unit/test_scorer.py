@@ -13,7 +13,7 @@ from model import export
 from model.bundle.layout import GRAPH, INT8, INT8_GRAPH, BundleError
 from model.bundle.reading import Bundle
 from model.bundle.session import byte_products
-from model.features.batch import candidates, joined, pieces
+from model.features.batch import candidates, pieces, stacked
 from model.features.encode import Inputs
 from model.graph.quantize import kendall_tau, quantize
 from model.prepared.loader import Prepared
@@ -54,7 +54,7 @@ def scored(bundle: Bundle, requests: list[Inputs], threads: int, together: bool 
 
 def test_joined_requests_score_as_each_does_alone(small_bundle: Bundle) -> None:
     requests = requests_of(small_bundle, 3, 40, 1, 17)
-    scores_UC = small_bundle.score(small_bundle.session(), joined(requests))
+    scores_UC = small_bundle.score(small_bundle.session(), stacked(requests))
     assert scores_UC.shape == (4, 40)
     for row, inputs in zip(scores_UC, requests, strict=True):
         assert np.allclose(row[: candidates(inputs)], alone(small_bundle, inputs), atol=1e-6)

@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 from model import reproduce
 from model.bundle.reading import Bundle
 from model.evaluation.measure import floor_scores, score_rows
+from model.networks.blocks import RankingNetwork
 from model.prepared.loader import Prepared
 from model.reproduction import page, probes
 from model.reproduction.gather import Exam, Finished, gather
@@ -234,7 +235,7 @@ def test_the_page_needs_nothing_from_anywhere_and_says_whose_data_it_is(story: S
     assert "Not finished:</strong> 4 of 7 runs" in page.html(content)
 
 
-class Newest(torch.nn.Module):
+class Newest(RankingNetwork):
     """Attends to the newest behaviour alone, and half as much to the target."""
 
     def attention(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -260,7 +261,7 @@ def test_attention_is_told_by_place_from_the_newest_and_by_gap(small_data: Prepa
     for told in found["gaps"]:
         bucket = 1 if told["from_s"] == 0 else small_data.schema.history.gap_edges_s.index(told["from_s"]) + 2
         assert told["weight"] == pytest.approx(length * newest[bucket] / every[bucket])
-    assert probes.attention_by_recency(torch.nn.Identity(), small_data, rows) is None
+    assert probes.attention_by_recency(RankingNetwork(), small_data, rows) is None
 
 
 def test_auc_by_history_is_the_auc_of_impressions_with_so_many_behaviours(small_data: Prepared) -> None:

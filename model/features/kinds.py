@@ -1,0 +1,284 @@
+"""A kind of feature is one class: what it declares, how raw values become a column, how a column becomes arrays.
+
+A new kind is a class here and its place in KINDS. Everything else asks the feature.
+
+    raw values (JSON, a table's column, the store's text) ─column→ keys or floats ─rows→ rows of its embedding table
+                                                                                  └floats→ one number, if `is_float`
+
+The same functions serve a table of logs and one request.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from model.features.ids import ABSENT, FIRST, MISSING, PAD, UNKNOWN, BadValue, IdType, hashed_rows, key, keys
+from model.features.table import Vocabulary
+
+Side = Literal["user", "item", "context", "cross", "object"]  # object: a group's, never in `[[feature]]`
+Column = npt.NDArray[Any]  # raw values: uint64 keys or float64, (n,) or (n, columns)
+Rows = npt.NDArray[np.int64]
+
+ITEM_ID, USER_ID = "item_id", "user_id"
+LOG_BUCKETS = 80  # of a number x: floor(2·log2(1 + x)), so x up to 2^40 in steps of a half power of two
+MOST_DEVIATIONS = 100.0  # a standardised number is cut there: one absurd value must not drown all others
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class SchemaError(ValueError):
+    """A feature table that cannot be used; the message names the feature, what was given and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What all kinds share: one value, known by its key. A kind overrides what it does otherwise."""
+
+    name: str
+    side: Side
+    type: IdType = "str"
+    width: int = 0
+    sequence_width: int = 0
+    min_count: int = 1
+    buckets: int | None = None
+    default: int | float | str | None = None
+    of: tuple[str, ...] = ()
+
+    kind: ClassVar[str]
+    typed: ClassVar[bool] = True  # raw values are of `type`
+    listed: ClassVar[bool] = False  # a raw value is a list; as text, a JSON list
+    repeats: ClassVar[bool] = True  # a table names few distinct values: each goes through `column` once
+    crossable: ClassVar[bool] = False  # can be a part of a cross: its column is one key per row
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("side", get_args(Side)), ("type", get_args(IdType))):
+            self._require(
+                getattr(self, name) in allowed, f"{name} {getattr(self, name)!r}, allowed: {', '.join(allowed)}"
+            )
+        self._require(bool(self.name), "a feature needs a name")
+        self._require(self.width >= 0 and self.sequence_width >= 0, "widths are 0 or more")
+        self._require(self.min_count >= 1, f"min_count {self.min_count}, at least 1")
+        self._require(self.buckets is None or self.buckets >= 1, f"buckets {self.buckets}, at least 1")
+        self._require((self.side == "cross") == bool(self.of), "a cross, and only a cross, names its parts in `of`")
+        self._require(self.side != "cross" or self.buckets is not None, "a cross needs `buckets`")
+        self._require(
+            self.side in ("item", "object") or not self.sequence_width, "only an item's feature has a sequence_width"
+        )
+        self._require(self.side != "context" or self.default is not None, "a context feature needs a neutral `default`")
+        self._require(not self.sequence_width or not self.is_float, "a standardised number cannot be in the sequence")
+
+    def _require(self, holds: bool, message: str) -> None:
+        if not holds:
+            raise SchemaError(f"feature {self.name!r}: {message}")
+
+    @classmethod
+    def declares(cls) -> tuple[str, ...]:
+        """What a `[[feature]]` of this kind may declare."""
+        return (*(field.name for field in fields(cls)), "kind")
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `declared` reads: name, side, kind and type, and where it departs from the defaults."""
+        always = {"name": self.name, "side": self.side, "kind": self.kind, "type": self.type}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in always}
+        defaults = {field.name: field.default for field in fields(self)}
+        return always | {name: value for name, value in values.items() if value != defaults[name]}
+
+    @property
+    def is_float(self) -> bool:
+        """Enters the network as a number; all other features are table rows."""
+        return False
+
+    @property
+    def columns(self) -> int:
+        """Columns in the encoded arrays."""
+        return 1
+
+    @property
+    def has_vocabulary(self) -> bool:
+        """Its rows are fitted to the training split's values."""
+        return self.buckets is None
+
+    @property
+    def fixed_rows(self) -> int | None:
+        """Rows of the embedding table where the declaration alone decides them, else None (a vocabulary does)."""
+        return None if self.buckets is None else FIRST + self.buckets
+
+    def empty(self, count: int) -> Column:
+        """A column in which every value is missing."""
+        return np.full(count, MISSING)
+
+    def column(self, values: Sequence[Any]) -> Column:
+        """The column of raw values; None is missing. Raises BadValue where the declared type refuses one."""
+        return keys(values, self.type)
+
+    def from_text(self, text: str) -> Any:
+        """The store's text as a raw value; `to_text` wrote it. Raises BadValue."""
+        return text
+
+    def rows(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
+        """Rows of the embedding table, (n, columns). Not of a float."""
+        return self._rows_of_keys(column, vocabularies)[..., None]
+
+    def _rows_of_keys(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
+        if self.buckets is not None:
+            return hashed_rows(column, self.buckets)
+        return vocabularies[self.name].rows(column)
+
+    def floats(self, column: Column, mean: float, deviation: float) -> npt.NDArray[np.float64]:
+        """Standardised values of a float, (n, 1); a missing one is 0, the mean."""
+        standard = np.clip((column - mean) / deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+        return np.where(np.isnan(standard), 0, standard)[..., None]
+
+
+class Category(Feature):
+    """One of many values: a text or an integer."""
+
+    kind = "category"
+    crossable = True
+
+
+class Id(Category):
+    """Who the user or which the item is."""
+
+    kind = "id"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.name in (ITEM_ID, USER_ID), "kind id is for item_id and user_id")
+
+
+@dataclass(frozen=True)
+class Multi(Feature):
+    """Several values of one category: tags. The network reads the mean of their embeddings."""
+
+    max_values: int = 1  # more are cut off
+
+    kind = "multi"
+    listed = True
+    repeats = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.max_values >= 1, f"max_values {self.max_values}, at least 1")
+
+    @property
+    def columns(self) -> int:
+        return self.max_values
+
+    def empty(self, count: int) -> Column:
+        return np.full((count, self.max_values), ABSENT)
+
+    def column(self, values: Sequence[Any]) -> Column:
+        column = self.empty(len(values))
+        for row, several in enumerate(values):
+            if several is None:
+                continue
+            if not isinstance(several, list | tuple):
+                raise BadValue(f"{several!r} given, a list is allowed")
+            for place, value in enumerate(several[: self.max_values]):
+                column[row, place] = key(value, self.type) if value is not None else ABSENT
+        return column
+
+    def from_text(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise BadValue(f"{text[:60]!r} given, a JSON list is allowed") from None
+
+    def rows(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
+        rows = self._rows_of_keys(column, vocabularies)
+        np.copyto(rows, PAD, where=column == ABSENT)
+        return rows
+
+
+@dataclass(frozen=True)
+class Number(Feature):
+    """A number: `standard` enters the network as it is, mean 0 and deviation 1; `log` by embedded buckets."""
+
+    transform: Literal["standard", "log"] | None = None
+
+    kind = "number"
+    typed = False
+    repeats = False
+
+    def __post_init__(self) -> None:
+        self._require(
+            self.transform in ("standard", "log"), f"transform {self.transform!r}, allowed: 'standard', 'log'"
+        )
+        super().__post_init__()
+
+    @property
+    def is_float(self) -> bool:
+        return self.transform == "standard"
+
+    @property
+    def has_vocabulary(self) -> bool:
+        return False
+
+    @property
+    def fixed_rows(self) -> int | None:
+        return None if self.is_float else FIRST + LOG_BUCKETS
+
+    def empty(self, count: int) -> Column:
+        return np.full(count, np.nan)
+
+    def column(self, values: Sequence[Any]) -> Column:
+        return np.array([_number(value) for value in values], np.float64)
+
+    def rows(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
+        steps = np.floor(2 * np.log2(1 + np.fmax(column, 0)))  # a NaN is 0 here
+        rows: Rows = FIRST + np.minimum(steps, LOG_BUCKETS - 1).astype(np.int64)
+        np.copyto(rows, UNKNOWN, where=np.isnan(column))
+        return rows[..., None]
+
+
+KINDS: dict[str, type[Feature]] = {cls.kind: cls for cls in (Id, Category, Number, Multi)}
+
+
+def declared(row: Mapping[str, Any]) -> Feature:
+    """The feature of one `[[feature]]`. Raises SchemaError, also for unknown keys (a misspelt one would be ignored)."""
+    where, kind = f"feature {row.get('name')!r}", row.get("kind")
+    if kind not in KINDS:
+        raise SchemaError(f"{where}: kind {kind!r}, allowed: {', '.join(KINDS)}")
+    refuse_unknown(row, KINDS[kind].declares(), where)
+    return KINDS[kind](**{name: value for name, value in row.items() if name != "kind"})
+
+
+def refuse_unknown(row: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
+    """Raises SchemaError for keys of a table that are not among those allowed."""
+    unknown = set(row) - set(allowed)
+    if unknown:
+        raise SchemaError(f"{where}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")
+
+
+def to_text(value: Any) -> str:
+    """A raw value as the store's text, which `from_text` reads back. Raises BadValue for what no kind holds."""
+    match value:
+        case str():
+            return value
+        case int():
+            return str(int(value))  # True is 1
+        case float():
+            return repr(value)
+        case list() if all(isinstance(element, str | int | float) for element in value):
+            return json.dumps(value, ensure_ascii=False)
+    raise BadValue(f"{value!r} given, text, a number or a list of these is allowed")
+
+
+def _number(value: Any) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise BadValue(f"{value[:60]!r} given, a number is allowed") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadValue(f"{value!r} given, a number is allowed")
+    if not -_LARGEST <= value <= _LARGEST:  # NaN neither
+        raise BadValue(f"{str(value)[:60]} given, a finite number of 32 bits is allowed")
+    return float(value)
