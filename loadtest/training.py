@@ -22,7 +22,6 @@ import json
 import os
 import platform
 import resource
-import shutil
 import statistics
 import sys
 import tempfile
@@ -50,6 +49,7 @@ from model.features.encode import Encoder, Statistics
 from model.features.ids import FIRST
 from model.features.schema import Schema
 from model.features.table import Vocabulary
+from model.files import replacing, write_json
 from model.prepared.loader import Prepared
 from model.prepared.splits import SPLITS
 from model.training.recipe import Recipe, Training
@@ -173,7 +173,7 @@ def write_data(folder: Path, items: int, impressions: int, seed: int = 1) -> Non
         "items": items,
         "behaviours": users * CLICKS,
     }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    write_json(folder / "meta.json", meta)
 
 
 def _keys(rng: np.random.Generator, name: str, count: int) -> npt.NDArray[np.uint64]:
@@ -193,10 +193,8 @@ def data_set(cache: Path, items: int, impressions: int) -> Prepared:
     """The made-up data set of that size, from the cache where it is there."""
     folder = cache / f"{items}-items-{impressions}-impressions-{FORMAT}"
     if not folder.exists():
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        write_data(partial, items, impressions)
-        partial.rename(folder)
+        with replacing(folder) as partial:
+            write_data(partial, items, impressions)
     return Prepared(folder)
 
 

@@ -9,7 +9,6 @@ is unknown. The folder is written beside and renamed into place, so that a kille
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from model.datasets.tables import Options
 from model.features import schema as features_toml
 from model.features.encode import Encoder
 from model.features.schema import Schema, SchemaError
+from model.files import replacing
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 
@@ -40,19 +40,10 @@ def prepare(
         raise PrepareError(f"--out {out} holds something that is no prepared data set; name an empty or a new folder")
     schema = features_toml.load(features or datasets.features(dataset, raw))
     older = _older(grow, schema) if grow else None
-    out = out.resolve()
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "tables").mkdir(parents=True)
-    try:
-        made = datasets.load(dataset).write_tables(raw, partial / "tables", options)
-        meta = encode_tables(partial, schema, made, older)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return meta
+    with replacing(out.resolve()) as partial:
+        (partial / "tables").mkdir(parents=True)
+        log = datasets.load(dataset).write_tables(raw, partial / "tables", options)
+        return encode_tables(partial, schema, log, older)
 
 
 def _older(folder: Path, schema: Schema) -> Encoder:

@@ -22,6 +22,7 @@ import tomli_w
 from tqdm import tqdm
 
 from model import networks
+from model.files import write_text
 from model.prepared.loader import Prepared
 from model.training.recipe import Recipe, RecipeError, Training, choose_recipe, load_recipe
 from model.training.run import Run, TrainingError
@@ -179,9 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     changed = {key: value for key, value in recipe["training"].items() if value != asdict(Training())[key]}
     content = tomli_w.dumps({k: v for k, v in (recipe | {"training": changed}).items() if v})
     whole = sum(trial.value is not None for trial in study.trials)
-    given.out.write_text(
+    write_text(
+        given.out,
         f"# {given.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {whole} trials of\n"
-        f"# model.search (and {len(study.trials) - whole} ended early), seed {given.seed}.\n\n{content}"
+        f"# model.search (and {len(study.trials) - whole} ended early), seed {given.seed}.\n\n{content}",
     )
     print(content)
     print(json.dumps({"recipe": str(given.out), "validation": best.value, "trials": len(study.trials), **best.params}))

@@ -7,12 +7,14 @@
                    golden.json                   recorded requests with their scores
                    golden.npy                    the catalogue of the items that these requests name
                    report.json                   metrics, data, seed, versions
-                   manifest.json                 schema version, sha256 of every file
+                   manifest.json                 schema version, exported_at, sha256 of every file
 <name>/current     symlink to the newest version, swapped last
 """
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ import numpy.typing as npt
 
 from model.bundle.layout import (
     CATALOG,
+    EXPORTED_AT,
     GOLDEN,
     GOLDEN_CATALOG,
     GOLDEN_TOLERANCE,
     GRAPH,
     INT8,
     INT8_GRAPH,
+    VERSION_TIME,
     BundleError,
     _sha256,
     located,
@@ -34,9 +38,10 @@ from model.bundle.layout import (
 )
 from model.bundle.session import Session, byte_products
 from model.features.behaviour import Behaviour
-from model.features.catalog import FILE, Catalog, CatalogError, partial_prefix
+from model.features.catalog import FILE, Catalog, CatalogError
 from model.features.encode import Encoder, Inputs
 from model.features.timeposition import bucket_count
+from model.files import partial_prefix
 
 
 class Bundle:
@@ -72,6 +77,18 @@ class Bundle:
     def unfinished(cls, folder: Path) -> "Bundle":
         """A bundle that is still being written and has no manifest yet; for export, which scores with it."""
         return cls(folder, {"name": folder.parent.name, "version": "unfinished", "files": {}})
+
+    @property
+    def exported_s(self) -> float:
+        """When it was exported, seconds since 1970.
+
+        Older releases wrote no `exported_at`: then by the version, which begins with that time, or else, where another
+        program named the version, by when the manifest was written.
+        """
+        for text, form in ((self.manifest.get("exported_at"), EXPORTED_AT), (self.version[:15], VERSION_TIME)):
+            with suppress(ValueError):
+                return datetime.strptime(str(text), form).replace(tzinfo=UTC).timestamp()
+        return (self.folder / "manifest.json").stat().st_mtime
 
     def verify(self) -> None:
         """Compares every file with its sha256. Raises BundleError, also for a file that the manifest does not list."""

@@ -6,7 +6,6 @@ checkpoint carries network, optimiser and dropout's random state. Where there is
 bf16, transfers from pinned memory.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -23,6 +22,7 @@ from model.bundle.layout import WEIGHTS
 from model.bundle.reading import Bundle
 from model.evaluation.measure import watch_correlation, watch_seconds
 from model.evaluation.metrics import auc, logloss
+from model.files import replacing
 from model.networks.blocks import start
 from model.prepared.loader import Prepared, batches
 from model.training import objective
@@ -284,9 +284,8 @@ class Run:
             "random": torch.get_rng_state(),
             "random_of_gpu": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(content, partial)
-        os.replace(partial, self.checkpoint)
+        with replacing(self.checkpoint) as partial:
+            torch.save(content, partial)
 
     def resume(self) -> bool:
         """Takes up the checkpoint where there is one. Raises RecipeError when it belongs to another run."""

@@ -60,7 +60,7 @@ def test_a_data_set_is_made_once_and_one_that_a_kill_left_half_made_again(tmp_pa
     made = training.data_set(tmp_path, 50, 980)
     written = (made.folder / "meta.json").stat().st_mtime_ns
     assert (training.data_set(tmp_path, 50, 980).folder / "meta.json").stat().st_mtime_ns == written
-    made.folder.rename(made.folder.with_name(made.folder.name + ".partial"))
+    made.folder.rename(made.folder.with_name(f".{made.folder.name}-99999999"))
     again = training.data_set(tmp_path, 50, 980)
     assert (again.folder / "meta.json").stat().st_mtime_ns != written
     assert len(again.of_split("train")) == 980
