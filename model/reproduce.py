@@ -153,7 +153,7 @@ def measure_times(out: Path, finished: Sequence[Finished]) -> None:
 
 
 def named(networks: str | None, with_ablations: bool, common: str) -> tuple[list[Variant], list[Variant]]:
-    """What --networks names, and the ablations to set apart from it. Raises VariantError, ReproduceError."""
+    """What --networks names, and the ablations to set apart from it. Raises OptionError, ReproduceError."""
     variants = parse_all(networks.split(",") if networks else list(DEFAULT), common)
     if not with_ablations:
         return variants, []

@@ -1,19 +1,17 @@
 """One paper's network a file; a new file here is trained, exported, tested and served under its name."""
 
 import importlib
-import json
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from model.features.schema import Schema
+from model.options import OptionError, read
 
 _SHARED = ("blocks",)
-Made = TypeVar("Made")
 
 
 def names() -> list[str]:
@@ -21,20 +19,25 @@ def names() -> list[str]:
 
 
 def options(name: str) -> dict[str, Any]:
-    """The fields of a network's Config, with their defaults. Raises ValueError for a name that is not there."""
-    if name not in names():
-        raise ValueError(f"network {name!r}, allowed: {', '.join(names())}")
-    return {f.name: f.default for f in fields(_module(name).Config)}
+    """The fields of a network's Config, with their defaults. Raises OptionError for a name that is not there."""
+    return {f.name: f.default for f in fields(config_type(name))}
+
+
+def config_type(name: str) -> Any:
+    """The dataclass of a network's options. Raises OptionError for a name that is not there."""
+    return _module(name).Config
 
 
 def _module(name: str) -> Any:
+    if name not in names():
+        raise OptionError(f"network {name!r}, allowed: {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")
 
 
 def build(name: str, schema: Schema, rows: Mapping[str, int], given: Mapping[str, Any] | None = None) -> nn.Module:
     """The network `name` for tables of so many `rows`; `given` are fields of its Config.
 
-    Raises ValueError for a name or an option that is not there; says which are.
+    Raises OptionError for a name or an option that is not there; says which are.
     """
     of_network = config(name, given or {})
     network: nn.Module = _module(name).Network(schema, rows, of_network)
@@ -42,24 +45,5 @@ def build(name: str, schema: Schema, rows: Mapping[str, int], given: Mapping[str
 
 
 def config(name: str, given: Mapping[str, Any]) -> Any:
-    """A network's Config. Raises ValueError for a field or a value that it cannot have; says what is allowed."""
-    allowed = options(name)
-    unknown = set(given) - set(allowed)
-    if unknown:
-        raise ValueError(f"network {name}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")
-    return checked(_module(name).Config, given, f"network {name}")
-
-
-def checked(kind: type[Made], given: Mapping[str, Any], where: str) -> Made:
-    """A dataclass of values that must be of its fields' types as they are: no text for a number, no true for 1.
-
-    Raises ValueError in one line.
-    """
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(given, default=str), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
-        if not at:  # the dataclass' own check, which says all
-            raise ValueError(first["msg"].removeprefix("Value error, ")) from None
-        raise ValueError(f"{where}: {at} {first['input']!r} given: {first['msg'].lower()}") from None
+    """A network's Config. Raises OptionError for a field or a value that it cannot have; says what is allowed."""
+    return read(config_type(name), given, f"network {name}")

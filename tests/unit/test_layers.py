@@ -14,18 +14,20 @@ from service.settings import Settings
 ROOT = Path(__file__).parents[2]
 # A folder, or a verb beside it -> what it may import of the project; what lies within one folder imports each other
 # freely, but never in a circle. The longest prefix counts.
+OPTIONS = {"model.options"}  # a leaf: what an option may be
 FILES_ALONE = {"model.files"}  # a leaf: it writes beside and renames
 FEATURES = {"model.features"}
 ENCODED = FEATURES | FILES_ALONE | {"model.datasets"}  # what there is before a network
 SERVED = FEATURES | {"model.bundle"}  # all of model/ that the service knows
-LEARNT = SERVED | FILES_ALONE | {"model.prepared", "model.evaluation", "model.networks"}
+LEARNT = SERVED | FILES_ALONE | OPTIONS | {"model.prepared", "model.evaluation", "model.networks"}
 TRAINED = LEARNT | {"model.training", "model.graph"}
 ARROWS = {
     "model": set(),  # its __init__, and whatever has no arrow yet
     "model.files": set(),
+    "model.options": set(),
     "model.features": FILES_ALONE,
     "model.bundle": FEATURES | FILES_ALONE,
-    "model.networks": FEATURES,
+    "model.networks": FEATURES | OPTIONS,
     "model.datasets": FEATURES,
     "model.prepared": ENCODED,
     "model.evaluation": SERVED | {"model.prepared"},

@@ -69,10 +69,10 @@ def test_a_data_set_is_made_once_and_one_that_a_kill_left_half_made_again(tmp_pa
 def test_a_round_trains_the_steps_asked_for_on_new_rows(made_up: Prepared) -> None:
     sizes = training.Sizes(steps=2, warm=1)
     ours = training.Ours(made_up, sizes)
-    weight = ours._run.network.embed.sequence["item_id"].weight.detach().clone()
+    weight = ours.run.network.embed.sequence["item_id"].weight.detach().clone()
     assert ours.round() > 0
-    assert ours._run.progress["rows"] == 3 * training.BATCH
-    assert not weight.equal(ours._run.network.embed.sequence["item_id"].weight)
+    assert ours.run.progress["rows"] == 3 * training.BATCH
+    assert not weight.equal(ours.run.network.embed.sequence["item_id"].weight)
 
 
 def test_a_ratio_is_that_of_rounds_side_by_side() -> None:
