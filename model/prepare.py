@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from model.features import schema as features_toml
 from model.features.encode import Encoder
 from model.features.schema import Schema, SchemaError
 from model.files import replacing
+from model.options import OptionError
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 
@@ -68,29 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--grow", type=Path, help="bundle or prepared data whose rows stay, new ids after them: for model.train --warm"
     )
-    parser.add_argument("--impressions", type=int, help="simulated: how many (default 1,000,000)")
-    parser.add_argument(
-        "--seed", type=int, default=1, help="of the simulated world and its log; taobao, amazon: of the negatives"
-    )
+    parser.add_argument("--impressions", type=int, help="simulated: how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="of the simulated world and its log; taobao, amazon: of the negatives")
     parser.add_argument(
         "--ties",
         choices=("strict", "published"),
-        default="strict",
         help="amazon: of one day's reviews a history holds none, or those earlier in the file, as in the papers",
     )
-    parser.add_argument(
-        "--skip-bad", type=int, default=0, metavar="N", help="malformed lines to pass over before stopping"
-    )
+    parser.add_argument("--skip-bad", type=int, metavar="N", help="malformed lines to pass over before stopping")
+    defaults = asdict(Options())
+    parser.set_defaults(**defaults)
     given = parser.parse_args(arguments)
-    if (given.raw is None) != (given.dataset == "simulated"):
-        parser.error("--raw names the log of every data set but simulated, which has none")
-    if given.raw is not None and not given.raw.is_dir():
-        parser.error(f"--raw {given.raw} is no folder")
-    if given.impressions is not None and (given.dataset != "simulated" or given.impressions < 1):
-        parser.error("--impressions is for simulated, and at least 1")
-    if given.ties != "strict" and given.dataset != "amazon":
-        parser.error("--ties is for amazon, whose times are days")
-    options = Options(skip_bad=given.skip_bad, impressions=given.impressions, seed=given.seed, ties=given.ties)
+    named = {name: value for name in defaults if (value := getattr(given, name)) != defaults[name]}
+    try:
+        options = datasets.options(given.dataset, given.raw, named)
+    except OptionError as error:
+        parser.error(str(error))
     try:
         meta = prepare(given.dataset, given.raw, given.out, options, given.features, given.grow)
     except (PrepareError, SchemaError, datasets.DataError, OSError) as error:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 OPTIONS = {"model.options"}  # a leaf: what an option may be
 FILES_ALONE = {"model.files"}  # a leaf: it writes beside and renames
 FEATURES = {"model.features"}
-ENCODED = FEATURES | FILES_ALONE | {"model.datasets"}  # what there is before a network
+ENCODED = FEATURES | FILES_ALONE | OPTIONS | {"model.datasets"}  # what there is before a network
 SERVED = FEATURES | {"model.bundle"}  # all of model/ that the service knows
 LEARNT = SERVED | FILES_ALONE | OPTIONS | {"model.prepared", "model.evaluation", "model.networks"}
 TRAINED = LEARNT | {"model.training", "model.graph"}
@@ -28,7 +28,7 @@ ARROWS = {
     "model.features": FILES_ALONE,
     "model.bundle": FEATURES | FILES_ALONE,
     "model.networks": FEATURES | OPTIONS,
-    "model.datasets": FEATURES,
+    "model.datasets": FEATURES | OPTIONS,
     "model.prepared": ENCODED,
     "model.evaluation": SERVED | {"model.prepared"},
     "model.training": LEARNT,
