@@ -7,7 +7,6 @@ Thirteen features, two crosses and 20 behaviours; vocabularies and catalogue are
 ids, and integers of the same keys. All take turns; figures are medians. The last line is JSON.
 """
 
-import shutil
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ from model.features.encode import Encoder, Statistics
 from model.features.ids import ABSENT, FIRST, IdType, keys
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
+from model.files import replacing
 
 CACHE = ROOT / ".cache" / "encoding"
 CANDIDATES, BEHAVIOURS = (100, 500), 20
@@ -83,20 +83,22 @@ def tables(cache: Path, items: int) -> Path:
     folder = cache / str(items)
     if folder.exists():
         return folder
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    with replacing(folder) as partial:
+        partial.mkdir(parents=True)
+        _write_tables(partial, items)
+    return folder
+
+
+def _write_tables(folder: Path, items: int) -> None:
     rng, chunk = np.random.default_rng(items), 100_000
     bar = tqdm(range(0, items, chunk), f"making {items:,} items", delay=1, leave=False, disable=None)
     ids = np.concatenate([keys([f"i{n}" for n in range(at, min(items, at + chunk))], "str") for at in bar])
     for name, known in [("item_id", ids)] + [(name, np.arange(n, dtype=np.uint64)) for name, n in VALUES.items()]:
-        Table.build(known, {"row": FIRST + np.arange(len(known))}).save(partial / f"{name}.npy")
+        Table.build(known, {"row": FIRST + np.arange(len(known))}).save(folder / f"{name}.npy")
     tags = rng.integers(VALUES["tags"], size=(items, PLACES)).astype(np.uint64)
     columns = {name: rng.integers(VALUES[name], size=items).astype(np.uint64) for name in ("category_id", "shop_id")}
     columns["tags"] = np.where(np.arange(PLACES) < rng.integers(PLACES + 1, size=(items, 1)), tags, ABSENT)
-    Catalog.build(schema("str"), ids, {**columns, "price": rng.lognormal(3, 1, items)}).save(partial / FILE)
-    partial.rename(folder)
-    return folder
+    Catalog.build(schema("str"), ids, {**columns, "price": rng.lognormal(3, 1, items)}).save(folder / FILE)
 
 
 class Side:

@@ -74,7 +74,7 @@ class Ours:
 
     def __init__(self, data: Prepared, sizes: Sizes):
         recipe = Recipe(training=Training(optimiser="adam", learning_rate=RATE, batch_size=BATCH, checkpoint_s=1e9))
-        self._run = Run(data, "bst", recipe, 1, Path(os.devnull), device="cpu")
+        self.run = Run(data, "bst", recipe, 1, Path(os.devnull), device="cpu")
         self._rest = np.random.default_rng(1).permutation(data.of_split("train"))
         self._steps = sizes.round_steps
         self.round(sizes.warm)
@@ -84,10 +84,10 @@ class Ours:
         steps = steps or self._steps
         rows, self._rest = self._rest[: steps * BATCH], self._rest[steps * BATCH :]
         self._rest = np.concatenate([self._rest, rows])
-        before = self._run.progress["seconds"]
+        before = self.run.progress["seconds"]
         with redirect_stderr(io.StringIO()):  # its own bar
-            self._run._epochs(rows, self._run.progress["epoch"] + 1, looks=0)
-        return float(self._run.progress["seconds"] - before) / -(-len(rows) // BATCH)
+            self.run.train(rows, self.run.progress["epoch"] + 1, looks=0)
+        return float(self.run.progress["seconds"] - before) / -(-len(rows) // BATCH)
 
 
 class Theirs:
@@ -115,11 +115,11 @@ class _Sampled(Run):
 
     every = 1
 
-    def _step(self, rows: npt.NDArray[np.int64], negative: npt.NDArray[np.int64] | None) -> torch.Tensor:
+    def step(self, rows: npt.NDArray[np.int64], negative: npt.NDArray[np.int64] | None = None) -> torch.Tensor:
         if self.progress["batch"] % self.every:
             self.data.batch(rows)
             return torch.zeros(())
-        return super()._step(rows, negative)
+        return super().step(rows, negative)
 
 
 class _Watch(threading.Thread):

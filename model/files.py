@@ -1,7 +1,78 @@
+"""Files and folders that are whole or not there: written beside their place, then renamed into it.
+
+A reader sees the old one or the new one, also where the writer is killed. Of a killed writer a path `.<name>-<pid>…`
+is left; the next one who writes the same name removes it.
+"""
+
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A free path in the same folder and with the same suffix, to write a file or a folder to that becomes `path`.
+
+    What still stands there on leaving is removed, so whoever wants it renames it first.
+    """
+    for left in path.parent.glob(f"{escape(partial_prefix(path.name))}*"):
+        if not _lives(left.name.removeprefix(partial_prefix(path.name)).partition(".")[0]):
+            _remove(left)
+    partial = path.with_name(f"{partial_prefix(path.name)}{os.getpid()}{path.suffix}")
+    _remove(partial)
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
+    """As `beside`, and on leaving without an error what was written takes the place of what `path` was, if anything.
+
+    `durable` (a file): it is on the disk before, or a power cut could leave the new name on an empty file.
+    """
+    with beside(path) as partial:
+        yield partial
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)  # a folder is not renamed onto another one
+        partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def partial_prefix(name: str) -> str:
+    """How the name of what is still being written begins, for one to be called `name`."""
+    return f".{name}-"
+
+
+def _lives(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, PermissionError, OverflowError):  # ValueError: the name of something else that begins alike
+        pass
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

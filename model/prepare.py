@@ -9,9 +9,9 @@ is unknown. The folder is written beside and renamed into place, so that a kille
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from model.features import schema as features_toml
 from model.features.encode import Encoder
 from model.features.kinds import SchemaError
 from model.features.schema import Schema
+from model.files import replacing
+from model.options import OptionError
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 
@@ -41,19 +43,10 @@ def prepare(
         raise PrepareError(f"--out {out} holds something that is no prepared data set; name an empty or a new folder")
     schema = features_toml.load(features or datasets.features(dataset, raw))
     older = _older(grow, schema) if grow else None
-    out = out.resolve()
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "tables").mkdir(parents=True)
-    try:
-        made = datasets.load(dataset).write_tables(raw, partial / "tables", options)
-        meta = encode_tables(partial, schema, made, older)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return meta
+    with replacing(out.resolve()) as partial:
+        (partial / "tables").mkdir(parents=True)
+        log = datasets.load(dataset).write_tables(raw, partial / "tables", options)
+        return encode_tables(partial, schema, log, older)
 
 
 def _older(folder: Path, schema: Schema) -> Encoder:
@@ -78,29 +71,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--grow", type=Path, help="bundle or prepared data whose rows stay, new ids after them: for model.train --warm"
     )
-    parser.add_argument("--impressions", type=int, help="simulated: how many (default 1,000,000)")
-    parser.add_argument(
-        "--seed", type=int, default=1, help="of the simulated world and its log; taobao, amazon: of the negatives"
-    )
+    parser.add_argument("--impressions", type=int, help="simulated: how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="of the simulated world and its log; taobao, amazon: of the negatives")
     parser.add_argument(
         "--ties",
         choices=("strict", "published"),
-        default="strict",
         help="amazon: of one day's reviews a history holds none, or those earlier in the file, as in the papers",
     )
-    parser.add_argument(
-        "--skip-bad", type=int, default=0, metavar="N", help="malformed lines to pass over before stopping"
-    )
+    parser.add_argument("--skip-bad", type=int, metavar="N", help="malformed lines to pass over before stopping")
+    defaults = asdict(Options())
+    parser.set_defaults(**defaults)
     given = parser.parse_args(arguments)
-    if (given.raw is None) != (given.dataset == "simulated"):
-        parser.error("--raw names the log of every data set but simulated, which has none")
-    if given.raw is not None and not given.raw.is_dir():
-        parser.error(f"--raw {given.raw} is no folder")
-    if given.impressions is not None and (given.dataset != "simulated" or given.impressions < 1):
-        parser.error("--impressions is for simulated, and at least 1")
-    if given.ties != "strict" and given.dataset != "amazon":
-        parser.error("--ties is for amazon, whose times are days")
-    options = Options(skip_bad=given.skip_bad, impressions=given.impressions, seed=given.seed, ties=given.ties)
+    named = {name: value for name in defaults if (value := getattr(given, name)) != defaults[name]}
+    try:
+        options = datasets.options(given.dataset, given.raw, named)
+    except OptionError as error:
+        parser.error(str(error))
     try:
         meta = prepare(given.dataset, given.raw, given.out, options, given.features, given.grow)
     except (PrepareError, SchemaError, datasets.DataError, OSError) as error:

@@ -29,11 +29,12 @@ from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.evaluation.bootstrap import RESAMPLES
 from model.evaluation.metrics import Floats
+from model.files import write_json, write_text
 from model.networks import config
 from model.prepared.loader import Prepared
 from model.reproduction import page, probes
 from model.reproduction.gather import Exam, Finished, gather, standard
-from model.reproduction.runs import RESULT, RUNS, Task, machine, put, read, say, train, versions
+from model.reproduction.runs import RESULT, RUNS, Task, machine, read, say, train, versions
 from model.reproduction.variants import DEFAULT, Variant, ablations, parse_all
 
 PAGE, CONTENT, TIMES = "report.html", "report.json", "scoring_times.json"
@@ -64,8 +65,8 @@ class Reporter:
             "versions": versions(),
             "machine": machine(),
         }
-        put(self.out / CONTENT, json.dumps(content, indent=1))
-        put(self.out / PAGE, page.html(content))
+        write_json(self.out / CONTENT, content)
+        write_text(self.out / PAGE, page.html(content) + "\n")
         return content
 
 
@@ -148,11 +149,11 @@ def measure_times(out: Path, finished: Sequence[Finished]) -> None:
     if kept_times(out, bundles).keys() != bundles.keys():
         found = probes.scoring_times_ms({name: Bundle.open(path) for name, path in bundles.items()})
         kept = {name: {"bundle": bundles[name].name, "ms": ms} for name, ms in found.items()}
-        put(out / TIMES, json.dumps(kept, indent=1))
+        write_json(out / TIMES, kept)
 
 
 def named(networks: str | None, with_ablations: bool, common: str) -> tuple[list[Variant], list[Variant]]:
-    """What --networks names, and the ablations to set apart from it. Raises VariantError, ReproduceError."""
+    """What --networks names, and the ablations to set apart from it. Raises OptionError, ReproduceError."""
     variants = parse_all(networks.split(",") if networks else list(DEFAULT), common)
     if not with_ablations:
         return variants, []

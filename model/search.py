@@ -22,8 +22,10 @@ import tomli_w
 from tqdm import tqdm
 
 from model import networks
+from model.files import write_text
+from model.options import OptionError, hints, refuse_unknown, wrong
 from model.prepared.loader import Prepared
-from model.training.recipe import Recipe, RecipeError, Training, choose_recipe, load_recipe
+from model.training.recipe import Recipe, Training, choose_recipe, load_recipe
 from model.training.run import Run, TrainingError
 
 SPACE = Path(__file__).with_suffix(".toml")
@@ -43,29 +45,30 @@ class Trial(Run):
 
 
 def load_space(path: Path, network: str) -> Space:
-    """The settings to search, without those that the network does not have. Raises RecipeError."""
+    """The settings to search, without those that the network does not have. Raises OptionError."""
     try:
         space = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: {error}") from None
-    known = {"training": set(asdict(Training())), "network": {o for n in networks.names() for o in networks.options(n)}}
+        raise OptionError(f"{path}: {error}") from None
+    own = networks.config_type(network)
+    known = {"training": hints(Training), "network": {o for n in networks.names() for o in networks.options(n)}}
+    refuse_unknown(space, known, str(path))
     for room, settings in space.items():
-        for name, bounds in settings.items() if isinstance(settings, dict) else [("", settings)]:
-            if room not in known or name not in known[room]:
-                allowed = ", ".join(sorted(known.get(room, known)))
-                raise RecipeError(f"{path}: {room}.{name} is no setting; allowed: {allowed}")
+        where = f"{path}: [{room}]"
+        if not isinstance(settings, dict):
+            raise wrong(str(path), room, settings, "a table of settings")
+        refuse_unknown(settings, known[room], where)
+        for name, bounds in settings.items():
             if not _is_range(bounds):
-                raise RecipeError(
-                    f"{path}: {room}.{name} {bounds}; allowed: numbers low < high (with log above 0) or choices = [...]"
-                )
-    own = networks.options(network)
-    made = {
+                allowed = "numbers low < high (with log above 0) or choices = [...]"
+                raise wrong(where, name, bounds, allowed)
+    searched = {
         "training": space.get("training", {}),
-        "network": {k: v for k, v in space.get("network", {}).items() if k in own},
+        "network": {name: bounds for name, bounds in space.get("network", {}).items() if name in hints(own)},
     }
-    if not made["training"] and not made["network"]:
-        raise RecipeError(f"{path} names no setting that {network} has")
-    return made
+    if not searched["training"] and not searched["network"]:
+        raise OptionError(f"{path} names no setting that {network} has")
+    return searched
 
 
 def _is_range(bounds: Any) -> bool:
@@ -166,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         storage = given.out.with_name(given.out.name + ".db").resolve()
         study = search(data, given.network, start, space, given.trials, given.seed, storage)
         if not any(trial.value is not None for trial in study.trials):
-            raise RecipeError("no trial came to an end")
+            raise OptionError("no trial came to an end")
     except (OSError, ValueError) as error:
         print(f"search: {error}", file=sys.stderr)
         return 1
@@ -179,9 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     changed = {key: value for key, value in recipe["training"].items() if value != asdict(Training())[key]}
     content = tomli_w.dumps({k: v for k, v in (recipe | {"training": changed}).items() if v})
     whole = sum(trial.value is not None for trial in study.trials)
-    given.out.write_text(
+    write_text(
+        given.out,
         f"# {given.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {whole} trials of\n"
-        f"# model.search (and {len(study.trials) - whole} ended early), seed {given.seed}.\n\n{content}"
+        f"# model.search (and {len(study.trials) - whole} ended early), seed {given.seed}.\n\n{content}",
     )
     print(content)
     print(json.dumps({"recipe": str(given.out), "validation": best.value, "trials": len(study.trials), **best.params}))

@@ -5,8 +5,6 @@ the worst case for tables: no row is warm in a cache and no two rows of a batch 
 kept; it cannot be published from, since it has no ids to record.
 """
 
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from model.features.encode import Encoder, Statistics
 from model.features.ids import FIRST
 from model.features.schema import Schema
 from model.features.table import Vocabulary
+from model.files import replacing, write_json
 from model.prepared.loader import Prepared
 from model.prepared.splits import SPLITS
 
@@ -119,7 +118,7 @@ def write_data(folder: Path, items: int, impressions: int, seed: int = 1) -> Non
         "items": items,
         "behaviours": users * CLICKS,
     }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    write_json(folder / "meta.json", meta)
 
 
 def _keys(rng: np.random.Generator, name: str, count: int) -> npt.NDArray[np.uint64]:
@@ -139,8 +138,6 @@ def data_set(cache: Path, items: int, impressions: int) -> Prepared:
     """The made-up data set of that size, from the cache where it is there."""
     folder = cache / f"{items}-items-{impressions}-impressions-{FORMAT}"
     if not folder.exists():
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        write_data(partial, items, impressions)
-        partial.rename(folder)
+        with replacing(folder) as partial:
+            write_data(partial, items, impressions)
     return Prepared(folder)

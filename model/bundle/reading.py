@@ -7,12 +7,13 @@
                    golden.json                   recorded requests with their scores
                    golden.npy                    the catalogue of the items that these requests name
                    report.json                   metrics, data, seed, versions
-                   manifest.json                 schema version, sha256 of every file
+                   manifest.json                 schema version, exported_at, sha256 of every file
 <name>/current     symlink to the newest version, swapped last
 """
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import copy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +24,14 @@ import numpy.typing as npt
 
 from model.bundle.layout import (
     CATALOG,
+    EXPORTED_AT,
     GOLDEN,
     GOLDEN_CATALOG,
     GOLDEN_TOLERANCE,
     GRAPH,
     INT8,
     INT8_GRAPH,
+    VERSION_TIME,
     BundleError,
     _sha256,
     located,
@@ -36,9 +39,10 @@ from model.bundle.layout import (
 )
 from model.bundle.session import Session, byte_products
 from model.features.behaviour import Behaviour
-from model.features.catalog import FILE, Catalog, CatalogError, partial_prefix
+from model.features.catalog import FILE, Catalog, CatalogError
 from model.features.encode import Encoder, Inputs
 from model.features.timeposition import bucket_count
+from model.files import partial_prefix
 
 
 class Bundle:
@@ -77,11 +81,15 @@ class Bundle:
 
     @property
     def exported_s(self) -> float:
-        """Seconds since 1970, from the version, which begins with that time; else when it was written."""
-        try:
-            return datetime.strptime(self.version[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
-        except ValueError:
-            return (self.folder / "manifest.json").stat().st_mtime
+        """When it was exported, seconds since 1970.
+
+        Older releases wrote no `exported_at`: then by the version, which begins with that time, or else, where another
+        program named the version, by when the manifest was written.
+        """
+        for text, form in ((self.manifest.get("exported_at"), EXPORTED_AT), (self.version[:15], VERSION_TIME)):
+            with suppress(ValueError):
+                return datetime.strptime(str(text), form).replace(tzinfo=UTC).timestamp()
+        return (self.folder / "manifest.json").stat().st_mtime
 
     def verify(self) -> None:
         """Compares every file with its sha256. Raises BundleError, also for a file that the manifest does not list."""

@@ -1,9 +1,6 @@
 """A bundle's files, written beside and renamed into place."""
 
-import json
-import os
 import platform
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from model.bundle.layout import GOLDEN_CATALOG, SCHEMA_VERSION, _facts, _sha256
+from model.bundle.layout import EXPORTED_AT, GOLDEN_CATALOG, SCHEMA_VERSION, VERSION_TIME, _facts, _sha256
 from model.bundle.reading import Bundle
 from model.features.ids import Keys, canonical, keys
+from model.files import beside, replacing, write_json
 
 
 @contextmanager
@@ -26,17 +24,17 @@ def writing(parent: Path, name: str, facts: Mapping[str, Any]) -> Iterator[Path]
     """
     home = parent / name
     home.mkdir(parents=True, exist_ok=True)
-    partial = home / f".partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    with beside(home / "bundle") as partial:
+        partial.mkdir()
         yield partial
         files = {str(path.relative_to(partial)): path for path in sorted(partial.rglob("*")) if path.is_file()}
-        version = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{_sha256(partial / 'model.onnx.data')[:8]}"
+        now = datetime.now(UTC)
+        version = f"{now:{VERSION_TIME}}-{_sha256(partial / 'model.onnx.data')[:8]}"
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
             "version": version,
+            "exported_at": f"{now:{EXPORTED_AT}}",
             **facts,
             "made_with": {
                 "onnxruntime": onnxruntime.__version__,
@@ -45,14 +43,10 @@ def writing(parent: Path, name: str, facts: Mapping[str, Any]) -> Iterator[Path]
             },
             "files": {key: _facts(path) for key, path in files.items()},
         }
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-        os.replace(partial, home / version)
-        link = home / f".current-{os.getpid()}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(version)
-        os.replace(link, home / "current")
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_json(partial / "manifest.json", manifest)
+        partial.replace(home / version)
+        with replacing(home / "current") as link:
+            link.symlink_to(version)
 
 
 def golden_items(bundle: Bundle) -> Keys:
@@ -79,17 +73,11 @@ def add_golden_catalog(bundle: Bundle) -> None:
     amend(bundle, {}, {}, [GOLDEN_CATALOG])
 
 
-def amend(bundle: Bundle, texts: Mapping[str, str], facts: Mapping[str, Any], files: Sequence[str]) -> None:
-    """Rewrites files of text and adds `facts` to the manifest, which lists those of `files` that are there."""
-    for name, text in texts.items():
-        _write(bundle, name, text)
+def amend(bundle: Bundle, contents: Mapping[str, Any], facts: Mapping[str, Any], files: Sequence[str]) -> None:
+    """Rewrites JSON files and adds `facts` to the manifest, which lists those of `files` that are there."""
+    for name, content in contents.items():
+        write_json(bundle.folder / name, content)
     listed = {name: fact for name, fact in bundle.manifest["files"].items() if (bundle.folder / name).exists()}
-    listed |= {name: _facts(bundle.folder / name) for name in (*texts, *files) if (bundle.folder / name).exists()}
+    listed |= {name: _facts(bundle.folder / name) for name in (*contents, *files) if (bundle.folder / name).exists()}
     bundle.manifest = {**bundle.manifest, **facts, "files": dict(sorted(listed.items()))}
-    _write(bundle, "manifest.json", json.dumps(bundle.manifest, indent=1) + "\n")
-
-
-def _write(bundle: Bundle, name: str, text: str) -> None:
-    partial = bundle.folder / f".{name}-{os.getpid()}"
-    partial.write_text(text)
-    os.replace(partial, bundle.folder / name)
+    write_json(bundle.folder / "manifest.json", bundle.manifest)

@@ -3,11 +3,15 @@
 A format's module is imported only when it is asked for, and its feature table stands beside it: `<name>.toml`.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from model.datasets.tables import DataError as DataError  # for whoever calls a data set
+from model.datasets.tables import Options
+from model.options import OptionError, refuse_unknown
 
 MODULES = {
     "simulated": "model.datasets.simulated",
@@ -28,6 +32,16 @@ def load(name: str) -> ModuleType:
     if name not in MODULES:
         raise DataError(f"data set {name!r}, allowed: {', '.join(names())}")
     return import_module(MODULES[name])
+
+
+def options(name: str, raw: Path | None, values: Mapping[str, Any]) -> Options:
+    """The options of a data set, whose log is in the folder `raw`. Raises OptionError for those that it has not."""
+    refuse_unknown(values, ("skip_bad", "seed", *getattr(load(name), "OPTIONS", ())), f"data set {name}")
+    if (raw is None) != (name == "simulated"):
+        raise OptionError(f"data set {name}: --raw names the log of every data set but simulated, which has none")
+    if raw is not None and not raw.is_dir():
+        raise OptionError(f"data set {name}: --raw {raw} is no folder")
+    return Options(**values)
 
 
 def features(name: str, raw: Path | None) -> Path:

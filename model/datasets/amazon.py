@@ -30,6 +30,7 @@ from model.datasets.splits import by_user
 from model.datasets.tables import ITEM, TRAIN, BadLines, DataError, DataSet, Options, Parts
 
 NAME = "amazon"
+OPTIONS = ("ties",)
 TIME_ZONE = "UTC"  # times are days of this zone
 
 REVIEWS = {
@@ -43,10 +44,8 @@ META = {
 }
 
 
-def write_tables(raw: Path | None, out: Path, options: Options) -> DataSet:
+def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
     """Writes the tables of the reviews in `raw`. Raises DataError, MalformedLine, OSError."""
-    if raw is None:
-        raise DataError("amazon needs the folder of its files")
     reviews_file, meta_file = _files(raw)
     rng = generator(options.seed)
     bad = BadLines(options.skip_bad)

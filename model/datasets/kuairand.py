@@ -75,10 +75,8 @@ VIDEOS = {
 }
 
 
-def write_tables(raw: Path | None, out: Path, options: Options) -> DataSet:
+def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
     """Writes the tables of the log in `raw`. Raises DataError, MalformedLine, OSError."""
-    if raw is None:
-        raise DataError("kuairand needs the folder of its files")
     logs, users, videos = _files(raw)
     bad = BadLines(options.skip_bad)
     with TemporaryDirectory(dir=out, prefix="parts-") as folder:

@@ -45,10 +45,8 @@ USERS = {
 UNLISTED = "(no genres listed)"
 
 
-def write_tables(raw: Path | None, out: Path, options: Options) -> DataSet:
+def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
     """Writes the tables of the ratings in `raw`. Raises DataError, MalformedLine, OSError."""
-    if raw is None:
-        raise DataError("movielens needs the folder of its files")
     end, ratings_file = _only(raw, "ratings", (".csv", ".dat"))
     _, movies_file = _only(raw, "movies", (end,))
     bad = BadLines(options.skip_bad)

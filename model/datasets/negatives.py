@@ -7,8 +7,6 @@ a small pool), the rest is drawn from the pool less what the user touched. Same 
 import numpy as np
 import numpy.typing as npt
 
-from model.datasets.tables import DataError
-
 ROUNDS = 20  # of rejection; a row that is refused half the time is left over once in a million
 NONE = -1
 
@@ -16,9 +14,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:
-    """The generator of a seed and, within it, of a stream (a day). Raises DataError for a negative seed."""
-    if seed < 0:
-        raise DataError(f"seed {seed} given, 0 or more is allowed")
+    """The generator of a seed and, within it, of a stream (a day)."""
     return np.random.default_rng([seed, *stream])
 
 

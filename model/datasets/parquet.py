@@ -47,10 +47,8 @@ LIMITS = {  # lowest, highest, in words
 }
 
 
-def write_tables(raw: Path | None, out: Path, options: Options) -> DataSet:
+def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
     """Writes the checked tables. Raises DataError, MalformedLine (with the row's number), OSError."""
-    if raw is None:
-        raise DataError("parquet needs the folder of its tables")
     time_zone = _time_zone(raw / "meta.json")
     given = {name: raw / f"{name}.parquet" for name in TABLES if (raw / f"{name}.parquet").is_file()}
     missing = [f"{name}.parquet" for name in ("behaviours", "impressions") if name not in given]

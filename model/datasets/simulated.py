@@ -41,10 +41,10 @@ import numpy.typing as npt
 import polars as pl
 from tqdm import tqdm
 
-from model.datasets.tables import ITEM, DataError, DataSet, Options, Parts
+from model.datasets.tables import ITEM, DataSet, Options, Parts
 
 NAME = "simulated"
-IMPRESSIONS = 1_000_000  # where none are asked for
+OPTIONS = ("impressions",)
 
 IMPRESSIONS_A_USER = 240  # about 17 a day, some 20 clicks in all: as many as the networks' histories hold
 IMPRESSIONS_AN_ITEM = 200
@@ -269,16 +269,13 @@ def _exposures(world: World, favourites: Ints, rng: np.random.Generator) -> tupl
     return item, channel, ~again.any(axis=2)
 
 
-def write_tables(raw: Path | None, out: Path, options: Options) -> DataSet:
+def write_tables(raw: None, out: Path, options: Options) -> DataSet:
     """Writes the tables of a log of exactly `options.impressions`; `raw` is not read. Memory is bounded by BLOCK."""
-    wanted = IMPRESSIONS if options.impressions is None else options.impressions
-    if wanted < 1 or options.seed < 0:
-        raise DataError(f"{wanted} impressions, seed {options.seed}; allowed are at least 1, and 0 or more")
-    world = make_world(options.seed, max(FEWEST_ITEMS, wanted // IMPRESSIONS_AN_ITEM))
+    world = make_world(options.seed, max(FEWEST_ITEMS, options.impressions // IMPRESSIONS_AN_ITEM))
     _items(world).write_parquet(out / "items.parquet")
     with TemporaryDirectory(dir=out, prefix="parts-") as folder:
         parts = {name: Parts(Path(folder) / name) for name in ("users", "impressions", "behaviours")}
-        for frames in _blocks(world, wanted, options.seed):
+        for frames in _blocks(world, options.impressions, options.seed):
             for name, part in parts.items():
                 part.add(frames[name])
         for name, part in parts.items():
@@ -286,14 +283,14 @@ def write_tables(raw: Path | None, out: Path, options: Options) -> DataSet:
     return DataSet(NAME, time_zone="UTC")
 
 
-def _blocks(world: World, wanted: int, seed: int) -> Iterator[dict[str, pl.DataFrame]]:
-    """Tables of one block of users after the other, until there are exactly `wanted` impressions."""
-    expected_users = max(FEWEST_USERS, round(wanted / IMPRESSIONS_A_USER))
-    mean_pages = wanted / expected_users / PAGE
-    count, left, first = min(BLOCK, expected_users), wanted, 0
+def _blocks(world: World, impressions: int, seed: int) -> Iterator[dict[str, pl.DataFrame]]:
+    """Tables of one block of users after the other, until there are exactly so many impressions."""
+    expected_users = max(FEWEST_USERS, round(impressions / IMPRESSIONS_A_USER))
+    mean_pages = impressions / expected_users / PAGE
+    count, left, first = min(BLOCK, expected_users), impressions, 0
     item_ids = pl.select(pl.format("i{}", pl.Series(world.name))).to_series()
-    with tqdm(total=wanted, desc=NAME, unit=" impressions", unit_scale=True, delay=1, leave=False) as bar:
-        for block in range(wanted):  # each has at least one impression
+    with tqdm(total=impressions, desc=NAME, unit=" impressions", unit_scale=True, delay=1, leave=False) as bar:
+        for block in range(impressions):  # each has at least one impression
             rng = np.random.default_rng([seed, 1 + block])
             users = make_users(world, count, rng)
             log = make_log(world, users, mean_pages, rng)

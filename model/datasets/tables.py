@@ -18,6 +18,7 @@ from typing import Literal
 import polars as pl
 
 from model.features.behaviour import EARLIEST_MS, LATEST_MS
+from model.options import Count, Natural, check
 
 TABLES = ("behaviours", "impressions", "items", "users")
 TRAIN, VALIDATION, TEST = range(3)  # of the column `split`, in the order of model/prepared/splits.py's SPLITS
@@ -55,10 +56,15 @@ class BadLines:
 
 @dataclass(frozen=True)
 class Options:
-    skip_bad: int = 0  # malformed lines that are passed over, in all files of the data set together
-    impressions: int | None = None  # of the simulator's log
-    seed: int = 1  # of the simulator's world and log, and of the negatives that are drawn
+    """`skip_bad` and `seed` are for all; a data set names the others that it has in its `OPTIONS`."""
+
+    skip_bad: Natural = 0  # malformed lines that are passed over, in all files of the data set together
+    seed: Natural = 1  # of the simulator's world and log, and of the negatives that are drawn
+    impressions: Count = 1_000_000  # of the simulator's log
     ties: Literal["strict", "published"] = "strict"  # amazon: of one day's reviews, none or the file's earlier ones
+
+    def __post_init__(self) -> None:
+        check(self, "options of the data set")
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ LOG = {
 }
 
 
-def write_tables(raw: Path | None, out: Path, options: Options) -> DataSet:
+def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
     """Writes the tables of the log in `raw`. Raises DataError, MalformedLine, OSError."""
     file = _file(raw)
     bad = BadLines(options.skip_bad)
@@ -73,9 +73,7 @@ def write_tables(raw: Path | None, out: Path, options: Options) -> DataSet:
     return DataSet(NAME, TIME_ZONE, bad.count, tuple(notes), drawn_negatives=True)
 
 
-def _file(raw: Path | None) -> Path:
-    if raw is None:
-        raise DataError("taobao needs the folder of its file")
+def _file(raw: Path) -> Path:
     there = [raw / name for name in FILES if (raw / name).is_file()]
     if len(there) != 1:
         raise DataError(f"{raw} holds {len(there)} of {' and '.join(FILES)}; exactly one is allowed")

@@ -20,6 +20,7 @@ from model.features.ids import MISSING, Keys
 from model.features.kinds import ITEM_ID, Column, Feature
 from model.features.schema import Schema
 from model.features.table import Table
+from model.files import replacing
 
 FILE = "items.npy"
 TRAILER = re.compile(rb"\ncatalogue ([0-9a-f]{16}) sha256 ([0-9a-f]{64})\n")
@@ -93,18 +94,13 @@ class Catalog:
 
     def save(self, path: Path) -> None:
         """Writes the file beside and renames it into place, so that `path` may be one that others have open."""
-        partial = path.with_name(f"{partial_prefix(path.name)}{os.getpid()}.npy")
-        try:
-            self._table.save(partial)
+        with replacing(path, durable=True) as partial:
+            with partial.open("wb") as file:
+                self._table.save(file)
             declared = _declared(self._schema).encode()
             sha256 = _sha256(partial, partial.stat().st_size, declared).encode()
             with partial.open("ab") as file:
                 file.write(b"\ncatalogue %s sha256 %s\n" % (declared, sha256))
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def __len__(self) -> int:
         if self._count is None:
@@ -142,11 +138,6 @@ class Catalog:
 def catalogued(schema: Schema) -> Sequence[Feature]:
     """The features that a catalogue holds: all of an item's but its id, which is the key."""
     return tuple(feature for feature in schema.side("item") if feature.name != ITEM_ID)
-
-
-def partial_prefix(name: str) -> str:
-    """How the name of a file that is still being written begins, for one to be called `name`."""
-    return f".{name}-"
 
 
 def _declared(schema: Schema) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,8 +81,8 @@ class Table:
         """The table in a `.npy` file, memory-mapped and read-only."""
         return cls(np.lib.format.open_memmap(path, mode="r"))
 
-    def save(self, path: Path) -> None:
-        np.save(path, self.buckets)
+    def save(self, to: Path | IO[bytes]) -> None:
+        np.save(to, self.buckets)
 
     def find(self, keys: Keys) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Where keys (n,) stand: known, bucket and slot, each (n,). Bucket and slot mean nothing where not known."""

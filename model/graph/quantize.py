@@ -16,7 +16,6 @@ the validation days Kendall's tau to fp32 is at least LEAST_TAU on average.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +37,7 @@ from model.bundle.writing import amend
 from model.evaluation.measure import score_rows
 from model.evaluation.metrics import auc
 from model.features.encode import Inputs
+from model.files import beside
 from model.graph import golden
 from model.graph.merged import served
 from model.graph.write import example_batch, write_graph
@@ -89,19 +89,16 @@ def quantize(bundle: Bundle, data: Prepared, least_tau: float = LEAST_TAU) -> di
     if bundle.manifest["objective"] != "click":
         raise QuantizeError(f"objective {bundle.manifest['objective']!r}: the gate is an AUC, of clicks alone")
     path = bundle.folder / INT8_GRAPH
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
+    with beside(path) as candidate:
         with TemporaryDirectory() as folder:
-            onnx.save(_graph(bundle, data, Path(folder)), partial)
-        figures = judge(bundle, data, partial, least_tau)
+            onnx.save(_graph(bundle, data, Path(folder)), candidate)
+        figures = judge(bundle, data, candidate, least_tau)
         if figures["accepted"]:
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    if not figures["accepted"]:
-        path.unlink(missing_ok=True)
+            candidate.replace(path)
+        else:
+            path.unlink(missing_ok=True)
     report = json.loads((bundle.folder / REPORT).read_text()) | {INT8: figures}
-    amend(bundle, {REPORT: json.dumps(report, indent=1) + "\n"}, {INT8: figures}, [INT8_GRAPH])
+    amend(bundle, {REPORT: report}, {INT8: figures}, [INT8_GRAPH])
     return figures
 
 

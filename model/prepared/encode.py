@@ -1,6 +1,5 @@
 """Four canonical tables → the training form: encoded columns, sorted behaviours, ends of histories, meta.json."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from model.features.encode import Encoder
 from model.features.ids import Keys
 from model.features.kinds import Column
 from model.features.schema import Group, Schema
+from model.files import write_json
 from model.prepared.entities import Entities, PrepareError, series_column, table_series
 from model.prepared.fit import fit
 from model.prepared.splits import SPLITS, _split
@@ -119,7 +119,7 @@ def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | 
         "items": len(items),
         "behaviours": len(clicks["clicked"]),
     }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    write_json(folder / "meta.json", meta)
     return meta
 
 

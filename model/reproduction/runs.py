@@ -25,6 +25,7 @@ from tqdm import tqdm
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.evaluation.measure import score_rows
+from model.files import write_json
 from model.graph.publish import publish
 from model.graph.write import ExportError
 from model.prepared.loader import Prepared
@@ -106,7 +107,7 @@ def train(task: Task, data: Prepared) -> Finished:
         scores = None
     result |= {"versions": versions(), "machine": machine(), "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
     task.folder.mkdir(parents=True, exist_ok=True)
-    put(task.folder / RESULT, json.dumps(result, indent=1))
+    write_json(task.folder / RESULT, result)
     if scores is not None:
         (task.folder / CHECKPOINT).unlink(missing_ok=True)
     return Finished(task.variant, task.seed, result, scores)
@@ -168,13 +169,6 @@ def _cpu() -> str:
     except OSError:  # not Linux
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def put(path: Path, text: str) -> None:
-    """Writes a file beside its place and renames it there: a kill leaves the old one or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def say(text: str) -> None:

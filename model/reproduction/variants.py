@@ -4,13 +4,11 @@ After the network, options by colons: fields of its Config, fields of Training, 
 [history] length. They go on top of the recipe that the network has on the data set.
 """
 
-import importlib
 from dataclasses import dataclass, fields, replace
-from typing import Any, get_origin, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any
 
 from model import networks
+from model.options import Count, OptionError, from_text, hints, wrong
 from model.training.recipe import Recipe, Training, choose_recipe, load_recipe
 
 ALIASES = {"b": "blocks"}  # the paper's letter in Table 4
@@ -30,10 +28,6 @@ ABLATIONS = {  # one switch each
     "history=100": "the newest 100 behaviours",
     "select=test": "the checkpoint is picked on test",
 }
-
-
-class VariantError(ValueError):
-    """A name that is no variant; says what was given and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -64,54 +58,42 @@ class Variant:
         base = load_recipe(choose_recipe(self.network, dataset, None), self.network)
         own, options = networks.options(self.network), dict(self.options)
         of_training = {f.name for f in fields(Training)} - set(own)
-        length = {"length": options[HISTORY]} if HISTORY in options else {}
+        history = base.history | ({"length": int(options[HISTORY])} if HISTORY in options else {})
         return replace(
             base,
             network=base.network | {name: value for name, value in options.items() if name in own},
             training=replace(base.training, **{name: options[name] for name in of_training & set(options)}),
-            history=base.history | length,
+            history=history,
         )
 
 
 def parse(label: str, common: str = "") -> Variant:
     """The variant of a name, with the `common` options that it does not set itself.
 
-    Raises VariantError for an unknown network or option, or a value of the wrong type.
+    Raises OptionError for an unknown network or option, or a value of the wrong type.
     """
-    network, *given = label.split(":")
-    own = {_name(part) for part in given}
-    given += [part for part in common.split(":") if part and _name(part) not in own]
-    if network not in networks.names():
-        raise VariantError(f"network {network!r}, allowed: {', '.join(networks.names())}")
-    config = get_type_hints(importlib.import_module(f"{networks.__name__}.{network}").Config)
-    types: dict[str, Any] = (
-        {HISTORY: int} | get_type_hints(Training) | {name: config[name] for name in networks.options(network)}
-    )
+    network, *parts = label.split(":")
+    own = {_name(part) for part in parts}
+    parts += [part for part in common.split(":") if part and _name(part) not in own]
+    types = {HISTORY: Count} | hints(Training) | hints(networks.config_type(network))
     options: dict[str, Any] = {}
-    for part in given:
+    for part in parts:
         name, (_, equals, text) = _name(part), part.partition("=")
         if not equals or name not in types or name in options:
-            raise VariantError(f"{label}: option {part!r}, allowed, once each and as name=value: {', '.join(types)}")
-        kind = types[name]
-        value = text.split("-") if get_origin(kind) is tuple else text
-        try:
-            options[name] = TypeAdapter(kind).validate_python(value)
-        except ValidationError:
-            raise VariantError(f"{label}: {name} {text!r}, allowed: {getattr(kind, '__name__', kind)}") from None
-    if options.get(HISTORY, 1) < 1:
-        raise VariantError(f"{label}: history {options[HISTORY]}, at least 1")
+            raise wrong(label, "option", part, f"once each and as name=value: {', '.join(types)}")
+        options[name] = from_text(types[name], text, label, name)
     return Variant(label, network, tuple(sorted(options.items())))
 
 
 def parse_all(labels: list[str], common: str = "") -> list[Variant]:
-    """The variants of several names, each once. Raises VariantError, also where none is named."""
-    found: dict[str, Variant] = {}
+    """The variants of several names, each once. Raises OptionError, also where none is named."""
+    variants: dict[str, Variant] = {}
     for label in labels:
         variant = parse(label, common)
-        found.setdefault(variant.folder, variant)
-    if not found:
-        raise VariantError("no network is named")
-    return list(found.values())
+        variants.setdefault(variant.folder, variant)
+    if not variants:
+        raise OptionError("no network is named")
+    return list(variants.values())
 
 
 def ablations(of: Variant, common: str = "") -> list[Variant]:

@@ -5,65 +5,62 @@ are taken where they exist, and each setting there carries its reason.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from model import networks
 from model.features.schema import Schema
+from model.options import (
+    Count,
+    Natural,
+    NotNegative,
+    OptionError,
+    Positive,
+    Share,
+    check,
+    read,
+    refuse_unknown,
+    wrong,
+)
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
-ALLOWED = {
-    "objective": ("click", "watch_time"),
-    "exposures": ("unclicked", "all"),
-    "optimiser": ("adagrad", "adam"),
-    "select": ("validation", "test"),
-}
+Widths = dict[Literal["width", "sequence_width"], Natural]
 
 
 @dataclass(frozen=True)
 class Training:
     """How the optimiser goes; BST's Table 3 and §3.1 where the paper says."""
 
-    objective: str = "click"  # or watch_time (model/training/objective.py)
-    exposures: str = "unclicked"  # watch_time: what counts as a negative, as Covington et al. print it; or all
-    optimiser: str = "adagrad"  # §3.1; or adam
+    objective: Literal["click", "watch_time"] = "click"  # model/training/objective.py
+    exposures: Literal["unclicked", "all"] = "unclicked"  # watch_time: the negatives, as Covington et al. print it
+    optimiser: Literal["adagrad", "adam"] = "adagrad"  # §3.1
     lazy: bool = True  # steps and l2 move a batch's table rows alone; false (adam, small tables, no warm start): all
-    learning_rate: float = 0.01  # Table 3
-    decay: float = 1.0  # what the learning rate has fallen to, linearly, at the end of every epoch; 1: it stays
-    accumulator: float = 0.1  # Adagrad's start, as in TensorFlow 1.4, with which the paper trained
-    weight_decay: float = 0.0  # adam only, and not on the embedding tables
-    l2: float = 0.0  # of table rows; lazy: DIN's mini-batch aware regularisation, BPR's λ
-    wide_learning_rate: float = 0.1  # FTRL's α of a wide part (wdl, wdl_seq), whatever the optimiser of the rest
-    wide_l1: float = 1.0  # its λ1: an id or a cross must have earned its weight
-    fresh_tables: int = 0  # tables of more rows start anew at every epoch (MEDA, Liu et al. 2023); 0: none does
-    batch_size: int = 256  # Table 3
-    epochs: int = 1  # Table 3
-    evaluations: int = 4  # looks at validation an epoch; 0: none, and the last epoch's weights are taken
-    patience: int = 4  # looks without a better validation AUC until it stops
-    select: str = "validation"  # the split that picks the checkpoint; test shows by how much one would fool oneself
+    learning_rate: Positive = 0.01  # Table 3
+    decay: Share = 1.0  # what the learning rate has fallen to, linearly, at the end of every epoch; 1: it stays
+    accumulator: NotNegative = 0.1  # Adagrad's start, as in TensorFlow 1.4, with which the paper trained
+    weight_decay: NotNegative = 0.0  # adam only, and not on the embedding tables
+    l2: NotNegative = 0.0  # of table rows; lazy: DIN's mini-batch aware regularisation, BPR's λ
+    wide_learning_rate: Positive = 0.1  # FTRL's α of a wide part (wdl, wdl_seq), whatever the optimiser of the rest
+    wide_l1: NotNegative = 1.0  # its λ1: an id or a cross must have earned its weight
+    fresh_tables: Natural = 0  # tables of more rows start anew at every epoch (MEDA, Liu et al. 2023); 0: none does
+    batch_size: Count = 256  # Table 3
+    epochs: Count = 1  # Table 3
+    evaluations: Natural = 4  # looks at validation an epoch; 0: none, and the last epoch's weights are taken
+    patience: Count = 4  # looks without a better validation AUC until it stops
+    select: Literal["validation", "test"] = "validation"  # picks the checkpoint; test shows how misleading that is
     refit: bool = False  # then train anew on train + validation, for as many epochs as were best; test stays unseen
-    checkpoint_s: float = 60.0  # seconds between checkpoints
+    checkpoint_s: NotNegative = 60.0  # seconds between checkpoints
 
     def __post_init__(self) -> None:
-        for name, allowed in ALLOWED.items():
-            if getattr(self, name) not in allowed:
-                raise RecipeError(f"{name} {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
-        for name in ("learning_rate", "wide_learning_rate", "batch_size", "epochs", "patience", "decay"):
-            if getattr(self, name) <= 0:
-                raise RecipeError(f"{name} {getattr(self, name)}, allowed: above 0")
-        for name in ("accumulator", "weight_decay", "fresh_tables", "l2", "wide_l1", "evaluations", "checkpoint_s"):
-            if getattr(self, name) < 0:
-                raise RecipeError(f"{name} {getattr(self, name)}, allowed: 0 and more")
-        if self.decay > 1:
-            raise RecipeError(f"decay {self.decay}, allowed: at most 1")
+        check(self, "[training]")
         if not self.lazy and self.optimiser != "adam":
-            raise RecipeError(f"lazy false with optimiser {self.optimiser!r}, allowed: adam")
+            raise wrong("[training]", "lazy false with optimiser", self.optimiser, "adam")
         if self.refit and not self.evaluations:
-            raise RecipeError("refit with evaluations 0: looks at validation pick the number of epochs")
+            raise wrong("[training]", "refit with evaluations", 0, "from 1: they pick the number of epochs")
 
 
 @dataclass(frozen=True)
@@ -72,38 +69,37 @@ class Recipe:
 
     network: dict[str, Any] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
-    features: dict[str, dict[str, int]] = field(default_factory=dict)  # {"item_id": {"sequence_width": 16}}
-    history: dict[str, int] = field(default_factory=dict)  # {"length": 50}
+    features: dict[str, Widths] = field(default_factory=dict)  # {"item_id": {"sequence_width": 16}}
+    history: dict[Literal["length"], Natural] = field(default_factory=dict)  # {"length": 50}
+
+    def __post_init__(self) -> None:
+        check(self, "recipe")
 
 
-class RecipeError(ValueError):
+class RecipeError(OptionError):
     """A recipe that cannot be used; says what was given and what is allowed."""
 
 
 def load_recipe(paths: Sequence[Path], network: str) -> Recipe:
-    """The recipe of files, later ones on top of earlier ones; raises RecipeError, also for unknown keys."""
+    """The recipe of files, later ones on top of earlier ones; raises OptionError, also for unknown keys."""
     merged: dict[str, dict[str, Any]] = {f.name: {} for f in fields(Recipe)}
     for path in paths:
         try:
             content = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: {error}") from None
-        _known(path, content, list(merged))
+        refuse_unknown(content, merged, str(path))
         for name, settings in content.items():
             if not isinstance(settings, dict):
                 raise RecipeError(f"{path}: {name} is a table: [{name}]")
             if name == "network" and _is_shared(path, network):  # for all networks: not all have each field
                 settings = {key: value for key, value in settings.items() if key in networks.options(network)}
             merged[name] |= settings
-        _known(path, content.get("training", {}), [f.name for f in fields(Training)])
     try:
-        training = networks.checked(Training, merged["training"], "[training]")
+        training = read(Training, merged["training"], "[training]")
         networks.config(network, merged["network"])
-        widths = [width for changes in merged["features"].values() for width in dict(changes).values()]
-        if any(type(number) is not int or number < 0 for number in [*widths, *merged["history"].values()]):
-            raise RecipeError("widths in [features] and the length in [history] are whole numbers from 0")
         return Recipe(**merged | {"training": training})
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise RecipeError(f"{', '.join(map(str, paths))}: {error}") from None
 
 
@@ -111,36 +107,15 @@ def _is_shared(path: Path, network: str) -> bool:
     return path.parent == RECIPES and not path.stem.startswith(f"{network}_")
 
 
-def _known(path: Path, table: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    unknown = set(table) - set(allowed)
-    if unknown:
-        raise RecipeError(f"{path}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")
-
-
 def adapted(schema: Schema, recipe: Recipe) -> Schema:
     """The schema with the recipe's widths and history length: they change the network, not a row's encoding."""
-    if set(recipe.history) - {"length"}:
-        raise RecipeError(f"recipe: history {recipe.history}; allowed: length")
-    history = replace(schema.history, length=recipe.history.get("length", schema.history.length))
-    return replace(_with_widths(schema, recipe.features), history=history)
-
-
-def _with_widths(schema: Schema, features: Mapping[str, Mapping[str, int]]) -> Schema:
-    names = [f.name for f in schema.features]
-    for name, changes in features.items():
-        if name not in names or set(changes) - {"width", "sequence_width"}:
-            raise RecipeError(
-                f"recipe: features.{name} {dict(changes)}; allowed: width, sequence_width of {', '.join(names)}"
-            )
-        if (schema.features[names.index(name)].sequence_width == 0) != (changes.get("sequence_width", 0) == 0):
-            if "sequence_width" in changes:
-                raise RecipeError(f"recipe: features.{name} cannot enter or leave the sequence: the data is encoded so")
-    made = []
+    refuse_unknown(recipe.features, [f.name for f in schema.features], "recipe: features")
     for f in schema.features:
-        own = features.get(f.name, {})
-        sequence_width = own.get("sequence_width", f.sequence_width)
-        made.append(replace(f, width=own.get("width", f.width), sequence_width=sequence_width))
-    return replace(schema, features=tuple(made))
+        width = recipe.features.get(f.name, {}).get("sequence_width", f.sequence_width)
+        if (width == 0) != (f.sequence_width == 0):
+            raise RecipeError(f"recipe: features.{f.name} cannot enter or leave the sequence: the data is encoded so")
+    features = tuple(replace(f, **recipe.features.get(f.name, {})) for f in schema.features)
+    return replace(schema, features=features, history=replace(schema.history, **recipe.history))
 
 
 def choose_recipe(network: str, dataset: str, given: Path | None) -> list[Path]:

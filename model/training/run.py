@@ -6,7 +6,6 @@ checkpoint carries network, optimiser and dropout's random state. Where there is
 bf16, transfers from pinned memory.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -23,6 +22,7 @@ from model.bundle.layout import WEIGHTS
 from model.bundle.reading import Bundle
 from model.evaluation.measure import watch_correlation, watch_seconds
 from model.evaluation.metrics import auc, logloss
+from model.files import replacing
 from model.networks.blocks import start
 from model.prepared.loader import Prepared, batches
 from model.training import objective
@@ -44,6 +44,9 @@ class TrainingError(Exception):
 class Run:
     """One training run: its state is the network, the optimiser and `progress`, all of it in the checkpoint.
 
+    Whoever wants a run to go otherwise overrides one of two methods: `step`, what is done with a batch, and `look`,
+    what is done between batches. `train` alone is the loop, for whoever measures it.
+
     `warm` is a bundle whose weights it starts from; `board` takes TensorBoard's add_scalar. Raises ValueError for a
     recipe or a data set that the network cannot use.
     """
@@ -59,7 +62,7 @@ class Run:
         board: Any = None,
         device: str | None = None,
     ):
-        torch.sparse.check_sparse_tensor_invariants.disable()  # said aloud, else torch warns once a run
+        torch.sparse.check_sparse_tensor_invariants.disable()  # set explicitly, else torch warns once a run
         keep_freed()
         self.name, self.recipe, self.seed, self.checkpoint = name, recipe, seed, checkpoint
         self.how, self.warm, self.board, self.world = recipe.training, warm, board, World()
@@ -123,14 +126,15 @@ class Run:
         Raises TrainingError where the loss is no number any more.
         """
         if self.progress["phase"] == "select":
-            self._epochs(self.data.of_split("train"), self.how.epochs, self.how.evaluations)
+            self.train(self.data.of_split("train"), self.how.epochs, self.how.evaluations)
             if self.how.refit:
                 self._begin_refit()
             elif not self.how.evaluations:
                 self.best = self.network.state_dict()
-        if self.progress["phase"] == "refit":  # nothing unseen is left to look at, but for who fools himself with test
+        if self.progress["phase"] == "refit":
+            # After refit no split is unseen; `select = test` still looks, to show how misleading that is.
             looks = self.how.evaluations if self.how.select == "test" else 0
-            self._epochs(self.refit_rows(), self.progress["refit_epochs"], looks)
+            self.train(self.refit_rows(), self.progress["refit_epochs"], looks)
             self.best = self.best if looks else self.network.state_dict()
         self.network.load_state_dict(self.best)
         self.network.to("cpu")
@@ -140,7 +144,7 @@ class Run:
         """Splits that the exported weights have seen."""
         return ["train", "validation"] if self.how.refit else ["train"]
 
-    def refit_rows(self) -> np.ndarray[Any, Any]:
+    def refit_rows(self) -> Rows:
         return np.concatenate([self.data.of_split(split) for split in self.trained_on])
 
     def _begin_refit(self) -> None:
@@ -150,31 +154,34 @@ class Run:
         self.progress |= {"phase": "refit", "refit_epochs": best["epoch"], "epoch": 0, "batch": 0}
         self.progress |= {"best": -1.0, "waited": 0} if self.how.select == "test" else {}
 
-    def _epochs(self, train: np.ndarray[Any, Any], epochs: int, looks: int) -> None:
-        """Epochs over the rows `train`, with so many looks at validation in each; 0: none, and no early stopping."""
-        pairs = Pairs(self.data, train) if self.objective == "pairs" else None
-        train = pairs.positive if pairs else train
+    def train(self, rows: Rows, epochs: int, looks: int) -> None:
+        """Goes on until `epochs` epochs over the impressions `rows` are done, with so many looks at validation in each.
+
+        No looks: no early stopping.
+        """
+        pairs = Pairs(self.data, rows) if self.objective == "pairs" else None
+        rows = pairs.positive if pairs else rows
         size = self.how.batch_size
-        steps = -(-len(train) // size)
+        steps = -(-len(rows) // size)
         look_at = {round(steps * (look + 1) / looks) for look in range(looks)}
         begun = saved = time.monotonic()
         before = self.progress["seconds"]
         while self.progress["epoch"] < epochs and not (looks and self.progress["waited"] >= self.how.patience):
             epoch, at = self.progress["epoch"], self.progress["batch"]
             if epoch and not at and not self.warm:  # what a warm start brings along is to stay
-                self._start_tables_anew()
-            bar = tqdm(total=len(train), initial=at * size, unit=" rows", unit_scale=True, delay=1, mininterval=0.5)
+                self.start_tables_anew()
+            bar = tqdm(total=len(rows), initial=at * size, unit=" rows", unit_scale=True, delay=1, mininterval=0.5)
             bar.disable = bar.disable or self.world.rank > 0
             bar.set_description(f"{self.progress['phase']}: epoch {epoch + 1}/{epochs}")
             with bar:
-                for rows in shuffled_batches(train, size, self.seed, epoch, at):
+                for batch in shuffled_batches(rows, size, self.seed, epoch, at):
                     self.optimiser.pace(1 - (1 - self.how.decay) * self.progress["batch"] / steps)
-                    loss = self._step(rows, pairs.negative(rows, self.seed, epoch) if pairs else None)
+                    loss = self.step(batch, pairs.negative(batch, self.seed, epoch) if pairs else None)
                     self.progress["losses"] = [self.progress["losses"][0] + float(loss), self.progress["losses"][1] + 1]
                     self.progress["batch"] += 1
-                    self.progress["rows"] += len(rows)
+                    self.progress["rows"] += len(batch)
                     self.progress["seconds"] = before + time.monotonic() - begun
-                    bar.update(len(rows))
+                    bar.update(len(batch))
                     if self.progress["batch"] % 50 == 0:
                         shown = {"loss": f"{float(loss):.4f}"}
                         if self.progress["curve"]:
@@ -190,7 +197,7 @@ class Run:
                         saved = time.monotonic()
             self.progress |= {"epoch": epoch + 1, "batch": 0}
 
-    def _start_tables_anew(self) -> None:
+    def start_tables_anew(self) -> None:
         """Ids learnt by heart in one epoch mislead the next; what the attention has learnt meanwhile stays."""
         for module in self.network.modules():
             if isinstance(module, nn.Embedding) and module.num_embeddings > self.how.fresh_tables > 0:
@@ -200,34 +207,37 @@ class Run:
                     start(module)
                 self.optimiser.forget(module.weight)
 
-    def _step(self, rows: Rows, negative: Rows | None) -> torch.Tensor:
-        """One batch: the mean of its rows' losses; with `negative`, of the pairs (row, negative)."""
+    def step(self, rows: Rows, negative: Rows | None = None) -> torch.Tensor:
+        """One batch's step: the mean of its rows' losses; with `negative`, of the pairs (row, negative).
+
+        Raises TrainingError for a loss that is no number, before any weight has moved.
+        """
         self.network.train()
         mine = self.world.share(rows)
         weight = 1.0 if len(mine) else 0.0  # fewer rows than processes: this one's gradient is zero
         mine = mine if len(mine) else rows[:1]
         if negative is None:
-            losses = self._losses(self._logit(mine), mine)
+            losses = self.losses(self.logit(mine), mine)
         else:
             other = self.world.share(negative) if weight else negative[:1]
-            both = self._logit(np.concatenate([mine, other]))
+            both = self.logit(np.concatenate([mine, other]))
             losses = objective.pairs(both[: len(mine)], both[len(mine) :])
         loss = weight * losses.sum() / len(rows)
         loss.backward()
-        found = self.world.sum(loss.detach().clone())
-        if not torch.isfinite(found):
-            raise self._lost(f"the loss is {float(found)}", self.progress["batch"] + 1)
+        whole = self.world.sum(loss.detach().clone())
+        if not torch.isfinite(whole):
+            raise self._lost(f"the loss is {float(whole)}", self.progress["batch"] + 1)
         self.world.sum_gradients(self.network)
         self.optimiser.step(len(rows))
-        return found
+        return whole
 
-    def _logit(self, rows: Rows) -> torch.Tensor:
+    def logit(self, rows: Rows) -> torch.Tensor:
         """Logits of impressions (B,), in 32 bits; on a GPU the products are made in bf16."""
         inputs = to_device(tensors(self.data.batch(rows)), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return self.network(inputs)[:, 0].float()
 
-    def _losses(self, logit: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def losses(self, logit: torch.Tensor, rows: Rows) -> torch.Tensor:
         label = torch.from_numpy(self.data.label[rows].astype(np.float32)).to(self.device)
         if self.objective == "watch_time":
             seconds = torch.from_numpy(watch_seconds(self.data, rows)).to(self.device)
@@ -253,19 +263,19 @@ class Run:
         if not np.isfinite(score).all():
             raise self._lost("scores are no numbers", self.progress["batch"])
         figures: dict[str, Any] = {"auc": auc(self.data.label[rows], score)}
-        found = figures["auc"]
+        picked_by = figures["auc"]
         if self.objective == "click":
             figures["logloss"] = logloss(self.data.label[rows], score)
         elif self.objective == "watch_time":
-            figures["watch_correlation"] = found = watch_correlation(self.data, rows, score)
+            figures["watch_correlation"] = picked_by = watch_correlation(self.data, rows, score)
         for name, value in figures.items():
             self._note(f"{name}/{self.how.select}", value)
         total, number = self.progress["losses"]
         self.progress["losses"] = [0.0, 0]
-        figures |= {"train_loss": total / number, "picked_by": found}
+        figures |= {"train_loss": total / number, "picked_by": picked_by}
         self.progress["curve"].append({"epoch": self.progress["epoch"] + 1, "batch": self.progress["batch"], **figures})
-        if found > self.progress["best"]:
-            self.progress |= {"best": found, "waited": 0}
+        if picked_by > self.progress["best"]:
+            self.progress |= {"best": picked_by, "waited": 0}
             self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         else:
             self.progress["waited"] += 1
@@ -284,9 +294,8 @@ class Run:
             "random": torch.get_rng_state(),
             "random_of_gpu": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(content, partial)
-        os.replace(partial, self.checkpoint)
+        with replacing(self.checkpoint) as partial:
+            torch.save(content, partial)
 
     def resume(self) -> bool:
         """Takes up the checkpoint where there is one. Raises RecipeError when it belongs to another run."""

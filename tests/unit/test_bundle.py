@@ -1,8 +1,11 @@
 """Bundles: what is written, what is refused."""
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +139,20 @@ def test_padded_slots_do_not_change_an_exported_score(small_bundle: Bundle) -> N
     wide["gap"] = np.pad(inputs["gap"], ((0, 0), (0, 5)))
     wide["history"] = np.pad(inputs["history"], ((0, 0), (0, 5), (0, 0)))
     np.testing.assert_allclose(small_bundle.score(session, wide), small_bundle.score(session, inputs), atol=1e-6)
+
+
+def test_a_bundle_says_when_it_was_exported_also_one_of_an_older_release(copy: Path) -> None:
+    edit(copy / "manifest.json", lambda m: m.update(exported_at="2026-03-01T12:00:00Z"))
+    assert Bundle.open(copy).exported_s == 1_772_366_400
+    edit(copy / "manifest.json", lambda m: m.pop("exported_at"))
+    edit(copy / "manifest.json", lambda m: m.update(version="20260301T120001-0123abcd"))
+    assert Bundle.open(copy).exported_s == 1_772_366_401  # as its version says
+    edit(copy / "manifest.json", lambda m: m.update(version="ours-7"))
+    os.utime(copy / "manifest.json", (5, 6))
+    assert Bundle.open(copy).exported_s == 6
+
+
+def test_a_new_bundle_carries_the_time_of_its_export(small_bundle: Bundle) -> None:
+    written = datetime.fromisoformat(small_bundle.manifest["exported_at"])
+    assert f"{written:%Y%m%dT%H%M%S}" == small_bundle.version[:15]
+    assert 0 <= time.time() - small_bundle.exported_s < 24 * 3600

@@ -343,8 +343,10 @@ def rank(service: Service, *candidates: str) -> tuple[dict[str, float], int]:
 
 
 def counted(service: Service, sample: str) -> float:
-    (line,) = [line for line in get(f"{service.url}/metrics").splitlines() if line.startswith(f"{sample} ")]
-    return float(line.rpartition(" ")[2])
+    lines = get(f"{service.url}/metrics").splitlines()
+    of_sample = [line for line in lines if line.startswith((f"{sample} ", f"{sample}{{"))]
+    assert of_sample
+    return sum(float(line.rpartition(" ")[2]) for line in of_sample)
 
 
 def test_new_items_and_changed_features_reach_a_running_service_and_broken_files_do_not(demo: Path) -> None:

@@ -14,23 +14,26 @@ from service.settings import Settings
 ROOT = Path(__file__).parents[2]
 # A folder, or a verb beside it -> what it may import of the project; what lies within one folder imports each other
 # freely, but never in a circle. The longest prefix counts.
+OPTIONS = {"model.options"}  # a leaf: what an option may be
+FILES_ALONE = {"model.files"}  # a leaf: it writes beside and renames
 FEATURES = {"model.features"}
-ENCODED = FEATURES | {"model.datasets"}  # what there is before a network
+ENCODED = FEATURES | FILES_ALONE | OPTIONS | {"model.datasets"}  # what there is before a network
 SERVED = FEATURES | {"model.bundle"}  # all of model/ that the service knows
-LEARNT = SERVED | {"model.prepared", "model.evaluation", "model.networks"}
-TRAINED = LEARNT | {"model.training", "model.graph", "model.files"}
+LEARNT = SERVED | FILES_ALONE | OPTIONS | {"model.prepared", "model.evaluation", "model.networks"}
+TRAINED = LEARNT | {"model.training", "model.graph"}
 ARROWS = {
     "model": set(),  # its __init__, and whatever has no arrow yet
     "model.files": set(),
     "model.pages": set(),
-    "model.features": set(),
-    "model.bundle": FEATURES,
-    "model.networks": FEATURES,
-    "model.datasets": FEATURES,
+    "model.options": set(),
+    "model.features": FILES_ALONE,
+    "model.bundle": FEATURES | FILES_ALONE,
+    "model.networks": FEATURES | OPTIONS,
+    "model.datasets": FEATURES | OPTIONS,
     "model.prepared": ENCODED,
     "model.evaluation": SERVED | {"model.prepared"},
     "model.training": LEARNT,
-    "model.graph": LEARNT | {"model.training", "model.files"},
+    "model.graph": LEARNT | {"model.training"},
     "model.reproduction": TRAINED | {"model.pages"},
     "model.loader": {"model.prepared"},
     "model.prepare": ENCODED | {"model.prepared"},
@@ -65,7 +68,7 @@ ARROWS = {
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
     "loadtest.accuracy": {"loadtest", "model"},
-    "loadtest.encoding": {"loadtest", "model.features"},
+    "loadtest.encoding": {"loadtest", "model.features", "model.files"},
     "loadtest.networks": {"loadtest", "model"},
     "loadtest.overhead": {"loadtest", "model"},
     "loadtest.scoring": {"loadtest", "model"},

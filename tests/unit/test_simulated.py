@@ -8,9 +8,11 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from model import datasets
 from model.datasets import simulated
 from model.datasets.simulated import AGES, GENDERS, SYSTEMS, make_users, make_world
-from model.datasets.tables import TABLES, DataError, DataSet, Options
+from model.datasets.tables import TABLES, DataSet, Options
+from model.options import OptionError
 
 SEED, IMPRESSIONS = 7, 50_000
 HOUR_MS = 3_600_000
@@ -235,7 +237,24 @@ def test_the_oracle_ranks_far_better_than_popularity(tables):
     assert 0.5 < popularity < oracle - 0.15
 
 
-@pytest.mark.parametrize(("impressions", "seed"), [(0, 1), (10, -1)])
-def test_a_count_or_seed_out_of_range_is_refused(tmp_path, impressions, seed):
-    with pytest.raises(DataError, match=f"{impressions} impressions, seed {seed}; allowed are"):
-        simulated.write_tables(None, tmp_path, Options(impressions=impressions, seed=seed))
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"impressions": 0}, "impressions 0, allowed: whole number from 1"),
+        ({"seed": -1}, "seed -1, allowed: whole number from 0"),
+        ({"skip_bad": -1}, "skip_bad -1, allowed: whole number from 0"),
+        ({"ties": "strict"}, "data set simulated: unknown ties; allowed: skip_bad, seed, impressions"),
+    ],
+)
+def test_an_option_out_of_range_or_of_another_data_set_is_refused(values, says):
+    with pytest.raises(OptionError, match=says):
+        datasets.options("simulated", None, values)
+
+
+def test_a_log_is_named_for_every_data_set_but_the_simulated_one(tmp_path):
+    for name, raw in (("simulated", tmp_path), ("taobao", None)):
+        with pytest.raises(OptionError, match="every data set but simulated"):
+            datasets.options(name, raw, {})
+    with pytest.raises(OptionError, match="nowhere is no folder"):
+        datasets.options("taobao", tmp_path / "nowhere", {})
+    assert datasets.options("amazon", tmp_path, {"ties": "published"}).ties == "published"

@@ -11,8 +11,9 @@ import pytest
 
 from model import daily, search
 from model.bundle.reading import Bundle
+from model.options import OptionError
 from model.prepared.loader import Prepared
-from model.training.recipe import RecipeError, load_recipe
+from model.training.recipe import load_recipe
 
 RECIPE = "[network]\nmlp = [16]\n[training]\noptimiser = 'adam'\nbatch_size = 512\nevaluations = 1\n"
 
@@ -97,7 +98,7 @@ def test_a_search_starts_from_the_recipe_writes_a_better_one_and_goes_on_after_a
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[training.learning_rat]\nlow = 1\nhigh = 2", "training.learning_rat is no setting"),
+        ("[training.learning_rat]\nlow = 1\nhigh = 2", r"\[training\]: unknown learning_rat; allowed: "),
         ("[training.learning_rate]\nlow = 1", "allowed: numbers low < high"),
         ("[training.learning_rate]\nlow = 1\nhigh = 0.1", "allowed: numbers low < high"),
         ("[training.learning_rate]\nlow = 0\nhigh = 0.1\nlog = true", "with log above 0"),
@@ -110,7 +111,7 @@ def test_a_search_starts_from_the_recipe_writes_a_better_one_and_goes_on_after_a
 )
 def test_a_wrong_space_says_what_is_allowed(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "space.toml").write_text(text)
-    with pytest.raises(RecipeError, match=says):
+    with pytest.raises(OptionError, match=says):
         search.load_space(tmp_path / "space.toml", "bst")
 
 

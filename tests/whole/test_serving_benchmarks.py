@@ -68,7 +68,7 @@ def test_its_items_are_scored_apart_and_every_golden_history_is_full(made_up: Bu
 def test_a_bundle_is_made_once_and_one_that_a_kill_left_half_is_cleared_away(cache: Path, made_up: Bundle) -> None:
     assert bundle(cache, items=500).version == made_up.version
     assert f"format_{FORMAT}" in made_up.name
-    left = cache / made_up.name.replace("_500_", "_20_") / ".partial-1"
+    left = cache / made_up.name.replace("_500_", "_20_") / ".bundle-99999999"  # of a process that is gone
     left.mkdir(parents=True)
     again = bundle(cache, items=20)
     assert not left.exists() and len(again.catalog) == 20

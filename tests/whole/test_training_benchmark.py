@@ -61,7 +61,7 @@ def test_a_data_set_is_made_once_and_one_that_a_kill_left_half_made_again(tmp_pa
     made = data_set(tmp_path, 50, 980)
     written = (made.folder / "meta.json").stat().st_mtime_ns
     assert (data_set(tmp_path, 50, 980).folder / "meta.json").stat().st_mtime_ns == written
-    made.folder.rename(made.folder.with_name(made.folder.name + ".partial"))
+    made.folder.rename(made.folder.with_name(f".{made.folder.name}-99999999"))
     again = data_set(tmp_path, 50, 980)
     assert (again.folder / "meta.json").stat().st_mtime_ns != written
     assert len(again.of_split("train")) == 980
@@ -70,10 +70,10 @@ def test_a_data_set_is_made_once_and_one_that_a_kill_left_half_made_again(tmp_pa
 def test_a_round_trains_the_steps_asked_for_on_new_rows(made_up: Prepared) -> None:
     sizes = training.Sizes(round_steps=2, warm=1)
     ours = training.Ours(made_up, sizes)
-    weight = ours._run.network.embed.sequence["item_id"].weight.detach().clone()
+    weight = ours.run.network.embed.sequence["item_id"].weight.detach().clone()
     assert ours.round() > 0
-    assert ours._run.progress["rows"] == 3 * training.BATCH
-    assert not weight.equal(ours._run.network.embed.sequence["item_id"].weight)
+    assert ours.run.progress["rows"] == 3 * training.BATCH
+    assert not weight.equal(ours.run.network.embed.sequence["item_id"].weight)
 
 
 def test_the_quick_run_ends_in_the_line_that_scripts_read(tmp_path: Path) -> None:
