@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 import threading
@@ -60,7 +61,7 @@ def from_environment() -> FastAPI:
 def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing | None = None) -> FastAPI:
     """The service; bundle, session and store connections are made when it starts and closed when it ends.
 
-    `metrics_folder` is where all workers count (`metrics.prepare_folder`). `traces`, where given, gets every request's
+    `metrics_folder` is where all workers count (`folder.prepare_folder`). `traces`, where given, gets every request's
     spans, and is closed at the end. Starting raises BundleError.
     """
     loading = time.perf_counter()
@@ -82,11 +83,11 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
         app.state.history = Counted(store, metrics)
         app.state.scorer = Scorer(bundle, settings.score_threads, settings.precision)
         app.state.scorer.warm()
-        metrics.model(
+        app.state.slot = metrics.model(
             bundle.name,
             bundle.version,
-            bundle.manifest["network"],
-            bundle.manifest["files"]["model.onnx"]["sha256"],
+            network=bundle.manifest["network"],
+            sha=bundle.manifest["files"]["model.onnx"]["sha256"],
             exported_s=_exported_s(bundle),
             load_s=time.perf_counter() - loading,
         )
@@ -95,7 +96,7 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
             if catalog is not None:
                 bundle.catalog = app.state.scorer.catalog = catalog  # nobody keeps the one before, and its disk space
                 metrics.catalog(len(catalog), catalog.modified_ns)
-            metrics.catalog_reload("refused" if catalog is None else "ok")
+            metrics.add("ranker_catalog_reloads", outcome="refused" if catalog is None else "ok")
 
         metrics.catalog(len(bundle.catalog), bundle.catalog.modified_ns)
         watch = CatalogWatch(bundle, settings.catalog_poll_s, reloaded)
@@ -148,21 +149,25 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
         }
 
     def count(ranked: Sequence[ranking.Ranked], scope: Scope) -> None:
+        scope["ranker.slot"] = app.state.slot
         scope["ranker.degraded"] = any(one.degraded for one in ranked)
         for one in ranked:
             for reason in one.degraded:
-                metrics.degraded(reason)
-            metrics.ranked(
-                candidates=one.candidates,
-                history_length=one.history_length,
-                unknown_items=one.unknown_items,
-                cold=one.history_length == 0,
-                future=one.future,
-                malformed=one.malformed,
-                history_age_s=one.history_age_s,
-                score_mean=one.score_mean,
-                bad_scores=one.bad_scores,
-            )
+                metrics.add("ranker_degraded", slot=app.state.slot, reason=reason)
+            values: dict[str, float] = {
+                "ranker_candidates": one.candidates,
+                "ranker_history_length": one.history_length,
+                "ranker_unknown_items": one.unknown_items,
+                "ranker_cold_users": one.history_length == 0,
+                "ranker_future_behaviours": one.future,
+                "ranker_malformed_behaviours": one.malformed,
+                "ranker_score_nan": one.bad_scores,
+            }
+            if one.history_age_s is not None:
+                values["ranker_history_age_seconds"] = one.history_age_s
+            if math.isfinite(one.score_mean):
+                values["ranker_score_mean"] = one.score_mean
+            metrics.ranked(app.state.slot, values)
 
     @app.post(
         "/rank",
@@ -199,7 +204,7 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
         stages: dict[str, float] = request.scope["ranker.stages"]
         begun: float = request.scope["ranker.begun"]
         asked = parse_batch(await _body(request, settings.max_body_bytes))
-        metrics.batch(len(asked))
+        metrics.size("ranker_batch_requests", len(asked))
         total = sum(len(one.candidates) for one in asked if not isinstance(one, RankerError))
         if total > settings.max_batch_candidates:
             raise TooManyCandidates(f"{total} candidates in all, at most {settings.max_batch_candidates}")

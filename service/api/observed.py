@@ -17,12 +17,12 @@ from service.api.answers import RANKED, ROUTES, _error, client_gone, ranker_erro
 from service.errors import RankerError
 from service.telemetry import tracing
 from service.telemetry.counts import Metrics
-from service.telemetry.families import EVENTS, UNMATCHED, outcome_of
+from service.telemetry.families import FAMILIES, UNMATCHED, outcome_of
 from service.telemetry.logs import RequestLog
 
 log = logging.getLogger("ranker")
 
-SHED = frozenset(EVENTS["ranker_shed"].labels["reason"])  # kinds of errors
+SHED = frozenset(FAMILIES["ranker_shed"].labels["reason"])  # kinds of errors
 Endpoint = Callable[[Request], Awaitable[Response]]
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
@@ -103,9 +103,9 @@ class Observed:
             outcome = outcome_of(status or 500, degraded)
             if ranks:
                 self.metrics.ended()
-            self.metrics.observe(route, outcome, stages if ROUTES.get(route) else {}, total_s)
+            self.metrics.observe(route, outcome, stages if ROUTES.get(route) else {}, total_s, scope.get("ranker.slot"))
             if kind in SHED:
-                self.metrics.count("ranker_shed", kind)
+                self.metrics.add("ranker_shed", reason=str(kind))
             if (why := self.log.why(outcome, total_s)) is not None:
                 self.log.tell(
                     why,

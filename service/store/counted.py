@@ -22,12 +22,16 @@ class Counted:
             stored = await self._history.read_many(asked)
         except StoreUnavailable as error:
             late = isinstance(error, StoreTimedOut)
-            self._metrics.store_read("timeout" if late else "error", time.perf_counter() - begun)
+            self._count("timeout" if late else "error", begun)
             if late:
-                self._metrics.count("ranker_deadline_exceeded", "history")
+                self._metrics.add("ranker_deadline_exceeded", stage="history")
             raise
-        self._metrics.store_read("ok", time.perf_counter() - begun)
+        self._count("ok", begun)
         return stored
+
+    def _count(self, outcome: str, begun: float) -> None:
+        self._metrics.add("ranker_store_ops", op="read", outcome=outcome)
+        self._metrics.size("ranker_store_duration_seconds", time.perf_counter() - begun)
 
     async def close(self) -> None:
         await self._history.close()

@@ -1,62 +1,42 @@
-"""What `GET /metrics` says: the names, labels and help texts of the `ranker_` families, counted over all workers.
+"""What `GET /metrics` shows: counts of all workers, by name and by the model that answered.
 
-Every series is known when the service starts, so no caller can put a user, an item or a raw path into a label. Counts
-live in the workers' files (`window.py`); each worker, asked, reads them all and gives the same answer.
+Every series is known when the service starts or takes a model up. Counts live in the workers' files (`window.py`), in
+rows by model (`slots.py`). Each worker that is scraped reads all files and gives the same answer.
 """
 
-import math
+import fcntl
 import os
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
-from service.telemetry.exposition import CONTENT_TYPE, Labels, Text
+from service.telemetry.columns import Columns, counter_key
 from service.telemetry.families import (
-    BATCH_REQUESTS,
     DEGRADED,
-    EVENTS,
-    OUTCOMES,
-    QUANTILES,
+    FAMILIES,
     REQUEST_BOUNDS_S,
-    SIZES,
     STAGE_BOUNDS_S,
-    STAGES,
-    STORE_READ,
-    TOTAL,
     UNMATCHED,
-    Events,
+    Family,
 )
 from service.telemetry.pulse import born, resident_bytes
-from service.telemetry.render import _model, _upto, _write_models, _write_workers
-from service.telemetry.window import (
-    Counts,
-    Layout,
-    Record,
-    Times,
-    TimesWriter,
-    WorkerFile,
-    log_edges,
-    merge,
-    quantiles,
-    times_layout,
-)
-
-MODEL_BYTES = 1024  # a bundle's name and version are folder names, 255 bytes at most each
+from service.telemetry.render import Scrape
+from service.telemetry.slots import MODEL_BYTES, NO_MODEL, OLDER, Slots, clear, fold, rows_layout
+from service.telemetry.window import Layout, Series, TimesWriter, WorkerFile, log_edges, merge, window_layout
 
 
 class Metrics:
-    """One worker's pen and everybody's reader. Safe with several threads; open it in the worker, after any fork.
+    """Writes this worker's counts; renders all workers'. Safe with several threads; open it in the worker, after forks.
 
     `folder` is the one that `prepare_folder` made and all workers share. `routes` maps each route template to its
-    stages (none for most). `reasons` are the values that `degraded` may be called with. `clock` is CLOCK_MONOTONIC in
-    seconds. `budgets_s` become bounds of the requests' histogram, exact ones; they must be the same for all workers.
+    stages (none for most). `reasons` are those that `ranker_degraded` may have. `clock` is CLOCK_MONOTONIC in seconds.
+    `budgets_s` become exact bounds of the requests' histogram. All workers must be given the same of all.
     """
 
     def __init__(
@@ -66,36 +46,30 @@ class Metrics:
         reasons: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
         budgets_s: Iterable[float] = (),
+        *,
+        families: Mapping[str, Family] = FAMILIES,
     ) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._bounds_s = tuple(sorted({*REQUEST_BOUNDS_S, *budgets_s}))
-        self._edges = log_edges([*self._bounds_s, *STAGE_BOUNDS_S])
-        self._at_request_bounds, self._at_stage_bounds = (  # every bound is an edge
-            np.searchsorted(self._edges, bounds) for bounds in (self._bounds_s, STAGE_BOUNDS_S)
-        )
-        self._labels = [
-            (route, stage, outcome)
-            for route, stages in {**routes, UNMATCHED: ()}.items()
-            for outcome in OUTCOMES
-            for stage in (TOTAL, *stages)
-        ]
-        self._series: dict[str, dict[str, dict[str, int]]] = {}
-        for row, (route, stage, outcome) in enumerate(self._labels):
-            self._series.setdefault(route, {}).setdefault(outcome, {})[stage] = row
-        degraded = Events("Answers that did without something, by what was missing.", {"reason": reasons})
-        self._events = {**EVENTS, DEGRADED: degraded}
-        every = [
-            (name, *values) for name, events in self._events.items() for values in product(*events.labels.values())
-        ]
-        self._counter_of = {event: index for index, event in enumerate(every)}
+        self._families = {**families, DEGRADED: families[DEGRADED]._replace(labels={"reason": reasons})}
+        bounds_s = tuple(sorted({*REQUEST_BOUNDS_S, *budgets_s}))
+        self._edges = log_edges([*bounds_s, *STAGE_BOUNDS_S])
+        self._columns = Columns(self._families, routes, bounds_s, self._edges)
+        self._counter_of, self._histogram_of = self._columns.counters, self._columns.histograms
+        self._width, self._sums_width = self._columns.cells, self._columns.sums
+        self._series: dict[str, dict[str, dict[str, Series]]] = {}
+        for route, stage, outcome, series in self._columns.times:
+            self._series.setdefault(route, {}).setdefault(outcome, {})[stage] = series
 
+        self._slots = Slots(folder)
         self._file = WorkerFile(folder, self._layout())
         record = self._file.record
-        self._times = TimesWriter(record["times"], self._edges)
-        self._counts = [record["sizes"][sizes.name].data for sizes in SIZES]
-        self._sums: Any = record["sums"].data  # a memoryview of floats
-        self._counters = record["counters"].data
+        self._rows = record["rows"]
+        self._times = TimesWriter(record["window"], self._edges, self._rows["cells"])
+        self._cells: Any = self._rows["cells"].reshape(-1).data  # memoryviews: see TimesWriter
+        self._sums: Any = self._rows["sums"].reshape(-1).data
+        self._used_s: Any = self._rows["used_s"].data
+        self._row_of: dict[int | None, int] = {None: NO_MODEL}  # by slot, as callers know it: a serial number
         self._worker = record["worker"]
         self._in_flight = self._worker["in_flight"].reshape(1).data
         self._cpu_before_ns = int(self._worker["cpu_ns"])  # a predecessor's: what is summed up must not fall
@@ -105,14 +79,9 @@ class Metrics:
         worker = ["slot", "pid", "born", "cpu_ns", "in_flight", "queue_items", "resident_bytes"]
         return np.dtype(
             [
-                ("times", times_layout(len(self._labels), self._edges)),
-                # One number a bucket; the last one for what is above all bounds.
-                ("sizes", np.dtype([(sizes.name, np.uint64, (len(sizes.bounds) + 1,)) for sizes in SIZES])),
-                ("sums", np.float64, (len(SIZES),)),
-                ("counters", np.uint64, (len(self._counter_of),)),
+                ("window", window_layout(len(self._columns.times), self._edges)),
+                ("rows", rows_layout(self._columns)),
                 ("catalog", np.dtype([("items", np.uint64), ("modified_ns", np.uint64)])),
-                ("model", f"S{MODEL_BYTES}"),
-                ("model_times", np.dtype([(name, np.float64) for name in ("exported_s", "loaded_s", "load_s")])),
                 (
                     "worker",
                     np.dtype(
@@ -125,77 +94,64 @@ class Metrics:
         )
 
     def _enter(self) -> None:
-        """Takes the slot over from whoever had it: counts go on, what is of the moment begins anew."""
+        """Takes the file over from whoever had it: counts go on, what is of the moment begins anew."""
+        with self._slots.locked(fcntl.LOCK_EX):
+            clear(self._rows)
+            self._rows["answers"] = False
         for name in ("pid", "in_flight", "queue_items", "queue_age_s", "lag_s"):
             self._worker[name] = 0
-        self.count("ranker_worker_starts")
+        self.add("ranker_worker_starts")
         self._worker["slot"] = self._file.slot
         self._worker["started_s"] = time.time()
         self._worker["born"] = born(os.getpid())
         self.beat(0.0, 0, 0.0)
         self._worker["pid"] = os.getpid()  # last: from now on it is a worker that lives
 
-    def observe(self, route: str, outcome: str, stages_s: Mapping[str, float], total_s: float) -> None:
-        """One answered request: seconds in each stage that it came to, and in all.
+    def observe(
+        self, route: str, outcome: str, stages_s: Mapping[str, float], total_s: float, slot: int | None = None
+    ) -> None:
+        """One answered request: seconds in each stage that it came to, and in all; by the model in `slot`, if by any.
 
-        A route that is not in the table counts as `unmatched`. KeyError for an unknown outcome, or a stage that the
-        route does not have.
+        A route that is not in the table counts as `unmatched`. KeyError for an unknown outcome or slot, or a stage that
+        the route does not have.
         """
         series = self._series.get(route, self._series[UNMATCHED])[outcome]
         times = [(series[stage], seconds) for stage, seconds in stages_s.items()]
-        times.append((series[TOTAL], total_s))
+        times.append((series["total"], total_s))
+        now_s = self._clock()
         with self._lock:
-            self._times.add(times, self._clock())
+            row = self._row_of[slot]
+            self._used_s[row] = now_s
+            self._times.add(times, now_s, row)
 
-    def ranked(
-        self,
-        *,
-        candidates: int,
-        history_length: int,
-        unknown_items: int,
-        cold: bool,
-        future: int,
-        malformed: int,
-        history_age_s: float | None = None,
-        score_mean: float = math.nan,
-        bad_scores: int = 0,
-    ) -> None:
-        """What one ranked request was made of, in numbers; `cold` when the user has no history.
-
-        `history_age_s` is None for a user without behaviours, `score_mean` not finite where `bad_scores` is not 0.
-        """
-        sizes = (candidates, history_length, history_age_s, score_mean if math.isfinite(score_mean) else None)
+    def add(self, name: str, n: int = 1, *, slot: int | None = None, **labels: str) -> None:
+        """Counts `n` more in a family; by the model in `slot`, if by any. KeyError names what is unknown."""
+        at = self._counter_of[counter_key(name, labels)]
         with self._lock:
-            for index, size in enumerate(sizes):  # in the order of SIZES
-                if size is not None:
-                    self._size(index, size)
-            for index, n in enumerate((unknown_items, cold, future, malformed, bad_scores)):  # in the order of EVENTS
-                if n:
-                    self._counters[index] += n
+            self._cells[self._row_of[slot] * self._width + at] += n
 
-    def batch(self, requests: int) -> None:
-        """One call of /rank/batch with so many requests."""
+    def size(self, name: str, value: float, *, slot: int | None = None) -> None:
+        """One more value, finite, in a family that is a histogram. KeyError names what is unknown."""
+        first, sum_at, bounds = self._histogram_of[name]
+        first += bisect_left(bounds, value)
         with self._lock:
-            self._size(SIZES.index(BATCH_REQUESTS), requests)
+            row = self._row_of[slot]
+            self._cells[row * self._width + first] += 1
+            self._sums[row * self._sums_width + sum_at] += value
 
-    def store_read(self, outcome: str, seconds: float) -> None:
-        """One read from the store: `ok`, `timeout` or `error`, and how long it took. KeyError for another outcome."""
+    def ranked(self, slot: int | None, values: Mapping[str, float]) -> None:
+        """What one ranked request was made of: `add` or `size` of each, by name, for half their price together."""
+        cells, histogram_of = self._cells, self._histogram_of
         with self._lock:
-            self._counters[self._counter_of["ranker_store_ops", "read", outcome]] += 1
-            self._size(SIZES.index(STORE_READ), seconds)
-
-    def count(self, name: str, *labels: str) -> None:
-        """One more event of a family of EVENTS. KeyError for a name or a label that is not listed there."""
-        with self._lock:
-            self._counters[self._counter_of[name, *labels]] += 1
-
-    def degraded(self, reason: str) -> None:
-        """One answer that did without something. KeyError for a reason that was not announced."""
-        self.count(DEGRADED, reason)
-
-    def catalog_reload(self, outcome: str) -> None:
-        """A newer catalogue file was taken over (`ok`) or `refused`. KeyError for another outcome."""
-        self.count("ranker_catalog_reloads", outcome)
+            row = self._row_of[slot]
+            start, sums_start = row * self._width, row * self._sums_width
+            for name, value in values.items():
+                if name in histogram_of:
+                    first, sum_at, bounds = histogram_of[name]
+                    cells[start + first + bisect_left(bounds, value)] += 1
+                    self._sums[sums_start + sum_at] += value
+                elif value:
+                    cells[start + self._counter_of[name]] += value
 
     def catalog(self, items: int, modified_ns: int) -> None:
         """This worker now answers with a catalogue of so many items, whose file is of that time."""
@@ -203,18 +159,48 @@ class Metrics:
         self._file.record["catalog"]["modified_ns"] = modified_ns
 
     def model(
-        self, name: str, version: str, network: str, sha: str, *, exported_s: float = 0.0, load_s: float = 0.0
-    ) -> None:
-        """This worker now answers with this model, exported at that time and loaded, checked and warmed for so long.
+        self,
+        name: str,
+        version: str,
+        variant: str | None = None,
+        *,
+        network: str,
+        sha: str,
+        exported_s: float = 0.0,
+        load_s: float = 0.0,
+    ) -> int:
+        """A slot for what this worker answers with from now on; the same (name, version, variant) gets the one it had.
 
-        Raises ValueError when the four names together exceed MODEL_BYTES.
+        `exported_s` is in seconds since 1970; loading, checking and warming took `load_s`. Requests counted under a
+        slot that a ninth model has taken count as `older`. ValueError when the names together exceed MODEL_BYTES.
         """
-        packed = orjson.dumps({"name": name, "version": version, "network": network, "sha": sha})
-        if len(packed) > MODEL_BYTES:
-            raise ValueError(f"model name, version, network and sha take {len(packed)} bytes, at most {MODEL_BYTES}")
-        self._file.record["model"] = packed
-        self._file.record["model_times"] = (exported_s, time.time(), load_s)
-        self.count("ranker_model_swap", "ok")
+        identity = {"model": name, "version": version, "variant": variant or ""}
+        about = orjson.dumps(
+            {"name": name, "version": version, "variant": variant or "", "network": network, "sha": sha}
+        )
+        if len(about) > MODEL_BYTES:
+            raise ValueError(f"a model's names and sha take {len(about)} bytes, at most {MODEL_BYTES}")
+        with self._slots.locked(fcntl.LOCK_EX), self._lock:
+            row = self._slots.row_of(identity, self._file.everyone())
+            if stale := self._slots.stale(self._rows):
+                fold(self._rows, stale)
+                older = OLDER[int(self._rows["folded"])]
+                moved = {*stale, *OLDER}
+                self._row_of = {slot: older if row in moved else row for slot, row in self._row_of.items()}
+            slot = self._slots.serial(row)
+            self._row_of[slot] = row
+            self._rows["model"][row] = about
+            self._rows["times"][row] = (exported_s, time.time(), load_s)
+            self._rows["used_s"][row] = self._clock()
+            self._rows["serial"][row] = slot
+            self._rows["answers"][row] = True
+        self.add("ranker_model_swap", outcome="ok")
+        return slot
+
+    def retire(self, slot: int) -> None:
+        """This worker no longer answers with the model in that slot, which another may take. KeyError if unknown."""
+        with self._lock:
+            self._rows["answers"][self._row_of[slot]] = False
 
     def began(self) -> None:
         """One more ranking request is under way. From the event loop's thread alone, like `ended`."""
@@ -234,100 +220,14 @@ class Metrics:
         self._worker["resident_bytes"] = resident_bytes()
 
     def render(self) -> tuple[bytes, str]:
-        """The body of `GET /metrics` and its content type, for all workers: the families as a reader wants them."""
-        text = Text()
-        records = [record for record in self._file.everyone() if record["worker"]["started_s"]]
-        times = merge([record["times"] for record in records], self._clock())
-        self._write_requests(text, records)
-        self._write_durations(text, times)
-        self._write_response_times(text, times)
-        self._write_sizes(text, records)
-        self._write_events(text, np.sum([record["counters"] for record in records], axis=0))
-        _write_models(text, records)
-        _write_workers(text, records)
-        return text.encode(), CONTENT_TYPE
+        """The body of `GET /metrics` and its content type, for all workers."""
+        with self._slots.locked(fcntl.LOCK_SH):
+            workers = [record for record in self._file.everyone() if record["worker"]["started_s"]]
+            rows = self._slots.totals(workers)
+        recent_SB = merge([worker["window"] for worker in workers], self._clock())
+        return Scrape(self._columns, self._families, self._edges, rows, recent_SB, workers).text()
 
     def close(self) -> None:
         """Leaves this worker's counts to the next one. Nothing may be recorded after this."""
         self._worker["pid"] = 0
         self._file.close()
-
-    def _size(self, index: int, size: float) -> None:
-        counts = self._counts[index]
-        counts[bisect_left(SIZES[index].bounds, size)] += 1
-        self._sums[index] += size
-
-    def _write_requests(self, text: Text, records: Sequence[Record]) -> None:
-        text.family(
-            "ranker_requests_total",
-            "counter",
-            "Requests answered: ok, degraded (ranked without something), refused (4xx) or failed (5xx).",
-        )
-        of_model: dict[Labels, Counts] = {}
-        models = [_model(record) for record in records]
-        known = next((model for model in models if model), {})
-        for record, model in zip(records, models, strict=True):
-            named = model or known
-            labels: Labels = (("model", named.get("name", "")), ("version", named.get("version", "")), ("variant", ""))
-            counts_S = record["times"]["counts"].sum(axis=1)
-            of_model[labels] = of_model.get(labels, 0) + counts_S
-        for labels, counts_S in sorted(of_model.items()):
-            for (route, stage, outcome), count in zip(self._labels, counts_S.tolist(), strict=True):
-                if stage == TOTAL:
-                    text.sample("ranker_requests_total", (*labels, ("route", route), ("outcome", outcome)), count)
-
-    def _write_durations(self, text: Text, times: Times) -> None:
-        name = "ranker_request_duration_seconds"
-        text.family(name, "histogram", "Time from a request's arrival to its answer, in seconds.")
-        stage_counts = {stage: np.zeros_like(times.counts_SB[0]) for stage in STAGES}
-        stage_sums = dict.fromkeys(STAGES, 0.0)
-        some_S: list[bool] = np.any(times.counts_SB, axis=1).tolist()
-        rows = zip(self._labels, some_S, times.counts_SB, times.sums_S.tolist(), strict=True)
-        for (route, stage, outcome), some, counts_B, sum_s in rows:
-            if not some:
-                continue
-            if stage == TOTAL:
-                labels = (("route", route), ("outcome", outcome))
-                text.histogram(name, labels, self._bounds_s, _upto(counts_B, self._at_request_bounds), sum_s)
-            else:
-                stage_counts[stage] += counts_B
-                stage_sums[stage] += sum_s
-        name = "ranker_stage_duration_seconds"
-        text.family(name, "histogram", "Time in one stage of a request, in seconds.")
-        for stage in STAGES:
-            upto = _upto(stage_counts[stage], self._at_stage_bounds)
-            text.histogram(name, (("stage", stage),), STAGE_BOUNDS_S, upto, stage_sums[stage])
-
-    def _write_response_times(self, text: Text, times: Times) -> None:
-        name = "ranker_response_time_seconds"
-        text.family(
-            name,
-            "summary",
-            "Seconds by stage (total: the whole request): quantiles over the last 60 s, count and sum since the start.",
-        )
-        totals = times.counts_SB.sum(axis=1).tolist()
-        recent_S: list[bool] = np.any(times.recent_SB, axis=1).tolist()
-        rows = zip(self._labels, totals, times.sums_S.tolist(), recent_S, times.recent_SB, strict=True)
-        for (route, stage, outcome), total, sum_s, recent, recent_B in rows:
-            if outcome != "ok" and not total:  # what goes well is always shown: NaN before the first request
-                continue
-            labels = (("route", route), ("stage", stage), ("outcome", outcome))
-            seconds = quantiles(recent_B, self._edges, QUANTILES) if recent else [math.nan] * len(QUANTILES)
-            for quantile, value in zip(QUANTILES, seconds, strict=True):
-                text.sample(name, (*labels, ("quantile", str(quantile))), value)
-            text.sample(f"{name}_count", labels, total)
-            text.sample(f"{name}_sum", labels, sum_s)
-
-    def _write_sizes(self, text: Text, records: Sequence[Record]) -> None:
-        sums = np.sum([record["sums"] for record in records], axis=0).tolist()
-        for sizes, total in zip(SIZES, sums, strict=True):
-            counts = np.sum([record["sizes"][sizes.name] for record in records], axis=0)
-            text.family(sizes.name, "histogram", sizes.text)
-            text.histogram(sizes.name, sizes.labels, sizes.bounds, np.cumsum(counts).tolist(), total)
-
-    def _write_events(self, text: Text, counts_K: Counts) -> None:
-        for name, events in self._events.items():
-            text.family(f"{name}_total", "counter", events.text)
-            for values in product(*events.labels.values()):
-                labels = tuple(zip(events.labels, values, strict=True))
-                text.sample(f"{name}_total", labels, int(counts_K[self._counter_of[name, *values]]))

@@ -1,77 +1,185 @@
 """The text of `GET /metrics`, from the records of all workers."""
 
+import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
-from service.telemetry.exposition import Labels, Text
-from service.telemetry.families import GAUGES, MODEL_LABELS
-from service.telemetry.pulse import born
-from service.telemetry.window import Counts, Record
+from service.telemetry.columns import Columns, combinations, counter_key
+from service.telemetry.exposition import CONTENT_TYPE, Labels, Text
+from service.telemetry.families import (
+    OF_MODELS,
+    OF_REQUESTS,
+    OF_WORKERS,
+    QUANTILES,
+    STAGE_BOUNDS_S,
+    STAGES,
+    Family,
+)
+from service.telemetry.slots import Row, lives
+from service.telemetry.window import Record, quantiles
+
+REQUESTS, REQUEST_TIME, STAGE_TIME, RESPONSE_TIME = OF_REQUESTS
 
 
-def _upto(counts_B: Counts, at: Any) -> list[float]:
-    upto_B = np.cumsum(counts_B)
-    return [*upto_B[at].tolist(), int(upto_B[-1])]
+class Scrape:
+    """One scrape: rows of counts by model, counts of the last minute by series and bucket, and the workers' records.
 
+    A model's row is shown with its zeros, so that its first failure is seen as one more; the rows of no model and of
+    `older` where they have counted something.
+    """
 
-def _model(record: Record) -> dict[str, str]:
-    """What the worker answers with; nothing before it has said so, or while it is saying so."""
-    try:
-        model: dict[str, str] = orjson.loads(record["model"].item())
-    except orjson.JSONDecodeError:
-        return {}
-    return model
+    def __init__(
+        self,
+        columns: Columns,
+        families: Mapping[str, Family],
+        edges: Sequence[float],
+        rows: Sequence[Row],
+        recent_SB: npt.NDArray[np.uint32],
+        workers: Sequence[Record],
+    ) -> None:
+        self._text = Text()
+        self._columns, self._families, self._edges = columns, families, edges
+        self._rows, self._recent_SB, self._workers = rows, recent_SB, workers
+        self._total = Row((), np.sum([row.cells for row in rows], axis=0), np.sum([row.sums for row in rows], axis=0))
 
+    def text(self) -> tuple[bytes, str]:
+        """The body and its content type."""
+        write = {
+            "ranker_requests_total": self._write_requests,
+            "ranker_request_duration_seconds": self._write_durations,
+            "ranker_stage_duration_seconds": self._write_stages,
+            "ranker_response_time_seconds": self._write_response_times,
+        }
+        for name, (kind, about) in OF_REQUESTS.items():
+            self._text.family(name, kind, about)
+            write[name](name)
+        for name, family in self._families.items():
+            if family.bounds:
+                self._write_histogram(name, family)
+            else:
+                self._write_counter(name, family)
+        self._write_models()
+        self._write_catalog()
+        self._write_workers()
+        return self._text.encode(), CONTENT_TYPE
 
-def _write_models(text: Text, records: Sequence[Record]) -> None:
-    newest: dict[Labels, Any] = {}
-    for record in sorted(records, key=lambda record: float(record["model_times"]["loaded_s"])):
-        if model := _model(record):
-            newest[tuple((label, model[label]) for label in MODEL_LABELS)] = record["model_times"]
-    families = {
-        "ranker_model_info": ("Models that workers answer with; always 1.", None),
-        "ranker_model_exported_timestamp_seconds": ("When a model was exported, in seconds since 1970.", "exported_s"),
-        "ranker_model_loaded_timestamp_seconds": ("When a worker last loaded it, in seconds since 1970.", "loaded_s"),
-        "ranker_model_load_seconds": ("How long a worker last took to load, prove and warm it, in seconds.", "load_s"),
-    }
-    for name, (said, field) in families.items():
-        text.family(name, "gauge", said)
-        for labels, times in sorted(newest.items()):
-            if field is None:
-                text.sample(name, labels, 1)
-            elif times[field]:
-                text.sample(name, labels[:2], float(times[field]))
-    catalog = max((record["catalog"] for record in records), key=lambda catalog: int(catalog["modified_ns"]))
-    text.single(
-        "ranker_catalog_items", "gauge", "Items of the newest catalogue that a worker has.", int(catalog["items"])
-    )
-    modified_s = int(catalog["modified_ns"]) / 1e9
-    said = "When that catalogue's file was written, in seconds since 1970."
-    text.single("ranker_catalog_modified_timestamp_seconds", "gauge", said, modified_s)
+    def _write_requests(self, name: str) -> None:
+        for row in self._rows:
+            requests, _ = self._columns.split(row.cells)
+            counts: list[int] = requests[:, 1:].sum(axis=1).tolist()
+            for times, count in zip(self._columns.requests, counts, strict=True):
+                if count or row.of_nobody or (row.of_model and times.route in self._columns.ranking):
+                    labels = (*row.labels, ("route", times.route), ("outcome", times.outcome))
+                    self._text.sample(name, labels, count)
 
+    def _write_durations(self, name: str) -> None:
+        for row in self._rows:
+            requests, _ = self._columns.split(row.cells)
+            upto = requests[:, 1:].cumsum(axis=1).tolist()
+            for times, counts, sum_ns in zip(self._columns.requests, upto, requests[:, 0].tolist(), strict=True):
+                if counts[-1]:
+                    labels = (*row.labels, ("route", times.route), ("outcome", times.outcome))
+                    self._text.histogram(name, labels, self._columns.request_bounds_s, counts, sum_ns / 1e9)
 
-def _write_workers(text: Text, records: Sequence[Record]) -> None:
-    """Workers by their slot; the one who takes a dead one's slot goes on under its number."""
-    states = [record["worker"] for record in records]
-    workers = [(("worker", str(state["slot"])),) for state in states]
-    alive = [bool(state["pid"]) and born(int(state["pid"])) == int(state["born"]) for state in states]
-    text.family("ranker_worker_up", "gauge", "Whether a worker lives: 0 until another takes a dead one's place.")
-    for labels, up in zip(workers, alive, strict=True):
-        text.sample("ranker_worker_up", labels, up)
-    text.family(
-        "ranker_worker_cpu_seconds_total", "counter", "Processor time of a worker and those in whose place it is."
-    )
-    for labels, state in zip(workers, states, strict=True):
-        text.sample("ranker_worker_cpu_seconds_total", labels, int(state["cpu_ns"]) / 1e9)
-    for field, (name, said) in GAUGES.items():
-        text.family(name, "gauge", said)
-        for labels, state, up in zip(workers, states, alive, strict=True):
-            if up:
-                text.sample(name, labels, state[field].item())
-    versions = (("python", platform.python_version()), ("numpy", np.__version__))
-    text.family("ranker_build_info", "gauge", "What this service is made of; always 1.")
-    text.sample("ranker_build_info", versions, 1)
+    def _write_stages(self, name: str) -> None:
+        of_stage = np.array([times.stage for times in self._columns.stages])
+        for row in self._rows:
+            _, stages = self._columns.split(row.cells)
+            for stage in STAGES:
+                sum_ns, *counts = stages[of_stage == stage].sum(axis=0).tolist()
+                if row.of_model or any(counts):
+                    labels = (*row.labels, ("stage", stage))
+                    self._text.histogram(name, labels, STAGE_BOUNDS_S, list(accumulate(counts)), sum_ns / 1e9)
+
+    def _write_response_times(self, name: str) -> None:
+        recent_S: list[bool] = np.any(self._recent_SB, axis=1).tolist()
+        blocks = self._columns.split(self._total.cells)
+        sums_ns = np.concatenate([block[:, 0] for block in blocks]).tolist()
+        counts = np.concatenate([block[:, 1:].sum(axis=1) for block in blocks]).tolist()
+        for (route, stage, outcome, series), count, sum_ns in zip(self._columns.times, counts, sums_ns, strict=True):
+            if outcome != "ok" and not count:  # what goes well is always shown: NaN before the first request
+                continue
+            labels = (("route", route), ("stage", stage), ("outcome", outcome))
+            recent_B = self._recent_SB[series.number]
+            seconds = (
+                quantiles(recent_B, self._edges, QUANTILES) if recent_S[series.number] else [math.nan] * len(QUANTILES)
+            )
+            for quantile, value in zip(QUANTILES, seconds, strict=True):
+                self._text.sample(name, (*labels, ("quantile", str(quantile))), value)
+            self._text.sample(f"{name}_count", labels, count)
+            self._text.sample(f"{name}_sum", labels, sum_ns / 1e9)
+
+    def _write_histogram(self, name: str, family: Family) -> None:
+        first, sum_at, bounds = self._columns.histograms[name]
+        (fixed,) = combinations(family)
+        self._text.family(name, "histogram", family.text)
+        for row in self._rows_of(family):
+            upto = row.cells[first : first + len(bounds) + 1].cumsum().tolist()
+            if row.of_model or upto[-1]:
+                self._text.histogram(name, (*row.labels, *fixed.items()), bounds, upto, float(row.sums[sum_at]))
+
+    def _write_counter(self, name: str, family: Family) -> None:
+        self._text.family(f"{name}_total", "counter", family.text)
+        for row in self._rows_of(family):
+            for labels in combinations(family):
+                count = int(row.cells[self._columns.counters[counter_key(name, labels)]])
+                if row.of_model or count:
+                    self._text.sample(f"{name}_total", (*row.labels, *labels.items()), count)
+
+    def _rows_of(self, family: Family) -> Sequence[Row]:
+        return self._rows if family.by_model else [self._total]
+
+    def _write_models(self) -> None:
+        """Of each model that living workers answer with, by whoever took it up last."""
+        newest: dict[Labels, Any] = {}
+        answers = [
+            (rows["times"][row], rows["model"][row])
+            for rows in (worker["rows"] for worker in self._workers if lives(worker))
+            for row in rows["answers"].nonzero()[0]
+        ]
+        for times, model in sorted(answers, key=lambda answer: float(answer[0]["loaded_s"])):
+            newest[tuple(orjson.loads(bytes(model)).items())] = times
+        for name, (about, field) in OF_MODELS.items():
+            self._text.family(name, "gauge", about)
+            for labels, times in sorted(newest.items()):
+                if field is None:
+                    self._text.sample(name, labels, 1)
+                elif times[field]:
+                    self._text.sample(name, labels[:3], float(times[field]))
+
+    def _write_catalog(self) -> None:
+        """The newest that a worker has."""
+        catalog = max((worker["catalog"] for worker in self._workers), key=lambda catalog: int(catalog["modified_ns"]))
+        about = "Items of the newest catalogue that a worker has."
+        self._text.single("ranker_catalog_items", "gauge", about, int(catalog["items"]))
+        modified_s = int(catalog["modified_ns"]) / 1e9
+        about = "When that catalogue's file was written, in seconds since 1970."
+        self._text.single("ranker_catalog_modified_timestamp_seconds", "gauge", about, modified_s)
+
+    def _write_workers(self) -> None:
+        """Workers by their slot; the one who takes a dead one's slot goes on under its number."""
+        text, states = self._text, [worker["worker"] for worker in self._workers]
+        workers = [(("worker", str(state["slot"])),) for state in states]
+        alive = [lives(worker) for worker in self._workers]
+        text.family("ranker_worker_up", "gauge", "Whether a worker lives: 0 until another takes a dead one's place.")
+        for labels, up in zip(workers, alive, strict=True):
+            text.sample("ranker_worker_up", labels, up)
+        text.family(
+            "ranker_worker_cpu_seconds_total", "counter", "Processor time of a worker and those in whose place it is."
+        )
+        for labels, state in zip(workers, states, strict=True):
+            text.sample("ranker_worker_cpu_seconds_total", labels, int(state["cpu_ns"]) / 1e9)
+        for field, (name, about) in OF_WORKERS.items():
+            text.family(name, "gauge", about)
+            for labels, state, up in zip(workers, states, alive, strict=True):
+                if up:
+                    text.sample(name, labels, state[field].item())
+        versions = (("python", platform.python_version()), ("numpy", np.__version__))
+        text.family("ranker_build_info", "gauge", "What this service is made of; always 1.")
+        text.sample("ranker_build_info", versions, 1)

@@ -235,7 +235,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import service.app
-from service import tracing
+from service.telemetry import tracing
 asked = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
 assert tracing.from_environment(asked) is None and tracing.refusal({}) is None
 print(tracing.refusal(asked))
@@ -337,7 +337,7 @@ def test_a_process_is_known_by_when_it_was_born_and_a_dead_one_is_not() -> None:
 
 def test_the_readme_names_every_family_and_no_other(demo: Bundle, tmp_path: Path) -> None:
     metrics = Metrics(tmp_path, {"/rank": STAGES}, ("history",))
-    metrics.model("demo", "1", "bst", "abc", exported_s=1.0, load_s=1.0)
+    metrics.model("demo", "1", network="bst", sha="abc", exported_s=1.0, load_s=1.0)
     families = set(re.findall(r"^# TYPE (\w+) ", metrics.render()[0].decode(), re.MULTILINE))
     metrics.close()
     readme = (ROOT / "README.md").read_text()

@@ -11,16 +11,19 @@ import pytest
 from service.telemetry.window import (
     LONGEST_S,
     SHORTEST_S,
+    Series,
     TimesWriter,
     WorkerFile,
     log_edges,
     merge,
     quantiles,
-    times_layout,
+    window_layout,
 )
 
 EDGES = log_edges([0.005, 0.01])
-LAYOUT = np.dtype([("times", times_layout(2, EDGES))], align=True)
+LAYOUT = np.dtype([("window", window_layout(2, EDGES)), ("cells", np.uint64, (2, 6))], align=True)
+AT = [1 if edge <= 0.01 else 2 for edge in EDGES] + [2]  # the cell of a time up to 10 ms, or above
+SERIES = [Series(0, 0, AT), Series(1, 3, AT)]
 
 
 class Worker:
@@ -28,13 +31,17 @@ class Worker:
 
     def __init__(self, folder: Path) -> None:
         self.file = WorkerFile(folder, LAYOUT)
-        self._writer = TimesWriter(self.file.record["times"], EDGES)
+        self._writer = TimesWriter(self.file.record["window"], EDGES, self.file.record["cells"])
 
-    def add(self, seconds: float, now_s: float, series: int = 0) -> None:
-        self._writer.add([(series, seconds)], now_s)
+    def add(self, seconds: float, now_s: float, series: int = 0, row: int = 0) -> None:
+        self._writer.add([(SERIES[series], seconds)], now_s, row)
 
-    def seen(self, now_s: float):
-        return merge([record["times"] for record in self.file.everyone()], now_s)
+    def recent(self, now_s: float) -> np.ndarray:
+        return merge([record["window"] for record in self.file.everyone()], now_s)
+
+    def cells(self) -> list[list[int]]:
+        """Counts since the start, by row."""
+        return sum(record["cells"] for record in self.file.everyone()).tolist()
 
 
 @pytest.fixture
@@ -57,7 +64,7 @@ def test_quantiles_over_all_workers_are_within_two_percent_of_the_exact_ones(sta
     for i, seconds in enumerate(recorded):
         workers[i % 3].add(seconds, now_s=1000 + i / 1000)
 
-    answers = [quantiles(worker.seen(1030).recent_SB[0], EDGES, [0, 0.5, 0.9, 0.99, 0.999, 1]) for worker in workers]
+    answers = [quantiles(worker.recent(1030)[0], EDGES, [0, 0.5, 0.9, 0.99, 0.999, 1]) for worker in workers]
 
     exact = np.quantile(recorded, [0, 0.5, 0.9, 0.99, 0.999, 1], method="inverted_cdf")
     np.testing.assert_allclose(answers[0], exact, rtol=0.02)
@@ -68,22 +75,21 @@ def test_a_single_time_is_every_quantile(start):
     worker = start()
     worker.add(0.0123, now_s=0)
 
-    np.testing.assert_allclose(quantiles(worker.seen(0).recent_SB[0], EDGES, [0.5, 0.999]), 0.0123, rtol=0.02)
+    np.testing.assert_allclose(quantiles(worker.recent(0)[0], EDGES, [0.5, 0.999]), 0.0123, rtol=0.02)
 
 
 def test_an_empty_window_is_nan_and_not_zero(start):
-    assert all(math.isnan(seconds) for seconds in quantiles(start().seen(1000).recent_SB[0], EDGES, [0.5, 0.99]))
+    assert all(math.isnan(seconds) for seconds in quantiles(start().recent(1000)[0], EDGES, [0.5, 0.99]))
 
 
 def test_a_time_is_seen_for_60_s_and_no_longer_than_65_but_counted_for_ever(start):
     worker = start()
     worker.add(0.25, now_s=104.9)
 
-    recent = {now_s: int(worker.seen(now_s).recent_SB[0].sum()) for now_s in (104.9, 164.8, 170)}
+    recent = {now_s: int(worker.recent(now_s)[0].sum()) for now_s in (104.9, 164.8, 170)}
 
     assert recent == {104.9: 1, 164.8: 1, 170: 0}
-    assert worker.seen(1e6).counts_SB[0].sum() == 1
-    assert worker.seen(1e6).sums_S[0] == pytest.approx(0.25)
+    assert worker.cells() == [[250_000_000, 0, 1, 0, 0, 0], [0] * 6]
 
 
 def test_slices_are_used_again_without_what_they_held_before(start):
@@ -92,19 +98,17 @@ def test_slices_are_used_again_without_what_they_held_before(start):
     for now_s in range(1000):
         worker.add(0.01, now_s)
         if now_s >= 65:
-            assert 60 <= worker.seen(now_s).recent_SB[0].sum() <= 65
+            assert 60 <= worker.recent(now_s)[0].sum() <= 65
 
 
-def test_series_do_not_mix(start):
+def test_series_do_not_mix_nor_do_rows(start):
     worker = start()
     worker.add(0.001, now_s=7, series=0)
     worker.add(1.0, now_s=7, series=1)
+    worker.add(0.002, now_s=7, series=1, row=1)
 
-    times = worker.seen(7)
-
-    assert times.counts_SB.sum(axis=1).tolist() == [1, 1]
-    assert times.sums_S.tolist() == pytest.approx([0.001, 1.0])
-    assert quantiles(times.recent_SB[1], EDGES, [0.5]) == pytest.approx([1.0], rel=0.02)
+    assert worker.cells()[0] == [1_000_000, 1, 0, 1_000_000_000, 0, 1]
+    assert quantiles(worker.recent(7)[1], EDGES, [0.5, 1]) == pytest.approx([0.002, 1.0], rel=0.02)
 
 
 def test_times_off_the_scale_answer_with_its_ends(start):
@@ -112,7 +116,7 @@ def test_times_off_the_scale_answer_with_its_ends(start):
     worker.add(0.0, now_s=0)
     worker.add(10 * LONGEST_S, now_s=0)
 
-    lowest, highest = quantiles(worker.seen(0).recent_SB[0], EDGES, [0, 1])
+    lowest, highest = quantiles(worker.recent(0)[0], EDGES, [0, 1])
 
     assert lowest == SHORTEST_S
     assert highest == pytest.approx(LONGEST_S, rel=0.04)
@@ -129,7 +133,8 @@ def test_a_time_on_a_bound_belongs_below_it(start):
     worker = start()  # as Prometheus has it: le means less or equal
     worker.add(0.01, now_s=0)
 
-    assert worker.seen(0).counts_SB[0][: EDGES.index(0.01) + 1].sum() == 1
+    assert worker.recent(0)[0][: EDGES.index(0.01) + 1].sum() == 1
+    assert worker.cells()[0][:3] == [10_000_000, 1, 0]
 
 
 def test_a_new_worker_counts_on_where_the_one_before_it_stopped(start, tmp_path):
@@ -140,7 +145,7 @@ def test_a_new_worker_counts_on_where_the_one_before_it_stopped(start, tmp_path)
     second = start()
     second.add(0.01, now_s=0)
 
-    assert reader.seen(0).counts_SB[0].sum() == 2
+    assert reader.cells()[0][:3] == [20_000_000, 2, 0]
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -157,11 +162,11 @@ def test_a_file_that_its_maker_did_not_finish_is_passed_over_and_then_taken_over
     worker.add(0.01, now_s=0)
     (tmp_path / "worker-1.counts").write_bytes(bytes(size))
 
-    assert worker.seen(0).counts_SB[0].sum() == 1
+    assert worker.recent(0)[0].sum() == 1
 
     start().add(0.01, now_s=0)
 
-    assert worker.seen(0).counts_SB[0].sum() == 2
+    assert worker.recent(0)[0].sum() == 2
     assert len(list(tmp_path.iterdir())) == 2
 
 
