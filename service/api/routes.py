@@ -65,26 +65,23 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
 
 def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:
     """What ranked requests were made of, under the model that answered them."""
-    add, size, slot = parts.metrics.add, parts.metrics.size, call.slot
     for ranked in answers:
-        for reason in ranked.degraded:
-            add("ranker_degraded", slot=slot, reason=reason)
-        size("ranker_candidates", ranked.candidates, slot=slot)
-        size("ranker_history_length", ranked.history_length, slot=slot)
+        values: dict[str, float] = {
+            "ranker_candidates": ranked.candidates,
+            "ranker_history_length": ranked.history_length,
+            "ranker_unknown_items": ranked.unknown_items,
+            "ranker_cold_users": not ranked.history_length,
+            "ranker_future_behaviours": ranked.future,
+            "ranker_malformed_behaviours": ranked.malformed,
+            "ranker_score_nan": ranked.bad_scores,
+        }
         if ranked.history_age_s is not None:
-            size("ranker_history_age_seconds", ranked.history_age_s, slot=slot)
-        if ranked.bad_scores:
-            add("ranker_score_nan", ranked.bad_scores, slot=slot)
-        else:
-            size("ranker_score_mean", ranked.score_mean, slot=slot)
-        if ranked.unknown_items:
-            add("ranker_unknown_items", ranked.unknown_items, slot=slot)
-        if not ranked.history_length:
-            add("ranker_cold_users", slot=slot)
-        if ranked.future:
-            add("ranker_future_behaviours", ranked.future, slot=slot)
-        if ranked.malformed:
-            add("ranker_malformed_behaviours", ranked.malformed, slot=slot)
+            values["ranker_history_age_seconds"] = ranked.history_age_s
+        if not ranked.bad_scores:
+            values["ranker_score_mean"] = ranked.score_mean
+        parts.metrics.ranked(call.slot, values)
+        for reason in ranked.degraded:
+            parts.metrics.add("ranker_degraded", slot=call.slot, reason=reason)
 
 
 async def _body(request: Request, limit: int) -> bytes:

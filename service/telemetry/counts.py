@@ -1,9 +1,10 @@
-"""Counts what this worker does, and says for all workers what `GET /metrics` says.
+"""What `GET /metrics` shows: counts of all workers, by name and by the model that answered.
 
-Every series is known when the service starts, so no caller can put a user, an item or a raw path into a label. Counts
-lie in the workers' files (`record.py`, `window.py`); each worker, asked, reads them all and gives the same answer.
+Every series is known when the service starts or takes a model up. Counts live in the workers' files (`window.py`), in
+rows by model (`slots.py`). Each worker that is scraped reads all files and gives the same answer.
 """
 
+import fcntl
 import os
 import threading
 import time
@@ -12,30 +13,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from service.telemetry.families import EVENTS, SIZES, TOTAL, UNMATCHED, Counter
+import numpy as np
+import orjson
+
+from service.telemetry.columns import Columns, counter_key
+from service.telemetry.families import (
+    DEGRADED,
+    FAMILIES,
+    REQUEST_BOUNDS_S,
+    STAGE_BOUNDS_S,
+    UNMATCHED,
+    Family,
+)
 from service.telemetry.pulse import born, resident_bytes
-from service.telemetry.record import NOBODY, SLOTS, Name, Shape, Slots
-from service.telemetry.render import render
-from service.telemetry.window import Record, TimesWriter, Totals, WorkerFile
-
-
-class _Slot:
-    """Plain memoryviews of one slot: an index into one costs a third of numpy's."""
-
-    def __init__(self, slot: Record):
-        self.totals = Totals.of(slot["totals"])
-        self.counters: Any = slot["counters"].data
-        self.sizes: dict[str, tuple[tuple[float, ...], Any, Any]] = {
-            name: (size.bounds, slot["sizes"][name].data, slot["sums"][name].data) for name, size in SIZES.items()
-        }
+from service.telemetry.render import Scrape
+from service.telemetry.slots import MODEL_BYTES, NO_MODEL, OLDER, Slots, clear, fold, rows_layout
+from service.telemetry.window import Layout, Series, TimesWriter, WorkerFile, log_edges, merge, window_layout
 
 
 class Metrics:
-    """Counts this worker's requests, and renders those of all. Safe with several threads; open it after any fork.
+    """Writes this worker's counts; renders all workers'. Safe with several threads; open it in the worker, after forks.
 
-    `folder` is the one that `folder.prepare_folder` made and all workers share. `routes` maps each route template to
-    its stages (none for most). `reasons` are why an answer may be degraded. `clock` is CLOCK_MONOTONIC in seconds.
-    `budgets_s` become bounds of the requests' histogram, exact ones; they must be the same for all workers.
+    `folder` is the one that `prepare_folder` made and all workers share. `routes` maps each route template to its
+    stages (none for most). `reasons` are those that `ranker_degraded` may have. `clock` is CLOCK_MONOTONIC in seconds.
+    `budgets_s` become exact bounds of the requests' histogram. All workers must be given the same of all.
     """
 
     def __init__(
@@ -45,33 +46,117 @@ class Metrics:
         reasons: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
         budgets_s: Iterable[float] = (),
-        events: Mapping[str, Counter] = EVENTS,
+        *,
+        families: Mapping[str, Family] = FAMILIES,
     ) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._shape = Shape(routes, reasons, budgets_s, events)
-        self._file = WorkerFile(folder, self._shape.layout())
+        self._families = {**families, DEGRADED: families[DEGRADED]._replace(labels={"reason": reasons})}
+        bounds_s = tuple(sorted({*REQUEST_BOUNDS_S, *budgets_s}))
+        self._edges = log_edges([*bounds_s, *STAGE_BOUNDS_S])
+        self._columns = Columns(self._families, routes, bounds_s, self._edges)
+        self._counter_of, self._histogram_of = self._columns.counters, self._columns.histograms
+        self._width, self._sums_width = self._columns.cells, self._columns.sums
+        self._series: dict[str, dict[str, dict[str, Series]]] = {}
+        for route, stage, outcome, series in self._columns.times:
+            self._series.setdefault(route, {}).setdefault(outcome, {})[stage] = series
+
+        self._slots = Slots(folder)
+        self._file = WorkerFile(folder, self._layout())
         record = self._file.record
-        self._times = TimesWriter(record["window"], self._shape.edges, self._shape.bounds_s)
-        self._slots = Slots(record)
-        self._views = [_Slot(record["slots"][slot]) for slot in range(SLOTS)]
-        self._slot_of: list[int] = []  # by the number that `model` gave; a model may move to the older ones
-        self._names: dict[tuple[str, str, str], int] = {}
+        self._rows = record["rows"]
+        self._times = TimesWriter(record["window"], self._edges, self._rows["cells"])
+        self._cells: Any = self._rows["cells"].reshape(-1).data  # memoryviews: see TimesWriter
+        self._sums: Any = self._rows["sums"].reshape(-1).data
+        self._used_s: Any = self._rows["used_s"].data
+        self._row_of: dict[int | None, int] = {None: NO_MODEL}  # by slot, as callers know it: a serial number
         self._worker = record["worker"]
         self._in_flight = self._worker["in_flight"].reshape(1).data
         self._cpu_before_ns = int(self._worker["cpu_ns"])  # a predecessor's: what is summed up must not fall
         self._enter()
 
+    def _layout(self) -> Layout:
+        worker = ["slot", "pid", "born", "cpu_ns", "in_flight", "queue_items", "resident_bytes"]
+        return np.dtype(
+            [
+                ("window", window_layout(len(self._columns.times), self._edges)),
+                ("rows", rows_layout(self._columns)),
+                ("catalog", np.dtype([("items", np.uint64), ("modified_ns", np.uint64)])),
+                (
+                    "worker",
+                    np.dtype(
+                        [(name, np.int64) for name in worker]
+                        + [(name, np.float64) for name in ("started_s", "queue_age_s", "lag_s")]
+                    ),
+                ),
+            ],
+            align=True,
+        )
+
     def _enter(self) -> None:
         """Takes the file over from whoever had it: counts go on, what is of the moment begins anew."""
+        with self._slots.locked(fcntl.LOCK_EX):
+            clear(self._rows)
+            self._rows["answers"] = False
         for name in ("pid", "in_flight", "queue_items", "queue_age_s", "lag_s"):
             self._worker[name] = 0
         self.add("ranker_worker_starts")
-        self._worker["number"] = self._file.slot
+        self._worker["slot"] = self._file.slot
         self._worker["started_s"] = time.time()
         self._worker["born"] = born(os.getpid())
         self.beat(0.0, 0, 0.0)
         self._worker["pid"] = os.getpid()  # last: from now on it is a worker that lives
+
+    def observe(
+        self, route: str, outcome: str, stages_s: Mapping[str, float], total_s: float, slot: int | None = None
+    ) -> None:
+        """One answered request: seconds in each stage that it came to, and in all; by the model in `slot`, if by any.
+
+        A route that is not in the table counts as `unmatched`. KeyError for an unknown outcome or slot, or a stage that
+        the route does not have.
+        """
+        series = self._series.get(route, self._series[UNMATCHED])[outcome]
+        times = [(series[stage], seconds) for stage, seconds in stages_s.items()]
+        times.append((series["total"], total_s))
+        now_s = self._clock()
+        with self._lock:
+            row = self._row_of[slot]
+            self._used_s[row] = now_s
+            self._times.add(times, now_s, row)
+
+    def add(self, name: str, n: int = 1, *, slot: int | None = None, **labels: str) -> None:
+        """Counts `n` more in a family; by the model in `slot`, if by any. KeyError names what is unknown."""
+        at = self._counter_of[counter_key(name, labels)]
+        with self._lock:
+            self._cells[self._row_of[slot] * self._width + at] += n
+
+    def size(self, name: str, value: float, *, slot: int | None = None) -> None:
+        """One more value, finite, in a family that is a histogram. KeyError names what is unknown."""
+        first, sum_at, bounds = self._histogram_of[name]
+        first += bisect_left(bounds, value)
+        with self._lock:
+            row = self._row_of[slot]
+            self._cells[row * self._width + first] += 1
+            self._sums[row * self._sums_width + sum_at] += value
+
+    def ranked(self, slot: int | None, values: Mapping[str, float]) -> None:
+        """What one ranked request was made of: `add` or `size` of each, by name, for half their price together."""
+        cells, histogram_of = self._cells, self._histogram_of
+        with self._lock:
+            row = self._row_of[slot]
+            start, sums_start = row * self._width, row * self._sums_width
+            for name, value in values.items():
+                if name in histogram_of:
+                    first, sum_at, bounds = histogram_of[name]
+                    cells[start + first + bisect_left(bounds, value)] += 1
+                    self._sums[sums_start + sum_at] += value
+                elif value:
+                    cells[start + self._counter_of[name]] += value
+
+    def catalog(self, items: int, modified_ns: int) -> None:
+        """This worker now answers with a catalogue of so many items, whose file is of that time."""
+        self._file.record["catalog"]["items"] = items
+        self._file.record["catalog"]["modified_ns"] = modified_ns
 
     def model(
         self,
@@ -84,63 +169,38 @@ class Metrics:
         exported_s: float = 0.0,
         load_s: float = 0.0,
     ) -> int:
-        """This worker now answers with this model, exported at that time and loaded, checked and warmed for so long.
+        """A slot for what this worker answers with from now on; the same (name, version, variant) gets the one it had.
 
-        Returns the `slot` under which its requests are counted. Raises ValueError where the names are too long.
+        `exported_s` is in seconds since 1970; loading, checking and warming took `load_s`. Requests counted under a
+        slot that a ninth model has taken count as `older`. ValueError when the names together exceed MODEL_BYTES.
         """
-        named = Name(name, version, variant or "", network, sha)
-        with self._lock:
-            at, moved = self._slots.take(named)
-            self._slot_of = [moved.get(slot, slot) for slot in self._slot_of]
-            slot = self._names.get(named.key)
-            if slot is None or self._slot_of[slot] != at:
-                slot = self._names[named.key] = len(self._slot_of)
-                self._slot_of.append(at)
-            record = self._file.record["slots"][at]
-            record["exported_s"], record["loaded_s"], record["load_s"] = exported_s, time.time(), load_s
-            record["live"] = 1
+        identity = {"model": name, "version": version, "variant": variant or ""}
+        about = orjson.dumps(
+            {"name": name, "version": version, "variant": variant or "", "network": network, "sha": sha}
+        )
+        if len(about) > MODEL_BYTES:
+            raise ValueError(f"a model's names and sha take {len(about)} bytes, at most {MODEL_BYTES}")
+        with self._slots.locked(fcntl.LOCK_EX), self._lock:
+            row = self._slots.row_of(identity, self._file.everyone())
+            if stale := self._slots.stale(self._rows):
+                fold(self._rows, stale)
+                older = OLDER[int(self._rows["folded"])]
+                moved = {*stale, *OLDER}
+                self._row_of = {slot: older if row in moved else row for slot, row in self._row_of.items()}
+            slot = self._slots.serial(row)
+            self._row_of[slot] = row
+            self._rows["model"][row] = about
+            self._rows["times"][row] = (exported_s, time.time(), load_s)
+            self._rows["used_s"][row] = self._clock()
+            self._rows["serial"][row] = slot
+            self._rows["answers"][row] = True
         self.add("ranker_model_swap", outcome="ok")
         return slot
 
     def retire(self, slot: int) -> None:
-        """This worker no longer answers with that model; what it counted stays."""
+        """This worker no longer answers with the model in that slot, which another may take. KeyError if unknown."""
         with self._lock:
-            self._file.record["slots"][self._slot_of[slot]]["live"] = 0
-
-    def observe(
-        self, route: str, outcome: str, stages_s: Mapping[str, float], total_s: float, slot: int | None = None
-    ) -> None:
-        """One answered request: seconds in each stage that it came to, and in all; `slot` of the model that answered.
-
-        A route that is not in the table counts as `unmatched`. KeyError for an unknown outcome, or a stage that the
-        route does not have.
-        """
-        series = self._shape.series.get(route, self._shape.series[UNMATCHED])[outcome]
-        times = [(series[stage], seconds) for stage, seconds in stages_s.items()]
-        times.append((series[TOTAL], total_s))
-        with self._lock:
-            self._times.add(times, self._clock(), self._view(slot).totals)
-
-    def add(self, name: str, n: int = 1, *, slot: int | None = None, **labels: str) -> None:
-        """`n` more of a family of counters, by its name without `_total`. KeyError for what its table does not list."""
-        index = self._shape.counters[(name, *sorted(labels.items())) if labels else (name,)]
-        with self._lock:
-            self._view(slot).counters[index] += n
-
-    def size(self, name: str, value: float, *, slot: int | None = None) -> None:
-        """One more value of a histogram of SIZES. KeyError for a name that is not listed there."""
-        with self._lock:
-            bounds, counts, total = self._view(slot).sizes[name]
-            counts[bisect_left(bounds, value)] += 1
-            total[0] += value
-
-    def _view(self, slot: int | None) -> _Slot:
-        return self._views[NOBODY if slot is None else self._slot_of[slot]]
-
-    def catalog(self, items: int, modified_ns: int) -> None:
-        """This worker now answers with a catalogue of so many items, whose file is of that time."""
-        self._file.record["catalog"]["items"] = items
-        self._file.record["catalog"]["modified_ns"] = modified_ns
+            self._rows["answers"][self._row_of[slot]] = False
 
     def began(self) -> None:
         """One more ranking request is under way. From the event loop's thread alone, like `ended`."""
@@ -151,15 +211,21 @@ class Metrics:
 
     def beat(self, lag_s: float, queue_items: int, queue_age_s: float) -> None:
         """How this worker is: its loop's lag, the candidates that wait, and the age of the oldest. See `pulse.py`."""
-        now = {"lag_s": lag_s, "queue_items": queue_items, "queue_age_s": queue_age_s}
-        now |= {"cpu_ns": self._cpu_before_ns + time.process_time_ns(), "resident_bytes": resident_bytes()}
-        for name, value in now.items():
-            self._worker[name] = value
+        self._worker["lag_s"], self._worker["queue_items"], self._worker["queue_age_s"] = (
+            lag_s,
+            queue_items,
+            queue_age_s,
+        )
+        self._worker["cpu_ns"] = self._cpu_before_ns + time.process_time_ns()
+        self._worker["resident_bytes"] = resident_bytes()
 
     def render(self) -> tuple[bytes, str]:
         """The body of `GET /metrics` and its content type, for all workers."""
-        records = [record for record in self._file.everyone() if record["worker"]["started_s"]]
-        return render(self._shape, records, self._clock())
+        with self._slots.locked(fcntl.LOCK_SH):
+            workers = [record for record in self._file.everyone() if record["worker"]["started_s"]]
+            rows = self._slots.totals(workers)
+        recent_SB = merge([worker["window"] for worker in workers], self._clock())
+        return Scrape(self._columns, self._families, self._edges, rows, recent_SB, workers).text()
 
     def close(self) -> None:
         """Leaves this worker's counts to the next one. Nothing may be recorded after this."""

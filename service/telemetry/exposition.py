@@ -38,10 +38,7 @@ class Text:
         self, name: str, labels: Labels, bounds: tuple[float, ...], upto: Sequence[float], total: float
     ) -> None:
         """`upto` counts what is no larger than each bound, and at its end all; `total` is the sum."""
-        for series, count in zip(_buckets(name, labels, bounds), upto, strict=True):
-            self._lines.append(f"{series} {number(count)}\n")
-        self.sample(f"{name}_count", labels, upto[-1])
-        self.sample(f"{name}_sum", labels, total)
+        self._lines.append(_histogram(name, labels, bounds, tuple(upto), total))
 
     def encode(self) -> bytes:
         return "".join(self._lines).encode()
@@ -59,6 +56,14 @@ def _series(name: str, labels: Labels) -> str:
     if not labels:
         return name
     return name + "{" + ",".join(f'{label}="{_escaped(value)}"' for label, value in sorted(labels)) + "}"
+
+
+@lru_cache(1024)  # most models in a scrape are retired: their counts no longer change
+def _histogram(name: str, labels: Labels, bounds: tuple[float, ...], upto: tuple[float, ...], total: float) -> str:
+    lines = [f"{series} {number(count)}\n" for series, count in zip(_buckets(name, labels, bounds), upto, strict=True)]
+    lines.append(f"{_series(name + '_count', labels)} {number(upto[-1])}\n")
+    lines.append(f"{_series(name + '_sum', labels)} {number(total)}\n")
+    return "".join(lines)
 
 
 @lru_cache(4096)

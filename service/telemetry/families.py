@@ -1,13 +1,9 @@
-"""The `ranker_` families: names, labels, bounds and help texts, a table each.
-
-A family is known by its name alone; the order of a table is the order in which `GET /metrics` tells its families.
-"""
+"""The `ranker_` families: names, labels, bounds and help texts, as tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from service.errors import SHED
-from service.telemetry.exposition import Labels
 
 STAGES = ("parse", "history", "queue", "encode", "score", "sort", "serialise")
 OUTCOMES = ("ok", "degraded", "refused", "failed")
@@ -34,77 +30,96 @@ REQUEST_BOUNDS_S = tuple(sorted(_bounds(0.01, 4, range(-3, 4)) | {0.0003, 0.0006
 STAGE_BOUNDS_S = tuple(sorted(_bounds(0.01, 1, range(-10, 7))))
 
 
-class Histogram(NamedTuple):
-    """A histogram of what is no request's time; its labels are fixed."""
+class Family(NamedTuple):
+    """A counter or, where it has `bounds`, a histogram.
 
-    text: str
-    bounds: tuple[float, ...]
-    labels: Labels = ()
-    of_model: bool = False  # whether it carries model, version and variant
-
-
-class Counter(NamedTuple):
-    """A family of counters, with the values that each of its labels may have."""
+    `labels` holds the values that each label may have: no caller can put a user, an item or a raw path into one. A
+    family `by_model` carries the labels model, version and variant too.
+    """
 
     text: str
     labels: Mapping[str, Sequence[str]] = {}
-    of_model: bool = False
+    bounds: tuple[float, ...] = ()
+    by_model: bool = False
 
 
-SIZES = {
-    "ranker_candidates": Histogram("Candidates in a ranked request.", _one_two_five(0, 4), of_model=True),
-    "ranker_history_length": Histogram(
-        "Behaviours that a ranked request's history had, after filter and cut.",
-        (0, *_one_two_five(0, 3)),
-        of_model=True,
-    ),
-    "ranker_history_age_seconds": Histogram(
-        "Seconds from a user's newest stored behaviour to the ranking; users without any are not in it.",
-        (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 90 * 86400, 365 * 86400),
-        of_model=True,
-    ),
-    "ranker_score_mean": Histogram(
-        "Mean score of a ranked request's candidates: a model or a feature that went wrong shows here.",
-        _one_two_five(-4, 3),
-        of_model=True,
-    ),
-    "ranker_batch_requests": Histogram("Requests in one call of /rank/batch.", _one_two_five(0, 3)),
-    "ranker_store_duration_seconds": Histogram(
-        "Time of one round trip to the store, failed ones too, in seconds.", STAGE_BOUNDS_S, (("op", "read"),)
-    ),
-}
 DEGRADED = "ranker_degraded"
-EVENTS = {  # as the exposition format has it, the names get their `_total` when written
-    "ranker_unknown_items": Counter("Candidates without an embedding, scored as UNKNOWN.", of_model=True),
-    "ranker_cold_users": Counter("Ranked requests of users without a history.", of_model=True),
-    "ranker_future_behaviours": Counter(
-        "Behaviours stamped ahead of the clock, taken as happening just now.", of_model=True
+FAMILIES = {  # by the name that callers count by; as the exposition format has it, a counter is shown with `_total`
+    "ranker_candidates": Family("Candidates in a ranked request.", bounds=_one_two_five(0, 4), by_model=True),
+    "ranker_history_length": Family(
+        "Behaviours that a ranked request's history had, after filter and cut.",
+        bounds=(0, *_one_two_five(0, 3)),
+        by_model=True,
     ),
-    "ranker_malformed_behaviours": Counter(
-        "Stored behaviours and profile values that could not be read and were passed over.", of_model=True
+    "ranker_history_age_seconds": Family(
+        "Seconds from a user's newest stored behaviour to the ranking; users without any are not in it.",
+        bounds=(1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 90 * 86400, 365 * 86400),
+        by_model=True,
     ),
-    "ranker_score_nan": Counter("Scores that were no finite number.", of_model=True),
-    "ranker_store_ops": Counter(
+    "ranker_score_mean": Family(
+        "Mean score of a ranked request's candidates: a model or a feature that went wrong shows here.",
+        bounds=_one_two_five(-4, 3),
+        by_model=True,
+    ),
+    "ranker_batch_requests": Family("Requests in one call of /rank/batch.", bounds=_one_two_five(0, 3)),
+    "ranker_store_duration_seconds": Family(
+        "Time of one round trip to the store, failed ones too, in seconds.", {"op": ("read",)}, STAGE_BOUNDS_S
+    ),
+    "ranker_unknown_items": Family("Candidates without an embedding, scored as UNKNOWN.", by_model=True),
+    "ranker_cold_users": Family("Ranked requests of users without a history.", by_model=True),
+    "ranker_future_behaviours": Family(
+        "Behaviours stamped ahead of the clock, taken as happening just now.", by_model=True
+    ),
+    "ranker_malformed_behaviours": Family(
+        "Stored behaviours and profile values that could not be read and were passed over.", by_model=True
+    ),
+    "ranker_score_nan": Family("Scores that were no finite number.", by_model=True),
+    DEGRADED: Family(
+        "Answers that did without something, by what was missing.",
+        {"reason": ()},  # ranking's, which Metrics gets as an argument
+        by_model=True,
+    ),
+    "ranker_store_ops": Family(
         "Round trips to the store, by how they ended.", {"op": ("read",), "outcome": ("ok", "timeout", "error")}
     ),
-    "ranker_deadline_exceeded": Counter(
+    "ranker_deadline_exceeded": Family(
         "Requests whose stage ran out of the time it may take, and went on without.", {"stage": ("history",)}
     ),
-    "ranker_shed": Counter(
-        "Requests turned away before any work because they were too large, by which limit.", {"reason": SHED}
+    "ranker_shed": Family(
+        "Requests turned away before any work because they were too large, by which limit.",
+        {"reason": SHED},
     ),
-    "ranker_catalog_reloads": Counter(
+    "ranker_catalog_reloads": Family(
         "Newer catalogue files that a worker took over (ok) or refused, each worker's own.",
         {"outcome": ("ok", "refused")},
     ),
-    "ranker_model_swap": Counter(
+    "ranker_model_swap": Family(
         "Models that a worker took over, the one it starts with included, each worker's own.", {"outcome": ("ok",)}
     ),
-    "ranker_worker_starts": Counter("Workers started, in the place of those that ended too."),
-    DEGRADED: Counter("Answers that did without something, by what was missing.", {"reason": ()}, of_model=True),
-}  # the reasons of DEGRADED are ranking's, and come with the routes
+    "ranker_worker_starts": Family("Workers started, in the place of those that ended too."),
+}
 
-GAUGES = {  # of each worker that lives, by its slot
+OF_REQUESTS = {  # what the times of requests are shown as: type and help text
+    "ranker_requests_total": (
+        "counter",
+        "Requests answered: ok, degraded (ranked without something), refused (4xx) or failed (5xx).",
+    ),
+    "ranker_request_duration_seconds": ("histogram", "Time from a request's arrival to its answer, in seconds."),
+    "ranker_stage_duration_seconds": ("histogram", "Time in one stage of a request, in seconds."),
+    "ranker_response_time_seconds": (
+        "summary",
+        "Seconds by stage (total: the whole request): quantiles over the last 60 s, count and sum since the start.",
+    ),
+}
+
+OF_MODELS = {  # gauges of the models that living workers answer with: help text and, but for the first, the field
+    "ranker_model_info": ("Models that workers answer with; always 1.", None),
+    "ranker_model_exported_timestamp_seconds": ("When a model was exported, in seconds since 1970.", "exported_s"),
+    "ranker_model_loaded_timestamp_seconds": ("When a worker last loaded it, in seconds since 1970.", "loaded_s"),
+    "ranker_model_load_seconds": ("How long a worker last took to load, prove and warm it, in seconds.", "load_s"),
+}
+
+OF_WORKERS = {  # gauges of each worker that lives, by its slot
     "in_flight": ("ranker_in_flight", "Ranking requests under way."),
     "queue_items": ("ranker_queue_items", "Candidates that wait for a scoring thread, at most 0.25 s ago."),
     "queue_age_s": ("ranker_queue_age_seconds", "Seconds that the one who waits longest for a scoring thread has."),

@@ -2,189 +2,184 @@
 
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import orjson
 
+from service.telemetry.columns import Columns, combinations, counter_key
 from service.telemetry.exposition import CONTENT_TYPE, Labels, Text
-from service.telemetry.families import GAUGES, QUANTILES, SIZES, STAGE_BOUNDS_S, STAGES, TOTAL
-from service.telemetry.pulse import born
-from service.telemetry.record import Name, Shape, snapshot
-from service.telemetry.window import Counts, Record, quantiles, recent
+from service.telemetry.families import (
+    OF_MODELS,
+    OF_REQUESTS,
+    OF_WORKERS,
+    QUANTILES,
+    STAGE_BOUNDS_S,
+    STAGES,
+    Family,
+)
+from service.telemetry.slots import Row, lives
+from service.telemetry.window import Record, quantiles
 
-NONE = Name().key
-
-
-class _Model:
-    """All workers' counts under one name."""
-
-    def __init__(self, name: Name, slots: Sequence[Any]):
-        self.labels: Labels = tuple(zip(("model", "version", "variant"), name.key, strict=True))
-        self.older = name.version == "older" and not name.sha
-        self.counts_SB: Counts = np.sum([slot["totals"]["counts"] for slot in slots], axis=0)
-        self.sums_s = (np.sum([slot["totals"]["sums_ns"] for slot in slots], axis=0) / 1e9).tolist()
-        self.counters = np.sum([slot["counters"] for slot in slots], axis=0).tolist()
-        self.sizes = {size: np.sum([slot["sizes"][size] for slot in slots], axis=0) for size in SIZES}
-        self.size_sums = {size: float(sum(slot["sums"][size].item() for slot in slots)) for size in SIZES}
-        self.totals_S: list[int] = self.counts_SB.sum(axis=1).tolist()
+REQUESTS, REQUEST_TIME, STAGE_TIME, RESPONSE_TIME = OF_REQUESTS
 
 
-def render(shape: Shape, records: Sequence[Record], now_s: float) -> tuple[bytes, str]:
-    """The body and its content type: the families as a reader wants them, at `now_s` of CLOCK_MONOTONIC."""
-    text = Text()
-    slots = [named for record in records for named in snapshot(record)]
-    by_key: dict[tuple[str, str, str], list[tuple[Name, Any]]] = {}
-    for name, slot in slots:
-        by_key.setdefault(name.key, []).append((name, slot))
-    models = {key: _Model(named[0][0], [slot for _, slot in named]) for key, named in sorted(by_key.items())}
-    _write_requests(text, shape, models)
-    _write_durations(text, shape, models.values())
-    _write_response_times(text, shape, models.values(), recent([record["window"] for record in records], now_s))
-    _write_sizes(text, models)
-    _write_events(text, shape, models)
-    _write_models(text, slots)
-    _write_catalog(text, records)
-    _write_workers(text, records)
-    return text.encode(), CONTENT_TYPE
+class Scrape:
+    """One scrape: rows of counts by model, counts of the last minute by series and bucket, and the workers' records.
 
+    A model's row is shown with its zeros, so that its first failure is seen as one more; the rows of no model and of
+    `older` where they have counted something.
+    """
 
-Models = Mapping[tuple[str, str, str], _Model]
+    def __init__(
+        self,
+        columns: Columns,
+        families: Mapping[str, Family],
+        edges: Sequence[float],
+        rows: Sequence[Row],
+        recent_SB: npt.NDArray[np.uint32],
+        workers: Sequence[Record],
+    ) -> None:
+        self._text = Text()
+        self._columns, self._families, self._edges = columns, families, edges
+        self._rows, self._recent_SB, self._workers = rows, recent_SB, workers
+        self._total = Row((), np.sum([row.cells for row in rows], axis=0), np.sum([row.sums for row in rows], axis=0))
 
+    def text(self) -> tuple[bytes, str]:
+        """The body and its content type."""
+        write = {
+            "ranker_requests_total": self._write_requests,
+            "ranker_request_duration_seconds": self._write_durations,
+            "ranker_stage_duration_seconds": self._write_stages,
+            "ranker_response_time_seconds": self._write_response_times,
+        }
+        for name, (kind, about) in OF_REQUESTS.items():
+            self._text.family(name, kind, about)
+            write[name](name)
+        for name, family in self._families.items():
+            if family.bounds:
+                self._write_histogram(name, family)
+            else:
+                self._write_counter(name, family)
+        self._write_models()
+        self._write_catalog()
+        self._write_workers()
+        return self._text.encode(), CONTENT_TYPE
 
-def _of_models(models: Models) -> list[_Model]:
-    """Those of models that answered; where there is none yet, nobody's, so that each family has its series."""
-    return [model for key, model in models.items() if key != NONE] or [models[NONE]]
+    def _write_requests(self, name: str) -> None:
+        for row in self._rows:
+            requests, _ = self._columns.split(row.cells)
+            counts: list[int] = requests[:, 1:].sum(axis=1).tolist()
+            for times, count in zip(self._columns.requests, counts, strict=True):
+                if count or row.of_nobody or (row.of_model and times.route in self._columns.ranking):
+                    labels = (*row.labels, ("route", times.route), ("outcome", times.outcome))
+                    self._text.sample(name, labels, count)
 
+    def _write_durations(self, name: str) -> None:
+        for row in self._rows:
+            requests, _ = self._columns.split(row.cells)
+            upto = requests[:, 1:].cumsum(axis=1).tolist()
+            for times, counts, sum_ns in zip(self._columns.requests, upto, requests[:, 0].tolist(), strict=True):
+                if counts[-1]:
+                    labels = (*row.labels, ("route", times.route), ("outcome", times.outcome))
+                    self._text.histogram(name, labels, self._columns.request_bounds_s, counts, sum_ns / 1e9)
 
-def _write_requests(text: Text, shape: Shape, models: Models) -> None:
-    text.family(
-        "ranker_requests_total",
-        "counter",
-        "Requests answered: ok, degraded (ranked without something), refused (4xx) or failed (5xx).",
-    )
-    for key, model in models.items():
-        for (route, stage, outcome), count in zip(shape.times, model.totals_S, strict=True):
-            expected = key == NONE or (route in shape.ranking and not model.older)
-            if stage == TOTAL and (count or expected):
-                text.sample("ranker_requests_total", (*model.labels, ("route", route), ("outcome", outcome)), count)
+    def _write_stages(self, name: str) -> None:
+        of_stage = np.array([times.stage for times in self._columns.stages])
+        for row in self._rows:
+            _, stages = self._columns.split(row.cells)
+            for stage in STAGES:
+                sum_ns, *counts = stages[of_stage == stage].sum(axis=0).tolist()
+                if row.of_model or any(counts):
+                    labels = (*row.labels, ("stage", stage))
+                    self._text.histogram(name, labels, STAGE_BOUNDS_S, list(accumulate(counts)), sum_ns / 1e9)
 
+    def _write_response_times(self, name: str) -> None:
+        recent_S: list[bool] = np.any(self._recent_SB, axis=1).tolist()
+        blocks = self._columns.split(self._total.cells)
+        sums_ns = np.concatenate([block[:, 0] for block in blocks]).tolist()
+        counts = np.concatenate([block[:, 1:].sum(axis=1) for block in blocks]).tolist()
+        for (route, stage, outcome, series), count, sum_ns in zip(self._columns.times, counts, sums_ns, strict=True):
+            if outcome != "ok" and not count:  # what goes well is always shown: NaN before the first request
+                continue
+            labels = (("route", route), ("stage", stage), ("outcome", outcome))
+            recent_B = self._recent_SB[series.number]
+            seconds = (
+                quantiles(recent_B, self._edges, QUANTILES) if recent_S[series.number] else [math.nan] * len(QUANTILES)
+            )
+            for quantile, value in zip(QUANTILES, seconds, strict=True):
+                self._text.sample(name, (*labels, ("quantile", str(quantile))), value)
+            self._text.sample(f"{name}_count", labels, count)
+            self._text.sample(f"{name}_sum", labels, sum_ns / 1e9)
 
-def _write_durations(text: Text, shape: Shape, models: Iterable[_Model]) -> None:
-    name = "ranker_request_duration_seconds"
-    text.family(name, "histogram", "Time from a request's arrival to its answer, in seconds.")
-    for model in models:
-        for row, (route, stage, outcome) in enumerate(shape.times):
-            if stage == TOTAL and model.totals_S[row]:
-                labels = (*model.labels, ("route", route), ("outcome", outcome))
-                upto = _upto(model.counts_SB[row], shape.at_request_bounds)
-                text.histogram(name, labels, shape.request_bounds_s, upto, model.sums_s[row])
-    name = "ranker_stage_duration_seconds"
-    text.family(name, "histogram", "Time in one stage of a request, in seconds.")
-    for model in models:
-        for stage in STAGES:
-            rows = [row for row, (_, of_row, _) in enumerate(shape.times) if of_row == stage and model.totals_S[row]]
-            if rows:
-                upto = _upto(model.counts_SB[rows].sum(axis=0), shape.at_stage_bounds)
-                sum_s = sum(model.sums_s[row] for row in rows)
-                text.histogram(name, (*model.labels, ("stage", stage)), STAGE_BOUNDS_S, upto, sum_s)
+    def _write_histogram(self, name: str, family: Family) -> None:
+        first, sum_at, bounds = self._columns.histograms[name]
+        (fixed,) = combinations(family)
+        self._text.family(name, "histogram", family.text)
+        for row in self._rows_of(family):
+            upto = row.cells[first : first + len(bounds) + 1].cumsum().tolist()
+            if row.of_model or upto[-1]:
+                self._text.histogram(name, (*row.labels, *fixed.items()), bounds, upto, float(row.sums[sum_at]))
 
+    def _write_counter(self, name: str, family: Family) -> None:
+        self._text.family(f"{name}_total", "counter", family.text)
+        for row in self._rows_of(family):
+            for labels in combinations(family):
+                count = int(row.cells[self._columns.counters[counter_key(name, labels)]])
+                if row.of_model or count:
+                    self._text.sample(f"{name}_total", (*row.labels, *labels.items()), count)
 
-def _write_response_times(text: Text, shape: Shape, models: Iterable[_Model], recent_SB: Any) -> None:
-    name = "ranker_response_time_seconds"
-    text.family(
-        name,
-        "summary",
-        "Seconds by stage (total: the whole request): quantiles over the last 60 s, count and sum since the start.",
-    )
-    totals = np.sum([model.totals_S for model in models], axis=0).tolist()
-    sums_s = np.sum([model.sums_s for model in models], axis=0).tolist()
-    recent_S: list[bool] = np.any(recent_SB, axis=1).tolist()
-    rows = zip(shape.times, totals, sums_s, recent_S, recent_SB, strict=True)
-    for (route, stage, outcome), total, sum_s, some, recent_B in rows:
-        if outcome != "ok" and not total:  # what goes well is always shown: NaN before the first request
-            continue
-        labels = (("route", route), ("stage", stage), ("outcome", outcome))
-        seconds = quantiles(recent_B, shape.edges, QUANTILES) if some else [math.nan] * len(QUANTILES)
-        for quantile, value in zip(QUANTILES, seconds, strict=True):
-            text.sample(name, (*labels, ("quantile", str(quantile))), value)
-        text.sample(f"{name}_count", labels, total)
-        text.sample(f"{name}_sum", labels, sum_s)
+    def _rows_of(self, family: Family) -> Sequence[Row]:
+        return self._rows if family.by_model else [self._total]
 
+    def _write_models(self) -> None:
+        """Of each model that living workers answer with, by whoever took it up last."""
+        newest: dict[Labels, Any] = {}
+        answers = [
+            (rows["times"][row], rows["model"][row])
+            for rows in (worker["rows"] for worker in self._workers if lives(worker))
+            for row in rows["answers"].nonzero()[0]
+        ]
+        for times, model in sorted(answers, key=lambda answer: float(answer[0]["loaded_s"])):
+            newest[tuple(orjson.loads(bytes(model)).items())] = times
+        for name, (about, field) in OF_MODELS.items():
+            self._text.family(name, "gauge", about)
+            for labels, times in sorted(newest.items()):
+                if field is None:
+                    self._text.sample(name, labels, 1)
+                elif times[field]:
+                    self._text.sample(name, labels[:3], float(times[field]))
 
-def _write_sizes(text: Text, models: Models) -> None:
-    for name, size in SIZES.items():
-        text.family(name, "histogram", size.text)
-        for model in _of_models(models) if size.of_model else [models[NONE]]:
-            labels = (*model.labels, *size.labels) if size.of_model else size.labels
-            text.histogram(name, labels, size.bounds, np.cumsum(model.sizes[name]).tolist(), model.size_sums[name])
+    def _write_catalog(self) -> None:
+        """The newest that a worker has."""
+        catalog = max((worker["catalog"] for worker in self._workers), key=lambda catalog: int(catalog["modified_ns"]))
+        about = "Items of the newest catalogue that a worker has."
+        self._text.single("ranker_catalog_items", "gauge", about, int(catalog["items"]))
+        modified_s = int(catalog["modified_ns"]) / 1e9
+        about = "When that catalogue's file was written, in seconds since 1970."
+        self._text.single("ranker_catalog_modified_timestamp_seconds", "gauge", about, modified_s)
 
-
-def _write_events(text: Text, shape: Shape, models: Models) -> None:
-    for name, counter in shape.events.items():
-        text.family(f"{name}_total", "counter", counter.text)
-        for model in _of_models(models) if counter.of_model else [models[NONE]]:
-            for values in product(*counter.labels.values()):
-                own = tuple(zip(counter.labels, values, strict=True))
-                labels = (*model.labels, *own) if counter.of_model else own
-                text.sample(f"{name}_total", labels, model.counters[shape.counters[(name, *sorted(own))]])
-
-
-def _write_models(text: Text, slots: Iterable[tuple[Name, Any]]) -> None:
-    newest: dict[Name, Any] = {}
-    for name, slot in sorted(slots, key=lambda named: float(named[1]["loaded_s"])):
-        if slot["live"]:
-            newest[name] = slot
-    families = {
-        "ranker_model_info": ("Models that workers answer with; always 1.", None),
-        "ranker_model_exported_timestamp_seconds": ("When a model was exported, in seconds since 1970.", "exported_s"),
-        "ranker_model_loaded_timestamp_seconds": ("When a worker last loaded it, in seconds since 1970.", "loaded_s"),
-        "ranker_model_load_seconds": ("How long a worker last took to load, prove and warm it, in seconds.", "load_s"),
-    }
-    for family, (help_text, field) in families.items():
-        text.family(family, "gauge", help_text)
-        for name, slot in sorted(newest.items()):
-            labels: Labels = (("name", name.model), ("version", name.version), ("variant", name.variant))
-            if field is None:
-                text.sample(family, (*labels, ("network", name.network), ("sha", name.sha)), 1)
-            elif slot[field]:
-                text.sample(family, labels, float(slot[field]))
-
-
-def _write_catalog(text: Text, records: Sequence[Record]) -> None:
-    catalog = max((record["catalog"] for record in records), key=lambda catalog: int(catalog["modified_ns"]))
-    text.single(
-        "ranker_catalog_items", "gauge", "Items of the newest catalogue that a worker has.", int(catalog["items"])
-    )
-    modified_s = int(catalog["modified_ns"]) / 1e9
-    help_text = "When that catalogue's file was written, in seconds since 1970."
-    text.single("ranker_catalog_modified_timestamp_seconds", "gauge", help_text, modified_s)
-
-
-def _upto(counts_B: Counts, at: Any) -> list[float]:
-    upto_B = np.cumsum(counts_B)
-    return [*upto_B[at].tolist(), int(upto_B[-1])]
-
-
-def _write_workers(text: Text, records: Sequence[Record]) -> None:
-    """Workers by their slot; the one who takes a dead one's slot goes on under its number."""
-    states = [record["worker"] for record in records]
-    workers = [(("worker", str(state["number"])),) for state in states]
-    alive = [bool(state["pid"]) and born(int(state["pid"])) == int(state["born"]) for state in states]
-    text.family("ranker_worker_up", "gauge", "Whether a worker lives: 0 until another takes a dead one's place.")
-    for labels, up in zip(workers, alive, strict=True):
-        text.sample("ranker_worker_up", labels, up)
-    text.family(
-        "ranker_worker_cpu_seconds_total", "counter", "Processor time of a worker and those in whose place it is."
-    )
-    for labels, state in zip(workers, states, strict=True):
-        text.sample("ranker_worker_cpu_seconds_total", labels, int(state["cpu_ns"]) / 1e9)
-    for field, (name, said) in GAUGES.items():
-        text.family(name, "gauge", said)
-        for labels, state, up in zip(workers, states, alive, strict=True):
-            if up:
-                text.sample(name, labels, state[field].item())
-    versions = (("python", platform.python_version()), ("numpy", np.__version__))
-    text.family("ranker_build_info", "gauge", "What this service is made of; always 1.")
-    text.sample("ranker_build_info", versions, 1)
+    def _write_workers(self) -> None:
+        """Workers by their slot; the one who takes a dead one's slot goes on under its number."""
+        text, states = self._text, [worker["worker"] for worker in self._workers]
+        workers = [(("worker", str(state["slot"])),) for state in states]
+        alive = [lives(worker) for worker in self._workers]
+        text.family("ranker_worker_up", "gauge", "Whether a worker lives: 0 until another takes a dead one's place.")
+        for labels, up in zip(workers, alive, strict=True):
+            text.sample("ranker_worker_up", labels, up)
+        text.family(
+            "ranker_worker_cpu_seconds_total", "counter", "Processor time of a worker and those in whose place it is."
+        )
+        for labels, state in zip(workers, states, strict=True):
+            text.sample("ranker_worker_cpu_seconds_total", labels, int(state["cpu_ns"]) / 1e9)
+        for field, (name, about) in OF_WORKERS.items():
+            text.family(name, "gauge", about)
+            for labels, state, up in zip(workers, states, alive, strict=True):
+                if up:
+                    text.sample(name, labels, state[field].item())
+        versions = (("python", platform.python_version()), ("numpy", np.__version__))
+        text.family("ranker_build_info", "gauge", "What this service is made of; always 1.")
+        text.sample("ranker_build_info", versions, 1)

@@ -1,7 +1,7 @@
-"""Response times of all workers: one memory-mapped file of counts per worker, any of which can answer for all.
+"""Response times of all workers: one memory-mapped file of counts a worker, any of which can answer for all.
 
-A time is one count in a log-spaced bucket, kept twice: in the slice of 5 s in which it happened (for quantiles over the
-last 60 s) and since the start, under the model that answered (for histograms and counters, which must never fall).
+A time is counted twice: in a log-spaced bucket of the slice of 5 s in which it happened (for quantiles over the last
+60 s), and in a histogram since the start (which must never fall), in the row of the model that answered (`slots.py`).
 
 Why no library. prometheus_client's multiprocess mode was tried first: its Summary has no quantiles, custom collectors
 are lost in it, one empty file breaks every scrape, dead workers' files pile up, and merging eight workers' histograms
@@ -54,12 +54,7 @@ class WorkerFile:
         self._folder = folder
         self._layout = layout
         self.slot, self._fd = _lock_first_free_slot(folder)
-        # Room is taken now: a full disk is an error here, and would be a SIGBUS at some later write into the mapping.
-        if sys.platform == "linux":
-            os.posix_fallocate(self._fd, 0, layout.itemsize)
-        else:
-            os.ftruncate(self._fd, layout.itemsize)
-        self.record: Record = np.ndarray((), layout, buffer=mmap.mmap(self._fd, layout.itemsize))
+        self.record = mapped(self._fd, layout)
         self._seen = {_path(folder, self.slot): self.record}
 
     def everyone(self) -> list[Record]:
@@ -75,12 +70,22 @@ class WorkerFile:
                     self._seen[path] = np.ndarray((), self._layout, buffer=view)
             finally:
                 os.close(fd)
-        return [self._seen[path] for path in sorted(self._seen, key=_slot)]
+        return [self._seen[path] for path in sorted(list(self._seen), key=_slot)]
 
     def close(self) -> None:
         """Leaves the slot, with its counts, to the next worker. Nothing may be recorded after this."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)  # closing is not enough: the mapping holds a duplicate of the descriptor
         os.close(self._fd)
+
+
+def mapped(fd: int, layout: Layout) -> Record:
+    """The structured scalar in an open file, to be read and written; zeros where it is new."""
+    # Room is taken now: a full disk is an error here, and would be a SIGBUS at some later write into the mapping.
+    if sys.platform == "linux":
+        os.posix_fallocate(fd, 0, layout.itemsize)
+    else:
+        os.ftruncate(fd, layout.itemsize)
+    return np.ndarray((), layout, buffer=mmap.mmap(fd, layout.itemsize))
 
 
 def _path(folder: Path, slot: int) -> Path:
@@ -112,79 +117,73 @@ def log_edges(bounds_s: Iterable[float]) -> list[float]:
     return sorted({*bounds_s, *(SHORTEST_S * RATIO**step for step in range(steps + 1))})
 
 
+class Series(NamedTuple):
+    """One series of times: its number in the window, and where in a row its cells are."""
+
+    number: int
+    first: int  # the cell of its sum in nanoseconds; its histogram follows
+    at: Sequence[int]  # from a bucket of the window to the histogram's cell, counted from `first`
+
+
 def window_layout(series: int, edges: Sequence[float]) -> Layout:
-    """The part of a worker's record that holds the times of the last 60 s, of `series` series."""
+    """The part of a worker's record that holds the last minute of `series` series."""
+    buckets = len(edges) + 1
     return np.dtype(
         [
             ("epoch", np.int64, (SLICES, series)),  # which 5 s a row of `recent` counts; rows are wiped when next used
-            ("recent", np.uint32, (SLICES, series, len(edges) + 1)),
+            ("recent", np.uint32, (SLICES, series, buckets)),
         ],
         align=True,  # eight aligned bytes are written at once: a reader never sees half a number
     )
 
 
-def totals_layout(series: int, bounds_s: Sequence[float]) -> Layout:
-    """The part of a worker's record that holds all times since the start, of `series` series, between a few bounds."""
-    fields = [("counts", np.uint64, (series, len(bounds_s) + 1)), ("sums_ns", np.uint64, (series,))]
-    return np.dtype(fields, align=True)
-
-
-class Totals(NamedTuple):
-    """Plain memoryviews of a record of dtype `totals_layout`: an index into one costs a third of numpy's."""
-
-    counts: Any  # (series · buckets,)
-    sums_ns: Any  # (series,)
-
-    @classmethod
-    def of(cls, totals: Record) -> "Totals":
-        return cls(totals["counts"].reshape(-1).data, totals["sums_ns"].reshape(-1).data)
-
-
 class TimesWriter:
-    """Records times into this worker's `window` (a view of dtype `window_layout`). Not for several threads at once.
+    """Records times into this worker's `window` (a view of dtype `window_layout`) and its rows of counts, `cells_RC`.
 
-    `bounds_s` are some of the `edges`: those between which totals are counted.
+    Not for several threads at once.
     """
 
-    def __init__(self, window: Record, edges: Sequence[float], bounds_s: Sequence[float]) -> None:
+    def __init__(self, window: Record, edges: Sequence[float], cells_RC: Counts) -> None:
         self._edges = list(edges)
-        self._total_of: list[int] = [*np.searchsorted(bounds_s, edges).tolist(), len(bounds_s)]  # of each bucket
-        self._totals = len(bounds_s) + 1
         self._series = window["epoch"].shape[1]
         self._buckets = len(edges) + 1
+        self._width = cells_RC.shape[1]
+        # Plain memoryviews: an index into one costs a third of numpy's.
         self._epoch = window["epoch"].reshape(-1).data
         self._recent = window["recent"].reshape(-1).data
+        self._cells: Any = cells_RC.reshape(-1).data
         self._wiped = np.zeros(self._buckets, np.uint32).data
 
-    def add(self, times: Iterable[tuple[int, float]], now_s: float, totals: Totals) -> None:
+    def add(self, times: Iterable[tuple[Series, float]], now_s: float, row: int) -> None:
         """Series and seconds of some times that end at `now_s` (CLOCK_MONOTONIC, which all workers of a machine share).
 
-        Together, since a request is eight: what they have in common is looked up once. `totals` counts them too.
+        Together, since a request is eight: what they have in common is looked up once.
         """
-        edges, buckets, recent = self._edges, self._buckets, self._recent
-        counts, sums_ns = totals
-        total_of, width = self._total_of, self._totals
+        edges, buckets, cells, recent, epochs = self._edges, self._buckets, self._cells, self._recent, self._epoch
         epoch = int(now_s // SLICE_S)
-        first = epoch % SLICES * self._series
-        for series, seconds in times:
+        newest = epoch % SLICES * self._series
+        row_start = row * self._width
+        for (number, first, at), seconds in times:
             bucket = bisect_left(edges, seconds)
-            row = first + series
-            start = row * buckets
-            if self._epoch[row] != epoch:
+            number += newest
+            start = number * buckets
+            if epochs[number] != epoch:
                 # Wiped first and dated afterwards: a worker killed in between leaves a row that is too old to count.
                 recent[start : start + buckets] = self._wiped
-                self._epoch[row] = epoch
+                epochs[number] = epoch
             recent[start + bucket] += 1
-            counts[series * width + total_of[bucket]] += 1
-            sums_ns[series] += int(seconds * 1e9)
+            first += row_start
+            cells[first + at[bucket]] += 1
+            cells[first] += int(seconds * 1e9)
 
 
-def recent(windows: Sequence[Any], now_s: float) -> npt.NDArray[np.uint32]:
-    """Counts (S, B) of all workers' `windows` (views of one `window_layout`, at least one) in the 60 s before `now_s`.
+def merge(windows: Sequence[Any], now_s: float) -> npt.NDArray[np.uint32]:
+    """Counts over the last 60 s, to the slice, by series and bucket (S, B), as seen at `now_s`.
 
-    S series, B buckets; to the slice.
+    `windows` are the workers' views of one `window_layout`, at least one.
     """
-    recent_SB = np.zeros(windows[0]["recent"].shape[1:], np.uint32)  # no bucket sees four billion requests a minute
+    _, series, buckets = windows[0]["recent"].shape
+    recent_SB = np.zeros((series, buckets), np.uint32)  # no bucket sees four billion requests a minute
     oldest = int(now_s // SLICE_S) - WINDOW_S // SLICE_S
     for window in windows:
         live = window["epoch"] >= oldest

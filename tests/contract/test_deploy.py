@@ -147,7 +147,7 @@ def complaints(query: Query, exposed: Exposed) -> Iterator[str]:
 
 
 def _complaints_of(selector: Selector, exposed: Exposed) -> Iterator[str]:
-    own = {"alertname": {*ALERTS, "Ranker.*"}, "alertstate": {"firing"}}
+    own = {"alertname": {*ALERTS, "Ranker.*"}, "alertstate": {"firing"}, "version": {"older"}}  # what may come later
     try:
         labels = labels_of(selector.name, exposed)
     except KeyError:

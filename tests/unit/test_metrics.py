@@ -16,16 +16,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.telemetry.counts import Metrics
-from service.telemetry.families import EVENTS, OUTCOMES, QUANTILES, REQUEST_BOUNDS_S, STAGES, Counter, outcome_of
-from service.telemetry.folder import FOLDER_PREFIX, prepare_folder
-from service.telemetry.record import MODELS, NAME_BYTES
+from service.telemetry.families import FAMILIES, OUTCOMES, QUANTILES, REQUEST_BOUNDS_S, STAGES, Family, outcome_of
+from service.telemetry.folder import FOLDER_BYTES_PER_WORKER, FOLDER_PREFIX, prepare_folder
+from service.telemetry.slots import MODEL_BYTES, MODELS
 
 ROUTES = {"/rank": STAGES, "/metrics": ()}
 REASONS = ("history_timeout",)
 NOW_S = 1000.0
-NO_MODEL, NO_VERSION = (("model", ""),), (("variant", ""), ("version", ""))
 NOBODY = {"model": "", "version": "", "variant": ""}
-FACTS = {"network": "bst", "sha": "abc"}
+DEMO = {"model": "demo", "version": "1", "variant": ""}
 
 # A worker process: does what the lines on its standard input say, and answers each with one JSON line.
 WORKER = """
@@ -38,21 +37,24 @@ from service.telemetry.families import STAGES
 ticks = itertools.count()
 folder, clock = Path(sys.argv[1]), {"fixed": lambda: 1000.0, "racing": lambda: float(next(ticks))}[sys.argv[2]]
 metrics = Metrics(folder, {"/rank": STAGES, "/metrics": ()}, ("history_timeout",), clock)
+slot = None
 for line in sys.stdin:
     verb, *seconds = json.loads(line)
+    if verb == "model":
+        slot = metrics.model("demo", *seconds, network="bst", sha="abc")
+        print(json.dumps(slot), flush=True)
     if verb == "observe":
         for s in seconds:
-            metrics.observe("/rank", "ok", {"score": s / 2}, s)
+            metrics.observe("/rank", "ok", {"score": s / 2}, s, slot)
         print(json.dumps(len(seconds)), flush=True)
     if verb == "scrape":
         print(json.dumps(metrics.render()[0].decode()), flush=True)
-    while verb == "flood":  # by one model, or by more than there are slots
-        version = str(next(ticks) % seconds[0])
+    for n in itertools.count() if verb == "flood" else ():
+        version = str(n % seconds[0])  # each goes on in its slot; of more than there are slots, one is folded
         slot = metrics.model("demo", version, network="bst", sha="abc")
         metrics.observe("/rank", "ok", dict.fromkeys(STAGES, 0.001), 0.01, slot)
-        metrics.size("ranker_candidates", 100, slot=slot)
-        metrics.add("ranker_unknown_items", slot=slot)
-        metrics.add("ranker_degraded", slot=slot, reason="history_timeout")
+        metrics.ranked(slot, {"ranker_candidates": 100, "ranker_unknown_items": 1, "ranker_score_mean": n % 7 / 3})
+        metrics.add("ranker_degraded", reason="history_timeout", slot=slot)
         metrics.retire(slot)
         time.sleep(0.0002)
 """
@@ -102,17 +104,35 @@ def start(stack: ExitStack, folder: Path, clock: str = "fixed") -> Worker:
 
 def samples(body: str) -> dict[tuple, float]:
     """Every sample by its name and sorted labels; also checks that the text parses and repeats no sample."""
-    found = {}
+    values = {}
     for family in text_string_to_metric_families(body):
         for sample in family.samples:
             key = (sample.name, *sorted(sample.labels.items()))
-            assert key not in found
-            found[key] = sample.value
-    return found
+            assert key not in values
+            values[key] = sample.value
+    return values
 
 
 def value(metrics: Metrics, name: str, /, **labels: str) -> float:
-    return samples(metrics.render()[0].decode())[(name, *sorted(labels.items()))]
+    return scrape_of(metrics)[(name, *sorted(labels.items()))]
+
+
+def by_version(seen: dict[tuple, float], name: str, **labels: str) -> dict[str, float]:
+    """A family's samples of these labels, by version; all have one."""
+    return {
+        dict(key[1:])["version"]: value
+        for key, value in seen.items()
+        if key[0] == name and "version" in dict(key[1:]) and labels.items() <= dict(key[1:]).items()
+    }
+
+
+def ranked_by(seen: dict[tuple, float]) -> dict[str, float]:
+    """Requests that /rank answered well, by version."""
+    return by_version(seen, "ranker_requests_total", route="/rank", outcome="ok")
+
+
+def scrape_of(metrics: Metrics) -> dict[tuple, float]:
+    return samples(metrics.render()[0].decode())
 
 
 def labels_of_total(**more: str) -> dict[str, str]:
@@ -130,8 +150,8 @@ def test_every_worker_answers_for_all_of_them(tmp_path, stack):
     np.testing.assert_equal(scrapes[1], scrapes[0])  # NaN equals NaN here
     np.testing.assert_equal(scrapes[2], scrapes[0])
     seen = scrapes[0]
-    assert seen["ranker_requests_total", *NO_MODEL, ("outcome", "ok"), ("route", "/rank"), *NO_VERSION] == 15_000
-    assert seen["ranker_stage_duration_seconds_count", *NO_MODEL, ("stage", "score"), *NO_VERSION] == 15_000
+    assert ranked_by(seen) == {"": 15_000}
+    assert by_version(seen, "ranker_stage_duration_seconds_count", stage="score") == {"": 15_000}
     exact = np.quantile(recorded, QUANTILES, method="inverted_cdf")
     for stage, factor in (("total", 1.0), ("score", 0.5)):
         labels = [("outcome", "ok"), ("quantile", ""), ("route", "/rank"), ("stage", stage)]
@@ -148,10 +168,9 @@ def test_every_worker_answers_for_all_of_them(tmp_path, stack):
 def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counter_falls(tmp_path, stack):
     scraper = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
     stack.callback(scraper.close)
-    scraper.model("demo", "0", **FACTS)  # as every worker has one before it answers
     workers = [start(stack, tmp_path, "racing") for _ in range(2)]  # racing: slices are wiped all the time
     for worker in workers:
-        worker.tell("flood", 1)
+        worker.tell("flood", 3)
     before = samples(scraper.render()[0].decode())
 
     def scrape() -> float:
@@ -161,13 +180,7 @@ def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counte
             if key[0].endswith(("_total", "_count", "_sum", "_bucket")):
                 assert after[key] >= counted, key
         before = after
-        counted = [
-            (dict(key[1:])["version"], n)
-            for key, n in after.items()
-            if key[0] == "ranker_requests_total" and {("outcome", "ok"), ("route", "/rank")} <= set(key[1:])
-        ]
-        assert {version for version, n in counted if n} <= {"0"}
-        return sum(n for _, n in counted)
+        return sum(ranked_by(after).values())
 
     for restart in range(4):
         goal = scrape() + 500
@@ -176,12 +189,13 @@ def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counte
         workers[restart % 2].kill()
         scrape()
         workers[restart % 2] = start(stack, tmp_path, "racing")
-        workers[restart % 2].tell("flood", 1)
+        workers[restart % 2].tell("flood", 3)
     goal = scrape() + 500
     while scrape() < goal:
         pass
 
-    assert len(list(tmp_path.iterdir())) == 3
+    assert set(ranked_by(before)) == {"", "0", "1", "2"}
+    assert len(list(tmp_path.glob("worker-*"))) == 3
 
 
 def test_a_killed_worker_is_down_until_another_takes_its_place(metrics, tmp_path, stack):
@@ -228,15 +242,12 @@ def test_histograms_are_exact_at_their_bounds(metrics):
     seen = samples(metrics.render()[0].decode())
 
     for bound in REQUEST_BOUNDS_S:
-        key = ("le", str(float(bound))), *NO_MODEL, ("outcome", "refused"), ("route", "/rank"), *NO_VERSION
-        assert seen["ranker_request_duration_seconds_bucket", *key] == sum(seconds <= bound for seconds in recorded)
-    assert seen["ranker_request_duration_seconds_bucket", ("le", "+Inf"), *key[1:]] == len(recorded)
-    assert seen[
-        "ranker_stage_duration_seconds_bucket", ("le", "0.01"), *NO_MODEL, ("stage", "parse"), *NO_VERSION
-    ] == len(recorded)
-    assert (
-        seen["ranker_stage_duration_seconds_bucket", ("le", "0.005"), *NO_MODEL, ("stage", "parse"), *NO_VERSION] == 0
-    )
+        labels = {"le": str(float(bound)), "outcome": "refused", "route": "/rank"}
+        (count,) = by_version(seen, "ranker_request_duration_seconds_bucket", **labels).values()
+        assert count == sum(seconds <= bound for seconds in recorded)
+    assert by_version(seen, "ranker_request_duration_seconds_bucket", le="+Inf") == {"": len(recorded)}
+    for bound, count in (("0.01", len(recorded)), ("0.005", 0)):
+        assert by_version(seen, "ranker_stage_duration_seconds_bucket", le=bound, stage="parse") == {"": count}
 
 
 def test_a_budget_is_a_bound_of_the_requests_histogram(tmp_path, stack):
@@ -245,164 +256,257 @@ def test_a_budget_is_a_bound_of_the_requests_histogram(tmp_path, stack):
     for seconds in (0.0122, 0.0123, 0.0124):
         metrics.observe("/rank", "ok", {}, seconds)
 
-    labels = {"route": "/rank", "outcome": "ok", "le": "0.0123", **NOBODY}
-    assert value(metrics, "ranker_request_duration_seconds_bucket", **labels) == 2
+    assert by_version(scrape_of(metrics), "ranker_request_duration_seconds_bucket", le="0.0123") == {"": 2}
 
 
-def test_what_a_ranked_request_was_made_of_is_counted_by_name_under_its_model(metrics):
-    slot = metrics.model("demo", "1", "b", **FACTS)
-    labels = {"model": "demo", "version": "1", "variant": "b"}
-    for candidates in (100, 101):
-        metrics.size("ranker_candidates", candidates, slot=slot)
-    metrics.size("ranker_history_length", 0, slot=slot)
-    metrics.add("ranker_unknown_items", 3, slot=slot)
-    metrics.add("ranker_degraded", slot=slot, reason="history_timeout")
-    metrics.size("ranker_store_duration_seconds", 0.001)
-    metrics.add("ranker_store_ops", outcome="ok", op="read")
+def test_what_a_ranked_request_was_made_of_is_counted_by_its_model(metrics):
+    slot = metrics.model("demo", "1", network="bst", sha="abc")
+    metrics.ranked(slot, {"ranker_candidates": 100, "ranker_history_length": 0, "ranker_unknown_items": 3})
+    metrics.ranked(slot, {"ranker_candidates": 101, "ranker_history_length": 20, "ranker_future_behaviours": 2})
+    metrics.size("ranker_score_mean", 0.25, slot=slot)
+    metrics.add("ranker_cold_users", slot=slot)
+    metrics.add("ranker_score_nan", 2, slot=slot)
+    metrics.add("ranker_degraded", reason="history_timeout", slot=slot)
 
-    assert value(metrics, "ranker_candidates_bucket", le="100.0", **labels) == 1
-    assert value(metrics, "ranker_candidates_count", **labels) == 2
-    assert value(metrics, "ranker_candidates_sum", **labels) == 201
-    assert value(metrics, "ranker_history_length_bucket", le="0.0", **labels) == 1
-    assert value(metrics, "ranker_unknown_items_total", **labels) == 3
-    assert value(metrics, "ranker_cold_users_total", **labels) == 0
-    assert value(metrics, "ranker_degraded_total", reason="history_timeout", **labels) == 1
-    assert value(metrics, "ranker_store_ops_total", op="read", outcome="ok") == 1
-    assert value(metrics, "ranker_store_duration_seconds_count", op="read") == 1
+    assert value(metrics, "ranker_candidates_bucket", le="100.0", **DEMO) == 1
+    assert value(metrics, "ranker_candidates_count", **DEMO) == 2
+    assert value(metrics, "ranker_candidates_sum", **DEMO) == 201
+    assert value(metrics, "ranker_history_length_bucket", le="0.0", **DEMO) == 1
+    assert value(metrics, "ranker_history_length_sum", **DEMO) == 20
+    assert value(metrics, "ranker_score_mean_sum", **DEMO) == 0.25
+    assert value(metrics, "ranker_history_age_seconds_count", **DEMO) == 0
+    assert value(metrics, "ranker_unknown_items_total", **DEMO) == 3
+    assert value(metrics, "ranker_cold_users_total", **DEMO) == 1
+    assert value(metrics, "ranker_future_behaviours_total", **DEMO) == 2
+    assert value(metrics, "ranker_malformed_behaviours_total", **DEMO) == 0
+    assert value(metrics, "ranker_score_nan_total", **DEMO) == 2
+    assert value(metrics, "ranker_degraded_total", reason="history_timeout", **DEMO) == 1
 
 
-def test_a_family_put_first_changes_no_other(tmp_path):
-    counted = []
-    for events in (EVENTS, {"ranker_new": Counter("Put first.", {"kind": ("a", "b")})} | EVENTS):
-        folder = tmp_path / str(len(events))
+def test_a_family_put_first_into_the_table_moves_no_count_to_another(tmp_path, stack):
+    first = {"ranker_sizes": Family("Sizes.", bounds=(1.0, 2.0)), "ranker_first": Family("First.", by_model=True)}
+    seen = []
+    for number, families in enumerate((FAMILIES, {**first, **FAMILIES})):
+        folder = tmp_path / str(number)
         folder.mkdir()
-        metrics = Metrics(folder, ROUTES, REASONS, clock=lambda: NOW_S, events=events)
-        slot = metrics.model("demo", "1", **FACTS)
-        for n, (name, counter) in enumerate(EVENTS.items(), 1):
-            labels = {label: values[-1] for label, values in counter.labels.items() if values}
-            if name != "ranker_degraded":
-                metrics.add(name, n, slot=slot if counter.of_model else None, **labels)
-        seen = samples(metrics.render()[0].decode())
-        metrics.close()
-        counted.append({key: n for key, n in seen.items() if key[0].endswith("_total") and "cpu" not in key[0]})
-    without, with_new = counted
-    assert {key: n for key, n in with_new.items() if key[0] != "ranker_new_total"} == without
-    assert sum(n for key, n in with_new.items() if key[0] == "ranker_new_total") == 0
+        metrics = Metrics(folder, ROUTES, REASONS, clock=lambda: NOW_S, families=families)
+        stack.callback(metrics.close)
+        slot = metrics.model("demo", "1", network="bst", sha="abc")
+        metrics.observe("/rank", "ok", {"score": 0.005}, 0.01, slot)
+        for n, (name, family) in enumerate(FAMILIES.items(), 1):
+            if family.bounds:
+                metrics.size(name, n, slot=slot)
+            else:
+                labels = {label: (values or REASONS)[0] for label, values in family.labels.items()}
+                metrics.add(name, n, slot=slot, **labels)
+        seen.append(scrape_of(metrics))
+
+    before, after = seen
+    counted = [
+        key for key in before if key[0].endswith(("_total", "_count", "_sum", "_bucket")) and "cpu" not in key[0]
+    ]
+    assert {key: after[key] for key in counted} == {key: before[key] for key in counted}
+    assert value(metrics, "ranker_first_total", **DEMO) == 0 and value(metrics, "ranker_sizes_count") == 0
+    assert len(counted) > 200
 
 
-# ---- models
-
-
-def requests_of(seen: dict[tuple, float]) -> dict[tuple[str, str], float]:
-    """Requests answered, by model and version, where there are any."""
-    rows = [(dict(key[1:]), n) for key, n in seen.items() if key[0] == "ranker_requests_total"]
-    counted: dict[tuple[str, str], float] = {}
-    for labels, n in rows:
-        at = labels["model"], labels["version"]
-        counted[at] = counted.get(at, 0) + n
-    return {at: n for at, n in counted.items() if n}
-
-
-def test_what_a_model_counted_stays_with_it_when_another_takes_over(metrics):
-    a = metrics.model("a", "1", **FACTS)
+def test_a_workers_past_stays_with_the_model_that_answered(metrics):
+    a = metrics.model("demo", "a", network="bst", sha="abc")
     for _ in range(100):
-        metrics.observe("/rank", "ok", {"score": 0.001}, 0.01, a)
-    metrics.size("ranker_score_mean", 0.5, slot=a)
-    b = metrics.model("b", "1", **FACTS)
+        metrics.observe("/rank", "ok", {}, 0.01, a)
+    b = metrics.model("demo", "b", network="bst", sha="def")
     metrics.retire(a)
-    metrics.observe("/rank", "ok", {"score": 0.001}, 0.01, b)
+    metrics.observe("/rank", "ok", {}, 0.01, b)
     metrics.observe("/metrics", "ok", {}, 0.01)
 
-    seen = samples(metrics.render()[0].decode())
-    assert requests_of(seen) == {("a", "1"): 100, ("b", "1"): 1, ("", ""): 1}
-    of_a, of_b = ({"model": model, "version": "1", "variant": ""} for model in "ab")
-    assert value(metrics, "ranker_request_duration_seconds_count", route="/rank", outcome="ok", **of_a) == 100
-    assert value(metrics, "ranker_stage_duration_seconds_count", stage="score", **of_b) == 1
-    assert value(metrics, "ranker_score_mean_count", **of_a) == 1
-    assert value(metrics, "ranker_score_mean_count", **of_b) == 0
-    assert value(metrics, "ranker_response_time_seconds_count", **labels_of_total()) == 101, "of all models"
-    assert {dict(key[1:])["name"] for key in seen if key[0] == "ranker_model_info"} == {"b"}
-    assert metrics.model("a", "1", **FACTS) == a, "back again, it counts on"
+    seen = scrape_of(metrics)
+    assert ranked_by(seen) == {"": 0, "a": 100, "b": 1}
+    assert by_version(seen, "ranker_requests_total", route="/metrics", outcome="ok") == {"": 1}
+    assert by_version(seen, "ranker_request_duration_seconds_count", route="/rank") == {"a": 100, "b": 1}
+    assert set(by_version(seen, "ranker_model_info")) == {"b"}
+    assert seen["ranker_response_time_seconds_count", *sorted(labels_of_total().items())] == 101
+    assert metrics.model("demo", "a", network="bst", sha="abc") == a  # back again, in the slot that it had
 
 
-def test_counts_of_a_model_outlive_the_worker(tmp_path):
-    for restart in range(1, 3):
-        metrics = Metrics(tmp_path, ROUTES, REASONS)
-        slot = metrics.model("a", str(restart), **FACTS)
-        metrics.observe("/rank", "ok", {}, 0.01, slot)
-        seen = samples(metrics.render()[0].decode())
-        metrics.close()
-    assert requests_of(seen) == {("a", "1"): 1, ("a", "2"): 1}
-    assert {dict(key[1:])["version"] for key in seen if key[0] == "ranker_model_info"} == {"2"}
+def test_variants_of_one_version_are_counted_apart(metrics):
+    slots = {variant: metrics.model("demo", "1", variant, network="bst", sha="abc") for variant in (None, "int8")}
+    metrics.add("ranker_unknown_items", 5, slot=slots["int8"])
+
+    assert value(metrics, "ranker_unknown_items_total", **DEMO) == 0
+    assert value(metrics, "ranker_unknown_items_total", **DEMO | {"variant": "int8"}) == 5
+    labels = {"name": "demo", "version": "1", "network": "bst", "sha": "abc"}
+    assert value(metrics, "ranker_model_info", variant="int8", **labels) == 1
+    assert value(metrics, "ranker_model_info", variant="", **labels) == 1
 
 
-def test_more_models_than_slots_fold_the_oldest_that_nobody_serves(metrics):
-    kept = metrics.model("kept", "0", **FACTS)
-    metrics.observe("/rank", "ok", {}, 0.01, kept)
-    slots = []
-    for version in range(1, MODELS + 3):
-        slots.append(metrics.model("m", str(version), **FACTS))
-        for _ in range(version):
-            metrics.observe("/rank", "ok", {}, 0.01, slots[-1])
-        metrics.add("ranker_unknown_items", version, slot=slots[-1])
-        metrics.retire(slots[-1])
+def test_a_ninth_model_folds_the_one_that_nobody_answers_with_and_that_was_last_used_first(tmp_path, stack):
+    now_s = [NOW_S]
+    metrics = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: now_s[0])
+    stack.callback(metrics.close)
+    slots = [metrics.model("demo", str(n), network="bst", sha="abc") for n in range(MODELS)]
+    for n, slot in enumerate(slots):
+        metrics.add("ranker_unknown_items", 10**n, slot=slot)
+    now_s[0] += 1
+    metrics.observe("/rank", "ok", {}, 0.01, slots[3])
+    metrics.retire(slots[3])
+    metrics.retire(slots[5])
 
-    folded = 3  # MODELS + 3 models in MODELS slots, of which one is served
-    seen = samples(metrics.render()[0].decode())
-    expected = {("m", str(version)): version for version in range(folded + 1, MODELS + 3)}
-    assert requests_of(seen) == expected | {("kept", "0"): 1, ("m", "older"): sum(range(1, folded + 1))}
-    older = {"model": "m", "version": "older", "variant": ""}
-    assert value(metrics, "ranker_unknown_items_total", **older) == sum(range(1, folded + 1))
+    new = metrics.model("demo", "new", network="bst", sha="abc")
+    metrics.add("ranker_unknown_items", 7, slot=new)
+    metrics.add("ranker_unknown_items", slot=slots[5])  # a request that was still under way
 
-    metrics.observe("/rank", "ok", {}, 0.01, slots[0])  # a request that began under a model folded meanwhile
-    assert requests_of(samples(metrics.render()[0].decode()))["m", "older"] == sum(range(1, folded + 1)) + 1
+    others = {str(n): 10**n for n in range(MODELS) if n != 5}
+    counts = by_version(scrape_of(metrics), "ranker_unknown_items_total")
+    assert counts == {"older": 10**5 + 1, **others, "new": 7}
+
+    metrics.model("demo", "5", network="bst", sha="abc")
+    counts = by_version(scrape_of(metrics), "ranker_unknown_items_total")
+    assert counts == {"older": 10**5 + 1 + others.pop("3"), **others, "new": 7, "5": 0}
 
 
-def test_no_sum_falls_while_models_are_folded_and_workers_killed(tmp_path, stack):
-    scraper = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
-    stack.callback(scraper.close)
-    worker = start(stack, tmp_path)
-    worker.tell("flood", 3 * MODELS)  # a fold with every request
-    before: dict[str, float] = {}
+def test_where_all_models_are_answered_with_the_one_used_longest_ago_is_folded(tmp_path, stack):
+    now_s = [NOW_S]
+    metrics = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: now_s[0])
+    stack.callback(metrics.close)
+    slots = [metrics.model("demo", str(n), network="bst", sha="abc") for n in range(MODELS)]
+    now_s[0] += 1
+    for n, slot in enumerate(slots):
+        if n != 4:
+            metrics.observe("/rank", "ok", {}, 0.01, slot)
 
-    def scrape() -> dict[str, float]:
+    metrics.model("demo", "new", network="bst", sha="abc")
+    metrics.observe("/rank", "ok", {}, 0.01, slots[4])  # goes on, as one of the older
+
+    others = {str(n): 1 for n in range(MODELS) if n != 4}
+    assert ranked_by(scrape_of(metrics)) == {"": 0, "older": 1, **others, "new": 0}
+
+
+def test_a_slot_that_one_worker_gives_to_another_model_is_folded_for_all_at_once(metrics, tmp_path, stack):
+    """So no series falls while some workers have taken the new model up and others have not."""
+    other = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
+    stack.callback(other.close)
+    for n in range(MODELS):
+        for worker in (metrics, other):
+            slot = worker.model("demo", str(n), network="bst", sha="abc")
+            worker.add("ranker_unknown_items", slot=slot)
+            worker.retire(slot)
+
+    metrics.model("demo", "new", network="bst", sha="abc")
+
+    expected = {"older": 2, **{str(n): 2 for n in range(1, MODELS)}, "new": 0}
+    assert by_version(scrape_of(other), "ranker_unknown_items_total") == expected
+    other.model("demo", "new", network="bst", sha="abc")
+    assert by_version(scrape_of(metrics), "ranker_unknown_items_total") == expected
+
+
+def test_a_model_that_another_worker_answers_with_keeps_its_slot(metrics, tmp_path, stack):
+    other = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
+    stack.callback(other.close)
+    other.model("demo", "0", network="bst", sha="abc")
+    for n in range(MODELS):
+        metrics.retire(metrics.model("demo", str(n), network="bst", sha="abc"))
+
+    metrics.model("demo", "new", network="bst", sha="abc")
+    assert set(by_version(scrape_of(metrics), "ranker_unknown_items_total")) == {*"0234567", "new"}
+
+
+def test_no_sum_falls_while_models_are_folded_and_workers_are_killed(metrics, tmp_path, stack):
+    workers = [start(stack, tmp_path) for _ in range(2)]
+    for worker in workers:
+        worker.tell("flood", MODELS + 3)
+    before: dict[tuple, float] = {}
+
+    def scrape() -> float:
+        """Requests up to now. No sum over models may fall, nor `older`, nor what is not counted by model."""
         nonlocal before
-        sums: dict[str, float] = {}
-        for key, n in samples(scraper.render()[0].decode()).items():
-            if key[0].endswith(("_total", "_count", "_sum")) and "cpu" not in key[0]:
-                sums[key[0]] = sums.get(key[0], 0) + n
-        assert all(sums[name] >= n - 1e-9 for name, n in before.items()), {
-            name: (n, sums[name]) for name, n in before.items() if sums[name] < n
-        }
-        before = sums
-        return sums
+        seen = scrape_of(metrics)
+        after: dict[tuple, float] = {}
+        for key, n in seen.items():
+            if key[0].endswith(("_total", "_count", "_bucket", "_sum")):
+                if dict(key[1:]).get("version") == "older":
+                    after[key] = n
+                summed = (key[0], *((label, text) for label, text in key[1:] if label not in ("model", "version")))
+                after[summed] = after.get(summed, 0) + n
+        for key, n in before.items():
+            slack = 1e-12 if key[0] == "ranker_score_mean_sum" and ("version", "older") not in key else 0
+            assert after[key] >= n * (1 - slack), key  # we add floats in another order each time
+        before = after
+        return sum(ranked_by(seen).values())
 
-    for _ in range(3):
-        goal = scrape()["ranker_requests_total"] + 300
-        while scrape()["ranker_requests_total"] < goal:
+    for restart in range(4):
+        goal = scrape() + 300
+        while scrape() < goal:
             pass
-        worker.kill()
+        workers[restart % 2].kill()
         scrape()
-        worker = start(stack, tmp_path)
-        worker.tell("flood", 3 * MODELS)
-    seen = samples(scraper.render()[0].decode())
-    assert requests_of(seen)["demo", "older"] > 0
-    versions = {dict(key[1:])["version"] for key in seen if key[0] == "ranker_requests_total"}
-    assert len(versions - {""}) <= MODELS + 1
+        workers[restart % 2] = start(stack, tmp_path)
+        workers[restart % 2].tell("flood", MODELS + 3)
+
+    assert ranked_by(scrape_of(metrics))["older"] > 0
+
+
+@pytest.mark.parametrize("killed_in", ["service.telemetry.counts.fold", "service.telemetry.slots.clear"])
+def test_a_worker_killed_while_it_folds_leaves_a_file_that_counts_the_same(tmp_path, stack, monkeypatch, killed_in):
+    """Killed before its rows are in `older`, or before they are cleared."""
+    reader = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
+    stack.callback(reader.close)
+    worker = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
+    for n in range(MODELS):
+        slot = worker.model("demo", str(n), network="bst", sha="abc")
+        worker.add("ranker_unknown_items", slot=slot)
+        worker.retire(slot)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(killed_in, die)
+        worker.model("demo", "new", network="bst", sha="abc")
+    worker.close()
+
+    expected = {"older": 1, **{str(n): 1 for n in range(1, MODELS)}, "new": 0}
+    assert by_version(scrape_of(reader), "ranker_unknown_items_total") == expected
+    successor = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
+    stack.callback(successor.close)
+    assert by_version(scrape_of(reader), "ranker_unknown_items_total") == expected
+    successor.add("ranker_unknown_items", slot=successor.model("demo", "new", network="bst", sha="abc"))
+    assert by_version(scrape_of(reader), "ranker_unknown_items_total") == expected | {"new": 1}
+
+
+def test_a_restarted_worker_finds_its_models_and_answers_with_none_of_them_yet(metrics, tmp_path, stack):
+    worker = start(stack, tmp_path)
+    worker.ask("model", "1")
+    worker.ask("observe", 0.01, 0.01)
+    assert by_version(scrape_of(metrics), "ranker_model_info") == {"1": 1}
+    worker.kill()
+    assert by_version(scrape_of(metrics), "ranker_model_info") == {}
+
+    worker = start(stack, tmp_path)
+    seen = samples(worker.ask("scrape"))
+    assert by_version(seen, "ranker_model_info") == {} and ranked_by(seen)["1"] == 2
+    worker.ask("model", "1")
+    worker.ask("observe", 0.01)
+    assert ranked_by(scrape_of(metrics))["1"] == 3
 
 
 def test_a_model_that_two_workers_answer_with_is_named_once(metrics, tmp_path, stack):
     other = Metrics(tmp_path, ROUTES, REASONS)
     stack.callback(other.close)
-    metrics.model("demo", "1", **FACTS)
-    other.model("demo", "1", **FACTS)
+    metrics.model("demo", "1", network="bst", sha="abc")
+    other.model("demo", "1", network="bst", sha="abc")
 
-    named = [dict(key[1:]) for key in samples(metrics.render()[0].decode()) if key[0] == "ranker_model_info"]
-    assert named == [{"name": "demo", "version": "1", "variant": "", **FACTS}]
+    info = [dict(key[1:]) for key in scrape_of(metrics) if key[0] == "ranker_model_info"]
+    assert info == [{"name": "demo", "network": "bst", "sha": "abc", "variant": "", "version": "1"}]
 
     other.model("demo", "2", network="bst", sha="def")
-    labels = {"name": "demo", "version": "2", "variant": "", "network": "bst", "sha": "def"}
-    assert value(metrics, "ranker_model_info", **labels) == 1
+    assert value(metrics, "ranker_model_info", name="demo", version="2", variant="", network="bst", sha="def") == 1
+
+
+def test_a_workers_file_takes_no_more_room_than_is_kept_for_it(tmp_path, stack):
+    routes = {"/rank": STAGES, "/rank/batch": STAGES, **{f"/{n}": () for n in range(7)}}
+    stack.callback(Metrics(tmp_path, routes, REASONS, budgets_s=[0.0123, 0.0234]).close)
+
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= FOLDER_BYTES_PER_WORKER
 
 
 def test_the_catalogue_is_that_of_the_worker_with_the_newest_and_reloads_are_those_of_all(metrics, tmp_path, stack):
@@ -418,13 +522,11 @@ def test_the_catalogue_is_that_of_the_worker_with_the_newest_and_reloads_are_tho
     assert value(metrics, "ranker_catalog_items") == 900
     assert value(metrics, "ranker_catalog_reloads_total", outcome="ok") == 2
     assert value(other, "ranker_catalog_reloads_total", outcome="refused") == 1
-    with pytest.raises(KeyError):
-        metrics.add("ranker_catalog_reloads", outcome="mood")
 
 
 def test_a_model_name_that_does_not_fit_is_refused(metrics):
-    with pytest.raises(ValueError, match=f"at most {NAME_BYTES}"):
-        metrics.model("n" * NAME_BYTES, "1", **FACTS)
+    with pytest.raises(ValueError, match=f"at most {MODEL_BYTES}"):
+        metrics.model("n" * MODEL_BYTES, "1", network="bst", sha="abc")
 
 
 def test_a_path_or_an_id_cannot_become_a_label(metrics):
@@ -453,9 +555,23 @@ def test_an_unknown_outcome_or_stage_is_a_mistake_in_the_program(metrics, wrong)
         metrics.observe(*wrong, 0.001)
 
 
-def test_an_unknown_reason_is_a_mistake_in_the_program(metrics):
-    with pytest.raises(KeyError):
-        metrics.add("ranker_degraded", reason="mood")
+@pytest.mark.parametrize(
+    ("count", "unknown"),
+    [
+        (lambda metrics: metrics.add("ranker_moods"), "ranker_moods"),
+        (lambda metrics: metrics.add("ranker_degraded", reason="mood"), "mood"),
+        (lambda metrics: metrics.add("ranker_shed"), "ranker_shed"),
+        (lambda metrics: metrics.add("ranker_candidates"), "ranker_candidates"),  # a histogram
+        (lambda metrics: metrics.size("ranker_shed", 1), "ranker_shed"),
+        (lambda metrics: metrics.ranked(None, {"ranker_moods": 1}), "ranker_moods"),
+        (lambda metrics: metrics.add("ranker_unknown_items", slot=99), "99"),
+        (lambda metrics: metrics.observe("/rank", "ok", {}, 0.01, 99), "99"),
+        (lambda metrics: metrics.retire(99), "99"),
+    ],
+)
+def test_an_unknown_family_label_or_slot_is_a_mistake_in_the_program_and_is_named(metrics, count, unknown):
+    with pytest.raises(KeyError, match=unknown):
+        count(metrics)
 
 
 @pytest.mark.parametrize(
@@ -470,7 +586,9 @@ def test_the_outcome_follows_from_the_status(status, degraded, outcome):
 def test_promtool_finds_no_fault(metrics):
     for route, outcome in itertools.product([*ROUTES, "unmatched"], OUTCOMES):
         metrics.observe(route, outcome, dict.fromkeys(ROUTES.get(route, ()), 0.001), 0.01)
-    metrics.size("ranker_candidates", 100, slot=metrics.model("demo", "1", **FACTS))
+    for version in range(MODELS + 1):
+        slot = metrics.model("demo", str(version), network="bst", sha="abc")
+        metrics.ranked(slot, {"ranker_candidates": 100, "ranker_unknown_items": 3})
 
     checked = subprocess.run(["promtool", "check", "metrics"], input=metrics.render()[0], capture_output=True)
 

@@ -11,19 +11,19 @@ import pytest
 from service.telemetry.window import (
     LONGEST_S,
     SHORTEST_S,
+    Series,
     TimesWriter,
-    Totals,
     WorkerFile,
     log_edges,
+    merge,
     quantiles,
-    recent,
-    totals_layout,
     window_layout,
 )
 
-BOUNDS_S = [0.005, 0.01]
-EDGES = log_edges(BOUNDS_S)
-LAYOUT = np.dtype([("window", window_layout(2, EDGES)), ("totals", totals_layout(2, BOUNDS_S))], align=True)
+EDGES = log_edges([0.005, 0.01])
+LAYOUT = np.dtype([("window", window_layout(2, EDGES)), ("cells", np.uint64, (2, 6))], align=True)
+AT = [1 if edge <= 0.01 else 2 for edge in EDGES] + [2]  # the cell of a time up to 10 ms, or above
+SERIES = [Series(0, 0, AT), Series(1, 3, AT)]
 
 
 class Worker:
@@ -31,20 +31,17 @@ class Worker:
 
     def __init__(self, folder: Path) -> None:
         self.file = WorkerFile(folder, LAYOUT)
-        self._writer = TimesWriter(self.file.record["window"], EDGES, BOUNDS_S)
-        self._totals = Totals.of(self.file.record["totals"])
+        self._writer = TimesWriter(self.file.record["window"], EDGES, self.file.record["cells"])
 
-    def add(self, seconds: float, now_s: float, series: int = 0) -> None:
-        self._writer.add([(series, seconds)], now_s, self._totals)
+    def add(self, seconds: float, now_s: float, series: int = 0, row: int = 0) -> None:
+        self._writer.add([(SERIES[series], seconds)], now_s, row)
 
-    def recent(self, now_s: float):
-        return recent([record["window"] for record in self.file.everyone()], now_s)
+    def recent(self, now_s: float) -> np.ndarray:
+        return merge([record["window"] for record in self.file.everyone()], now_s)
 
-    def counts(self):
-        return np.sum([record["totals"]["counts"] for record in self.file.everyone()], axis=0)
-
-    def sums_s(self):
-        return np.sum([record["totals"]["sums_ns"] for record in self.file.everyone()], axis=0) / 1e9
+    def cells(self) -> list[list[int]]:
+        """Counts since the start, by row."""
+        return sum(record["cells"] for record in self.file.everyone()).tolist()
 
 
 @pytest.fixture
@@ -92,8 +89,7 @@ def test_a_time_is_seen_for_60_s_and_no_longer_than_65_but_counted_for_ever(star
     recent = {now_s: int(worker.recent(now_s)[0].sum()) for now_s in (104.9, 164.8, 170)}
 
     assert recent == {104.9: 1, 164.8: 1, 170: 0}
-    assert worker.counts()[0].sum() == 1
-    assert worker.sums_s()[0] == pytest.approx(0.25)
+    assert worker.cells() == [[250_000_000, 0, 1, 0, 0, 0], [0] * 6]
 
 
 def test_slices_are_used_again_without_what_they_held_before(start):
@@ -105,14 +101,14 @@ def test_slices_are_used_again_without_what_they_held_before(start):
             assert 60 <= worker.recent(now_s)[0].sum() <= 65
 
 
-def test_series_do_not_mix(start):
+def test_series_do_not_mix_nor_do_rows(start):
     worker = start()
     worker.add(0.001, now_s=7, series=0)
     worker.add(1.0, now_s=7, series=1)
+    worker.add(0.002, now_s=7, series=1, row=1)
 
-    assert worker.counts().sum(axis=1).tolist() == [1, 1]
-    assert worker.sums_s().tolist() == pytest.approx([0.001, 1.0])
-    assert quantiles(worker.recent(7)[1], EDGES, [0.5]) == pytest.approx([1.0], rel=0.02)
+    assert worker.cells()[0] == [1_000_000, 1, 0, 1_000_000_000, 0, 1]
+    assert quantiles(worker.recent(7)[1], EDGES, [0.5, 1]) == pytest.approx([0.002, 1.0], rel=0.02)
 
 
 def test_times_off_the_scale_answer_with_its_ends(start):
@@ -137,7 +133,8 @@ def test_a_time_on_a_bound_belongs_below_it(start):
     worker = start()  # as Prometheus has it: le means less or equal
     worker.add(0.01, now_s=0)
 
-    assert worker.counts()[0][: EDGES.index(0.01) + 1].sum() == 1
+    assert worker.recent(0)[0][: EDGES.index(0.01) + 1].sum() == 1
+    assert worker.cells()[0][:3] == [10_000_000, 1, 0]
 
 
 def test_a_new_worker_counts_on_where_the_one_before_it_stopped(start, tmp_path):
@@ -148,7 +145,7 @@ def test_a_new_worker_counts_on_where_the_one_before_it_stopped(start, tmp_path)
     second = start()
     second.add(0.01, now_s=0)
 
-    assert reader.counts()[0].sum() == 2
+    assert reader.cells()[0][:3] == [20_000_000, 2, 0]
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -165,11 +162,11 @@ def test_a_file_that_its_maker_did_not_finish_is_passed_over_and_then_taken_over
     worker.add(0.01, now_s=0)
     (tmp_path / "worker-1.counts").write_bytes(bytes(size))
 
-    assert worker.counts()[0].sum() == 1
+    assert worker.recent(0)[0].sum() == 1
 
     start().add(0.01, now_s=0)
 
-    assert worker.counts()[0].sum() == 2
+    assert worker.recent(0)[0].sum() == 2
     assert len(list(tmp_path.iterdir())) == 2
 
 
