@@ -121,12 +121,9 @@ class Feature:
 
     def rows(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
         """Rows of the embedding table, (n, columns). Not of a float."""
-        return self._rows_of_keys(column, vocabularies)[..., None]
-
-    def _rows_of_keys(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
         if self.buckets is not None:
-            return hashed_rows(column, self.buckets)
-        return vocabularies[self.name].rows(column)
+            return hashed_rows(column, self.buckets)[..., None]
+        return vocabularies[self.name].rows(column)[..., None]
 
     def floats(self, column: Column, mean: float, deviation: float) -> npt.NDArray[np.float64]:
         """Standardised values of a float, (n, 1); a missing one is 0, the mean."""
@@ -190,7 +187,7 @@ class Multi(Feature):
             raise BadValue(f"{text[:60]!r} given, a JSON list is allowed") from None
 
     def rows(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
-        rows = self._rows_of_keys(column, vocabularies)
+        rows = super().rows(column, vocabularies)[..., 0]  # (n, columns), as the keys are
         np.copyto(rows, PAD, where=column == ABSENT)
         return rows
 
