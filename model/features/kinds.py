@@ -55,10 +55,8 @@ class Feature:
     crossable: ClassVar[bool] = False  # can be a part of a cross: its column is one key per row
 
     def __post_init__(self) -> None:
-        for name, allowed in (("side", get_args(Side)), ("type", get_args(IdType))):
-            self._require(
-                getattr(self, name) in allowed, f"{name} {getattr(self, name)!r}, allowed: {', '.join(allowed)}"
-            )
+        for what, value, allowed in (("side", self.side, get_args(Side)), ("type", self.type, get_args(IdType))):
+            self._require(value in allowed, f"{what} {value!r}, allowed: {', '.join(allowed)}")
         self._require(bool(self.name), "a feature needs a name")
         self._require(self.width >= 0 and self.sequence_width >= 0, "widths are 0 or more")
         self._require(self.min_count >= 1, f"min_count {self.min_count}, at least 1")
@@ -83,9 +81,7 @@ class Feature:
     def as_dict(self) -> dict[str, Any]:
         """What `declared` reads: name, side, kind and type, and where it departs from the defaults."""
         always = {"name": self.name, "side": self.side, "kind": self.kind, "type": self.type}
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in always}
-        defaults = {field.name: field.default for field in fields(self)}
-        return always | {name: value for name, value in values.items() if value != defaults[name]}
+        return always | {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
     @property
     def is_float(self) -> bool:
@@ -100,7 +96,7 @@ class Feature:
     @property
     def has_vocabulary(self) -> bool:
         """Its rows are fitted to the training split's values."""
-        return self.buckets is None
+        return self.fixed_rows is None and not self.is_float
 
     @property
     def fixed_rows(self) -> int | None:
@@ -121,12 +117,9 @@ class Feature:
 
     def rows(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
         """Rows of the embedding table, (n, columns). Not of a float."""
-        return self._rows_of_keys(column, vocabularies)[..., None]
-
-    def _rows_of_keys(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
         if self.buckets is not None:
-            return hashed_rows(column, self.buckets)
-        return vocabularies[self.name].rows(column)
+            return hashed_rows(column, self.buckets)[..., None]
+        return vocabularies[self.name].rows(column)[..., None]
 
     def floats(self, column: Column, mean: float, deviation: float) -> npt.NDArray[np.float64]:
         """Standardised values of a float, (n, 1); a missing one is 0, the mean."""
@@ -175,11 +168,9 @@ class Multi(Feature):
     def column(self, values: Sequence[Any]) -> Column:
         column = self.empty(len(values))
         for row, several in enumerate(values):
-            if several is None:
-                continue
-            if not isinstance(several, list | tuple):
+            if not isinstance(several, list | tuple | None):
                 raise BadValue(f"{several!r} given, a list is allowed")
-            for place, value in enumerate(several[: self.max_values]):
+            for place, value in enumerate(several[: self.max_values] if several else ()):
                 column[row, place] = key(value, self.type) if value is not None else ABSENT
         return column
 
@@ -190,7 +181,7 @@ class Multi(Feature):
             raise BadValue(f"{text[:60]!r} given, a JSON list is allowed") from None
 
     def rows(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
-        rows = self._rows_of_keys(column, vocabularies)
+        rows = super().rows(column, vocabularies)[..., 0]  # (n, columns), as the keys are
         np.copyto(rows, PAD, where=column == ABSENT)
         return rows
 
@@ -206,18 +197,12 @@ class Number(Feature):
     repeats = False
 
     def __post_init__(self) -> None:
-        self._require(
-            self.transform in ("standard", "log"), f"transform {self.transform!r}, allowed: 'standard', 'log'"
-        )
+        self._require(self.transform in ("standard", "log"), f"transform {self.transform!r}, allowed: standard, log")
         super().__post_init__()
 
     @property
     def is_float(self) -> bool:
         return self.transform == "standard"
-
-    @property
-    def has_vocabulary(self) -> bool:
-        return False
 
     @property
     def fixed_rows(self) -> int | None:

@@ -7,7 +7,7 @@
     [[feature]]
     name = "item_id"                 # every schema has it: side item, kind id
     side = "item"                    # user | item | context | cross
-    kind = "id"                      # id | category | number | multi
+    kind = "id"                      # id | category | number | multi (kinds.py, a class per kind)
     type = "str"                     # int | str; numbers have none
     min_count = 2                    # a vocabulary's rows go to values seen so often in training; or:
     buckets = 100000                 # rows by hash, no vocabulary
@@ -140,12 +140,10 @@ class Schema:
 
     def as_dict(self) -> dict[str, Any]:
         """The table as plain values, for writing TOML: what `parse` reads, defaults left out."""
-        return {
-            "user_id": self.user_id,
-            "history": _lists(asdict(self.history)),
-            "feature": [_lists(feature.as_dict()) for feature in self.features],
-            **({"group": [_lists(_set(asdict(group))) for group in self.groups]} if self.groups else {}),
-        }
+        groups = [{k: v for k, v in asdict(group).items() if v is not None} for group in self.groups]
+        rows = [feature.as_dict() for feature in self.features]
+        table = {"user_id": self.user_id, "history": asdict(self.history), "feature": rows}
+        return table | ({"group": groups} if groups else {})
 
 
 def parse(table: Mapping[str, Any]) -> Schema:
@@ -191,11 +189,3 @@ def without_sizes(schema: Schema) -> Schema:
 
 def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
-
-
-def _set(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in row.items() if v is not None}
-
-
-def _lists(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in row.items()}

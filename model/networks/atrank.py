@@ -139,7 +139,7 @@ class Spaces(nn.Module):
         Padding weighs exactly 0. So does everything where nothing is seen, and the result is 0.
         """
         query_UKQE = self._split(torch.relu(self.query(rows_UQM)))
-        key_UKTE = self._split(self.key(seen_UTM))  # W_k S^T, transposed: once a user
+        key_UKTE = self._split(self.key(seen_UTM))  # W_k S^T, transposed: once per user
         mask_U11T = mask_UT[:, None, None, :]
         score_UKQT = query_UKQE @ key_UKTE.transpose(-1, -2)
         weight_UKQT = torch.softmax(score_UKQT + (1 - mask_U11T) * MASKED, -1) * mask_U11T

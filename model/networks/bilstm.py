@@ -52,7 +52,7 @@ class Network(RankingNetwork):
         e = self.embed(batch)
         onward_UTS, back_UTS = self.both_ways(self.behaviours(e.history_UTD, batch["gap"], batch["action"]), e.mask_UT)
         newest_U1 = last(e.mask_UT)
-        user_UF = torch.cat([e.user_UF, taken(onward_UTS, newest_U1)[:, 0], back_UTS[:, 0]], -1)
+        user_UF = torch.cat([e.user_UF, rows_at(onward_UTS, newest_U1)[:, 0], back_UTS[:, 0]], -1)
         return self.head(user_UF, torch.cat([e.other_UCF, self.behaviours.target(e.candidate_UCD)], -1))
 
 
@@ -75,7 +75,7 @@ class BothWays(nn.Module):
         place_T = torch.arange(rows_UTD.shape[1], device=rows_UTD.device)
         mirrored_UT = (last(mask_UT) - place_T).clamp(min=0)
         onward_UTS = states(self.onward, rows_UTD)
-        back_UTS = taken(states(self.back, taken(rows_UTD, mirrored_UT)), mirrored_UT)
+        back_UTS = rows_at(states(self.back, rows_at(rows_UTD, mirrored_UT)), mirrored_UT)
         mask_UT1 = mask_UT.unsqueeze(-1)
         return onward_UTS * mask_UT1, back_UTS * mask_UT1
 
@@ -89,14 +89,14 @@ def states(lstm: nn.LSTM, rows_UTD: Tensor) -> Tensor:
         return lstm(rows_UTD)[0]
     gates = [_gates(p) for p in (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)]
     rows_TUD = rows_UTD.transpose(0, 1)
-    made_T1US = torch.onnx.ops.symbolic(
+    states_T1US = torch.onnx.ops.symbolic(
         "LSTM",
         [rows_TUD, gates[0].unsqueeze(0), gates[1].unsqueeze(0), torch.cat(gates[2:]).unsqueeze(0)],
         {"hidden_size": lstm.hidden_size},
         dtype=rows_UTD.dtype,
         shape=[rows_TUD.shape[0], 1, rows_TUD.shape[1], lstm.hidden_size],
     )
-    return made_T1US.squeeze(1).transpose(0, 1)
+    return states_T1US.squeeze(1).transpose(0, 1)
 
 
 def _gates(parameter: Tensor) -> Tensor:
@@ -110,6 +110,6 @@ def last(mask_UT: Tensor) -> Tensor:
     return (mask_UT.sum(1, keepdim=True).long() - 1).clamp(min=0)
 
 
-def taken(rows_UTD: Tensor, at_UT: Tensor) -> Tensor:
+def rows_at(rows_UTD: Tensor, at_UT: Tensor) -> Tensor:
     """The rows at these places of each user."""
     return rows_UTD.gather(1, at_UT.unsqueeze(-1).expand(-1, -1, rows_UTD.shape[-1]))

@@ -2,10 +2,10 @@
 
 A tensor's name ends in its shape:
 
-    U users (requests) in a batch · C candidates a user · T history length · D width of one item in the sequence
+    U users (requests) in a batch · C candidates per user · T history length · D width of one item in the sequence
     F width of the other features · H heads · B rows · N table columns of one side
 
-Nothing that depends on the user alone has a C axis: it is computed once a request, not once a candidate.
+Nothing that depends on the user alone has a C axis: it is computed once per request, not once per candidate.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from model.features.ids import PAD, UNKNOWN
 from model.features.kinds import Feature, Side
 from model.features.schema import Schema
 
-Batch = Mapping[str, Tensor]  # as model/features/encode.py makes it
+Batch = Mapping[str, Tensor]  # the arrays of model/features/encode.py
 
 CANDIDATE_SIDES: tuple[Side, ...] = ("item", "context", "cross")  # what changes with the candidate, as it is laid out
 
@@ -145,7 +145,7 @@ def pooled(embedding: nn.Embedding, rows: Tensor) -> Tensor:
 
 
 class Head(nn.Module):
-    """The MLP of §2.3 on [user; candidate], its first layer split so that the user's share is computed once a request.
+    """The MLP of §2.3 on [user; candidate], its first layer split: the user's share is computed once per request.
 
     W·[u; c] = W_u·u + W_c·c. `activation(width)` stands between the layers; the last one gives one logit, (U, C).
     """

@@ -22,8 +22,8 @@ stead, "none" a vector of zeros, so that the item's vector keeps its width, and 
 false leaves (5) and (6) without their LayerNorm.
 
 How it is computed, the numbers being the same: in the first block the history's keys and values do not depend on the
-candidate, so with b = 1 they are computed once a user, and only the target's query row is needed. With b > 1 all blocks
-but the last run on all T + 1 rows of every candidate.
+candidate, so with b = 1 they are computed once per user, and only the target's query row is needed. With b > 1 all
+blocks but the last run on all T + 1 rows of every candidate.
 """
 
 from collections.abc import Mapping

@@ -9,7 +9,7 @@ interests" (§4.3). Readings and departures:
 
 - The paper prints a unit with 36 hidden neurons on [h, out product, c]; the released code has 80-40 on the four above,
   and so has this. Its softmax and its sigmoids between the layers contradict §4.3 and §5.3: here none and Dice.
-- Dice stands in unit and MLP. α is learnt, one a neuron, from 0 as released; ε is the paper's 1e-8. In training E and
+- Dice stands in unit and MLP. α is learnt, one per neuron, from 0 as released; ε is the paper's 1e-8. In training E and
   Var are the mini-batch's, elsewhere their moving averages (§5.3); these take a tenth of each batch, since a short log
   has few hundred. In the unit they are taken over the behaviours that are there: padding is no behaviour. Processes
   that train together share one mini-batch, and so its statistics.
@@ -18,7 +18,7 @@ interests" (§4.3). Readings and departures:
 - Mini-batch aware regularisation (§5.2) is the recipe's `l2`.
 
 How it is computed, the numbers being the same: the unit's first layer W = [W1 W2 W3 W4] is split,
-W·[h, c, h - c, h·c] = (W1 + W3)·h + (W2 - W3)·c + W4·(h·c), so that the history's share is computed once a user.
+W·[h, c, h - c, h·c] = (W1 + W3)·h + (W2 - W3)·c + W4·(h·c), so that the history's share is computed once per user.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
 """WDL(+Seq): Wide & Deep with the history as its mean. BST §3.1's own baseline, Table 4.
 
 "... incorporating sequential information into WDL, denoted as WDL(+Seq), which aggregates the embeddings of the
-previously clicked items in average." The mean joins the deep part; it is the user's, so once a request. Who has clicked
-nothing has a mean of 0. All else is wdl.py's.
+previously clicked items in average." The mean joins the deep part; it is the user's, so once per request. A user
+without clicks has a mean of 0. All else is wdl.py's.
 """
 
 from collections.abc import Mapping

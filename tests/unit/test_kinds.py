@@ -31,10 +31,6 @@ class Flag(Category):
     typed = False
 
     @property
-    def has_vocabulary(self) -> bool:
-        return False
-
-    @property
     def fixed_rows(self) -> int:
         return FIRST + 2
 
