@@ -152,6 +152,11 @@ def test_a_file_that_a_page_names_exists() -> None:
     assert named and not [path for path in named if not (ROOT / path).exists()]
 
 
+def test_what_the_page_of_architecture_counts_as_core_exists() -> None:
+    core = re.search(r"core='(.*?)'", (DOCS / "architecture.md").read_text(), re.DOTALL)
+    assert core and not [path for path in core[1].split() if not (ROOT / path).exists()]
+
+
 def test_the_readmes_tree_has_every_room_and_no_other() -> None:
     tree = (ROOT / "README.md").read_text().split("## What is where\n\n```\n")[1].split("```")[0]
     drawn, at = set(), ""
