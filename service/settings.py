@@ -30,7 +30,7 @@ class Settings(BaseSettings):
         1,
         ge=1,
         le=64,
-        description="Processes that answer. One per core pays once scoring fills a core; metrics cover all.",
+        description="Processes that answer. One per core pays once scoring fills a core; metrics cover all processes.",
     )
     bundle: Path = Field(
         DEMO_BUNDLE,
@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         5,
         ge=0,
         le=86400,
-        description="Seconds between two looks at the bundle's catalogue file: a newer one is taken over while "
+        description="Seconds between two looks at the bundle's catalogue file; a newer file is taken over while "
         "serving. 0 never looks.",
     )
     redis_url: str | None = Field(
@@ -52,7 +52,8 @@ class Settings(BaseSettings):
         100,
         ge=1,
         le=100_000,
-        description="Behaviours kept a user. Above the network's T, since other actions are filtered out first.",
+        description="Newest behaviours kept per user; more than T, the network's history length, because other actions "
+        "are filtered out first.",
     )
     history_ttl_s: int = Field(
         90 * 24 * 3600,
@@ -60,10 +61,10 @@ class Settings(BaseSettings):
         description="Seconds after the last write until a user is forgotten: bounds the store's memory.",
     )
     history_timeout_ms: int = Field(
-        50, ge=1, le=60_000, description="Past this we rank without history (`degraded`) rather than answer late."
+        50, ge=1, le=60_000, description="Past this time we rank without history (`degraded`) rather than answer late."
     )
     history_connections: int = Field(
-        64, ge=1, le=10_000, description="Store connections a worker may hold; one serves one request at a time."
+        64, ge=1, le=10_000, description="Store connections per worker; a connection serves one request at a time."
     )
     score_threads: int = Field(
         default_factory=lambda: max(
@@ -71,13 +72,13 @@ class Settings(BaseSettings):
         ),
         ge=1,
         le=256,
-        description="Threads a worker scores with, one run of the graph each. More than the cores only queues inside "
-        "the machine; with several workers set it to cores / workers.",
+        description="Scoring threads per worker; each runs the graph once at a time. More threads than cores only "
+        "queue inside the machine; with several workers set it to cores / workers.",
     )
     precision: Literal["auto", "fp32", "int8"] = Field(
         "auto",
-        description="auto takes the bundle's int8 graph where it passed its gate and the processor multiplies bytes, "
-        "else fp32, and the log says why; int8 refuses to start without.",
+        description="auto takes the bundle's int8 graph where that graph passed its gate and the processor multiplies "
+        "bytes, else fp32, and the log says why; int8 refuses to start without such a graph.",
     )
     max_batch_candidates: int = Field(
         20_000,
@@ -97,7 +98,7 @@ class Settings(BaseSettings):
     log_level: str = Field(
         "info",
         pattern="^(debug|info|warning|error)$",
-        description="debug also logs every request; ids are not logged, unless RANKER_LOG_USER_IDS says so.",
+        description="debug also logs every request; user ids only where RANKER_LOG_USER_IDS says so.",
     )
     log_format: Literal["text", "json"] = Field("text", description="json writes every log line as one JSON object.")
     log_sample: float = Field(
@@ -106,8 +107,8 @@ class Settings(BaseSettings):
     log_slow_ms: float = Field(
         500,
         ge=0,
-        description="Requests that took at least so long are logged with their stages, as failed ones always are. "
-        "0: none for being slow.",
+        description="Requests that took at least so long are logged with their stages; failed requests always are. "
+        "0: no request is logged for being slow.",
     )
     log_user_ids: bool = Field(
         False, description="Whether the log of a request to /rank names its user. Items and bodies are never logged."

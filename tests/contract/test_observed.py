@@ -17,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model.bundle.reading import Bundle
 from service.settings import DEMO_BUNDLE
-from service.telemetry.counts import Metrics
 from service.telemetry.families import STAGES
 from service.telemetry.logs import FIELDS, TEXT, Json, RequestLog, Text
 from service.telemetry.pulse import EVERY_S, beat, born
@@ -333,13 +332,3 @@ def test_a_process_is_known_by_when_it_was_born_and_a_dead_one_is_not() -> None:
         child.wait()
         assert born(child.pid) == 0
     assert born(0) == 0
-
-
-def test_the_readme_names_every_family_and_no_other(demo: Bundle, tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path, {"/rank": STAGES}, ("history",))
-    metrics.model("demo", "1", network="bst", sha="abc", exported_s=1.0, load_s=1.0)
-    families = set(re.findall(r"^# TYPE (\w+) ", metrics.render()[0].decode(), re.MULTILINE))
-    metrics.close()
-    readme = (ROOT / "README.md").read_text()
-    section = readme[readme.index("## Metrics") : readme.index("## Where the time went")]
-    assert set(re.findall(r"\branker_\w+", section)) == families

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings
-
 ROOT = Path(__file__).parents[2]
 # A folder, or a verb beside it -> what it may import of the project; what lies within one folder imports each other
 # freely, but never in a circle. The longest prefix counts.
@@ -156,9 +154,3 @@ def test_a_log_is_prepared_without_torch(tmp_path: Path) -> None:
     done = without(TORCH, "model.prepare", *small)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "data" / "meta.json").is_file()
-
-
-def test_the_readme_explains_every_setting_in_the_settings_own_words() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for name, field in Settings.model_fields.items():
-        assert f"| `RANKER_{name.upper()}` |" in readme and str(field.description) in readme, name

@@ -1,4 +1,4 @@
-"""The whole way on a real log: prepare, train, evaluate, serve, rank, by the commands that the README names."""
+"""The whole way on a real log: prepare, train, evaluate, serve, rank, by the commands that docs/data.md names."""
 
 import json
 from pathlib import Path
