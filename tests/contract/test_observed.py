@@ -22,7 +22,7 @@ from service.telemetry.families import STAGES
 from service.telemetry.logs import FIELDS, TEXT, Json, RequestLog, Text
 from service.telemetry.pulse import EVERY_S, beat, born
 from service.telemetry.tracing import Parent, Tracing, parsed, refusal, wanted
-from tests.contract.test_service import client_of
+from tests.client import client_of
 from tests.stores import black_hole_url, dead_url
 
 ROOT = Path(__file__).parents[2]
@@ -235,7 +235,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import service.app
-from service import tracing
+from service.telemetry import tracing
 asked = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
 assert tracing.from_environment(asked) is None and tracing.refusal({}) is None
 print(tracing.refusal(asked))

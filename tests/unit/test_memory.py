@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from model.memory import keep_freed
+from model.training.memory import keep_freed
 if sys.argv[1] == "keep":
     keep_freed()
 for step in range(20):
