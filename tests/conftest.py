@@ -10,15 +10,11 @@ from model.datasets.tables import Options
 from model.graph.publish import publish
 from model.prepare import prepare
 from model.prepared.loader import Prepared
-from model.training.recipe import Recipe, Training
 from model.training.run import Run
+from tests.worlds import SMALL
 
 pytest_plugins = ["tests.stores"]
-
-SMALL = Recipe(
-    network={"mlp": (64, 32)},
-    training=Training(optimiser="adam", learning_rate=2e-3, batch_size=512, epochs=2, evaluations=1),
-)
+pytest.register_assert_rewrite("tests.batches", "tests.client", "tests.loads", "tests.processes")
 
 
 @pytest.fixture(scope="session")

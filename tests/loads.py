@@ -1,15 +1,15 @@
 """What tests of the load test share: an HTTP server with known faults, and whole runs as processes."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.processes import finished
 
 # The server
 
@@ -20,7 +20,7 @@ class Reply(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-Rank = Callable[[int, dict[str, Any]], Reply | None]
+Rank = Callable[[int, dict[str, Any]], Reply | None]  # None: hang up
 
 
 def ranked(asked: dict[str, Any]) -> bytes:
@@ -28,6 +28,16 @@ def ranked(asked: dict[str, Any]) -> bytes:
     ids = [item["item_id"] if isinstance(item, dict) else item for item in asked["candidates"]]
     items = [{"item_id": item, "score": 1 / (i + 1)} for i, item in enumerate(ids)]
     return json.dumps({"items": items[: asked.get("top_k")]}).encode()
+
+
+def taking(delay_s: float) -> Callable[[int, dict[str, Any]], Reply]:
+    """Right answers, each after `delay_s`: the time that a run has to find, so it is slept and not waited for."""
+
+    def rank(_: int, asked: dict[str, Any]) -> Reply:
+        time.sleep(delay_s)
+        return Reply(ranked(asked))
+
+    return rank
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -135,18 +145,13 @@ class Ran(NamedTuple):
         return line
 
 
-def command(url: str, budget: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "loadtest", "--url", url, "--budgets", str(budget), *more]
+def arguments(url: str, budget: Path, *more: str) -> list[str]:
+    """Of `python` for a load test."""
+    return ["-m", "loadtest", "--url", url, "--budgets", str(budget), *more]
 
 
 def run(url: str, budget: Path, *more: str, **environment: str) -> Ran:
     """A load test to its end. Its environment names a proxy that does not exist: nobody may ask for it."""
     proxies = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-    ended = subprocess.run(
-        command(url, budget, *more),
-        env=os.environ | proxies | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    ended = finished(*arguments(url, budget, *more), **proxies | environment)
     return Ran(ended.returncode, ended.stdout.splitlines(), ended.stderr)

@@ -17,8 +17,10 @@ from urllib.parse import unquote, urlparse
 import pytest
 import redis
 
+from model.features.behaviour import Behaviour
 from service.store.embedded import EmbeddedStore
 from service.store.history import History, Stored
+from service.store.redis import RedisHistory
 
 
 async def read_one(history: History, user_id: str, before: int | None) -> Stored:
@@ -78,6 +80,17 @@ def black_hole_url() -> Iterator[str]:
     """URL of a store that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"redis://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def write(url: str, user_id: str, behaviours: list[Behaviour], profile: dict[str, str]) -> None:
+    """Puts a user into the store, as the service reads one."""
+
+    async def go() -> None:
+        history = RedisHistory(url, keep=100, ttl_s=1000, timeout_ms=5000, connections=1)
+        await history.write(user_id, behaviours, profile)
+        await history.close()
+
+    asyncio.run(go())
 
 
 class Proxy:

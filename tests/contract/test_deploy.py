@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.generator import budgets
+from tests.client import get, post, serving
 from tests.promql import Query, Selector, read
-from tests.whole.test_process import get, serving
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -103,15 +102,10 @@ class Exposed:
 def exposed() -> Exposed:
     """What the demo shows after one ranked request and a refused one."""
     with serving() as service:
-        for body in ({"user_id": "u1", "candidates": ["i1", "i2"]}, {"user_id": "u1"}):
-            request = urllib.request.Request(
-                f"{service.url}/rank", json.dumps(body).encode(), {"content-type": "application/json"}
-            )
-            try:
-                urllib.request.urlopen(request, timeout=10).close()
-            except urllib.error.HTTPError as refused:
-                assert refused.code == 422
-                refused.close()
+        post(f"{service.url}/rank", {"user_id": "u1", "candidates": ["i1", "i2"]})
+        with pytest.raises(urllib.error.HTTPError, match="422") as refused:
+            post(f"{service.url}/rank", {"user_id": "u1"})
+        refused.value.close()
         return Exposed(get(f"{service.url}/metrics"))
 
 

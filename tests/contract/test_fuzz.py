@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.bundle.reading import Bundle
-from tests.contract.test_service import ask
+from tests.client import ask
 
 NAMES = ["item_id", "category_id", "age", "gender", "position", "page", "match_type", "user_id", "x"]
 anything = st.recursive(

@@ -21,7 +21,7 @@ from service.telemetry.families import STAGES
 from service.telemetry.logs import FIELDS, TEXT, Json, RequestLog, Text
 from service.telemetry.pulse import EVERY_S, beat, born
 from service.telemetry.tracing import Parent, Tracing, parsed, refusal, wanted
-from tests.contract.test_service import client_of
+from tests.client import client_of
 from tests.stores import black_hole_url, dead_url
 
 ROOT = Path(__file__).parents[2]

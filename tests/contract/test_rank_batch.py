@@ -8,8 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour
-from tests.contract.test_service import NOW, client_of, items_of, run, write
-from tests.stores import black_hole_url
+from tests.client import NOW, client_of, items_of, run
+from tests.stores import black_hole_url, write
 
 
 def both(bundle: Bundle, url: str, requests: list[Any], **changes: Any) -> tuple[httpx.Response, list[httpx.Response]]:

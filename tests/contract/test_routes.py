@@ -16,7 +16,7 @@ from service.rank import REASONS
 from service.settings import MOST_BUDGETS, Settings
 from service.telemetry.counts import Metrics
 from service.telemetry.folder import FOLDER_BYTES_PER_WORKER
-from tests.contract.test_service import client_of, run
+from tests.client import client_of, run
 
 
 @pytest.fixture(scope="module")

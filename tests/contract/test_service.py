@@ -6,76 +6,20 @@ import math
 import re
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import polars as pl
 import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.bundle.reading import Bundle
-from model.evaluation.measure import score_rows
 from model.features.behaviour import Behaviour
 from model.prepared.loader import Prepared
-from service.app import create_app
-from service.backfill import load_tables
-from service.settings import Settings
-from service.store.redis import RedisHistory
-from service.telemetry.folder import prepare_folder
-from service.telemetry.tracing import Tracing
-from tests.stores import black_hole_url, dead_url
-
-NOW = 1_757_900_000_000
-
-
-@asynccontextmanager
-async def client_of(
-    bundle: Bundle, url: str, closed_pool: bool = False, traces: Tracing | None = None, **changes: Any
-) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service, started as uvicorn would start it; with `closed_pool` its scoring threads are dead."""
-    settings = Settings(bundle=bundle.folder, redis_url=url, history_timeout_ms=1000, **changes)
-    async with AsyncExitStack() as stack:
-        app = create_app(settings, stack.enter_context(prepare_folder(1)), traces)
-        await stack.enter_async_context(app.router.lifespan_context(app))
-        if closed_pool:
-            app.state.live.current.scorer.close()
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://ranker"))
-
-
-def run(coroutine: Any) -> Any:
-    return asyncio.run(coroutine)
-
-
-def ask(bundle: Bundle, url: str, *bodies: Any, **changes: Any) -> list[httpx.Response]:
-    """Answers of POST /rank to bodies: dicts, or bytes as they are."""
-
-    async def go() -> list[httpx.Response]:
-        async with client_of(bundle, url, **changes) as client:
-            return [
-                await client.post("/rank", **({"content": body} if isinstance(body, bytes) else {"json": body}))
-                for body in bodies
-            ]
-
-    answers: list[httpx.Response] = run(go())
-    return answers
-
-
-def write(url: str, user_id: str, behaviours: list[Behaviour], profile: dict[str, str]) -> None:
-    async def go() -> None:
-        history = RedisHistory(url, keep=100, ttl_s=1000, timeout_ms=5000, connections=1)
-        await history.write(user_id, behaviours, profile)
-        await history.close()
-
-    run(go())
-
-
-def items_of(bundle: Bundle, count: int) -> list[str]:
-    return list(dict.fromkeys(item for request in bundle.golden() for item in request["candidates"]))[:count]
+from tests.client import NOW, ask, client_of, items_of, replay, run
+from tests.stores import black_hole_url, dead_url, write
 
 
 def test_ranked_items_come_back_best_first_with_all_that_is_documented(small_bundle: Bundle, store_url: str) -> None:
@@ -395,25 +339,3 @@ def test_served_scores_are_those_that_evaluate_measures(
 ) -> None:
     """Impressions replayed in time order by their timestamp, before a store that holds the whole untrimmed log."""
     replay(small_bundle, small_data, valkey_url, small_data.of_split("test")[:600])
-
-
-def replay(bundle: Bundle, data: Prepared, url: str, rows: Any) -> None:
-    load_tables(data.folder, url, keep=100_000, ttl_s=10_000)
-    frame = pl.read_parquet(data.folder / "tables" / "impressions.parquet").sort("timestamp", maintain_order=True)
-    context = [f.name for f in data.schema.side("context")]
-    expected = score_rows(bundle, data, rows)
-    bodies = [
-        {
-            "user_id": row["user_id"],
-            "candidates": [row["item_id"]],
-            "timestamp": row["timestamp"],
-            "context": {name: row[name] for name in context},
-        }
-        for row in frame[rows.tolist()].iter_rows(named=True)
-    ]
-    answers = ask(bundle, url, *bodies, history_keep=100_000)
-    served = [answer.json()["items"][0]["score"] for answer in answers]
-    assert all(not answer.json()["degraded"] for answer in answers)
-    np.testing.assert_allclose(served, expected, atol=1e-5)
-    lengths = {answer.json()["history_length"] for answer in answers}
-    assert len(lengths) > 3, "the replay saw hardly any history"

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from service.scoring.catalog import CatalogWatch
 from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Served
 from service.settings import DEMO_BUNDLE
-from tests.whole.test_process import Service, get, serving, wait_until
+from tests.client import NOW, Service, get, post, serving
+from tests.processes import wait_until
 
 SCHEMA: dict[str, Any] = {
     "user_id": "str",
@@ -335,10 +335,7 @@ def put(bundle: Path, content: bytes) -> None:
 
 def rank(service: Service, *candidates: str) -> tuple[dict[str, float], int]:
     """Score of each candidate, and how many have no embedding."""
-    body = json.dumps({"user_id": "u1", "candidates": candidates, "timestamp": 1_757_900_000_000}).encode()
-    request = urllib.request.Request(f"{service.url}/rank", body, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        found = json.loads(answer.read())
+    found = post(f"{service.url}/rank", {"user_id": "u1", "candidates": candidates, "timestamp": NOW})
     return {item["item_id"]: item["score"] for item in found["items"]}, found["unknown_items"]
 
 
@@ -363,7 +360,7 @@ def test_new_items_and_changed_features_reach_a_running_service_and_broken_files
 
     with serving(**settings) as service:
         service.curl()
-        processes = service.descendants()
+        processes = service.children.pids()
         before, unknown = rank(service, "i5", "i6", "brand-new", "nobody")
         assert before["brand-new"] == before["nobody"] and unknown == 2
         assert counted(service, "ranker_catalog_items") == 1000
@@ -387,12 +384,12 @@ def test_new_items_and_changed_features_reach_a_running_service_and_broken_files
             wait_until(lambda number=number: reloads(service, "refused") == number * workers, service)  # type: ignore[misc]
             assert everywhere(service) == after
         assert service.output.count("catalogue refused") == number * workers
-        assert service.descendants() == processes and "Traceback" not in service.output
+        assert service.children.pids() == processes and "Traceback" not in service.output
 
         put(demo, good)
         wait_until(lambda: reloads(service, "ok") == 2 * workers, service)
         service.process.terminate()
-        service.process.wait(60)
+        service.ended()
         assert "Traceback" not in service.output
 
     with serving(**settings) as service:

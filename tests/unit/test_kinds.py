@@ -21,7 +21,7 @@ from model.features.table import Vocabulary
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
 from model.training.batches import tensors
-from tests.unit.test_encode import write_log
+from tests.worlds import write_log
 
 
 class Flag(Category):

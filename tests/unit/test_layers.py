@@ -123,6 +123,17 @@ def test_the_parser_sees_a_wrong_import(tmp_path: Path) -> None:
     assert imports_of(wrong) == {"model.train", "service.app"}
 
 
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=module_of)
+def test_no_test_file_is_imported_and_what_lies_beside_them_knows_no_test(path: Path) -> None:
+    """What several tests need stands in tests/*.py: a test can be changed, moved or run without another."""
+    folders = ("tests.unit", "tests.contract", "tests.whole", "tests.conftest")
+    wrong = [name for name in imports_of(path) if any(within(name, folder) for folder in folders)]
+    assert not wrong, f"{module_of(path)} must not import {wrong}: put what several need into tests/*.py"
+
+
 BARRED = """
 import runpy, sys
 sys.modules |= dict.fromkeys(sys.argv[1].split(","))  # importing one of them raises

@@ -18,8 +18,8 @@ from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
 from model.training.recipe import Recipe, Training
 from model.training.run import Run
-from tests.contract.test_service import replay
-from tests.unit.test_encode import COUPONS, FEATURES, make_schema, write_log
+from tests.client import replay
+from tests.worlds import COUPONS, FEATURES, make_schema, write_log
 
 
 @pytest.fixture(scope="module")

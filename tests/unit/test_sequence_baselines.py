@@ -7,7 +7,7 @@ import torch
 from model import networks
 from model.features.ids import PAD
 from model.features.schema import parse
-from tests.contract.test_networks import ROWS, T, make_batch, make_schema, pick, strong
+from tests.batches import ROWS, T, make_batch, make_schema, pick, strong
 
 WIDTH = 48  # of an item in the sequence
 

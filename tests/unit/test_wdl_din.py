@@ -12,7 +12,7 @@ from torch import Tensor
 from model import networks
 from model.features.ids import PAD
 from model.networks.din import Dice
-from tests.contract.test_networks import ROWS, T, close, make_batch, make_schema, pick, strong
+from tests.batches import ROWS, T, close, make_batch, make_schema, pick, strong
 
 SIDES = ("user", "item", "context", "cross")
 USERS, CANDIDATES = 4, 3

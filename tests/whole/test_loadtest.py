@@ -31,15 +31,12 @@ from loadtest.generator.budgets import Budget
 from loadtest.generator.client import Answer, parse_url
 from loadtest.generator.plan import Body
 from loadtest.verdict.report import exit_code, judge, late_share, quantiles_ms, summary
-from tests.loads import DEFAULTS, Reply, budgets_file, command, ranked, run, serving
+from tests.loads import DEFAULTS, Reply, arguments, budgets_file, ranked, run, serving, taking
+from tests.processes import started
 
 
 def test_a_run_within_budget_ends_in_a_table_and_one_json_line_and_code_0(tmp_path):
-    def rank(_: int, asked: dict[str, Any]) -> Reply:
-        time.sleep(0.02)
-        return Reply(ranked(asked))
-
-    with serving(rank) as server:
+    with serving(taking(0.02)) as server:
         ran = run(server.url + "/some/base/", budgets_file(tmp_path, steady={}))
 
     assert ran.code == 0, ran
@@ -55,11 +52,7 @@ def test_a_run_within_budget_ends_in_a_table_and_one_json_line_and_code_0(tmp_pa
 
 
 def test_a_slow_server_misses_its_budget_and_the_code_is_1(tmp_path):
-    def rank(_: int, asked: dict[str, Any]) -> Reply:
-        time.sleep(0.05)
-        return Reply(ranked(asked))
-
-    with serving(rank) as server:
+    with serving(taking(0.05)) as server:
         ran = run(server.url, budgets_file(tmp_path, steady={"p50_ms": 40}))
 
     assert ran.code == 1, ran
@@ -88,20 +81,16 @@ def test_a_server_that_stalls_shows_in_the_p99_and_not_in_the_median_of_the_serv
 
 def test_a_generator_that_was_held_up_says_so_and_the_code_is_2(tmp_path):
     with serving() as server:
-        held = subprocess.Popen(
-            command(server.url, budgets_file(tmp_path, steady={"duration_s": 1.5, "p99_ms": 1000})),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert server.asked.wait(20)
-        held.send_signal(signal.SIGSTOP)
-        time.sleep(0.7)
-        held.send_signal(signal.SIGCONT)
-        out, err = held.communicate(timeout=30)
+        budget = budgets_file(tmp_path, steady={"duration_s": 1.5, "p99_ms": 1000})
+        with started(*arguments(server.url, budget)) as held:
+            assert server.asked.wait(20)
+            held.process.send_signal(signal.SIGSTOP)
+            time.sleep(0.7)  # so long is it held up, which is what the run has to find
+            held.process.send_signal(signal.SIGCONT)
+            code, out = held.ended(), held.output
     line = json.loads(out.splitlines()[-1])
 
-    assert held.returncode == 2, (out, err)
+    assert code == 2, out
     assert line["late_share"] > 0.01
     assert line["passed"] is False
     assert line["p99_ms"] >= 400  # callers would have waited: counted from when the request was due
@@ -188,11 +177,7 @@ def test_connections_are_kept_and_more_are_opened_only_when_all_are_busy(tmp_pat
     with serving() as quick:
         assert run(quick.url, budgets_file(tmp_path, steady={})).code == 0
 
-    def rank(_: int, asked: dict[str, Any]) -> Reply:
-        time.sleep(0.3)
-        return Reply(ranked(asked))
-
-    with serving(rank) as slow:
+    with serving(taking(0.3)) as slow:
         assert run(slow.url, budgets_file(tmp_path, steady={})).code == 0
 
     assert quick.connections < len(quick.contents) / 2
@@ -257,9 +242,8 @@ def test_ids_are_made_up_where_the_server_offers_none(tmp_path):
 
 
 def test_scenarios_run_in_turn_and_the_worst_stands_at_the_top(tmp_path):
-    def rank(_: int, asked: dict[str, Any]) -> Reply:
-        time.sleep(0.03 if len(asked["candidates"]) == 2 else 0)
-        return Reply(ranked(asked))
+    def rank(number: int, asked: dict[str, Any]) -> Reply | None:
+        return taking(0.03 if len(asked["candidates"]) == 2 else 0)(number, asked)
 
     short = {"duration_s": 0.4}
     scenarios = {

@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -35,7 +34,8 @@ from loadtest.generator.plan import Body
 from loadtest.verdict import compare, page, series
 from loadtest.verdict.report import Outcome, judge
 from loadtest.verdict.search import CURVE, Limits, parse_limits, search
-from tests.loads import DEFAULTS, Reply, budgets_file, command, ranked, run, serving
+from tests.loads import DEFAULTS, Reply, arguments, budgets_file, ranked, run, serving, taking
+from tests.processes import finished, offspring, started
 
 # The ruler
 
@@ -54,7 +54,7 @@ def delaying() -> Iterator[str]:
                 length = re.search(rb"(?i)content-length: *(\d+)", head)
                 body = await reader.readexactly(int(length[1]) if length else 0)
                 content = ranked(json.loads(body)) if body else b"{}"
-                await asyncio.sleep(due - loop.time())
+                await asyncio.sleep(due - loop.time())  # the delay is what the ruler has to find
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -126,8 +126,8 @@ def test_percentiles_of_the_hgrm_file_are_those_of_the_recorded_times():
 
 def test_several_processes_send_every_request_once_and_are_judged_together(tmp_path):
     def rank(number: int, asked: dict[str, Any]) -> Reply:
-        time.sleep(0.02)
-        return Reply(ranked(asked), 500 if number % 10 == 0 else 200)
+        reply = taking(0.02)(number, asked)
+        return reply._replace(status=500 if number % 10 == 0 else 200)
 
     with serving(rank) as server:
         budget = budgets_file(tmp_path, steady={"errors": 0.2, "processes": 3, "duration_s": 1})
@@ -148,19 +148,13 @@ def test_several_processes_send_every_request_once_and_are_judged_together(tmp_p
 def test_ctrl_c_or_sigterm_ends_a_run_of_several_processes(tmp_path, signalled):
     with serving() as server:
         budget = budgets_file(tmp_path, steady={"duration_s": 60, "processes": 2})
-        with subprocess.Popen(command(server.url, budget), stderr=subprocess.PIPE, text=True) as process:
-            try:
-                assert server.asked.wait(60)
-                process.send_signal(signalled)
-                _, err = process.communicate(timeout=120)
-            finally:
-                process.kill()
-        sent = len(server.contents)
-        time.sleep(0.3)
+        with started(*arguments(server.url, budget)) as process:  # and afterwards nobody is left who could send
+            assert server.asked.wait(60)
+            process.process.send_signal(signalled)
+            code = process.ended()
 
-    assert process.returncode == 130
-    assert "interrupted" in err and "Traceback" not in err
-    assert len(server.contents) == sent
+    assert code == 130
+    assert "interrupted" in process.output and "Traceback" not in process.output
 
 
 # Stages
@@ -323,8 +317,8 @@ def fast_and_slow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path,
 
     def reported(delay_s: float, name: str, *more: str) -> tuple[Path, list[str]]:
         def rank(number: int, asked: dict[str, Any]) -> Reply:
-            time.sleep(delay_s)
-            answer = json.loads(ranked(asked)) | {"timings_ms": {"history": 0.5, "score": 2.5, "total": 3.5}}
+            right = taking(delay_s)(number, asked)
+            answer = json.loads(right.content) | {"timings_ms": {"history": 0.5, "score": 2.5, "total": 3.5}}
             status = 503 if number == 5 else 200
             return Reply(json.dumps(answer).encode(), status, (("Server-Timing", "queue;dur=0.75"),))
 
@@ -430,8 +424,10 @@ def test_a_report_with_nothing_but_errors_can_be_drawn():
 
 def test_a_service_is_started_for_the_test_asked_about_its_users_and_stopped(tmp_path):
     scenario = {"rate": 20, "candidates": {"5": 3, "20": 1}, "history": {"0": 1, "10": 1}, "zipf": 1, "cold": 0.3}
-    with service(os.environ) as running:
+    with offspring() as children, service(os.environ) as running:
         url = running.url
+        children.look()
+        assert children.ports() and children.folders
         ran = run(url, budgets_file(tmp_path, steady=scenario))
 
     assert ran.code == 0, ran
@@ -443,7 +439,8 @@ def test_a_service_is_started_for_the_test_asked_about_its_users_and_stopped(tmp
 def test_a_service_that_does_not_start_is_one_line_and_code_2(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RANKER_BUNDLE", str(tmp_path / "none"))
 
-    assert main(["--start", "--budgets", str(budgets_file(tmp_path, steady={}))]) == 2
+    with offspring():
+        assert main(["--start", "--budgets", str(budgets_file(tmp_path, steady={}))]) == 2
 
     err = capsys.readouterr().err
     assert "the service did not start" in err and "none" in err and len(err.splitlines()) == 1
@@ -464,4 +461,4 @@ import sys, loadtest.__main__, loadtest.verdict.page
 known = {name for name in sys.modules if name.split(".")[0] in ("service", "model", "torch", "onnxruntime")}
 assert known <= {"model", "model.pages", "model.pages.render", "model.pages.drawing"}, known
 """
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+    assert (done := finished("-c", program)).returncode == 0, done.stderr

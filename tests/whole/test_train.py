@@ -25,7 +25,7 @@ from model.training import warm
 from model.training.lazy import LazyAdagrad
 from model.training.recipe import RECIPES, Recipe, RecipeError, Training, choose_recipe, load_recipe
 from model.training.run import Run, TrainingError, predict
-from tests.conftest import SMALL
+from tests.worlds import SMALL
 
 
 class Killed(Exception):

@@ -11,7 +11,7 @@ import torch
 from model import evaluate, prepare, train
 from model.bundle.reading import Bundle
 from model.prepared.loader import Prepared
-from tests.contract.test_service import replay
+from tests.client import replay
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
