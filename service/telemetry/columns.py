@@ -29,8 +29,9 @@ class Histogram(NamedTuple):
 class Columns:
     """The cells of one row: first times of whole requests, then times of stages, then the families of the table.
 
-    `cells` are whole numbers, `sums` floats. A series of times has its sum in nanoseconds in its first cell, a whole
-    number: rows are added to each other, and a float could fall by its last bit, which Prometheus takes for a restart.
+    A row has so many `cells`, whole numbers, and so many `sums`, floats. A series of times has its
+    sum in its first cell, in whole nanoseconds: rows are added to each other in any order, and a float could fall by
+    its last bit, which Prometheus takes for a restart.
     """
 
     def __init__(

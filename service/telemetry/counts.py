@@ -22,6 +22,7 @@ from service.telemetry.families import (
     FAMILIES,
     REQUEST_BOUNDS_S,
     STAGE_BOUNDS_S,
+    TOTAL,
     UNMATCHED,
     Family,
 )
@@ -36,7 +37,7 @@ class Metrics:
 
     `folder` is the one that `prepare_folder` made and all workers share. `routes` maps each route template to its
     stages (none for most). `reasons` are those that `ranker_degraded` may have. `clock` is CLOCK_MONOTONIC in seconds.
-    `budgets_s` become exact bounds of the requests' histogram. All workers must be given the same of all.
+    `budgets_s` become exact bounds of the requests' histogram. All workers take the same arguments.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Metrics:
         """
         series = self._series.get(route, self._series[UNMATCHED])[outcome]
         times = [(series[stage], seconds) for stage, seconds in stages_s.items()]
-        times.append((series["total"], total_s))
+        times.append((series[TOTAL], total_s))
         now_s = self._clock()
         with self._lock:
             row = self._row_of[slot]
@@ -140,7 +141,10 @@ class Metrics:
             self._sums[row * self._sums_width + sum_at] += value
 
     def ranked(self, slot: int | None, values: Mapping[str, float]) -> None:
-        """What one ranked request was made of: `add` or `size` of each, by name, for half their price together."""
+        """One ranked request's numbers by family: `add` for counters, `size` for histograms, at two thirds of the cost.
+
+        Counters take whole numbers. KeyError names what is unknown.
+        """
         cells, histogram_of = self._cells, self._histogram_of
         with self._lock:
             row = self._row_of[slot]
@@ -169,17 +173,19 @@ class Metrics:
         exported_s: float = 0.0,
         load_s: float = 0.0,
     ) -> int:
-        """A slot for what this worker answers with from now on; the same (name, version, variant) gets the one it had.
+        """The slot of a model that this worker answers with from now on: the one that it has, or a new one.
 
-        `exported_s` is in seconds since 1970; loading, checking and warming took `load_s`. Requests counted under a
-        slot that a ninth model has taken count as `older`. ValueError when the names together exceed MODEL_BYTES.
+        A model is known by (name, version, variant), over all workers and restarts. Of nine, one is folded: one that no
+        living worker answers with, if there is one, and of those the one whose last request is oldest. What is counted
+        later in its slot counts as `older`. `exported_s` is in seconds since 1970; loading, checking and warming took
+        `load_s`. ValueError when the names together exceed MODEL_BYTES.
         """
         identity = {"model": name, "version": version, "variant": variant or ""}
-        about = orjson.dumps(
+        info = orjson.dumps(
             {"name": name, "version": version, "variant": variant or "", "network": network, "sha": sha}
         )
-        if len(about) > MODEL_BYTES:
-            raise ValueError(f"a model's names and sha take {len(about)} bytes, at most {MODEL_BYTES}")
+        if len(info) > MODEL_BYTES:
+            raise ValueError(f"a model's names and sha take {len(info)} bytes, at most {MODEL_BYTES}")
         with self._slots.locked(fcntl.LOCK_EX), self._lock:
             row = self._slots.row_of(identity, self._file.everyone())
             if stale := self._slots.stale(self._rows):
@@ -189,7 +195,7 @@ class Metrics:
                 self._row_of = {slot: older if row in moved else row for slot, row in self._row_of.items()}
             slot = self._slots.serial(row)
             self._row_of[slot] = row
-            self._rows["model"][row] = about
+            self._rows["info"][row] = info
             self._rows["times"][row] = (exported_s, time.time(), load_s)
             self._rows["used_s"][row] = self._clock()
             self._rows["serial"][row] = slot

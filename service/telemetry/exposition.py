@@ -2,7 +2,7 @@
 
 prometheus_client's own writer was used first: with 8 workers' series it took two thirds of a scrape, and a scrape
 longer than the 10 ms it may take, because it checks and escapes every label of every line each time. Here a line's
-beginning is made once and kept. Its numbers and its content type are still the library's.
+beginning is written once and kept. Its numbers and its content type are still the library's.
 """
 
 from collections.abc import Sequence

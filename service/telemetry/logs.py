@@ -1,7 +1,7 @@
-"""The log: its format, and which requests it tells of.
+"""The log: its format, and which requests get a line.
 
-A request's line holds its id, route, status, outcome, milliseconds by stage and trace; never an item or a body, and its
-user only where the operator asked for that. Failed and slow requests are always told, of the others a share.
+A request's line holds its id, route, status, outcome, milliseconds by stage and trace; never an item or a body. It
+holds the user only where the operator wants that. Failed and slow requests always get a line, of the others a share.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import orjson
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-FIELDS = "ranker_fields"  # where a record carries what JSON tells beside the message
+FIELDS = "ranker_fields"  # where a record carries its fields, which JSON has beside the message
 
 requests = logging.getLogger("ranker.request")
 
@@ -30,11 +30,10 @@ class Text(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = getattr(record, FIELDS, {})
-        said = [f"{name} {value}" for name, value in fields.items() if not isinstance(value, dict)]
-        said += [
-            f"{name} {value}" for given in fields.values() if isinstance(given, dict) for name, value in given.items()
-        ]
-        return super().formatMessage(record) + (": " + ", ".join(said) if said else "")
+        parts = [f"{name} {value}" for name, value in fields.items() if not isinstance(value, dict)]
+        nested = [value for value in fields.values() if isinstance(value, dict)]
+        parts += [f"{name} {value}" for part in nested for name, value in part.items()]
+        return super().formatMessage(record) + (": " + ", ".join(parts) if parts else "")
 
 
 class Json(logging.Formatter):
@@ -55,9 +54,9 @@ class Json(logging.Formatter):
 
 
 class RequestLog:
-    """Decides of every answered request whether the log tells of it; what it does not tell costs no more than that.
+    """Decides which answered requests get a line; one without costs no more than that decision.
 
-    `share` of the requests that are neither failed nor slow are told; `slow_ms` 0 holds none for slow.
+    Of the requests that are neither failed nor slow, `share` get one; with `slow_ms` 0, none is slow.
     """
 
     def __init__(self, share: float, slow_ms: float, level: str = "info"):
@@ -65,7 +64,7 @@ class RequestLog:
         self._slow_s = slow_ms / 1000 if slow_ms and level != "error" else float("inf")
 
     def why(self, outcome: str, total_s: float) -> str | None:
-        """Why this request is to be told: `failed`, `slow` or `sampled`; None when it is not."""
+        """Why this request gets a line: `failed`, `slow` or `sampled`; None when it gets none."""
         if outcome == "failed":
             return "failed"
         if total_s >= self._slow_s:
@@ -76,8 +75,8 @@ class RequestLog:
 
     def tell(self, why: str, stages_s: Mapping[str, float], total_s: float, **fields: Any) -> None:
         """Writes the line; `fields` that are None are left out."""
-        given = {name: value for name, value in fields.items() if value is not None}
+        known = {name: value for name, value in fields.items() if value is not None}
         stages_ms = {name: round(seconds * 1000, 3) for name, seconds in stages_s.items()}
-        told = {"why": why, **given, "total_ms": round(total_s * 1000, 3), "stages_ms": stages_ms}
+        line = {"why": why, **known, "total_ms": round(total_s * 1000, 3), "stages_ms": stages_ms}
         level = {"failed": logging.ERROR, "slow": logging.WARNING}.get(why, logging.INFO)
-        requests.log(level, "%s request", why, extra={FIELDS: told})
+        requests.log(level, "%s request", why, extra={FIELDS: line})

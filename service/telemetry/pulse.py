@@ -1,6 +1,6 @@
-"""What a worker tells of its own process: how late its event loop wakes it, what waits, and whether it lives.
+"""A worker's pulse: how late its event loop wakes it, what waits for a scoring thread, and whether the process lives.
 
-Looked at a few times a second, beside the requests and not in them.
+Measured a few times a second, beside the requests.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 EVERY_S = 0.25
-LAG_OVER_S = 60.0  # the longest lag of so many seconds is told: a scrape between two stalls must not miss them
+LAG_OVER_S = 60.0  # the longest lag of so many seconds: a scrape between two stalls must not miss them
 
 Waiting = tuple[int, float]  # candidates that wait for a thread, and for how many seconds the first of them has
 
 
 async def beat(waiting: Callable[[], Waiting], tell: Callable[[float, int, float], None]) -> None:
-    """Until it is cancelled: tells the event loop's longest lag in seconds, and `waiting()`."""
+    """Until it is cancelled: calls `tell` with the event loop's longest lag in seconds and with `waiting()`."""
     lags: deque[tuple[float, float]] = deque()
     tell(0.0, *waiting())
     while True:

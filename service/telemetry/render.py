@@ -30,8 +30,7 @@ REQUESTS, REQUEST_TIME, STAGE_TIME, RESPONSE_TIME = OF_REQUESTS
 class Scrape:
     """One scrape: rows of counts by model, counts of the last minute by series and bucket, and the workers' records.
 
-    A model's row is shown with its zeros, so that its first failure is seen as one more; the rows of no model and of
-    `older` where they have counted something.
+    A model's row is shown with its zeros; requests that no model answered, and `older`, where they have a count.
     """
 
     def __init__(
@@ -139,12 +138,12 @@ class Scrape:
         """Of each model that living workers answer with, by whoever took it up last."""
         newest: dict[Labels, Any] = {}
         answers = [
-            (rows["times"][row], rows["model"][row])
+            (rows["times"][row], rows["info"][row])
             for rows in (worker["rows"] for worker in self._workers if lives(worker))
             for row in rows["answers"].nonzero()[0]
         ]
-        for times, model in sorted(answers, key=lambda answer: float(answer[0]["loaded_s"])):
-            newest[tuple(orjson.loads(bytes(model)).items())] = times
+        for times, info in sorted(answers, key=lambda answer: float(answer[0]["loaded_s"])):
+            newest[tuple(orjson.loads(bytes(info)).items())] = times
         for name, (about, field) in OF_MODELS.items():
             self._text.family(name, "gauge", about)
             for labels, times in sorted(newest.items()):

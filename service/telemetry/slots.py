@@ -33,7 +33,7 @@ NO_MODEL, OLDER, FIRST = 0, (1, 2), 3  # rows; of the two of `older`, one counts
 ROWS = FIRST + MODELS
 
 _SHARED: Layout = np.dtype(
-    [("serials", np.uint64), ("serial", np.uint64, (ROWS,)), ("model", f"S{MODEL_BYTES}", (ROWS,))]
+    [("serials", np.uint64), ("serial", np.uint64, (ROWS,)), ("identity", f"S{MODEL_BYTES}", (ROWS,))]
 )
 NOBODY = {"model": "", "version": "", "variant": ""}
 
@@ -48,7 +48,7 @@ def rows_layout(columns: Columns) -> Layout:
             ("serial", np.uint64, (ROWS,)),  # 0: a row without counts
             ("answers", np.bool_, (ROWS,)),  # this worker answers with the model now
             ("used_s", np.float64, (ROWS,)),  # when it last did, on the clock that workers share
-            ("model", f"S{MODEL_BYTES}", (ROWS,)),
+            ("info", f"S{MODEL_BYTES}", (ROWS,)),  # the labels of `ranker_model_info`
             ("times", times, (ROWS,)),
             ("folded", np.int64),  # see `fold`
         ],
@@ -57,7 +57,7 @@ def rows_layout(columns: Columns) -> Layout:
 
 
 class Row(NamedTuple):
-    """Counts of one model, over all workers."""
+    """Counts of all workers: one model's, those of requests that no model answered, or `older`; without labels, all."""
 
     labels: Labels
     cells: Counts
@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
     @property
     def of_model(self) -> bool:
-        """Whether it is one model's, and neither `older` nor that of requests without a model."""
+        """Whether it is to be shown with its zeros, so that a first failure is seen as one more."""
         return not self.labels or bool(self.labels[0][1])
 
     @property
@@ -73,7 +73,7 @@ class Row(NamedTuple):
         return self.labels == tuple(NOBODY.items())
 
     def add(self, rows: Record, numbers: Sequence[int]) -> None:
-        """Adds rows of a worker, one after the other and then all at once to what there is."""
+        """Adds the sum of a worker's rows of these numbers."""
         for total, counts in ((self.cells, rows["cells"]), (self.sums, rows["sums"])):
             of_worker = counts[numbers[0]].copy()
             for number in numbers[1:]:
@@ -104,16 +104,17 @@ class Slots:
         return int(self._shared["serial"][row])
 
     def row_of(self, identity: Mapping[str, str], workers: Sequence[Record]) -> int:
-        """The row of a model. Where all are taken, one's that nobody answers with, the one that was last used first.
+        """The row of a model: its own, else a free one, else the row of the model that is used least.
 
-        Where all are answered with, the one that was last used first of them. To be called with LOCK_EX held.
+        That is one that no living worker answers with, if there is one, and of those the one whose last request is
+        oldest. To be called with LOCK_EX held.
         """
         slots, serial = range(FIRST, ROWS), self._shared["serial"]
         row = next((row for row in slots if serial[row] and self._identity(row) == identity), None)
         if row is None:
             row = min(slots, key=lambda row: (bool(serial[row]), *self._use(row, workers)))
             serial[row] = 0  # first: a worker killed here leaves a free slot
-            self._shared["model"][row] = orjson.dumps(identity)
+            self._shared["identity"][row] = orjson.dumps(identity)
             self._shared["serials"] += np.uint64(1)
             serial[row] = self._shared["serials"]
         return row
@@ -151,7 +152,7 @@ class Slots:
         return [row for row in range(FIRST, ROWS) if serial[row] not in (0, self.serial(row)) and not added >> row & 1]
 
     def _identity(self, row: int) -> dict[str, str]:
-        identity: dict[str, str] = orjson.loads(bytes(self._shared["model"][row]))
+        identity: dict[str, str] = orjson.loads(bytes(self._shared["identity"][row]))
         return identity
 
 
@@ -176,7 +177,7 @@ def clear(rows: Record) -> None:
     folded = int(rows["folded"])
     for row in range(FIRST, ROWS):
         if folded >> 1 >> row & 1:
-            for field in ("cells", "sums", "serial"):
+            for field in ("cells", "sums", "serial", "answers"):
                 rows[field][row] = 0
     rows["folded"] = folded & 1
 

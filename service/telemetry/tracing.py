@@ -143,11 +143,11 @@ def wanted(environment: Mapping[str, str]) -> str | None:
 
 def refusal(environment: Mapping[str, str]) -> str | None:
     """Why spans that are asked for cannot be had, in one line; None where they can, or nobody asked."""
-    asked = wanted(environment)
-    if asked is None:
+    variable = wanted(environment)
+    if variable is None:
         return None
     if not _installed():
-        return f"{asked} asks for traces, which need more packages: pip install 'bst-ranker[otel]'; going on without"
+        return f"{variable} asks for traces, which need more packages: pip install 'bst-ranker[otel]'; going on without"
     exporter = environment.get(EXPORTER) or "otlp"
     if exporter != "otlp":
         return f"{EXPORTER}={exporter}: otlp and none are allowed; going on without traces"

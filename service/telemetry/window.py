@@ -1,4 +1,4 @@
-"""Response times of all workers: one memory-mapped file of counts a worker, any of which can answer for all.
+"""Response times of all workers: a memory-mapped file of counts per worker, which every worker reads.
 
 A time is counted twice: in a log-spaced bucket of the slice of 5 s in which it happened (for quantiles over the last
 60 s), and in a histogram since the start (which must never fall), in the row of the model that answered (`slots.py`).
