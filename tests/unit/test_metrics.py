@@ -47,7 +47,7 @@ for line in sys.stdin:
         metrics.ranked(candidates=100, history_length=20, unknown_items=1, cold=False, future=0, malformed=0)
         metrics.degraded("history_timeout")
         metrics.model("demo", "1", "bst", "abc")
-        time.sleep(0.0002)
+        time.sleep(0.0002)  # a pause, not a wait: scrapes have to get their turn on a machine of two cores
 """
 
 
