@@ -22,6 +22,7 @@ from service.telemetry.logs import FIELDS, TEXT, Json, RequestLog, Text
 from service.telemetry.pulse import EVERY_S, beat, born
 from service.telemetry.tracing import Parent, Tracing, parsed, refusal, wanted
 from tests.client import client_of
+from tests.processes import PATIENCE_S
 from tests.stores import black_hole_url, dead_url
 
 ROOT = Path(__file__).parents[2]
@@ -314,10 +315,17 @@ def test_a_stalled_event_loop_shows_in_its_lag() -> None:
     told: list[tuple[float, int, float]] = []
 
     async def go() -> None:
-        task = asyncio.create_task(beat(lambda: (7, 0.5), lambda *what: told.append(what)))
+        later = asyncio.Event()
+
+        def tell(*what: Any) -> None:
+            told.append(what)
+            if len(told) > 1:
+                later.set()
+
+        task = asyncio.create_task(beat(lambda: (7, 0.5), tell))
         await asyncio.sleep(0)
-        time.sleep(EVERY_S + 0.2)
-        await asyncio.sleep(0.05)
+        time.sleep(EVERY_S + 0.2)  # the stall that has to show: nothing else runs in this loop
+        await asyncio.wait_for(later.wait(), PATIENCE_S)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

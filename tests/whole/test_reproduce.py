@@ -2,9 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
-import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
@@ -26,6 +23,7 @@ from model.reproduction import page, probes
 from model.reproduction.gather import Exam, Finished, gather
 from model.reproduction.variants import ABLATIONS, DEFAULT, ablations, parse, parse_all
 from model.training.batches import tensors
+from tests.processes import started, wait_until
 
 QUICK = "epochs=1:mlp=16:refit=false:evaluations=2"
 WDL, BST = f"wdl:{QUICK}:batch_size=256:checkpoint_s=0", f"bst:{QUICK}"
@@ -66,14 +64,13 @@ def story(small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Sto
     """0: after a SIGKILL, the same command. 1: with more networks, after a recipe has changed. 2: the report alone."""
     folder = tmp_path_factory.mktemp("reproduce")
     made = Story(small_data, folder / "out")
-    command = [sys.executable, "-m", "model.reproduce", "--data", str(small_data.folder), "--out", str(made.out)]
+    command = ["-m", "model.reproduce", "--data", str(small_data.folder), "--out", str(made.out)]
     usual = ["--seeds", "1", "--resamples", "100"]
     first = ["--networks", f"{WDL},{BST}", *usual]
-    with subprocess.Popen([*command, *first], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        checkpoint, deadline = made.folder(WDL) / "checkpoint.pt", time.monotonic() + 120
-        while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
-        process.kill()
+    with started(*command, *first) as reproduction:
+        checkpoint = made.folder(WDL) / "checkpoint.pt"
+        wait_until(lambda: checkpoint.exists() or reproduction.process.poll() is not None, reproduction)
+        reproduction.kill()
     assert not made.results(), "the run was over before it was killed"
     made.run(*first)
 

@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,8 @@ from model.graph.quantize import quantize
 from model.graph.write import cases
 from model.prepared.loader import Prepared
 from model.training.batches import tensors
+from tests.processes import finished
+from tests.verbs import refusal
 
 ROOT = Path(__file__).parents[2]
 ONCE = scoring.Sizes(rounds=1, runs=1)
@@ -89,8 +89,7 @@ def test_the_quick_run_ends_in_the_line_that_scripts_read(
 ) -> None:
     out = tmp_path / "plot.png"
     given = ["--bundle", str(quantised.folder), "--data", str(small_data.folder), "--out", str(out), "--rounds", "1"]
-    program = [sys.executable, "-m", "loadtest.scoring", "--quick", "--cache", str(tmp_path / "cache"), *given]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    done = finished("-m", "loadtest.scoring", "--quick", "--cache", tmp_path / "cache", *given)
     assert done.returncode == 0, done.stderr
     assert out.read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "cache").exists()  # nothing was trained
@@ -162,9 +161,4 @@ def test_the_peers_network_is_exported_and_scores_every_row(
     ],
 )
 def test_wrong_input_is_one_clear_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        code = scoring.main(arguments)
-    except SystemExit as end:  # argparse's
-        code = int(str(end.code))
-    assert code == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert said in refusal(capsys, scoring.main, arguments)

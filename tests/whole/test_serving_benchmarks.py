@@ -3,8 +3,8 @@
 import json
 import math
 import os
+import re
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
@@ -24,6 +24,9 @@ from loadtest.errors import NoRun
 from loadtest.table import table
 from model.bundle.reading import Bundle
 from model.prepared.loader import Prepared
+from tests.client import get
+from tests.processes import finished, offspring, started, wait_until
+from tests.verbs import refusal
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +44,8 @@ def made_up(cache: Path) -> Bundle:
 @pytest.fixture(scope="module")
 def running(made_up: Bundle) -> Iterator[processes.Service]:
     stored = users.recent_users(500, np.random.default_rng(1))
-    with users.store(stored) as url, processes.service(bundle=made_up.folder, redis_url=url, workers=1) as service:
+    settings = {"bundle": made_up.folder, "workers": 1}
+    with offspring(), users.store(stored) as url, processes.service(redis_url=url, **settings) as service:
         yield service
 
 
@@ -156,8 +160,7 @@ def test_the_best_rate_is_one_within_the_p99() -> None:
 
 def quick(name: str, cache: Path, tmp_path: Path, *more: str) -> dict[str, Any]:
     out = tmp_path / "plot.png"
-    program = [sys.executable, "-m", f"loadtest.{name}", "--quick", "--cache", str(cache), "--out", str(out)]
-    done = subprocess.run([*program, *more], cwd=ROOT, capture_output=True, text=True)
+    done = finished("-m", f"loadtest.{name}", "--quick", "--cache", cache, "--out", out, *more)
     assert done.returncode == 0, done.stderr
     assert out.read_bytes().startswith(b"\x89PNG")
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -197,19 +200,27 @@ def test_an_interrupted_benchmark_leaves_no_process(
 ) -> None:
     out = tmp_path / "plot.png"
     learnt = ["--bundle", str(small_bundle.folder), "--data", str(small_data.folder)]
-    program = [sys.executable, "-m", "loadtest.overhead", "--quick", "--rounds", "100000", *learnt]
-    with subprocess.Popen(
-        [*program, "--cache", str(cache), "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    ) as process:
-        deadline = time.monotonic() + 60
-        while len(started := processes.tree(process.pid)) < 3:  # itself, the store, the service
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(1)
-        process.send_signal(end)
-        assert process.wait(60) == 130
-        assert process.stderr and "overhead: interrupted" in process.stderr.read()
-    assert not [pid for pid in started if Path(f"/proc/{pid}").exists() and pid != os.getpid()]
+    program = ["-m", "loadtest.overhead", "--quick", "--rounds", "100000", *learnt, "--cache", cache, "--out", out]
+    with started(*program) as benchmark:
+
+        def under_way() -> bool:
+            assert benchmark.process.poll() is None, benchmark.output
+            benchmark.children.look()
+            return any(ranked_by(port) > 10 for port in benchmark.children.ports())
+
+        wait_until(under_way, benchmark)
+        benchmark.process.send_signal(end)
+        assert benchmark.ended() == 130, benchmark.output
+        assert "overhead: interrupted" in benchmark.output
+
+
+def ranked_by(port: int) -> float:
+    """How many requests a service has ranked; none where it does not answer yet."""
+    try:
+        lines = get(f"http://127.0.0.1:{port}/metrics").splitlines()
+    except OSError:
+        return 0
+    return sum(float(line.split()[-1]) for line in lines if re.match(r'ranker_requests_total.*route="/rank"', line))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +236,4 @@ def test_an_interrupted_benchmark_leaves_no_process(
 def test_wrong_input_is_one_clear_line(
     main: Callable[[list[str]], int], arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:  # argparse's
-        main(arguments)
-    assert end.value.code == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert said in refusal(capsys, main, arguments)

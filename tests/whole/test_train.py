@@ -1,9 +1,6 @@
 """Training: it resumes to the same bits, looks at validation only, and refuses what it cannot use."""
 
 import json
-import subprocess
-import sys
-import time
 import tomllib
 from copy import copy
 from dataclasses import replace
@@ -25,6 +22,7 @@ from model.training import warm
 from model.training.lazy import LazyAdagrad
 from model.training.recipe import RECIPES, Recipe, RecipeError, Training, choose_recipe, load_recipe
 from model.training.run import Run, TrainingError, predict
+from tests.processes import finished, started, wait_until
 from tests.worlds import SMALL
 
 
@@ -164,13 +162,9 @@ def test_the_command_goes_on_after_a_kill(
     recipe.write_text("[network]\nmlp = [16]\n[training]\noptimiser = 'adam'\nbatch_size = 128\ncheckpoint_s = 0.0\n")
     arguments = ["--data", str(small_data.folder), "--network", "bst", "--out", str(tmp_path), "--recipe", str(recipe)]
     checkpoint = tmp_path / "bst_simulated" / ".training-1.pt"
-    with subprocess.Popen(
-        [sys.executable, "-m", "model.train", *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
-        process.kill()
+    with started("-m", "model.train", *arguments) as training:
+        wait_until(lambda: checkpoint.exists() or training.process.poll() is not None, training)
+        training.kill()
     assert torch.load(checkpoint, weights_only=True)["progress"]["batch"] > 0
     assert train.main([*arguments, "--resume"]) == 0
     out = capsys.readouterr().out
@@ -376,13 +370,8 @@ def test_two_processes_train_the_model_of_one(small_data: Prepared, tmp_path: Pa
     )
     arguments = ["--data", str(small_data.folder), "--network", "bst", "--recipe", str(recipe), "--device", "cpu"]
     assert train.main([*arguments, "--out", str(tmp_path / "one")]) == 0
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"]
-        + [*arguments, "--out", str(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"]
+    done = finished(*two, *arguments, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = (
         torch.load(tmp_path / name / "bst_simulated" / "current" / "weights.pt", weights_only=True)

@@ -1,8 +1,6 @@
 """The training benchmark: its made-up data set is a prepared one, its command says what it is relied on to say."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from loadtest.errors import NoRun
 from model.features.ids import FIRST, PAD
 from model.features.timeposition import time_positions
 from model.prepared.loader import Prepared
+from tests.processes import finished
+from tests.verbs import refusal
 
 ROOT = Path(__file__).parents[2]
 KEYS = {
@@ -77,9 +77,7 @@ def test_a_round_trains_the_steps_asked_for_on_new_rows(made_up: Prepared) -> No
 
 
 def test_the_quick_run_ends_in_the_line_that_scripts_read(tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "loadtest.training"]
-    arguments = ["--quick", "--threads", "1", "--cache", str(tmp_path)]
-    done = subprocess.run([*program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = finished("-m", "loadtest.training", "--quick", "--threads", "1", "--cache", tmp_path)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert set(figures) >= KEYS
@@ -101,12 +99,7 @@ def test_the_quick_run_ends_in_the_line_that_scripts_read(tmp_path: Path) -> Non
 def test_wrong_input_is_one_clear_line(
     main: Callable[[list[str]], int], arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        code = main(arguments)
-    except SystemExit as end:  # argparse's
-        code = end.code
-    assert code == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert said in refusal(capsys, main, arguments)
 
 
 def test_the_peer_is_given_our_rows_and_its_own_padding(small_data: Prepared) -> None:
