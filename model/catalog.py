@@ -145,14 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, required=True, help="a bundle, or the folder with its `current`")
     parser.add_argument("--items", type=Path, required=True, help="table of items: .parquet, .csv or .jsonl")
     parser.add_argument("--merge", action="store_true", help="keep the items that the table does not name")
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
     try:
-        path, counts = swap(options.bundle, options.items, options.merge)
+        path, made = swap(given.bundle, given.items, given.merge)
     except (PrepareError, BundleError, SchemaError, ValueError, OSError) as error:
         print(f"catalog: {error}", file=sys.stderr)
         return 1
-    print(f"{counts.items} items: {counts.added} new, {counts.changed} changed, {counts.removed} gone → {path}")
-    print(json.dumps({"catalog": str(path), **counts._asdict()}))
+    print(f"{made.items} items: {made.added} new, {made.changed} changed, {made.removed} gone → {path}")
+    print(json.dumps({"catalog": str(path), **made._asdict()}))
     return 0
 
 

@@ -149,12 +149,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=7, help="days of the first bundle; the last of them picks")
     parser.add_argument("--recipe", type=Path, help="TOML with what differs from the defaults")
     parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
     try:
-        data = Prepared(options.data)
-        recipe = load_recipe(choose_recipe(options.network, data.meta["dataset"], options.recipe), options.network)
-        options.out.mkdir(parents=True, exist_ok=True)
-        report = day_by_day(data, options.network, recipe, options.first, options.seed, options.out)
+        data = Prepared(given.data)
+        recipe = load_recipe(choose_recipe(given.network, data.meta["dataset"], given.recipe), given.network)
+        given.out.mkdir(parents=True, exist_ok=True)
+        report = day_by_day(data, given.network, recipe, given.first, given.seed, given.out)
     except (OSError, ValueError, BundleError, ExportError, TrainingError) as error:
         print(f"daily: {error}", file=sys.stderr)
         return 1
@@ -162,9 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in report:
         shown = "".join(f"{'-' if row[way] is None else format(row[way], '.4f'):>9}" for way in ("warm", "frozen"))
         print(f"{row['day']:12}{row['rows']:>9}{shown}{row['table_rows']:>12}")
-    plot(report, options.out / "daily.png")
-    whole = {"network": options.network, "dataset": data.meta["dataset"], "seed": options.seed, "days": report}
-    write_json(options.out / "daily.json", whole)
+    plot(report, given.out / "daily.png")
+    whole = {"network": given.network, "dataset": data.meta["dataset"], "seed": given.seed, "days": report}
+    write_json(given.out / "daily.json", whole)
     print(json.dumps(whole))
     return 0
 

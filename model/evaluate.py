@@ -56,17 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--split", choices=SPLITS, default="test")
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
     try:
-        bundle = Bundle.open(options.bundle)
-        figures = evaluate(bundle, Prepared(options.data), options.split)
+        bundle = Bundle.open(given.bundle)
+        figures = evaluate(bundle, Prepared(given.data), given.split)
     except (BundleError, OSError, ValueError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
-    if options.split in bundle.manifest.get("trained_on", ["train"]) or (
-        options.split == "test" == bundle.manifest.get("selected_on")
+    if given.split in bundle.manifest.get("trained_on", ["train"]) or (
+        given.split == "test" == bundle.manifest.get("selected_on")
     ):
-        print(f"evaluate: the model has seen {options.split}: its figures say nothing of new rows", file=sys.stderr)
+        print(f"evaluate: the model has seen {given.split}: its figures say nothing of new rows", file=sys.stderr)
     print(table(figures))
     print(json.dumps(figures))
     return 0

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quantize", action="store_true", required=True, help="the int8 graph beside the fp32 one")
     parser.add_argument("--data", type=Path, help="prepared data set (default: where the bundle was trained)")
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
     from model.graph.quantize import (  # it writes graphs by this module
         LEAST_TAU,
         MOST_AUC_DROP,
@@ -33,29 +33,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
     try:
-        bundle = Bundle.open(options.bundle)
-        figures = quantize(bundle, _data_of(bundle, options.data))
+        bundle = Bundle.open(given.bundle)
+        figures = quantize(bundle, _data_of(bundle, given.data))
     except (BundleError, QuantizeError, OSError, ValueError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
     for name, limit in (("auc_drop", f"at most {MOST_AUC_DROP}"), ("kendall_tau", f"at least {LEAST_TAU}")):
         print(f"{name:12} {figures[name]:+.5f}   {limit}")
-    verdict = (
+    said = (
         "accepted: it is served where the processor multiplies bytes" if figures["accepted"] else "refused: fp32 stays"
     )
-    print(f"int8 {verdict}")
+    print(f"int8 {said}")
     print(json.dumps({"bundle": str(bundle.folder), **figures}))
     return 0 if figures["accepted"] else 1
 
 
-def _data_of(bundle: Bundle, named: Path | None) -> Prepared:
+def _data_of(bundle: Bundle, given: Path | None) -> Prepared:
     """The data set named, else the one the bundle was trained on; it must encode as the bundle does."""
-    if named is None:
+    if given is None:
         told = json.loads((bundle.folder / REPORT).read_text()).get("data_at")
-        named = bundle.folder / told if told else None
-        if named is None or not named.is_dir():
+        given = bundle.folder / told if told else None
+        if given is None or not given.is_dir():
             raise ValueError(f"the data set that {bundle.folder} was trained on is not there: name it by --data")
-    data = Prepared(named)
+    data = Prepared(given)
     check_encoding(bundle, data)
     return data
 

@@ -81,14 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--skip-bad", type=int, metavar="N", help="malformed lines to pass over before stopping")
     defaults = asdict(Options())
     parser.set_defaults(**defaults)
-    choices = parser.parse_args(arguments)
-    named = {name: value for name in defaults if (value := getattr(choices, name)) != defaults[name]}
+    given = parser.parse_args(arguments)
+    named = {name: value for name in defaults if (value := getattr(given, name)) != defaults[name]}
     try:
-        options = datasets.options(choices.dataset, choices.raw, named)
+        options = datasets.options(given.dataset, given.raw, named)
     except OptionError as error:
         parser.error(str(error))
     try:
-        meta = prepare(choices.dataset, choices.raw, choices.out, options, choices.features, choices.grow)
+        meta = prepare(given.dataset, given.raw, given.out, options, given.features, given.grow)
     except (PrepareError, SchemaError, datasets.DataError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1
@@ -96,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"prepare: {meta['bad_lines']} malformed lines passed over", file=sys.stderr)
     for note in meta["notes"]:
         print(f"prepare: {note}", file=sys.stderr)
-    print(f"{meta['impressions']} impressions, {meta['users']} users, {meta['items']} items → {choices.out}")
-    print(json.dumps({"data": str(choices.out), **meta}))
+    print(f"{meta['impressions']} impressions, {meta['users']} users, {meta['items']} items → {given.out}")
+    print(json.dumps({"data": str(given.out), **meta}))
     return 0
 
 

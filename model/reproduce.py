@@ -272,26 +272,26 @@ def table(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def reproduce(options: argparse.Namespace) -> int:
+def reproduce(given: argparse.Namespace) -> int:
     """The command, its arguments parsed: 0, or 1 where a run has failed. Raises ValueError, OSError, BundleError."""
-    if options.seeds < 1 or options.resamples < 1:
-        raise ReproduceError(f"{options.seeds} seeds and {options.resamples} resamples, at least 1 of each")
-    data, out = Prepared(options.data), options.out
+    if given.seeds < 1 or given.resamples < 1:
+        raise ReproduceError(f"{given.seeds} seeds and {given.resamples} resamples, at least 1 of each")
+    data, out = Prepared(given.data), given.out
     check(data, out)
-    exam = Exam(data, options.resamples)
-    peers = read_peers(options.peers_scores, exam.rows)
+    exam = Exam(data, given.resamples)
+    peers = read_peers(given.peers_scores, exam.rows)
 
-    if options.report_only:
-        planned, common = 0, options.common
-        variants, switched = named(options.networks, options.ablations, common)
-        if not options.networks:
+    if given.report_only:
+        planned, common = 0, given.common
+        variants, switched = named(given.networks, given.ablations, common)
+        if not given.networks:
             variants, switched, planned, common = reported(out)
         finished = finished_runs(out, [*variants, *switched], data)
         reporter = Reporter(exam, out, variants, switched, max(planned, len(finished)), peers, common)
     else:
-        variants, switched = named(options.networks, options.ablations, options.common)
-        tasks = plan(data, [*variants, *switched], options.seeds, out)
-        reporter = Reporter(exam, out, variants, switched, len(tasks), peers, options.common)
+        variants, switched = named(given.networks, given.ablations, given.common)
+        tasks = plan(data, [*variants, *switched], given.seeds, out)
+        reporter = Reporter(exam, out, variants, switched, len(tasks), peers, given.common)
         (out / RUNS).mkdir(parents=True, exist_ok=True)
         finished = work(tasks, data, reporter)
     measure_times(out, finished)
@@ -324,9 +324,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="other programs' scores of test, by name",
     )
     parser.add_argument("--report-only", action="store_true", help="rebuild the report from the runs that are done")
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
     try:
-        return reproduce(options)
+        return reproduce(given)
     except (OSError, ValueError, BundleError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 1

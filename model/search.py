@@ -157,17 +157,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--space", type=Path, default=SPACE, help="TOML of what to try (default: model/search.toml)")
     parser.add_argument("--recipe", type=Path, help="where to start, instead of the recipe that model.train would take")
     parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(arguments)
-    if options.trials < 1:
-        parser.error(f"--trials {options.trials}, at least 1")
+    given = parser.parse_args(arguments)
+    if given.trials < 1:
+        parser.error(f"--trials {given.trials}, at least 1")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        data = Prepared(options.data)
-        start = load_recipe(choose_recipe(options.network, data.meta["dataset"], options.recipe), options.network)
-        space = load_space(options.space, options.network)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        storage = options.out.with_name(options.out.name + ".db").resolve()
-        study = search(data, options.network, start, space, options.trials, options.seed, storage)
+        data = Prepared(given.data)
+        start = load_recipe(choose_recipe(given.network, data.meta["dataset"], given.recipe), given.network)
+        space = load_space(given.space, given.network)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        storage = given.out.with_name(given.out.name + ".db").resolve()
+        study = search(data, given.network, start, space, given.trials, given.seed, storage)
         if not any(trial.value is not None for trial in study.trials):
             raise OptionError("no trial came to an end")
     except (OSError, ValueError) as error:
@@ -183,14 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     content = tomli_w.dumps({k: v for k, v in (recipe | {"training": changed}).items() if v})
     whole = sum(trial.value is not None for trial in study.trials)
     write_text(
-        options.out,
-        f"# {options.network} on {data.meta['dataset']}: {best.value:.4f} on validation, best of {whole} trials of\n"
-        f"# model.search (and {len(study.trials) - whole} ended early), seed {options.seed}.\n\n{content}",
+        given.out,
+        f"# {given.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {whole} trials of\n"
+        f"# model.search (and {len(study.trials) - whole} ended early), seed {given.seed}.\n\n{content}",
     )
     print(content)
-    print(
-        json.dumps({"recipe": str(options.out), "validation": best.value, "trials": len(study.trials), **best.params})
-    )
+    print(json.dumps({"recipe": str(given.out), "validation": best.value, "trials": len(study.trials), **best.params}))
     return 0
 
 

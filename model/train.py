@@ -36,34 +36,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--warm", type=Path, metavar="BUNDLE", help="start from its weights (model.prepare --grow)")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard logs there")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
-    options = parser.parse_args(arguments)
-    if options.seed < 0:
-        parser.error(f"--seed {options.seed}, allowed: 0 and more")
-    if options.out.exists() and not options.out.is_dir():
-        parser.error(f"--out {options.out} is no folder")
+    given = parser.parse_args(arguments)
+    if given.seed < 0:
+        parser.error(f"--seed {given.seed}, allowed: 0 and more")
+    if given.out.exists() and not given.out.is_dir():
+        parser.error(f"--out {given.out} is no folder")
     world = World()
     try:
-        data = Prepared(options.data)
-        paths = choose_recipe(options.network, data.meta["dataset"], options.recipe)
-        checkpoint = options.out / f"{options.network}_{data.meta['dataset']}" / f".training-{options.seed}.pt"
+        data = Prepared(given.data)
+        paths = choose_recipe(given.network, data.meta["dataset"], given.recipe)
+        checkpoint = given.out / f"{given.network}_{data.meta['dataset']}" / f".training-{given.seed}.pt"
         run = Run(
             data,
-            options.network,
-            load_recipe(paths, options.network),
-            options.seed,
+            given.network,
+            load_recipe(paths, given.network),
+            given.seed,
             checkpoint,
-            warm=open_warm(options.warm),
-            board=_board(options.tensorboard) if options.tensorboard and world.rank == 0 else None,
-            device=options.device,
+            warm=open_warm(given.warm),
+            board=_board(given.tensorboard) if given.tensorboard and world.rank == 0 else None,
+            device=given.device,
         )
         if world.rank == 0:
             print(f"recipe: {', '.join(map(str, paths)) or 'none, the defaults'}")
-        if options.resume:
+        if given.resume:
             print("resumed" if run.resume() else f"nothing to resume at {checkpoint}, starting anew")
         run.fit()
         if world.rank:
             return 0
-        bundle, figures = publish(run, options.out)
+        bundle, figures = publish(run, given.out)
     except (OSError, ValueError, BundleError, ExportError, TrainingError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1

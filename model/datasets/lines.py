@@ -234,28 +234,28 @@ def _table(
     columns: Mapping[str, Column],
     bad: BadLines,
 ) -> pl.DataFrame:
-    columns_read: dict[str, pl.Series] = {}
+    made: dict[str, pl.Series] = {}
     for name, column in columns.items():
         if name not in header:
-            columns_read[name] = pl.Series(name, [None] * len(fields), column.type.dtype)
+            made[name] = pl.Series(name, [None] * len(fields), column.type.dtype)
             continue
-        texts = fields.list.get(header.index(name)).alias(name)
-        texts = texts.set(texts == "", None)
-        columns_read[name] = _convert(texts, column.type)
-        refused = columns_read[name].is_null() & texts.is_not_null()
+        given = fields.list.get(header.index(name)).alias(name)
+        given = given.set(given == "", None)
+        made[name] = _convert(given, column.type)
+        refused = made[name].is_null() & given.is_not_null()
         if column.required:
-            refused |= texts.is_null()
+            refused |= given.is_null()
         for row in refused.arg_true():
-            faults.setdefault(numbers[row], _refusal(name, texts[row], column.type))
+            faults.setdefault(numbers[row], _refusal(name, given[row], column.type))
     for number in sorted(faults):
         bad.add(MalformedLine(path, number, faults[number]))
-    table = pl.DataFrame(columns_read)
+    table = pl.DataFrame(made)
     return table.filter(~numbers.is_in(list(faults))) if faults else table
 
 
 def _refusal(name: str, value: Any, type: Type) -> str:
-    shown = "nothing" if value is None else repr(value[:SHOWN] if isinstance(value, str) else value)[: SHOWN + 2]
-    return f"{name}: {shown} given, {type.allowed} is allowed"
+    given = "nothing" if value is None else repr(value[:SHOWN] if isinstance(value, str) else value)[: SHOWN + 2]
+    return f"{name}: {given} given, {type.allowed} is allowed"
 
 
 def _checked(line: bytes, columns: Mapping[str, Column]) -> dict[str, Any]:
@@ -290,17 +290,17 @@ def _fits(value: Any, type: Type) -> bool:
     return isinstance(value, str)
 
 
-def _convert(texts: pl.Series, type: Type) -> pl.Series:
+def _convert(given: pl.Series, type: Type) -> pl.Series:
     """Text as values of a type; null where the type refuses it."""
     if type.dtype == pl.Date:
-        return texts.str.to_date("%Y-%m-%d", strict=False)
+        return given.str.to_date("%Y-%m-%d", strict=False)
     if type.dtype == pl.List(pl.Int64):
-        values = texts.str.split(",").cast(type.dtype, strict=False)
+        values = given.str.split(",").cast(type.dtype, strict=False)
         return values.set(values.list.eval(pl.element().is_null()).list.any(), None)
     if type.dtype == pl.Int64:
-        values = texts.str.replace(r"^([+-]?\d+)\.0+$", "$1").cast(pl.Int64, strict=False)
+        values = given.str.replace(r"^([+-]?\d+)\.0+$", "$1").cast(pl.Int64, strict=False)
         return values.set(~values.is_between(type.least, type.most), None)
     if type.dtype == pl.Float64:
-        numbers = texts.cast(pl.Float64, strict=False)
+        numbers = given.cast(pl.Float64, strict=False)
         return numbers.set(~numbers.is_between(type.least, type.most), None)
-    return texts.set(~texts.is_in(type.among), None) if type.among else texts
+    return given.set(~given.is_in(type.among), None) if type.among else given

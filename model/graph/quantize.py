@@ -256,15 +256,15 @@ def _product(layer: Layer, after: Layer | None) -> tuple[list[onnx.NodeProto], l
         "bias": ((layer.bias_N + shift_N) / out_N).astype(np.float32),
         "per_step": (1 / step_K).astype(np.float32),
     }
-    names = {key: f"{name}.int8.{key}" for key in tensors}
-    nodes, source = [], layer.node.input[0]
+    said = {key: f"{name}.int8.{key}" for key in tensors}
+    nodes, given = [], layer.node.input[0]
     if not layer.activated:
-        nodes.append(helper.make_node("Mul", [source, names["per_step"]], [f"{name}.int8.scaled"]))
-        source = f"{name}.int8.scaled"
-    nodes.append(helper.make_node("QuantizeLinear", [source, names["one"], names["zero"]], [f"{name}.int8.input"]))
-    factors = [f"{name}.int8.input", names["weight"], names["one"], names["step"], names["zero"], "", names["bias"]]
+        nodes.append(helper.make_node("Mul", [given, said["per_step"]], [f"{name}.int8.scaled"]))
+        given = f"{name}.int8.scaled"
+    nodes.append(helper.make_node("QuantizeLinear", [given, said["one"], said["zero"]], [f"{name}.int8.input"]))
+    factors = [f"{name}.int8.input", said["weight"], said["one"], said["step"], said["zero"], "", said["bias"]]
     nodes.append(helper.make_node("MatMulIntegerToFloat", factors, [name], domain=CONTRIB))
-    return nodes, [numpy_helper.from_array(np.asarray(value), names[key]) for key, value in tensors.items()]
+    return nodes, [numpy_helper.from_array(np.asarray(value), said[key]) for key, value in tensors.items()]
 
 
 def _after(model: onnx.ModelProto, layers: Sequence[Layer], layer: Layer) -> Layer | None:

@@ -25,7 +25,7 @@ CHUNK = 1_000_000  # impressions encoded at once: bounds memory, not the result
 KEPT = ("watch_ms", "true_probability")  # columns of impressions that are no features, kept where the log has them
 
 
-def encode_tables(folder: Path, schema: Schema, source: DataSet, older: Encoder | None = None) -> dict[str, Any]:
+def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | None = None) -> dict[str, Any]:
     """Encodes `folder/tables` into `folder`: features.toml, vocab/, catalog/, encoded/, meta.json (returned)."""
     tables = folder / "tables"
     impressions = _impressions(tables / "impressions.parquet", schema)
@@ -41,10 +41,10 @@ def encode_tables(folder: Path, schema: Schema, source: DataSet, older: Encoder 
     items = Entities("item_id", schema.item_id.type, pl.read_parquet(tables / "items.parquet"), shown_or_clicked)
     user, item = users.rows(impressions["user_id"]), items.rows(impressions["item_id"])
     time = impressions["timestamp"].to_numpy()
-    split, between = _split(impressions, source.time_zone)
+    split, between = _split(impressions, made.time_zone)
     train = split == SPLITS.index("train")
     # What was merely drawn was not seen: were it counted, a rare item that is known would tell that it was drawn.
-    shown = train & (impressions["label"].to_numpy() > 0) if source.drawn_negatives else train
+    shown = train & (impressions["label"].to_numpy() > 0) if made.drawn_negatives else train
     clicks, seen_clicks = _behaviours(
         behaviours, history.actions, users, items.rows(behaviours["object_id"]), items.keys, user, time, train
     )
@@ -67,10 +67,10 @@ def encode_tables(folder: Path, schema: Schema, source: DataSet, older: Encoder 
     for group in schema.groups:
         frame = others[group.object_type]
         distinct, row = _objects(frame, group)
-        of_group, seen_objects = _behaviours(frame, group.actions, users, row, distinct, user, time, train)
+        found, seen_objects = _behaviours(frame, group.actions, users, row, distinct, user, time, train)
         columns |= {group.object_type: {group.object_type: distinct}}
-        seen[group.object_type] = np.bincount(of_group["clicked"][seen_objects], minlength=len(distinct))
-        arrays |= {f"{group.object_type}_{name}": array for name, array in of_group.items()}
+        seen[group.object_type] = np.bincount(found["clicked"][seen_objects], minlength=len(distinct))
+        arrays |= {f"{group.object_type}_{name}": array for name, array in found.items()}
     encoder = fit(schema, columns, seen, older)
     for group in schema.groups:  # an object is known by its id alone, so that its table row can stand for it
         rows = encoder.rows([group.feature], columns[group.object_type], len(columns[group.object_type]))[:, 0]
@@ -107,11 +107,11 @@ def encode_tables(folder: Path, schema: Schema, source: DataSet, older: Encoder 
     items.ids.to_frame("item_id").write_parquet(folder / "encoded" / "items.parquet")
 
     meta = {
-        "dataset": source.name,
-        "time_zone": source.time_zone,
-        "bad_lines": source.bad_lines,
-        "notes": list(source.notes),
-        "drawn_negatives": source.drawn_negatives,
+        "dataset": made.name,
+        "time_zone": made.time_zone,
+        "bad_lines": made.bad_lines,
+        "notes": list(made.notes),
+        "drawn_negatives": made.drawn_negatives,
         "impressions": {name: int((split == code).sum()) for code, name in enumerate(SPLITS)},
         "click_rate": float(arrays["label"][train].mean()),
         "split": between,
@@ -129,8 +129,8 @@ def _impressions(path: Path, schema: Schema) -> pl.DataFrame:
     A log of tens of millions has others (request ids) that fill memory.
     """
     frame = pl.scan_parquet(path)
-    needed = {"user_id", "item_id", "timestamp", "label", "split", *KEPT, *(f.name for f in schema.side("context"))}
-    named = [name for name in frame.collect_schema().names() if name in needed]
+    wanted = {"user_id", "item_id", "timestamp", "label", "split", *KEPT, *(f.name for f in schema.side("context"))}
+    named = [name for name in frame.collect_schema().names() if name in wanted]
     return frame.select(named).collect().sort("timestamp", maintain_order=True)
 
 
@@ -186,12 +186,12 @@ def _crosses(
     user: npt.NDArray[np.int32],
     item: npt.NDArray[np.int32],
 ) -> npt.NDArray[np.int32]:
-    rows = []
+    made = []
     parts = {part for feature in encoder.schema.side("cross") for part in feature.of}
     for at in tqdm(range(0, len(user), CHUNK), "encoding", unit="M impressions", delay=1, leave=False):
         to = slice(at, at + CHUNK)
         chosen = {name: values[user[to]] for name, values in columns["user"].items() if name in parts}
         chosen |= {name: values[item[to]] for name, values in columns["item"].items() if name in parts}
         chosen |= {name: values[to] for name, values in columns["context"].items() if name in parts}
-        rows.append(encoder.cross_rows(chosen, len(user[to])).astype(np.int32))
-    return np.concatenate(rows)
+        made.append(encoder.cross_rows(chosen, len(user[to])).astype(np.int32))
+    return np.concatenate(made)

@@ -44,11 +44,11 @@ class Entities:
         return f"{self.name.removesuffix('_id')}s"
 
     def rows(self, ids: pl.Series) -> npt.NDArray[np.int32]:
-        frame = self._cast(ids).to_frame(self.name)
-        at: npt.NDArray[Any] = frame.join(self._numbered, on=self.name, how="left", maintain_order="left")[
+        wanted = self._cast(ids).to_frame(self.name)
+        found: npt.NDArray[Any] = wanted.join(self._numbered, on=self.name, how="left", maintain_order="left")[
             "row"
         ].to_numpy()
-        return at.astype(np.int32)
+        return found.astype(np.int32)
 
     def column(self, feature: Feature) -> Column:
         if feature.name in (ITEM_ID, USER_ID):
