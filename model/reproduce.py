@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.evaluation.bootstrap import RESAMPLES
 from model.evaluation.metrics import Floats
@@ -272,26 +271,26 @@ def table(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def reproduce(given: argparse.Namespace) -> int:
+def reproduce(arguments: argparse.Namespace) -> int:
     """The command, its arguments parsed: 0, or 1 where a run has failed. Raises ValueError, OSError, BundleError."""
-    if given.seeds < 1 or given.resamples < 1:
-        raise ReproduceError(f"{given.seeds} seeds and {given.resamples} resamples, at least 1 of each")
-    data, out = Prepared(given.data), given.out
+    if arguments.seeds < 1 or arguments.resamples < 1:
+        raise ReproduceError(f"{arguments.seeds} seeds and {arguments.resamples} resamples, at least 1 of each")
+    data, out = Prepared(arguments.data), arguments.out
     check(data, out)
-    exam = Exam(data, given.resamples)
-    peers = read_peers(given.peers_scores, exam.rows)
+    exam = Exam(data, arguments.resamples)
+    peers = read_peers(arguments.peers_scores, exam.rows)
 
-    if given.report_only:
-        planned, common = 0, given.common
-        variants, switched = named(given.networks, given.ablations, common)
-        if not given.networks:
+    if arguments.report_only:
+        planned, common = 0, arguments.common
+        variants, switched = named(arguments.networks, arguments.ablations, common)
+        if not arguments.networks:
             variants, switched, planned, common = reported(out)
         finished = finished_runs(out, [*variants, *switched], data)
         reporter = Reporter(exam, out, variants, switched, max(planned, len(finished)), peers, common)
     else:
-        variants, switched = named(given.networks, given.ablations, given.common)
-        tasks = plan(data, [*variants, *switched], given.seeds, out)
-        reporter = Reporter(exam, out, variants, switched, len(tasks), peers, given.common)
+        variants, switched = named(arguments.networks, arguments.ablations, arguments.common)
+        tasks = plan(data, [*variants, *switched], arguments.seeds, out)
+        reporter = Reporter(exam, out, variants, switched, len(tasks), peers, arguments.common)
         (out / RUNS).mkdir(parents=True, exist_ok=True)
         finished = work(tasks, data, reporter)
     measure_times(out, finished)
@@ -302,7 +301,7 @@ def reproduce(given: argparse.Namespace) -> int:
     return 1 if any(entry["failed"] for entry in content["networks"].values()) else 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m model.reproduce", description="Train the papers' networks on one data set and compare them."
     )
@@ -324,10 +323,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="other programs' scores of test, by name",
     )
     parser.add_argument("--report-only", action="store_true", help="rebuild the report from the runs that are done")
-    given = parser.parse_args(arguments)
+    arguments = parser.parse_args(argv)
     try:
-        return reproduce(given)
-    except (OSError, ValueError, BundleError) as error:
+        return reproduce(arguments)
+    except (OSError, ValueError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

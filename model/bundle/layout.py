@@ -18,7 +18,7 @@ INT8 = "int8"  # the manifest's and the report's key of the gate's figures (mode
 CATALOG, GOLDEN, GOLDEN_CATALOG = f"catalog/{FILE}", "golden.json", "golden.npy"
 
 
-class BundleError(Exception):
+class BundleError(ValueError):
     """A bundle that must not be served; the message names the file and what is wrong with it."""
 
 

@@ -26,7 +26,7 @@ OPSET = 20
 TOLERANCE = 1e-5
 
 
-class ExportError(Exception):
+class ExportError(ValueError):
     """A network that does not answer in onnxruntime as it does in torch; says for which shapes and by how much."""
 
 

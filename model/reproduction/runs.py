@@ -22,18 +22,16 @@ import onnxruntime
 import torch
 from tqdm import tqdm
 
-from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.evaluation.measure import score_rows
 from model.files import write_json
 from model.graph.publish import publish
-from model.graph.write import ExportError
 from model.prepared.loader import Prepared
 from model.reproduction import probes
 from model.reproduction.gather import Finished
 from model.reproduction.variants import Variant
 from model.training.recipe import Recipe, RecipeError
-from model.training.run import Run, TrainingError
+from model.training.run import Run
 
 RUNS, RESULT, SCORES, CHECKPOINT = "runs", "result.json", "scores.npy", "checkpoint.pt"
 
@@ -102,7 +100,7 @@ def train(task: Task, data: Prepared) -> Finished:
             "parameters": told["network"]["parameters"],
             "seconds": run.progress["seconds"],
         }
-    except (ValueError, RuntimeError, TrainingError, ExportError, BundleError) as error:  # the other runs go on
+    except (ValueError, RuntimeError) as error:  # the other runs go on
         result["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         scores = None
     result |= {"versions": versions(), "machine": machine(), "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
