@@ -146,12 +146,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--merge", action="store_true", help="keep the items that the table does not name")
     arguments = parser.parse_args(argv)
     try:
-        path, made = swap(arguments.bundle, arguments.items, arguments.merge)
+        path, change = swap(arguments.bundle, arguments.items, arguments.merge)
     except (OSError, ValueError) as error:
         print(f"catalog: {error}", file=sys.stderr)
         return 1
-    print(f"{made.items} items: {made.added} new, {made.changed} changed, {made.removed} gone → {path}")
-    print(json.dumps({"catalog": str(path), **made._asdict()}))
+    print(f"{change.items} items: {change.added} new, {change.changed} changed, {change.removed} gone → {path}")
+    print(json.dumps({"catalog": str(path), **change._asdict()}))
     return 0
 
 

@@ -62,20 +62,20 @@ def encoded(data: Prepared, days: pl.DataFrame, split: pl.Expr, folder: Path, ol
     for name in ("users", "items"):
         (tables / f"{name}.parquet").symlink_to((data.folder / "tables" / f"{name}.parquet").resolve())
     drawn = data.meta.get("drawn_negatives", False)
-    made = DataSet(data.meta["dataset"], data.meta["time_zone"], drawn_negatives=drawn)
-    encode_tables(folder, data.schema, made, older.encoder if older else None)
+    log = DataSet(data.meta["dataset"], data.meta["time_zone"], drawn_negatives=drawn)
+    encode_tables(folder, data.schema, log, older.encoder if older else None)
     return Prepared(folder)
 
 
 def scored(bundle: Bundle, data: Prepared, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The bundle's scores of impressions (n,); rows by which the encoding has grown since are UNKNOWN to it."""
-    session, found = bundle.session(), []
+    session, scores = bundle.session(), []
     for _, inputs in batches(data.seen_by(bundle.schema), rows, 4096):
         for name, limit in bundle.limits.items():
             if name in inputs:
                 inputs[name] = np.where(inputs[name] < limit, inputs[name], UNKNOWN)
-        found.append(bundle.score(session, inputs)[:, 0])
-    return np.concatenate(found)
+        scores.append(bundle.score(session, inputs)[:, 0])
+    return np.concatenate(scores)
 
 
 def day_by_day(data: Prepared, network: str, recipe: Recipe, first: int, seed: int, out: Path) -> list[dict[str, Any]]:

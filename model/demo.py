@@ -60,14 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if status:
         return status
-    made = Bundle.open(arguments.work / "bst_simulated")
-    lines = [json.dumps(user, separators=(",", ":")) for user in users(made, data)]
-    size = sum(path.stat().st_size for path in made.folder.rglob("*")) + sum(map(len, lines))
+    bundle = Bundle.open(arguments.work / "bst_simulated")
+    lines = [json.dumps(user, separators=(",", ":")) for user in users(bundle, data)]
+    size = sum(path.stat().st_size for path in bundle.folder.rglob("*")) + sum(map(len, lines))
     if size > MOST_BYTES:
         print(f"demo: {size} bytes, at most {MOST_BYTES} belong in the repository", file=sys.stderr)
         return 1
     shutil.rmtree(arguments.out / "bundle", ignore_errors=True)
-    shutil.copytree(made.folder, arguments.out / "bundle")
+    shutil.copytree(bundle.folder, arguments.out / "bundle")
     (arguments.out / "users.jsonl").write_text("\n".join(lines) + "\n")
     print(f"demo: {size / 2**20:.2f} MiB in {arguments.out}")
     return 0

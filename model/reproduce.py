@@ -56,7 +56,7 @@ class Reporter:
     common: str  # options of all variants
 
     def write(self, finished: Sequence[Finished]) -> dict[str, Any]:
-        times_ms = {name: told["ms"] for name, told in kept_times(self.out, bundles_of(self.out, finished)).items()}
+        times_ms = {name: entry["ms"] for name, entry in kept_times(self.out, bundles_of(self.out, finished)).items()}
         content = gather(self.exam, self.variants, finished, self.planned, self.ablations, self.peers, times_ms)
         content |= {
             "with": self.common,
@@ -139,15 +139,15 @@ def bundles_of(out: Path, finished: Sequence[Finished]) -> dict[str, Path]:
 def kept_times(out: Path, bundles: Mapping[str, Path]) -> dict[str, Any]:
     """Scoring times that were measured on these very bundles."""
     kept = json.loads((out / TIMES).read_text()) if (out / TIMES).exists() else {}
-    return {name: told for name, told in kept.items() if name in bundles and told["bundle"] == bundles[name].name}
+    return {name: entry for name, entry in kept.items() if name in bundles and entry["bundle"] == bundles[name].name}
 
 
 def measure_times(out: Path, finished: Sequence[Finished]) -> None:
     """Measures all of them side by side where one is missing: times of different hours are not compared."""
     bundles = bundles_of(out, finished)
     if kept_times(out, bundles).keys() != bundles.keys():
-        found = probes.scoring_times_ms({name: Bundle.open(path) for name, path in bundles.items()})
-        kept = {name: {"bundle": bundles[name].name, "ms": ms} for name, ms in found.items()}
+        times_ms = probes.scoring_times_ms({name: Bundle.open(path) for name, path in bundles.items()})
+        kept = {name: {"bundle": bundles[name].name, "ms": ms} for name, ms in times_ms.items()}
         write_json(out / TIMES, kept)
 
 
@@ -180,15 +180,15 @@ def reported(out: Path) -> tuple[list[Variant], list[Variant], int, str]:
 
 def finished_runs(out: Path, variants: Sequence[Variant], data: Prepared) -> list[Finished]:
     """What is there of the variants, by whichever recipe it was made; runs on other data are left out, and said."""
-    fingerprint, found = data.fingerprint, []
+    fingerprint, runs = data.fingerprint, []
     for variant in variants:
         for path in sorted((out / RUNS / variant.folder).glob(f"*/{RESULT}")):
             run = read(path.parent, variant)
             if run and run.result["identity"]["data"] == fingerprint:
-                found.append(run)
+                runs.append(run)
             else:
                 say(f"{path.parent}: made on other data, left out")
-    return found
+    return runs
 
 
 def read_peers(paths: Sequence[Path], rows: np.ndarray[Any, Any]) -> dict[str, list[Floats]]:
@@ -196,7 +196,7 @@ def read_peers(paths: Sequence[Path], rows: np.ndarray[Any, Any]) -> dict[str, l
 
     Raises ReproduceError.
     """
-    found: dict[str, list[Floats]] = {}
+    peers: dict[str, list[Floats]] = {}
     for path in paths:
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -209,8 +209,8 @@ def read_peers(paths: Sequence[Path], rows: np.ndarray[Any, Any]) -> dict[str, l
                     f"{path}: {name!r} is {score.dtype} {score.shape}; expected are {len(rows)} finite scores, one for "
                     "each impression of test in order"
                 )
-            found.setdefault(name, []).append(score)
-    return found
+            peers.setdefault(name, []).append(score)
+    return peers
 
 
 def check(data: Prepared, out: Path) -> None:
@@ -231,14 +231,14 @@ def check(data: Prepared, out: Path) -> None:
 def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
     """For scripts: the last line of stdout."""
     networks = {name: entry for name, entry in content["networks"].items() if "auc_mean" in entry}
-    told = {name: entry for name, entry in networks.items() if entry["kind"] != "warning"}
+    results = {name: entry for name, entry in networks.items() if entry["kind"] != "warning"}
     keys = ("auc_mean", "auc_sd", "ci95", "below_floor")
     return {
         "report": str(report),
-        "networks": {name: {key: entry[key] for key in keys} for name, entry in told.items()},
+        "networks": {name: {key: entry[key] for key in keys} for name, entry in results.items()},
         "differences": {
             name: {"to": content["reference"], **entry["to_reference"]}
-            for name, entry in told.items()
+            for name, entry in results.items()
             if entry["to_reference"]
         },
         "order": content["order"],

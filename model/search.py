@@ -184,8 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     whole = sum(trial.value is not None for trial in study.trials)
     write_text(
         arguments.out,
-        f"# {arguments.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {whole} trials of\n"
-        f"# model.search (and {len(study.trials) - whole} ended early), seed {arguments.seed}.\n\n{content}",
+        f"# {arguments.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {whole} trials "
+        f"of\n# model.search (and {len(study.trials) - whole} ended early), seed {arguments.seed}.\n\n{content}",
     )
     print(content)
     print(
