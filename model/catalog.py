@@ -23,7 +23,7 @@ from model.bundle.reading import Bundle
 from model.bundle.writing import add_golden_catalog
 from model.features import schema as features_toml
 from model.features.catalog import Catalog, CatalogError, catalogued
-from model.features.kinds import ITEM_ID, SchemaError
+from model.features.kinds import ITEM_ID
 from model.features.schema import Schema
 from model.prepared.entities import Entities, PrepareError
 
@@ -140,19 +140,19 @@ def swap(path: Path, items: Path, merge: bool) -> tuple[Path, Difference]:
     return folder / CATALOG, difference(older, newer)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.catalog", description="Swap a bundle's item catalogue.")
     parser.add_argument("--bundle", type=Path, required=True, help="a bundle, or the folder with its `current`")
     parser.add_argument("--items", type=Path, required=True, help="table of items: .parquet, .csv or .jsonl")
     parser.add_argument("--merge", action="store_true", help="keep the items that the table does not name")
-    given = parser.parse_args(arguments)
+    arguments = parser.parse_args(argv)
     try:
-        path, made = swap(given.bundle, given.items, given.merge)
-    except (PrepareError, BundleError, SchemaError, ValueError, OSError) as error:
+        path, change = swap(arguments.bundle, arguments.items, arguments.merge)
+    except (OSError, ValueError) as error:
         print(f"catalog: {error}", file=sys.stderr)
         return 1
-    print(f"{made.items} items: {made.added} new, {made.changed} changed, {made.removed} gone → {path}")
-    print(json.dumps({"catalog": str(path), **made._asdict()}))
+    print(f"{change.items} items: {change.added} new, {change.changed} changed, {change.removed} gone → {path}")
+    print(json.dumps({"catalog": str(path), **change._asdict()}))
     return 0
 
 

@@ -28,20 +28,18 @@ import polars as pl
 from tqdm import tqdm
 
 from model import networks
-from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.datasets.tables import DataSet
 from model.evaluation.metrics import auc
 from model.features.ids import UNKNOWN
 from model.files import write_json
 from model.graph.publish import publish
-from model.graph.write import ExportError
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 from model.prepared.loader import Prepared, batches
 from model.prepared.splits import SPLITS
 from model.training.recipe import Recipe, choose_recipe, load_recipe
-from model.training.run import Run, TrainingError
+from model.training.run import Run
 
 FEWEST = 3  # days before the first one that is scored: train, validation
 
@@ -64,20 +62,20 @@ def encoded(data: Prepared, days: pl.DataFrame, split: pl.Expr, folder: Path, ol
     for name in ("users", "items"):
         (tables / f"{name}.parquet").symlink_to((data.folder / "tables" / f"{name}.parquet").resolve())
     drawn = data.meta.get("drawn_negatives", False)
-    made = DataSet(data.meta["dataset"], data.meta["time_zone"], drawn_negatives=drawn)
-    encode_tables(folder, data.schema, made, older.encoder if older else None)
+    log = DataSet(data.meta["dataset"], data.meta["time_zone"], drawn_negatives=drawn)
+    encode_tables(folder, data.schema, log, older.encoder if older else None)
     return Prepared(folder)
 
 
 def scored(bundle: Bundle, data: Prepared, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The bundle's scores of impressions (n,); rows by which the encoding has grown since are UNKNOWN to it."""
-    session, found = bundle.session(), []
+    session, scores = bundle.session(), []
     for _, inputs in batches(data.seen_by(bundle.schema), rows, 4096):
         for name, limit in bundle.limits.items():
             if name in inputs:
                 inputs[name] = np.where(inputs[name] < limit, inputs[name], UNKNOWN)
-        found.append(bundle.score(session, inputs)[:, 0])
-    return np.concatenate(found)
+        scores.append(bundle.score(session, inputs)[:, 0])
+    return np.concatenate(scores)
 
 
 def day_by_day(data: Prepared, network: str, recipe: Recipe, first: int, seed: int, out: Path) -> list[dict[str, Any]]:
@@ -141,7 +139,7 @@ def plot(report: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.daily", description="Warm start, reported day by day.")
     parser.add_argument("--data", type=Path, required=True, help="prepared data set of several days")
     parser.add_argument("--network", required=True, choices=networks.names())
@@ -149,22 +147,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=7, help="days of the first bundle; the last of them picks")
     parser.add_argument("--recipe", type=Path, help="TOML with what differs from the defaults")
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args(arguments)
+    arguments = parser.parse_args(argv)
     try:
-        data = Prepared(given.data)
-        recipe = load_recipe(choose_recipe(given.network, data.meta["dataset"], given.recipe), given.network)
-        given.out.mkdir(parents=True, exist_ok=True)
-        report = day_by_day(data, given.network, recipe, given.first, given.seed, given.out)
-    except (OSError, ValueError, BundleError, ExportError, TrainingError) as error:
+        data = Prepared(arguments.data)
+        recipe = load_recipe(
+            choose_recipe(arguments.network, data.meta["dataset"], arguments.recipe), arguments.network
+        )
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        report = day_by_day(data, arguments.network, recipe, arguments.first, arguments.seed, arguments.out)
+    except (OSError, ValueError) as error:
         print(f"daily: {error}", file=sys.stderr)
         return 1
     print(f"{'day':12}{'rows':>9}{'warm':>9}{'frozen':>9}{'table rows':>12}")
     for row in report:
         shown = "".join(f"{'-' if row[way] is None else format(row[way], '.4f'):>9}" for way in ("warm", "frozen"))
         print(f"{row['day']:12}{row['rows']:>9}{shown}{row['table_rows']:>12}")
-    plot(report, given.out / "daily.png")
-    whole = {"network": given.network, "dataset": data.meta["dataset"], "seed": given.seed, "days": report}
-    write_json(given.out / "daily.json", whole)
+    plot(report, arguments.out / "daily.png")
+    whole = {"network": arguments.network, "dataset": data.meta["dataset"], "seed": arguments.seed, "days": report}
+    write_json(arguments.out / "daily.json", whole)
     print(json.dumps(whole))
     return 0
 

@@ -45,31 +45,31 @@ def users(bundle: Bundle, data: Path) -> list[dict[str, Any]]:
     return [{"user_id": u, "user": profiles[u], "behaviours": of_user.get(u, [])} for u in chosen]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.demo", description="Train the demo bundle again.")
     parser.add_argument("--work", type=Path, required=True, help="folder for the data set and the bundle")
     parser.add_argument("--out", type=Path, default=DEMO, help="where bundle/ and users.jsonl go")
     parser.add_argument("--impressions", type=int, default=IMPRESSIONS)
-    given = parser.parse_args(arguments)
-    data = given.work / "simulated"
-    given.work.mkdir(parents=True, exist_ok=True)
-    options = Options(impressions=given.impressions, seed=SEED)
+    arguments = parser.parse_args(argv)
+    data = arguments.work / "simulated"
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    options = Options(impressions=arguments.impressions, seed=SEED)
     prepare("simulated", None, data, options, features=RECIPES / "demo_features.toml")
     status = train.main(
-        ["--data", str(data), "--network", "bst", "--out", str(given.work), "--recipe", str(RECIPES / "demo.toml")]
+        ["--data", str(data), "--network", "bst", "--out", str(arguments.work), "--recipe", str(RECIPES / "demo.toml")]
     )
     if status:
         return status
-    made = Bundle.open(given.work / "bst_simulated")
-    lines = [json.dumps(user, separators=(",", ":")) for user in users(made, data)]
-    size = sum(path.stat().st_size for path in made.folder.rglob("*")) + sum(map(len, lines))
+    bundle = Bundle.open(arguments.work / "bst_simulated")
+    lines = [json.dumps(user, separators=(",", ":")) for user in users(bundle, data)]
+    size = sum(path.stat().st_size for path in bundle.folder.rglob("*")) + sum(map(len, lines))
     if size > MOST_BYTES:
         print(f"demo: {size} bytes, at most {MOST_BYTES} belong in the repository", file=sys.stderr)
         return 1
-    shutil.rmtree(given.out / "bundle", ignore_errors=True)
-    shutil.copytree(made.folder, given.out / "bundle")
-    (given.out / "users.jsonl").write_text("\n".join(lines) + "\n")
-    print(f"demo: {size / 2**20:.2f} MiB in {given.out}")
+    shutil.rmtree(arguments.out / "bundle", ignore_errors=True)
+    shutil.copytree(bundle.folder, arguments.out / "bundle")
+    (arguments.out / "users.jsonl").write_text("\n".join(lines) + "\n")
+    print(f"demo: {size / 2**20:.2f} MiB in {arguments.out}")
     return 0
 
 

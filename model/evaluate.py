@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.evaluation.measure import check_encoding, measure, score_rows
 from model.evaluation.metrics import calibration_bins
@@ -49,24 +48,24 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.evaluate", description="Evaluate an exported model.")
     parser.add_argument(
         "--bundle", type=Path, required=True, help="a bundle, or the folder whose `current` points to one"
     )
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--split", choices=SPLITS, default="test")
-    given = parser.parse_args(arguments)
+    arguments = parser.parse_args(argv)
     try:
-        bundle = Bundle.open(given.bundle)
-        figures = evaluate(bundle, Prepared(given.data), given.split)
-    except (BundleError, OSError, ValueError) as error:
+        bundle = Bundle.open(arguments.bundle)
+        figures = evaluate(bundle, Prepared(arguments.data), arguments.split)
+    except (OSError, ValueError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
-    if given.split in bundle.manifest.get("trained_on", ["train"]) or (
-        given.split == "test" == bundle.manifest.get("selected_on")
+    if arguments.split in bundle.manifest.get("trained_on", ["train"]) or (
+        arguments.split == "test" == bundle.manifest.get("selected_on")
     ):
-        print(f"evaluate: the model has seen {given.split}: its figures say nothing of new rows", file=sys.stderr)
+        print(f"evaluate: the model has seen {arguments.split}: its figures say nothing of new rows", file=sys.stderr)
     print(table(figures))
     print(json.dumps(figures))
     return 0

@@ -19,7 +19,6 @@ from model import datasets
 from model.datasets.tables import Options
 from model.features import schema as features_toml
 from model.features.encode import Encoder
-from model.features.kinds import SchemaError
 from model.features.schema import Schema
 from model.files import replacing
 from model.options import OptionError
@@ -60,7 +59,7 @@ def _older(folder: Path, schema: Schema) -> Encoder:
     return older
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.prepare", description="Raw log → prepared data set.")
     parser.add_argument("--dataset", required=True, choices=datasets.names())
     parser.add_argument("--raw", type=Path, help="folder of the raw log (not for simulated)")
@@ -81,23 +80,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--skip-bad", type=int, metavar="N", help="malformed lines to pass over before stopping")
     defaults = asdict(Options())
     parser.set_defaults(**defaults)
-    given = parser.parse_args(arguments)
-    named = {name: value for name in defaults if (value := getattr(given, name)) != defaults[name]}
+    arguments = parser.parse_args(argv)
+    named = {name: value for name in defaults if (value := getattr(arguments, name)) != defaults[name]}
     try:
-        options = datasets.options(given.dataset, given.raw, named)
+        options = datasets.options(arguments.dataset, arguments.raw, named)
     except OptionError as error:
         parser.error(str(error))
     try:
-        meta = prepare(given.dataset, given.raw, given.out, options, given.features, given.grow)
-    except (PrepareError, SchemaError, datasets.DataError, OSError) as error:
+        meta = prepare(arguments.dataset, arguments.raw, arguments.out, options, arguments.features, arguments.grow)
+    except (OSError, ValueError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1
     if meta["bad_lines"]:
         print(f"prepare: {meta['bad_lines']} malformed lines passed over", file=sys.stderr)
     for note in meta["notes"]:
         print(f"prepare: {note}", file=sys.stderr)
-    print(f"{meta['impressions']} impressions, {meta['users']} users, {meta['items']} items → {given.out}")
-    print(json.dumps({"data": str(given.out), **meta}))
+    print(f"{meta['impressions']} impressions, {meta['users']} users, {meta['items']} items → {arguments.out}")
+    print(json.dumps({"data": str(arguments.out), **meta}))
     return 0
 
 

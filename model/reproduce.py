@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.evaluation.bootstrap import RESAMPLES
 from model.evaluation.metrics import Floats
@@ -57,7 +56,7 @@ class Reporter:
     common: str  # options of all variants
 
     def write(self, finished: Sequence[Finished]) -> dict[str, Any]:
-        times_ms = {name: told["ms"] for name, told in kept_times(self.out, bundles_of(self.out, finished)).items()}
+        times_ms = {name: entry["ms"] for name, entry in kept_times(self.out, bundles_of(self.out, finished)).items()}
         content = gather(self.exam, self.variants, finished, self.planned, self.ablations, self.peers, times_ms)
         content |= {
             "with": self.common,
@@ -140,15 +139,15 @@ def bundles_of(out: Path, finished: Sequence[Finished]) -> dict[str, Path]:
 def kept_times(out: Path, bundles: Mapping[str, Path]) -> dict[str, Any]:
     """Scoring times that were measured on these very bundles."""
     kept = json.loads((out / TIMES).read_text()) if (out / TIMES).exists() else {}
-    return {name: told for name, told in kept.items() if name in bundles and told["bundle"] == bundles[name].name}
+    return {name: entry for name, entry in kept.items() if name in bundles and entry["bundle"] == bundles[name].name}
 
 
 def measure_times(out: Path, finished: Sequence[Finished]) -> None:
     """Measures all of them side by side where one is missing: times of different hours are not compared."""
     bundles = bundles_of(out, finished)
     if kept_times(out, bundles).keys() != bundles.keys():
-        found = probes.scoring_times_ms({name: Bundle.open(path) for name, path in bundles.items()})
-        kept = {name: {"bundle": bundles[name].name, "ms": ms} for name, ms in found.items()}
+        times_ms = probes.scoring_times_ms({name: Bundle.open(path) for name, path in bundles.items()})
+        kept = {name: {"bundle": bundles[name].name, "ms": ms} for name, ms in times_ms.items()}
         write_json(out / TIMES, kept)
 
 
@@ -181,15 +180,15 @@ def reported(out: Path) -> tuple[list[Variant], list[Variant], int, str]:
 
 def finished_runs(out: Path, variants: Sequence[Variant], data: Prepared) -> list[Finished]:
     """What is there of the variants, by whichever recipe it was made; runs on other data are left out, and said."""
-    fingerprint, found = data.fingerprint, []
+    fingerprint, runs = data.fingerprint, []
     for variant in variants:
         for path in sorted((out / RUNS / variant.folder).glob(f"*/{RESULT}")):
             run = read(path.parent, variant)
             if run and run.result["identity"]["data"] == fingerprint:
-                found.append(run)
+                runs.append(run)
             else:
                 say(f"{path.parent}: made on other data, left out")
-    return found
+    return runs
 
 
 def read_peers(paths: Sequence[Path], rows: np.ndarray[Any, Any]) -> dict[str, list[Floats]]:
@@ -197,7 +196,7 @@ def read_peers(paths: Sequence[Path], rows: np.ndarray[Any, Any]) -> dict[str, l
 
     Raises ReproduceError.
     """
-    found: dict[str, list[Floats]] = {}
+    peers: dict[str, list[Floats]] = {}
     for path in paths:
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -210,8 +209,8 @@ def read_peers(paths: Sequence[Path], rows: np.ndarray[Any, Any]) -> dict[str, l
                     f"{path}: {name!r} is {score.dtype} {score.shape}; expected are {len(rows)} finite scores, one for "
                     "each impression of test in order"
                 )
-            found.setdefault(name, []).append(score)
-    return found
+            peers.setdefault(name, []).append(score)
+    return peers
 
 
 def check(data: Prepared, out: Path) -> None:
@@ -232,14 +231,14 @@ def check(data: Prepared, out: Path) -> None:
 def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
     """For scripts: the last line of stdout."""
     networks = {name: entry for name, entry in content["networks"].items() if "auc_mean" in entry}
-    told = {name: entry for name, entry in networks.items() if entry["kind"] != "warning"}
+    results = {name: entry for name, entry in networks.items() if entry["kind"] != "warning"}
     keys = ("auc_mean", "auc_sd", "ci95", "below_floor")
     return {
         "report": str(report),
-        "networks": {name: {key: entry[key] for key in keys} for name, entry in told.items()},
+        "networks": {name: {key: entry[key] for key in keys} for name, entry in results.items()},
         "differences": {
             name: {"to": content["reference"], **entry["to_reference"]}
-            for name, entry in told.items()
+            for name, entry in results.items()
             if entry["to_reference"]
         },
         "order": content["order"],
@@ -272,26 +271,26 @@ def table(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def reproduce(given: argparse.Namespace) -> int:
+def reproduce(arguments: argparse.Namespace) -> int:
     """The command, its arguments parsed: 0, or 1 where a run has failed. Raises ValueError, OSError, BundleError."""
-    if given.seeds < 1 or given.resamples < 1:
-        raise ReproduceError(f"{given.seeds} seeds and {given.resamples} resamples, at least 1 of each")
-    data, out = Prepared(given.data), given.out
+    if arguments.seeds < 1 or arguments.resamples < 1:
+        raise ReproduceError(f"{arguments.seeds} seeds and {arguments.resamples} resamples, at least 1 of each")
+    data, out = Prepared(arguments.data), arguments.out
     check(data, out)
-    exam = Exam(data, given.resamples)
-    peers = read_peers(given.peers_scores, exam.rows)
+    exam = Exam(data, arguments.resamples)
+    peers = read_peers(arguments.peers_scores, exam.rows)
 
-    if given.report_only:
-        planned, common = 0, given.common
-        variants, switched = named(given.networks, given.ablations, common)
-        if not given.networks:
+    if arguments.report_only:
+        planned, common = 0, arguments.common
+        variants, switched = named(arguments.networks, arguments.ablations, common)
+        if not arguments.networks:
             variants, switched, planned, common = reported(out)
         finished = finished_runs(out, [*variants, *switched], data)
         reporter = Reporter(exam, out, variants, switched, max(planned, len(finished)), peers, common)
     else:
-        variants, switched = named(given.networks, given.ablations, given.common)
-        tasks = plan(data, [*variants, *switched], given.seeds, out)
-        reporter = Reporter(exam, out, variants, switched, len(tasks), peers, given.common)
+        variants, switched = named(arguments.networks, arguments.ablations, arguments.common)
+        tasks = plan(data, [*variants, *switched], arguments.seeds, out)
+        reporter = Reporter(exam, out, variants, switched, len(tasks), peers, arguments.common)
         (out / RUNS).mkdir(parents=True, exist_ok=True)
         finished = work(tasks, data, reporter)
     measure_times(out, finished)
@@ -302,7 +301,7 @@ def reproduce(given: argparse.Namespace) -> int:
     return 1 if any(entry["failed"] for entry in content["networks"].values()) else 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m model.reproduce", description="Train the papers' networks on one data set and compare them."
     )
@@ -324,10 +323,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="other programs' scores of test, by name",
     )
     parser.add_argument("--report-only", action="store_true", help="rebuild the report from the runs that are done")
-    given = parser.parse_args(arguments)
+    arguments = parser.parse_args(argv)
     try:
-        return reproduce(given)
-    except (OSError, ValueError, BundleError) as error:
+        return reproduce(arguments)
+    except (OSError, ValueError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

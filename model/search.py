@@ -148,7 +148,7 @@ def _allows(bounds: Mapping[str, Any], value: Any) -> bool:
     return value in bounds["choices"] if "choices" in bounds else bounds["low"] <= value <= bounds["high"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.search", description="Search a recipe's settings.")
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--network", required=True, choices=networks.names())
@@ -157,17 +157,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--space", type=Path, default=SPACE, help="TOML of what to try (default: model/search.toml)")
     parser.add_argument("--recipe", type=Path, help="where to start, instead of the recipe that model.train would take")
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args(arguments)
-    if given.trials < 1:
-        parser.error(f"--trials {given.trials}, at least 1")
+    arguments = parser.parse_args(argv)
+    if arguments.trials < 1:
+        parser.error(f"--trials {arguments.trials}, at least 1")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        data = Prepared(given.data)
-        start = load_recipe(choose_recipe(given.network, data.meta["dataset"], given.recipe), given.network)
-        space = load_space(given.space, given.network)
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        storage = given.out.with_name(given.out.name + ".db").resolve()
-        study = search(data, given.network, start, space, given.trials, given.seed, storage)
+        data = Prepared(arguments.data)
+        start = load_recipe(choose_recipe(arguments.network, data.meta["dataset"], arguments.recipe), arguments.network)
+        space = load_space(arguments.space, arguments.network)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        storage = arguments.out.with_name(arguments.out.name + ".db").resolve()
+        study = search(data, arguments.network, start, space, arguments.trials, arguments.seed, storage)
         if not any(trial.value is not None for trial in study.trials):
             raise OptionError("no trial came to an end")
     except (OSError, ValueError) as error:
@@ -183,12 +183,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     content = tomli_w.dumps({k: v for k, v in (recipe | {"training": changed}).items() if v})
     whole = sum(trial.value is not None for trial in study.trials)
     write_text(
-        given.out,
-        f"# {given.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {whole} trials of\n"
-        f"# model.search (and {len(study.trials) - whole} ended early), seed {given.seed}.\n\n{content}",
+        arguments.out,
+        f"# {arguments.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {whole} trials "
+        f"of\n# model.search (and {len(study.trials) - whole} ended early), seed {arguments.seed}.\n\n{content}",
     )
     print(content)
-    print(json.dumps({"recipe": str(given.out), "validation": best.value, "trials": len(study.trials), **best.params}))
+    print(
+        json.dumps({"recipe": str(arguments.out), "validation": best.value, "trials": len(study.trials), **best.params})
+    )
     return 0
 
 

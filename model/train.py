@@ -14,18 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from model import networks
-from model.bundle.layout import BundleError
 from model.evaluate import table
 from model.graph.publish import publish, rows_per_s
-from model.graph.write import ExportError
 from model.prepared.loader import Prepared
 from model.training.parallel import World
 from model.training.recipe import choose_recipe, load_recipe
-from model.training.run import Run, TrainingError
+from model.training.run import Run
 from model.training.warm import open_warm
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.train", description="Train, evaluate and export a network.")
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--network", required=True, choices=networks.names())
@@ -36,35 +34,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--warm", type=Path, metavar="BUNDLE", help="start from its weights (model.prepare --grow)")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard logs there")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
-    given = parser.parse_args(arguments)
-    if given.seed < 0:
-        parser.error(f"--seed {given.seed}, allowed: 0 and more")
-    if given.out.exists() and not given.out.is_dir():
-        parser.error(f"--out {given.out} is no folder")
+    arguments = parser.parse_args(argv)
+    if arguments.seed < 0:
+        parser.error(f"--seed {arguments.seed}, allowed: 0 and more")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        parser.error(f"--out {arguments.out} is no folder")
     world = World()
     try:
-        data = Prepared(given.data)
-        paths = choose_recipe(given.network, data.meta["dataset"], given.recipe)
-        checkpoint = given.out / f"{given.network}_{data.meta['dataset']}" / f".training-{given.seed}.pt"
+        data = Prepared(arguments.data)
+        paths = choose_recipe(arguments.network, data.meta["dataset"], arguments.recipe)
+        checkpoint = arguments.out / f"{arguments.network}_{data.meta['dataset']}" / f".training-{arguments.seed}.pt"
         run = Run(
             data,
-            given.network,
-            load_recipe(paths, given.network),
-            given.seed,
+            arguments.network,
+            load_recipe(paths, arguments.network),
+            arguments.seed,
             checkpoint,
-            warm=open_warm(given.warm),
-            board=_board(given.tensorboard) if given.tensorboard and world.rank == 0 else None,
-            device=given.device,
+            warm=open_warm(arguments.warm),
+            board=_board(arguments.tensorboard) if arguments.tensorboard and world.rank == 0 else None,
+            device=arguments.device,
         )
         if world.rank == 0:
             print(f"recipe: {', '.join(map(str, paths)) or 'none, the defaults'}")
-        if given.resume:
+        if arguments.resume:
             print("resumed" if run.resume() else f"nothing to resume at {checkpoint}, starting anew")
         run.fit()
         if world.rank:
             return 0
-        bundle, figures = publish(run, given.out)
-    except (OSError, ValueError, BundleError, ExportError, TrainingError) as error:
+        bundle, figures = publish(run, arguments.out)
+    except (OSError, ValueError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
     finally:

@@ -18,7 +18,7 @@ INT8 = "int8"  # the manifest's and the report's key of the gate's figures (mode
 CATALOG, GOLDEN, GOLDEN_CATALOG = f"catalog/{FILE}", "golden.json", "golden.npy"
 
 
-class BundleError(Exception):
+class BundleError(ValueError):
     """A bundle that must not be served; the message names the file and what is wrong with it."""
 
 
@@ -35,9 +35,9 @@ def verify_catalog(folder: Path, manifest: Mapping[str, Any]) -> None:
     """
     path, recorded = folder / CATALOG, manifest["files"][CATALOG]["sha256"]
     try:
-        if not Catalog.verify(path) and (found := _sha256(path)) != recorded:
+        if not Catalog.verify(path) and (sha256 := _sha256(path)) != recorded:
             raise BundleError(
-                f"{path}: sha256 {found[:12]}…, manifest.json says {recorded[:12]}…, and none stands at its own end: "
+                f"{path}: sha256 {sha256[:12]}…, manifest.json says {recorded[:12]}…, and none stands at its own end: "
                 "cut off, or not written by model.catalog"
             )
     except CatalogError as error:
@@ -55,8 +55,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("schema_version") not in READS:
-        given = manifest.get("schema_version") if isinstance(manifest, dict) else None
-        raise BundleError(f"{path}: schema version {given!r}, this release reads {', '.join(map(str, READS))}")
+        version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+        raise BundleError(f"{path}: schema version {version!r}, this release reads {', '.join(map(str, READS))}")
     wanting = {"name", "version", "network", "objective", "files"} - set(manifest)
     if wanting:
         raise BundleError(f"{path}: {', '.join(sorted(wanting))} missing")

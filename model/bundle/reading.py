@@ -102,10 +102,10 @@ class Bundle:
             if name == CATALOG:
                 verify_catalog(self.folder, self.manifest)
                 continue
-            found = _sha256(self.folder / name)
-            if found != facts["sha256"]:
+            sha256 = _sha256(self.folder / name)
+            if sha256 != facts["sha256"]:
                 raise BundleError(
-                    f"{self.folder / name}: sha256 {found[:12]}…, manifest.json says {facts['sha256'][:12]}…"
+                    f"{self.folder / name}: sha256 {sha256[:12]}…, manifest.json says {facts['sha256'][:12]}…"
                 )
 
     def read_catalog(self) -> Catalog:
@@ -169,8 +169,8 @@ class Bundle:
         if not figures:
             raise BundleError("the bundle has no int8 graph (python -m model.export --quantize makes one)")
         if not figures["accepted"]:
-            said = f"AUC fell by {figures['auc_drop']:.5f}, Kendall's tau was {figures['kendall_tau']:.4f}"
-            raise BundleError(f"the bundle's int8 graph failed its gate: {said}")
+            reason = f"AUC fell by {figures['auc_drop']:.5f}, Kendall's tau was {figures['kendall_tau']:.4f}"
+            raise BundleError(f"the bundle's int8 graph failed its gate: {reason}")
         if not byte_products():
             raise BundleError("this processor has no instructions for products of bytes (AVX-512 VNNI, AVX-VNNI)")
         session = self.session(self.folder / INT8_GRAPH)

@@ -109,7 +109,9 @@ def _impressions(reviews: pl.DataFrame, items: pl.Series, rng: np.random.Generat
     item = items.search_sorted(reviews["item_id"]).cast(pl.Int64).to_numpy()
     user = reviews["user_id"].rle_id().cast(pl.Int64).to_numpy()  # sorted by user
     drawn = draw(np.arange(len(items)), user, user, item, rng)
-    found = drawn != NONE
+    has_negative = drawn != NONE
     positives = reviews.select("user_id", "item_id", "timestamp", pl.lit(1, pl.Int8).alias("label"), "split")
-    negatives = positives.filter(found).with_columns(item_id=items.gather(drawn[found]), label=pl.lit(0, pl.Int8))
-    return pl.concat([positives, negatives]), int((~found).sum())
+    negatives = positives.filter(has_negative).with_columns(
+        item_id=items.gather(drawn[has_negative]), label=pl.lit(0, pl.Int8)
+    )
+    return pl.concat([positives, negatives]), int((~has_negative).sum())

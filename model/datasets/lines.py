@@ -234,22 +234,22 @@ def _table(
     columns: Mapping[str, Column],
     bad: BadLines,
 ) -> pl.DataFrame:
-    made: dict[str, pl.Series] = {}
+    values: dict[str, pl.Series] = {}
     for name, column in columns.items():
         if name not in header:
-            made[name] = pl.Series(name, [None] * len(fields), column.type.dtype)
+            values[name] = pl.Series(name, [None] * len(fields), column.type.dtype)
             continue
-        given = fields.list.get(header.index(name)).alias(name)
-        given = given.set(given == "", None)
-        made[name] = _convert(given, column.type)
-        refused = made[name].is_null() & given.is_not_null()
+        text = fields.list.get(header.index(name)).alias(name)
+        text = text.set(text == "", None)
+        values[name] = _convert(text, column.type)
+        refused = values[name].is_null() & text.is_not_null()
         if column.required:
-            refused |= given.is_null()
+            refused |= text.is_null()
         for row in refused.arg_true():
-            faults.setdefault(numbers[row], _refusal(name, given[row], column.type))
+            faults.setdefault(numbers[row], _refusal(name, text[row], column.type))
     for number in sorted(faults):
         bad.add(MalformedLine(path, number, faults[number]))
-    table = pl.DataFrame(made)
+    table = pl.DataFrame(values)
     return table.filter(~numbers.is_in(list(faults))) if faults else table
 
 
@@ -290,17 +290,17 @@ def _fits(value: Any, type: Type) -> bool:
     return isinstance(value, str)
 
 
-def _convert(given: pl.Series, type: Type) -> pl.Series:
+def _convert(text: pl.Series, type: Type) -> pl.Series:
     """Text as values of a type; null where the type refuses it."""
     if type.dtype == pl.Date:
-        return given.str.to_date("%Y-%m-%d", strict=False)
+        return text.str.to_date("%Y-%m-%d", strict=False)
     if type.dtype == pl.List(pl.Int64):
-        values = given.str.split(",").cast(type.dtype, strict=False)
+        values = text.str.split(",").cast(type.dtype, strict=False)
         return values.set(values.list.eval(pl.element().is_null()).list.any(), None)
     if type.dtype == pl.Int64:
-        values = given.str.replace(r"^([+-]?\d+)\.0+$", "$1").cast(pl.Int64, strict=False)
+        values = text.str.replace(r"^([+-]?\d+)\.0+$", "$1").cast(pl.Int64, strict=False)
         return values.set(~values.is_between(type.least, type.most), None)
     if type.dtype == pl.Float64:
-        numbers = given.cast(pl.Float64, strict=False)
+        numbers = text.cast(pl.Float64, strict=False)
         return numbers.set(~numbers.is_between(type.least, type.most), None)
-    return given.set(~given.is_in(type.among), None) if type.among else given
+    return text.set(~text.is_in(type.among), None) if type.among else text

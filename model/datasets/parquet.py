@@ -50,19 +50,19 @@ LIMITS = {  # lowest, highest, in words
 def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
     """Writes the checked tables. Raises DataError, MalformedLine (with the row's number), OSError."""
     time_zone = _time_zone(raw / "meta.json")
-    given = {name: raw / f"{name}.parquet" for name in TABLES if (raw / f"{name}.parquet").is_file()}
-    missing = [f"{name}.parquet" for name in ("behaviours", "impressions") if name not in given]
+    files = {name: raw / f"{name}.parquet" for name in TABLES if (raw / f"{name}.parquet").is_file()}
+    missing = [f"{name}.parquet" for name in ("behaviours", "impressions") if name not in files]
     if missing:
         raise DataError(f"{raw} holds no {', '.join(missing)}; behaviours and impressions are needed")
     bad = BadLines(options.skip_bad)
     id_types: dict[str, tuple[pl.DataType, str]] = {}
-    for name, path in given.items():
+    for name, path in files.items():
         try:
             _write_table(name, path, out / path.name, id_types, bad)
         except pl.exceptions.PolarsError as error:
             raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     for name in ("items", "users"):
-        if name not in given:
+        if name not in files:
             _ids_seen(f"{name[:-1]}_id", out).sink_parquet(out / f"{name}.parquet")
     return DataSet(NAME, time_zone, bad.count)
 
@@ -107,13 +107,13 @@ def _write_table(name: str, path: Path, out: Path, id_types: dict[str, tuple[pl.
     table.filter(reason.is_null()).with_columns(**values).sink_parquet(out)
 
 
-def _dtype(given: pl.DataType, kind: str) -> pl.DataType | None:
+def _dtype(dtype: pl.DataType, kind: str) -> pl.DataType | None:
     """The canonical type of a column of a kind, None where its own type is not of that kind."""
-    if given.is_integer() and kind in (IDS, INTEGER, SWITCH) or given == pl.Boolean and kind == SWITCH:
+    if dtype.is_integer() and kind in (IDS, INTEGER, SWITCH) or dtype == pl.Boolean and kind == SWITCH:
         return pl.Int64()
-    if given in (pl.String, pl.Categorical, pl.Enum) and kind in (IDS, TEXT):
+    if dtype in (pl.String, pl.Categorical, pl.Enum) and kind in (IDS, TEXT):
         return pl.String()
-    if (given.is_integer() or given.is_float()) and kind == NUMBER:
+    if (dtype.is_integer() or dtype.is_float()) and kind == NUMBER:
         return pl.Float64()
     return None
 

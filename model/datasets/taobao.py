@@ -100,11 +100,11 @@ def _impressions(events: pl.DataFrame, rng: np.random.Generator) -> tuple[pl.Dat
     positives = events.filter(viewed).select(
         "user_id", "item_id", timestamp=pl.col("timestamp") * 1000, label=pl.lit(1, pl.Int8)
     )
-    found = drawn != NONE
-    negatives = positives.filter(found).with_columns(
-        item_id=pl.Series(ids[drawn[found]], dtype=pl.Int64), label=pl.lit(0, pl.Int8)
+    has_negative = drawn != NONE
+    negatives = positives.filter(has_negative).with_columns(
+        item_id=pl.Series(ids[drawn[has_negative]], dtype=pl.Int64), label=pl.lit(0, pl.Int8)
     )
-    return pl.concat([positives, negatives]), int((~found).sum())
+    return pl.concat([positives, negatives]), int((~has_negative).sum())
 
 
 def _behaviours(events: pl.DataFrame) -> pl.DataFrame:

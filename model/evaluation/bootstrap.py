@@ -37,7 +37,7 @@ def resampled_aucs(
     not_above = np.searchsorted(score[negative], score[positive], side="right")
     of_positive, of_negative = cluster[positive], cluster[negative]
 
-    found = np.empty(resamples)
+    aucs = np.empty(resamples)
     step = max(1, BLOCK // max(1, len(label)))
     for at in range(0, resamples, step):
         drawn = [draw(len(clusters), seed, number) for number in range(at, min(at + step, resamples))]
@@ -47,8 +47,8 @@ def resampled_aucs(
         np.cumsum(np.take(times, of_negative, axis=1), axis=1, out=passed[:, 1:])
         area = (weight * (np.take(passed, below, axis=1) + np.take(passed, not_above, axis=1))).sum(1) / 2
         pairs = weight.sum(1) * passed[:, -1]
-        found[at : at + step] = np.divide(area, pairs, out=np.full(len(times), np.nan), where=pairs > 0)
-    return found
+        aucs[at : at + step] = np.divide(area, pairs, out=np.full(len(times), np.nan), where=pairs > 0)
+    return aucs
 
 
 def draw(clusters: int, seed: int, number: int) -> npt.NDArray[np.int64]:

@@ -20,15 +20,15 @@ REQUESTS, CANDIDATES = 24, 40
 
 def record(bundle: Bundle, data: Prepared, seed: int = 0) -> dict[str, Any]:
     """The content of golden.json: `requests`, each with its `scores` by `bundle`'s graph."""
-    made = requests(data, data.of_split("test"), REQUESTS, CANDIDATES, np.random.default_rng(seed))
+    recorded = requests(data, data.of_split("test"), REQUESTS, CANDIDATES, np.random.default_rng(seed))
     stranger = _unknown(bundle.schema.user_id), _unknown(bundle.schema.item_id.type)
-    made.append(made[0] | {"user_id": stranger[0], "profile": {}, "behaviours": []})
-    made.append(made[0] | {"candidates": [stranger[1], *made[0]["candidates"]]})
+    recorded.append(recorded[0] | {"user_id": stranger[0], "profile": {}, "behaviours": []})
+    recorded.append(recorded[0] | {"candidates": [stranger[1], *recorded[0]["candidates"]]})
     session = bundle.session()
-    for request in made:
+    for request in recorded:
         scores = bundle.score(session, bundle.encode_golden(request))[0]
         request["scores"] = [float(score) for score in scores]
-    return {"requests": made}
+    return {"requests": recorded}
 
 
 def requests(
@@ -38,15 +38,15 @@ def requests(
     users = pl.read_parquet(data.folder / "encoded" / "users.parquet")["user_id"]
     items = pl.read_parquet(data.folder / "encoded" / "items.parquet")["item_id"]
     chosen = np.sort(draw.choice(rows, min(count, len(rows)), replace=False))
-    wanted = users.gather(data.user[chosen])
-    profiles = _profiles(data, wanted)
-    behaviours = _behaviours(data, wanted)
+    user_ids = users.gather(data.user[chosen])
+    profiles = _profiles(data, user_ids)
+    behaviours = _behaviours(data, user_ids)
     contexts = _contexts(data, chosen)
-    made = []
-    for user_id, row, context in zip(wanted.to_list(), chosen.tolist(), contexts, strict=True):
+    recorded = []
+    for user_id, row, context in zip(user_ids.to_list(), chosen.tolist(), contexts, strict=True):
         shown = [int(data.item[row]), *draw.integers(0, len(items), candidates - 1).tolist()]
         now = int(data.time[row])
-        made.append(
+        recorded.append(
             {
                 "user_id": user_id,
                 "profile": profiles.get(user_id, {}),
@@ -56,36 +56,38 @@ def requests(
                 "now": now,
             }
         )
-    return made
+    return recorded
 
 
 def _unknown(kind: str) -> int | str:
     return 2**62 if kind == "int" else "nobody-knows-this-id"
 
 
-def _profiles(data: Prepared, wanted: pl.Series) -> dict[Any, dict[str, str]]:
+def _profiles(data: Prepared, user_ids: pl.Series) -> dict[Any, dict[str, str]]:
     """Profiles as the store keeps them: text, without what is missing."""
     features = [f for f in data.schema.side("user") if f.name != USER_ID]
-    frame = pl.read_parquet(data.folder / "tables" / "users.parquet").filter(pl.col("user_id").is_in(wanted.implode()))
+    frame = pl.read_parquet(data.folder / "tables" / "users.parquet").filter(
+        pl.col("user_id").is_in(user_ids.implode())
+    )
     return {
         row["user_id"]: {f.name: to_text(row[f.name]) for f in features if row[f.name] is not None}
         for row in frame.iter_rows(named=True)
     }
 
 
-def _behaviours(data: Prepared, wanted: pl.Series) -> dict[Any, list[Behaviour]]:
+def _behaviours(data: Prepared, user_ids: pl.Series) -> dict[Any, list[Behaviour]]:
     frame = (
         pl.scan_parquet(data.folder / "tables" / "behaviours.parquet")
-        .filter(pl.col("user_id").is_in(wanted.implode()))
+        .filter(pl.col("user_id").is_in(user_ids.implode()))
         .sort("user_id", "timestamp", maintain_order=True)
         .collect()
     )
-    made: dict[Any, list[Behaviour]] = {}
+    of_user: dict[Any, list[Behaviour]] = {}
     for user_id, action, object_type, object_id, timestamp in frame.select(
         "user_id", "action", "object_type", pl.col("object_id").cast(pl.String), "timestamp"
     ).iter_rows():
-        made.setdefault(user_id, []).append(Behaviour(action, object_type, object_id, timestamp))
-    return made
+        of_user.setdefault(user_id, []).append(Behaviour(action, object_type, object_id, timestamp))
+    return of_user
 
 
 def _contexts(data: Prepared, chosen: np.ndarray[Any, Any]) -> list[dict[str, Any]]:

@@ -33,11 +33,11 @@ Column = tuple[Side, slice]  # where a feature's rows stand in a batch
 
 def served(network: nn.Module, halves: bool = True) -> nn.Module:
     """`network` with its parts exchanged, in evaluation mode; weights that are not merged are shared with it."""
-    made = copy.copy(network)
-    made._modules = {name: _exchanged(part, halves) for name, part in network._modules.items() if part is not None}
+    merged = copy.copy(network)
+    merged._modules = {name: _exchanged(part, halves) for name, part in network._modules.items() if part is not None}
     if isinstance(network, bst.Network) and len(network.blocks) == 1:  # with more, each candidate has its own history
-        made.blocks = nn.ModuleList([TransposedBlock(network.blocks[0])])
-    return made.eval()
+        merged.blocks = nn.ModuleList([TransposedBlock(network.blocks[0])])
+    return merged.eval()
 
 
 def _exchanged(part: nn.Module, halves: bool) -> nn.Module:

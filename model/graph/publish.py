@@ -37,16 +37,16 @@ def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
         (folder / "features.toml").write_text(tomli_w.dumps(run.schema.as_dict()))
         shutil.copytree(data.folder / "vocab", folder / "vocab")
         shutil.copytree(data.folder / "catalog", folder / "catalog")
-        made = Bundle.unfinished(folder)
-        parity = check_parity(run.network, made, run.objective)
-        write_json(folder / "golden.json", golden.record(made, data))
-        write_golden_catalog(made)
+        bundle = Bundle.unfinished(folder)
+        parity = check_parity(run.network, bundle, run.objective)
+        write_json(folder / "golden.json", golden.record(bundle, data))
+        write_golden_catalog(bundle)
         figures: dict[str, Any] = {}
         for split in ("validation", "test"):
             rows = data.of_split(split)
             if split in run.trained_on or not len(rows):
                 continue
-            score = score_rows(made, data, rows)
+            score = score_rows(bundle, data, rows)
             figures[split] = measure(data, rows, score, run.trained_on, run.objective)
             if run.objective == "click":
                 figures[split]["calibration_bins"] = calibration_bins(data.label[rows], score)

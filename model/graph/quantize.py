@@ -110,8 +110,8 @@ def judge(bundle: Bundle, data: Prepared, graph: Path, least_tau: float = LEAST_
     auc_fp32, auc_int8 = (auc(label, score_rows(bundle, data, rows, session)) for session in (fp32, int8))
     if auc_fp32 is None or auc_int8 is None:
         raise QuantizeError(f"{JUDGED_ON}: {len(rows)} impressions of one class have no AUC")
-    asked = lists(bundle, data, JUDGED_ON, seed=2)
-    taus = [kendall_tau(bundle.score(fp32, one)[0], bundle.score(int8, one)[0]) for one in asked]
+    requests = lists(bundle, data, JUDGED_ON, seed=2)
+    taus = [kendall_tau(bundle.score(fp32, one)[0], bundle.score(int8, one)[0]) for one in requests]
     recorded = [bundle.encode_golden(request) for request in bundle.golden()]
     apart = max(float(np.abs(bundle.score(fp32, one) - bundle.score(int8, one)).max()) for one in recorded)
     drop, tau = auc_fp32 - auc_int8, float(np.mean(taus))
@@ -137,8 +137,8 @@ def kendall_tau(one: Floats, other: Floats) -> float:
 
 def lists(bundle: Bundle, data: Prepared, split: str, seed: int) -> list[Inputs]:
     """Requests of a split's users with items drawn at random, encoded as the service does."""
-    made = golden.requests(data, data.of_split(split), LISTS, CANDIDATES, np.random.default_rng(seed))
-    return [bundle.encode_golden(request, bundle.catalog) for request in made]
+    requests = golden.requests(data, data.of_split(split), LISTS, CANDIDATES, np.random.default_rng(seed))
+    return [bundle.encode_golden(request, bundle.catalog) for request in requests]
 
 
 def _graph(bundle: Bundle, data: Prepared, folder: Path) -> onnx.ModelProto:
@@ -151,10 +151,10 @@ def _graph(bundle: Bundle, data: Prepared, folder: Path) -> onnx.ModelProto:
     if not nodes:
         raise QuantizeError(f"{bundle.folder}: its network has no wide layer of an MLP to quantise")
     layers = _calibrated(bundle, model, whole, nodes, lists(bundle, data, CALIBRATED_ON, seed=1))
-    made_of = {}
+    products = {}
     for layer in layers:
-        made_of[layer.node.output[0]] = _product(layer, _after(model, layers, layer))
-    quantised = _replaced(model, made_of)
+        products[layer.node.output[0]] = _product(layer, _after(model, layers, layer))
+    quantised = _replaced(model, products)
     _share(quantised, onnx.load(bundle.folder / GRAPH, load_external_data=False), folder)
     return quantised
 
@@ -210,10 +210,10 @@ def _calibrated(
     watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     onnx.save(watched, path)
     session = bundle.session(path)
-    seen: list[list[Floats]] = [[] for _ in names]  # lowest, highest, mean of every column, request by request
+    extremes: list[list[Floats]] = [[] for _ in names]  # lowest, highest, mean of every column, request by request
     for inputs in tqdm(calibration, "calibrating", unit="request", delay=1, leave=False):
         feed = {node.name: inputs[node.name] for node in session.get_inputs()}
-        for of_layer, rows_BK in zip(seen, session.run(names, feed), strict=True):
+        for of_layer, rows_BK in zip(extremes, session.run(names, feed), strict=True):
             of_layer.append(np.stack([rows_BK.min(0), rows_BK.max(0), rows_BK.mean(0)]))
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
 
@@ -222,7 +222,7 @@ def _calibrated(
 
     made_by = {name: node for node in model.graph.node for name in node.output}
     layers = []
-    for number, (node, of_layer) in enumerate(zip(nodes, seen, strict=True)):
+    for number, (node, of_layer) in enumerate(zip(nodes, extremes, strict=True)):
         weight_KN = np.ascontiguousarray(values(node.input[1]).T)  # Gemm has transB
         before = made_by.get(node.input[0])
         low_K, high_K, mean_K = np.stack(of_layer).transpose(1, 0, 2)
@@ -256,15 +256,15 @@ def _product(layer: Layer, after: Layer | None) -> tuple[list[onnx.NodeProto], l
         "bias": ((layer.bias_N + shift_N) / out_N).astype(np.float32),
         "per_step": (1 / step_K).astype(np.float32),
     }
-    said = {key: f"{name}.int8.{key}" for key in tensors}
-    nodes, given = [], layer.node.input[0]
+    names = {key: f"{name}.int8.{key}" for key in tensors}
+    nodes, source = [], layer.node.input[0]
     if not layer.activated:
-        nodes.append(helper.make_node("Mul", [given, said["per_step"]], [f"{name}.int8.scaled"]))
-        given = f"{name}.int8.scaled"
-    nodes.append(helper.make_node("QuantizeLinear", [given, said["one"], said["zero"]], [f"{name}.int8.input"]))
-    factors = [f"{name}.int8.input", said["weight"], said["one"], said["step"], said["zero"], "", said["bias"]]
+        nodes.append(helper.make_node("Mul", [source, names["per_step"]], [f"{name}.int8.scaled"]))
+        source = f"{name}.int8.scaled"
+    nodes.append(helper.make_node("QuantizeLinear", [source, names["one"], names["zero"]], [f"{name}.int8.input"]))
+    factors = [f"{name}.int8.input", names["weight"], names["one"], names["step"], names["zero"], "", names["bias"]]
     nodes.append(helper.make_node("MatMulIntegerToFloat", factors, [name], domain=CONTRIB))
-    return nodes, [numpy_helper.from_array(np.asarray(value), said[key]) for key, value in tensors.items()]
+    return nodes, [numpy_helper.from_array(np.asarray(value), names[key]) for key, value in tensors.items()]
 
 
 def _after(model: onnx.ModelProto, layers: Sequence[Layer], layer: Layer) -> Layer | None:

@@ -26,7 +26,7 @@ OPSET = 20
 TOLERANCE = 1e-5
 
 
-class ExportError(Exception):
+class ExportError(ValueError):
     """A network that does not answer in onnxruntime as it does in torch; says for which shapes and by how much."""
 
 
@@ -116,14 +116,14 @@ def cases(bundle: Bundle, seed: int = 0) -> Iterator[dict[str, np.ndarray[Any, A
     for users in (1, 3):
         for candidates in (1, 2, 100, 1000):
             for share in (0, 1e-9, 0.5, 1):
-                made: dict[str, np.ndarray[Any, Any]] = {}
+                inputs: dict[str, np.ndarray[Any, Any]] = {}
                 for name, limit in bundle.limits.items():
                     if "T" not in axes(name) and limit.size:
                         lead = (users,) if axes(name) == ("U",) else (users, candidates)
                         rows = draw.integers(0, limit, (*lead, *limit.shape))
                         rows[draw.random(rows.shape) < 0.1] = UNKNOWN
                         rows[draw.random(rows.shape) < 0.05] = PAD
-                        made[name] = rows
+                        inputs[name] = rows
                 for suffix, length in lengths.items():
                     first = math.ceil(share * length)  # of the first user; the others have more
                     visible = np.minimum(np.arange(users) * length // 2 + first, length)
@@ -131,13 +131,13 @@ def cases(bundle: Bundle, seed: int = 0) -> Iterator[dict[str, np.ndarray[Any, A
                     padded = np.arange(slots) >= visible[:, None]
                     for name in (f"history{suffix}", f"gap{suffix}", f"action{suffix}"):
                         limit = bundle.limits[name]
-                        made[name] = draw.integers(1, limit, (users, slots, *limit.shape))  # rows from UNKNOWN on
-                        made[name][padded] = PAD
+                        inputs[name] = draw.integers(1, limit, (users, slots, *limit.shape))  # rows from UNKNOWN on
+                        inputs[name][padded] = PAD
                 for side, lead in (("user", (users,)), ("item", (users, candidates)), ("context", (users, candidates))):
                     count = sum(f.is_float for f in bundle.schema.side(side))
                     if count:
-                        made[f"{side}_numbers"] = draw.normal(size=(*lead, count)).astype(np.float32)
-                yield made
+                        inputs[f"{side}_numbers"] = draw.normal(size=(*lead, count)).astype(np.float32)
+                yield inputs
 
 
 def example_batch(data: Prepared) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ CHUNK = 1_000_000  # impressions encoded at once: bounds memory, not the result
 KEPT = ("watch_ms", "true_probability")  # columns of impressions that are no features, kept where the log has them
 
 
-def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | None = None) -> dict[str, Any]:
+def encode_tables(folder: Path, schema: Schema, dataset: DataSet, older: Encoder | None = None) -> dict[str, Any]:
     """Encodes `folder/tables` into `folder`: features.toml, vocab/, catalog/, encoded/, meta.json (returned)."""
     tables = folder / "tables"
     impressions = _impressions(tables / "impressions.parquet", schema)
@@ -41,10 +41,10 @@ def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | 
     items = Entities("item_id", schema.item_id.type, pl.read_parquet(tables / "items.parquet"), shown_or_clicked)
     user, item = users.rows(impressions["user_id"]), items.rows(impressions["item_id"])
     time = impressions["timestamp"].to_numpy()
-    split, between = _split(impressions, made.time_zone)
+    split, between = _split(impressions, dataset.time_zone)
     train = split == SPLITS.index("train")
     # What was merely drawn was not seen: were it counted, a rare item that is known would tell that it was drawn.
-    shown = train & (impressions["label"].to_numpy() > 0) if made.drawn_negatives else train
+    shown = train & (impressions["label"].to_numpy() > 0) if dataset.drawn_negatives else train
     clicks, seen_clicks = _behaviours(
         behaviours, history.actions, users, items.rows(behaviours["object_id"]), items.keys, user, time, train
     )
@@ -58,7 +58,7 @@ def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | 
             f.name: series_column(f, table_series(impressions, f.name, "impressions")) for f in schema.side("context")
         },
     }
-    seen = {
+    counts = {
         "user": np.bincount(user[shown], minlength=len(users)),
         "item": seen_items,
         "context": train.astype(np.int64),
@@ -67,11 +67,11 @@ def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | 
     for group in schema.groups:
         frame = others[group.object_type]
         distinct, row = _objects(frame, group)
-        found, seen_objects = _behaviours(frame, group.actions, users, row, distinct, user, time, train)
+        group_arrays, seen_objects = _behaviours(frame, group.actions, users, row, distinct, user, time, train)
         columns |= {group.object_type: {group.object_type: distinct}}
-        seen[group.object_type] = np.bincount(found["clicked"][seen_objects], minlength=len(distinct))
-        arrays |= {f"{group.object_type}_{name}": array for name, array in found.items()}
-    encoder = fit(schema, columns, seen, older)
+        counts[group.object_type] = np.bincount(group_arrays["clicked"][seen_objects], minlength=len(distinct))
+        arrays |= {f"{group.object_type}_{name}": array for name, array in group_arrays.items()}
+    encoder = fit(schema, columns, counts, older)
     for group in schema.groups:  # an object is known by its id alone, so that its table row can stand for it
         rows = encoder.rows([group.feature], columns[group.object_type], len(columns[group.object_type]))[:, 0]
         arrays[f"{group.object_type}_clicked"] = rows.astype(np.int32)[arrays[f"{group.object_type}_clicked"]]
@@ -107,11 +107,11 @@ def encode_tables(folder: Path, schema: Schema, made: DataSet, older: Encoder | 
     items.ids.to_frame("item_id").write_parquet(folder / "encoded" / "items.parquet")
 
     meta = {
-        "dataset": made.name,
-        "time_zone": made.time_zone,
-        "bad_lines": made.bad_lines,
-        "notes": list(made.notes),
-        "drawn_negatives": made.drawn_negatives,
+        "dataset": dataset.name,
+        "time_zone": dataset.time_zone,
+        "bad_lines": dataset.bad_lines,
+        "notes": list(dataset.notes),
+        "drawn_negatives": dataset.drawn_negatives,
         "impressions": {name: int((split == code).sum()) for code, name in enumerate(SPLITS)},
         "click_rate": float(arrays["label"][train].mean()),
         "split": between,
@@ -186,12 +186,12 @@ def _crosses(
     user: npt.NDArray[np.int32],
     item: npt.NDArray[np.int32],
 ) -> npt.NDArray[np.int32]:
-    made = []
+    pieces = []
     parts = {part for feature in encoder.schema.side("cross") for part in feature.of}
     for at in tqdm(range(0, len(user), CHUNK), "encoding", unit="M impressions", delay=1, leave=False):
         to = slice(at, at + CHUNK)
         chosen = {name: values[user[to]] for name, values in columns["user"].items() if name in parts}
         chosen |= {name: values[item[to]] for name, values in columns["item"].items() if name in parts}
         chosen |= {name: values[to] for name, values in columns["context"].items() if name in parts}
-        made.append(encoder.cross_rows(chosen, len(user[to])).astype(np.int32))
-    return np.concatenate(made)
+        pieces.append(encoder.cross_rows(chosen, len(user[to])).astype(np.int32))
+    return np.concatenate(pieces)

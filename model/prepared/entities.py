@@ -44,11 +44,11 @@ class Entities:
         return f"{self.name.removesuffix('_id')}s"
 
     def rows(self, ids: pl.Series) -> npt.NDArray[np.int32]:
-        wanted = self._cast(ids).to_frame(self.name)
-        found: npt.NDArray[Any] = wanted.join(self._numbered, on=self.name, how="left", maintain_order="left")[
+        frame = self._cast(ids).to_frame(self.name)
+        row: npt.NDArray[Any] = frame.join(self._numbered, on=self.name, how="left", maintain_order="left")[
             "row"
         ].to_numpy()
-        return found.astype(np.int32)
+        return row.astype(np.int32)
 
     def column(self, feature: Feature) -> Column:
         if feature.name in (ITEM_ID, USER_ID):
@@ -71,8 +71,8 @@ def series_column(feature: Feature, series: pl.Series) -> Column:
         codes = series.to_frame("v").join(
             pl.DataFrame({"v": distinct, "code": np.arange(len(distinct))}), on="v", how="left", maintain_order="left"
         )["code"]
-        made = feature.column([*distinct.to_list(), None])
-        return np.take(made, codes.fill_null(len(distinct)).to_numpy())
+        values = feature.column([*distinct.to_list(), None])
+        return np.take(values, codes.fill_null(len(distinct)).to_numpy())
     except BadValue as error:
         raise PrepareError(f"column {feature.name}: {error}") from None
 

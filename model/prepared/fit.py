@@ -34,11 +34,11 @@ def fit(
         side = feature.name if feature.side == "object" else feature.side
         values, weight = columns[side][feature.name], seen[side]
         if feature.has_vocabulary:
-            found = _frequent(values, weight, feature.min_count)
+            frequent = _frequent(values, weight, feature.min_count)
             if older:
-                vocabularies[feature.name] = older.vocabularies[feature.name].grown(found)
+                vocabularies[feature.name] = older.vocabularies[feature.name].grown(frequent)
             else:
-                vocabularies[feature.name] = Vocabulary.build(found, FIRST + np.arange(len(found)))
+                vocabularies[feature.name] = Vocabulary.build(frequent, FIRST + np.arange(len(frequent)))
             rows[feature.name] = FIRST + len(vocabularies[feature.name].table.items()[0])
         elif older and feature.is_float:
             numbers[feature.name] = older.statistics.numbers[feature.name]
@@ -53,9 +53,9 @@ def fit(
 def _frequent(values: Keys, weight: Counts, min_count: int) -> Keys:
     """Keys seen at least `min_count` times, the most frequent first: what is looked up most lies together."""
     weight = np.repeat(weight, values.size // max(1, len(values)))
-    found, inverse = np.unique(values.reshape(-1), return_inverse=True)
-    count = np.bincount(inverse, weights=weight, minlength=len(found))
-    kept = (count >= min_count) & (found != MISSING) & (found != ABSENT)
-    found, count = found[kept], count[kept]
-    ordered: Keys = found[np.lexsort((found, -count))]
+    distinct, inverse = np.unique(values.reshape(-1), return_inverse=True)
+    count = np.bincount(inverse, weights=weight, minlength=len(distinct))
+    kept = (count >= min_count) & (distinct != MISSING) & (distinct != ABSENT)
+    distinct, count = distinct[kept], count[kept]
+    ordered: Keys = distinct[np.lexsort((distinct, -count))]
     return ordered

@@ -56,9 +56,9 @@ class Prepared:
 
     def seen_by(self, schema: Schema) -> "Prepared":
         """The same rows with the widths and history lengths of another schema."""
-        made = copy(self)
-        made.schema = schema
-        return made
+        other = copy(self)
+        other.schema = schema
+        return other
 
     @cached_property
     def _sequence(self) -> npt.NDArray[np.int32]:
@@ -69,10 +69,10 @@ class Prepared:
     @property
     def fingerprint(self) -> str:
         """What the encoding and the rows were when they were prepared; differs when the data is prepared otherwise."""
-        made = hashlib.sha256((self.folder / "features.toml").read_bytes() + (self.folder / "meta.json").read_bytes())
+        digest = hashlib.sha256((self.folder / "features.toml").read_bytes() + (self.folder / "meta.json").read_bytes())
         for path in sorted((self.folder / "vocab").iterdir()):
-            made.update(path.read_bytes())
-        return made.hexdigest()
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     def of_split(self, split: str) -> npt.NDArray[np.int64]:
         """Impressions of a split, in time order."""

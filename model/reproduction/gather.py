@@ -173,12 +173,12 @@ def _judged(own: Contestant, to: Contestant | None, floor: Contestant) -> dict[s
 
 
 def _figures(own: Contestant) -> dict[str, Any]:
-    found = own.interval
+    mean_auc = own.interval
     return {
         "auc": own.aucs,
-        "auc_mean": found.mean,
+        "auc_mean": mean_auc.mean,
         "auc_sd": float(np.std(own.aucs, ddof=1)) if len(own.aucs) > 1 else None,
-        "ci95": [found.low, found.high],
+        "ci95": [mean_auc.low, mean_auc.high],
     }
 
 
@@ -253,13 +253,13 @@ def _against(
     variants: Sequence[Variant], contestants: Mapping[str, Contestant], peers: Sequence[str]
 ) -> list[dict[str, Any]]:
     """By how much each network is above another library's of the same name, which is the last word of the peer's."""
-    made = []
+    differences = []
     for peer in peers:
         ours = standard(peer.rpartition(" ")[2].lower(), variants)
         if ours and ours.label in contestants:
             above = contestants[ours.label].above(contestants[peer])
-            made.append({"ours": ours.label, "theirs": peer, **asdict(above)})
-    return made
+            differences.append({"ours": ours.label, "theirs": peer, **asdict(above)})
+    return differences
 
 
 def _data(exam: Exam) -> dict[str, Any]:

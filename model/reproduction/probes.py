@@ -34,13 +34,13 @@ def behaviours_before(data: Prepared, rows: Rows) -> npt.NDArray[np.int64]:
 def auc_by_history(data: Prepared, rows: Rows, score: Floats) -> list[float | None]:
     """AUC of the impressions (n,) in each of HISTORY_BINS; None below FEWEST clicks or FEWEST impressions without."""
     before, label = behaviours_before(data, rows), data.label[rows]
-    found: list[float | None] = []
+    aucs: list[float | None] = []
     for low, high in HISTORY_BINS:
         chosen = (before >= low) & (before <= (before.max(initial=0) if high is None else high))
         clicks = int(label[chosen].sum())
         enough = min(clicks, int(chosen.sum()) - clicks) >= FEWEST
-        found.append(auc(label[chosen], score[chosen]) if enough else None)
-    return found
+        aucs.append(auc(label[chosen], score[chosen]) if enough else None)
+    return aucs
 
 
 def attention_by_recency(network: RankingNetwork, data: Prepared, rows: Rows) -> dict[str, Any] | None:

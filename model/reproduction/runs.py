@@ -22,18 +22,16 @@ import onnxruntime
 import torch
 from tqdm import tqdm
 
-from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.evaluation.measure import score_rows
 from model.files import write_json
 from model.graph.publish import publish
-from model.graph.write import ExportError
 from model.prepared.loader import Prepared
 from model.reproduction import probes
 from model.reproduction.gather import Finished
 from model.reproduction.variants import Variant
 from model.training.recipe import Recipe, RecipeError
-from model.training.run import Run, TrainingError
+from model.training.run import Run
 
 RUNS, RESULT, SCORES, CHECKPOINT = "runs", "result.json", "scores.npy", "checkpoint.pt"
 
@@ -58,13 +56,13 @@ class Task:
 
         Versions of libraries are not part of it: the result notes them, and the report says where they differ.
         """
-        made = {"network": self.variant.network, "seed": self.seed, "recipe": asdict(self.recipe), "data": self.data}
-        return dict(json.loads(json.dumps(made)))
+        facts = {"network": self.variant.network, "seed": self.seed, "recipe": asdict(self.recipe), "data": self.data}
+        return dict(json.loads(json.dumps(facts)))
 
     def done(self) -> Finished | None:
         """The run, where it is done and was made by the same recipe on the same data. A failed one is not done."""
-        found = read(self.folder, self.variant)
-        return found if found and found.scores is not None and found.result["identity"] == self.identity else None
+        run = read(self.folder, self.variant)
+        return run if run and run.scores is not None and run.result["identity"] == self.identity else None
 
 
 def read(folder: Path, variant: Variant) -> Finished | None:
@@ -90,7 +88,7 @@ def train(task: Task, data: Prepared) -> Finished:
         bundle, figures = publish(run, task.folder / "bundles")
         scores = score_rows(Bundle.open(bundle), data, rows)
         np.save(task.folder / SCORES, scores)
-        told = json.loads((bundle / "report.json").read_text())
+        report = json.loads((bundle / "report.json").read_text())
         result |= {
             "bundle": str(bundle.relative_to(task.folder.resolve())),
             "figures": figures,
@@ -98,11 +96,11 @@ def train(task: Task, data: Prepared) -> Finished:
             "trained_on": run.trained_on,
             "curve": _curve(run),
             "attention": probes.attention_by_recency(run.network.eval(), run.data, rows),
-            "rows_per_s": told["rows_per_s"],
-            "parameters": told["network"]["parameters"],
+            "rows_per_s": report["rows_per_s"],
+            "parameters": report["network"]["parameters"],
             "seconds": run.progress["seconds"],
         }
-    except (ValueError, RuntimeError, TrainingError, ExportError, BundleError) as error:  # the other runs go on
+    except (ValueError, RuntimeError) as error:  # the other runs go on
         result["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         scores = None
     result |= {"versions": versions(), "machine": machine(), "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}

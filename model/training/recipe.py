@@ -118,8 +118,8 @@ def adapted(schema: Schema, recipe: Recipe) -> Schema:
     return replace(schema, features=features, history=replace(schema.history, **recipe.history))
 
 
-def choose_recipe(network: str, dataset: str, given: Path | None) -> list[Path]:
-    """The files to use: the one given, else those made for the data set and for this pair; none: the defaults."""
-    if given:
-        return [given]
+def choose_recipe(network: str, dataset: str, named: Path | None) -> list[Path]:
+    """The files to use: the one named, else those made for the data set and for this pair; none: the defaults."""
+    if named:
+        return [named]
     return [path for path in (RECIPES / f"{dataset}.toml", RECIPES / f"{network}_{dataset}.toml") if path.exists()]

@@ -37,7 +37,7 @@ from model.training.warm import check_rows_stayed, take_over
 Rows = np.ndarray[Any, Any]  # impressions
 
 
-class TrainingError(Exception):
+class TrainingError(ValueError):
     """Training that cannot go on; says at which batch, and what is left of it."""
 
 

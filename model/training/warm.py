@@ -44,8 +44,8 @@ def take_over(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in own.items():
         older = weights.get(name)
         if older is None or older.shape[1:] != tensor.shape[1:] or len(older.shape) != len(tensor.shape):
-            given = "nothing" if older is None else tuple(older.shape)
-            raise RecipeError(f"--warm has {given} for {name} {tuple(tensor.shape)}: made by another network or recipe")
+            shape = "nothing" if older is None else tuple(older.shape)
+            raise RecipeError(f"--warm has {shape} for {name} {tuple(tensor.shape)}: made by another network or recipe")
         if older.shape[:1] > tensor.shape[:1]:
             raise RecipeError(
                 f"--warm knows {len(older)} rows of {name}, the data {len(tensor)}: prepare it with --grow"
