@@ -348,7 +348,7 @@ def counted(service: Service, sample: str) -> float:
 
 def test_new_items_and_changed_features_reach_a_running_service_and_broken_files_do_not(demo: Path) -> None:
     workers = 2
-    settings = {"bundle": str(demo), "workers": str(workers), "catalog_poll_s": "0.05"}
+    settings = {"bundle": str(demo), "workers": str(workers), "catalog_poll_s": "0.05", "history_timeout_ms": "5000"}
 
     def reloads(service: Service, outcome: str) -> float:
         return counted(service, f'ranker_catalog_reloads_total{{outcome="{outcome}"}}')
