@@ -291,10 +291,11 @@ def test_metrics_tell_what_happened_without_naming_anybody(small_bundle: Bundle,
     }
     for route, outcome, count in (("/rank", "ok", 3), ("/rank", "refused", 1), ("unmatched", "refused", 1)):
         assert requests(text, route, outcome) == count
-    assert values["ranker_candidates_sum",] == 12 and values["ranker_unknown_items_total",] == 3
-    assert values["ranker_cold_users_total",] == 3 and values["ranker_history_length_count",] == 3
+    of_model = [("model", small_bundle.name), ("variant", ""), ("version", small_bundle.version)]
+    assert values["ranker_candidates_sum", *of_model] == 12 and values["ranker_unknown_items_total", *of_model] == 3
+    assert values["ranker_cold_users_total", *of_model] == 3 and values["ranker_history_length_count", *of_model] == 3
     for stage in ("parse", "history", "queue", "encode", "score", "sort", "serialise"):
-        assert values["ranker_stage_duration_seconds_count", ("stage", stage)] >= 3
+        assert values["ranker_stage_duration_seconds_count", *sorted([*of_model, ("stage", stage)])] >= 3
     labels = [("outcome", "ok"), ("quantile", "0.99"), ("route", "/rank"), ("stage", "total")]
     p99 = values[("ranker_response_time_seconds", *labels)]
     assert not math.isnan(p99) and 0 < p99 < 60
