@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--grow", type=Path, help="bundle or prepared data whose rows stay, new ids after them: for model.train --warm"
     )
-    parser.add_argument("--impressions", type=int, help="simulated: how many (default: %(default)s)")
+    parser.add_argument("--impressions", type=int, help=f"simulated: how many (default: {Options().impressions})")
     parser.add_argument("--seed", type=int, help="of the simulated world and its log; taobao, amazon: of the negatives")
     parser.add_argument(
         "--ties",
@@ -78,10 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="amazon: of one day's reviews a history holds none, or those earlier in the file, as in the papers",
     )
     parser.add_argument("--skip-bad", type=int, metavar="N", help="malformed lines to pass over before stopping")
-    defaults = asdict(Options())
-    parser.set_defaults(**defaults)
     arguments = parser.parse_args(argv)
-    named = {name: value for name in defaults if (value := getattr(arguments, name)) != defaults[name]}
+    named = {name: value for name in asdict(Options()) if (value := getattr(arguments, name)) is not None}
     try:
         options = datasets.options(arguments.dataset, arguments.raw, named)
     except OptionError as error:

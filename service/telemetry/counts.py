@@ -117,13 +117,12 @@ class Metrics:
         the route does not have.
         """
         series = self._series.get(route, self._series[UNMATCHED])[outcome]
-        times = [(series[stage], seconds) for stage, seconds in stages_s.items()]
-        times.append((series[TOTAL], total_s))
+        times_s = {**stages_s, TOTAL: total_s}
         now_s = self._clock()
         with self._lock:
             row = self._row_of[slot]
             self._used_s[row] = now_s
-            self._times.add(times, now_s, row)
+            self._times.add(series, times_s, now_s, row)
 
     def add(self, name: str, n: int = 1, *, slot: int | None = None, **labels: str) -> None:
         """Counts `n` more in a family; by the model in `slot`, if by any. KeyError names what is unknown."""

@@ -15,7 +15,7 @@ import mmap
 import os
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,8 +154,8 @@ class TimesWriter:
         self._cells: Any = cells_RC.reshape(-1).data
         self._wiped = np.zeros(self._buckets, np.uint32).data
 
-    def add(self, times: Iterable[tuple[Series, float]], now_s: float, row: int) -> None:
-        """Series and seconds of some times that end at `now_s` (CLOCK_MONOTONIC, which all workers of a machine share).
+    def add(self, series: Mapping[str, Series], times_s: Mapping[str, float], now_s: float, row: int) -> None:
+        """Times by series' names, in seconds, that end at `now_s` (CLOCK_MONOTONIC, which a machine's workers share).
 
         Together, since a request is eight: what they have in common is looked up once.
         """
@@ -163,7 +163,8 @@ class TimesWriter:
         epoch = int(now_s // SLICE_S)
         newest = epoch % SLICES * self._series
         row_start = row * self._width
-        for (number, first, at), seconds in times:
+        for name, seconds in times_s.items():
+            number, first, at = series[name]
             bucket = bisect_left(edges, seconds)
             number += newest
             start = number * buckets

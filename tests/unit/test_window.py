@@ -34,7 +34,7 @@ class Worker:
         self._writer = TimesWriter(self.file.record["window"], EDGES, self.file.record["cells"])
 
     def add(self, seconds: float, now_s: float, series: int = 0, row: int = 0) -> None:
-        self._writer.add([(SERIES[series], seconds)], now_s, row)
+        self._writer.add({"": SERIES[series]}, {"": seconds}, now_s, row)
 
     def recent(self, now_s: float) -> np.ndarray:
         return merge([record["window"] for record in self.file.everyone()], now_s)
