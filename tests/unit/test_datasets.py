@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from model import datasets
+from model import datasets, prepare
 from model.datasets import kuairand, lines, parquet
 from model.datasets.lines import DAY, FLAG, INT, INTS, MILLISECONDS, TEXT, Column
 from model.datasets.tables import TABLES, BadLines, DataError, DataSet, MalformedLine, Options
@@ -447,3 +447,14 @@ def test_a_meta_json_without_a_known_time_zone_is_refused(tmp_path, meta):
 
     with pytest.raises(DataError, match="meta.json: .*another IANA name is allowed"):
         canonical(parquet, raw, tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [str(Options().impressions), "5"])
+def test_an_option_of_another_data_set_is_refused_whatever_its_value(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "amazon", "--raw", str(tmp_path), "--out", str(tmp_path / "out"), "--impressions", value]
+    with pytest.raises(SystemExit) as ended:
+        prepare.main(arguments)
+    assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    assert "data set amazon: unknown impressions; allowed: skip_bad, seed, ties" in capsys.readouterr().err
