@@ -111,10 +111,10 @@ def parse(body: bytes, max_candidates: int) -> RankRequest:
     return request
 
 
-def parse_batch(body: bytes, max_candidates: int, max_in_all: int) -> list[RankRequest | RankerError]:
-    """The requests in a body, a JSON list: each, or what is wrong with it.
+def parse_batch(body: bytes, max_candidates: int) -> tuple[list[RankRequest | RankerError], int]:
+    """The requests in a body, a JSON list: each, or what is wrong with it; and how many candidates all have together.
 
-    Raises MalformedBody, InvalidRequest, and TooManyCandidates where all together have more than `max_in_all`.
+    Raises MalformedBody, InvalidRequest.
     """
     try:
         elements = from_json(body, allow_inf_nan=False)
@@ -134,9 +134,7 @@ def parse_batch(body: bytes, max_candidates: int, max_in_all: int) -> list[RankR
             requests.append(_refusal(error))
         except TooManyCandidates as error:
             requests.append(error)
-    if in_all > max_in_all:
-        raise TooManyCandidates(f"{in_all} candidates in all, at most {max_in_all}")
-    return requests
+    return requests, in_all
 
 
 def _check_size(request: RankRequest, max_candidates: int) -> None:

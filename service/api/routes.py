@@ -17,7 +17,7 @@ from model.bundle.reading import Bundle
 from service.api.answers import call_of, error_response, json_response, ranked_body, timings_ms
 from service.api.endpoint import Endpoint, Ids, Parts
 from service.call import Call
-from service.errors import OF_STATUS, BodyTooLarge, InvalidRequest, RankerError, error_body
+from service.errors import OF_STATUS, BodyTooLarge, InvalidRequest, RankerError, TooManyCandidates, error_body
 from service.rank import Ranked, rank, rank_many
 from service.telemetry.families import STAGES
 from service.wire import ErrorResponse, RankResponse, parse, parse_batch
@@ -43,9 +43,10 @@ async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
 
 async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Response:
     served, settings = parts.live.take(call), parts.settings
-    body = await _body(request, settings.max_body_bytes)
-    rankings = parse_batch(body, settings.max_candidates, settings.max_batch_candidates)
+    rankings, in_all = parse_batch(await _body(request, settings.max_body_bytes), settings.max_candidates)
     parts.metrics.size("ranker_batch_requests", len(rankings))
+    if in_all > settings.max_batch_candidates:
+        raise TooManyCandidates(f"{in_all} candidates in all, at most {settings.max_batch_candidates}")
     call.stages["parse"] = time.perf_counter() - call.begun
 
     answers = await rank_many(call, rankings, time.time_ns() // 1_000_000, parts.history, served)

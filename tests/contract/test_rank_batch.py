@@ -112,3 +112,19 @@ def test_a_store_that_does_not_answer_degrades_all_of_them_and_is_waited_for_onc
     assert degraded == {small_bundle.version: 9}
     counted = {(s.labels["route"], s.labels["outcome"]): s.value for s in families["ranker_requests"].samples}
     assert counted["/rank/batch", "degraded"] == 1
+
+
+def test_a_batch_that_is_refused_for_its_size_is_told_in_the_metrics_too(small_bundle: Bundle, valkey_url: str) -> None:
+    async def go() -> str:
+        async with client_of(small_bundle, valkey_url, max_batch_candidates=4) as client:
+            too_many = [{"user_id": f"u{n}", "candidates": ["a", "b"]} for n in range(3)]
+            assert (await client.post("/rank/batch", json=too_many)).status_code == 422
+            return str((await client.get("/metrics")).text)
+
+    families = {family.name: family for family in text_string_to_metric_families(run(go()))}
+    sizes = {
+        sample.name: sample.value for sample in families["ranker_batch_requests"].samples if "le" not in sample.labels
+    }
+    assert sizes == {"ranker_batch_requests_count": 1, "ranker_batch_requests_sum": 3}
+    (shed,) = (s.value for s in families["ranker_shed"].samples if s.labels == {"reason": "too_many_candidates"})
+    assert shed == 1
