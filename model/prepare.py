@@ -78,6 +78,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="amazon: of one day's reviews a history holds none, or those earlier in the file, as in the papers",
     )
     parser.add_argument("--skip-bad", type=int, metavar="N", help="malformed lines to pass over before stopping")
+    parser.add_argument(
+        "--map",
+        action="append",
+        metavar="TABLE.COLUMN=NAME",
+        help="parquet: a column under another name, impressions.ts=timestamp; may be given several times",
+    )
+    parser.add_argument(
+        "--behaviours-from",
+        choices=("tables", "impressions"),
+        help="parquet: impressions: every clicked impression is a behaviour, and no table of them is needed",
+    )
+    parser.add_argument(
+        "--negatives", type=int, metavar="N", help="parquet: draw N for each of a log of positives alone"
+    )
+    parser.add_argument("--memory", type=float, dest="memory_gib", metavar="GIB", help="that preparing may take (4)")
+    parser.add_argument("--processes", type=int, help="that encode (default: one a core)")
+    parser.add_argument("--parts", type=int, help="of the users, encoded one after another (default: as memory asks)")
     arguments = parser.parse_args(argv)
     named = {name: value for name in asdict(Options()) if (value := getattr(arguments, name)) is not None}
     try:

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from model.datasets.tables import COMMON, Options
 from model.datasets.tables import DataError as DataError  # for whoever calls a data set
-from model.datasets.tables import Options
 from model.options import OptionError, refuse_unknown
 
 MODULES = {
@@ -36,7 +36,7 @@ def load(name: str) -> ModuleType:
 
 def options(name: str, raw: Path | None, values: Mapping[str, Any]) -> Options:
     """The options of a data set, whose log is in the folder `raw`. Raises OptionError for those that it has not."""
-    refuse_unknown(values, ("skip_bad", "seed", *getattr(load(name), "OPTIONS", ())), f"data set {name}")
+    refuse_unknown(values, (*COMMON, *getattr(load(name), "OPTIONS", ())), f"data set {name}")
     if (raw is None) != (name == "simulated"):
         raise OptionError(f"data set {name}: --raw names the log of every data set but simulated, which has none")
     if raw is not None and not raw.is_dir():

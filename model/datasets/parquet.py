@@ -29,6 +29,7 @@ from model.datasets.tables import (
 from model.features.behaviour import EARLIEST_MS, LATEST_MS
 
 NAME = "parquet"
+OPTIONS = ("map", "behaviours_from", "negatives")
 
 IDS, TEXT, INTEGER, NUMBER, SWITCH = "integers or strings", "strings", "integers", "numbers", "integers or booleans"
 

@@ -18,7 +18,7 @@ from typing import Literal
 import polars as pl
 
 from model.features.behaviour import EARLIEST_MS, LATEST_MS
-from model.options import Count, Natural, check
+from model.options import Count, Natural, Positive, check
 
 TABLES = ("behaviours", "impressions", "items", "users")
 TRAIN, VALIDATION, TEST = range(3)  # of the column `split`, in the order of model/prepared/splits.py's SPLITS
@@ -54,14 +54,23 @@ class BadLines:
         self.count += 1
 
 
+COMMON = ("skip_bad", "seed", "memory_gib", "processes", "parts")
+
+
 @dataclass(frozen=True)
 class Options:
-    """`skip_bad` and `seed` are for all; a data set names the others that it has in its `OPTIONS`."""
+    """COMMON are for all data sets; a data set names the others that it has in its `OPTIONS`."""
 
     skip_bad: Natural = 0  # malformed lines that are passed over, in all files of the data set together
     seed: Natural = 1  # of the simulator's world and log, and of the negatives that are drawn
     impressions: Count = 1_000_000  # of the simulator's log
     ties: Literal["strict", "published"] = "strict"  # amazon: of one day's reviews, none or the file's earlier ones
+    map: tuple[str, ...] = ()  # parquet: columns under other names: impressions.ts=timestamp
+    behaviours_from: Literal["tables", "impressions"] = "tables"  # parquet: or every clicked impression is a behaviour
+    negatives: Natural = 0  # parquet: of a log of positives alone, so many are drawn for each
+    memory_gib: Positive = 4.0  # that reading and encoding may take; more is spilled to the disk
+    processes: Natural = 0  # that encode; 0: one a core
+    parts: Natural = 0  # of the users, encoded one after another by each process; 0: as memory asks
 
     def __post_init__(self) -> None:
         check(self, "options of the data set")

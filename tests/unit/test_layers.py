@@ -13,21 +13,23 @@ ROOT = Path(__file__).parents[2]
 # A folder, or a verb beside it -> what it may import of the project; what lies within one folder imports each other
 # freely, but never in a circle. The longest prefix counts.
 OPTIONS = {"model.options"}  # a leaf: what an option may be
+ENGINE = {"model.engine"}  # a leaf: DuckDB within its limits
 FILES_ALONE = {"model.files"}  # a leaf: it writes beside and renames
 FEATURES = {"model.features"}
-ENCODED = FEATURES | FILES_ALONE | OPTIONS | {"model.datasets"}  # what there is before a network
+ENCODED = FEATURES | FILES_ALONE | OPTIONS | ENGINE | {"model.datasets"}  # what there is before a network
 SERVED = FEATURES | {"model.bundle"}  # all of model/ that the service knows
 LEARNT = SERVED | FILES_ALONE | OPTIONS | {"model.prepared", "model.evaluation", "model.networks"}
 TRAINED = LEARNT | {"model.training", "model.graph"}
 ARROWS = {
     "model": set(),  # its __init__, and whatever has no arrow yet
+    "model.engine": set(),
     "model.files": set(),
     "model.pages": set(),
     "model.options": set(),
     "model.features": FILES_ALONE,
     "model.bundle": FEATURES | FILES_ALONE,
     "model.networks": FEATURES | OPTIONS,
-    "model.datasets": FEATURES | OPTIONS,
+    "model.datasets": FEATURES | OPTIONS | ENGINE | FILES_ALONE,
     "model.prepared": ENCODED,
     "model.evaluation": SERVED | {"model.prepared"},
     "model.training": LEARNT,

@@ -1,0 +1,54 @@
+"""DuckDB, as every reader and count of tables uses it: in streams, within a memory limit, spilling to a folder.
+
+What is asked of it is SQL whose clauses other engines have too, so that a later release can run it on Spark.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+
+SHARE = 0.5  # of the memory that a command may take: the rest is for numpy, and for what DuckDB does not count
+
+
+@contextmanager
+def engine(spill: Path, memory_gib: float, threads: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection whose tables are gone on leaving; what its memory does not hold lies in `spill` meanwhile.
+
+    Times are UTC. `threads` None: as many as this process may use. Nothing is fetched from the network.
+    """
+    with TemporaryDirectory(dir=spill, prefix=".spilled-") as folder:
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{max(1, int(memory_gib * SHARE * 1024))}MiB",
+            "temp_directory": folder,
+            "threads": threads or cores(),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "enable_progress_bar": False,
+        }
+        with duckdb.connect(config=settings) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            yield connection
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def quoted(name: str) -> str:
+    """A column's name as SQL has it, whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as SQL has it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def first_line(error: Exception) -> str:
+    """What DuckDB says is wrong, without its hints."""
+    return str(error).partition("\n")[0]
