@@ -21,7 +21,8 @@ from model.features.schema import Schema
 from model.files import write_json
 from model.prepared.entities import PrepareError
 from model.prepared.fit import fit
-from model.prepared.numbered import KEPT, Behaviours, Log
+from model.prepared.numbered import Behaviours, Log
+from model.prepared.order import KEPT
 from model.prepared.slices import Plan, encode_slices, save_columns
 from model.prepared.splits import SPLITS, Split, by_day, by_tenths
 from model.prepared.summary import refuse_other_actions, summarised
@@ -39,7 +40,7 @@ def encode_tables(
     """
     how = how or Options()
     encoded = folder / "encoded"
-    encoded.mkdir()
+    encoded.mkdir(exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".work-") as place:
         work = Path(place)
         with engine(work, how.memory_gib) as connection:
@@ -67,7 +68,7 @@ def encode_tables(
 
         (folder / "features.toml").write_text(tomli_w.dumps(schema.as_dict()))
         encoder.save(folder / "vocab")
-        (folder / "catalog").mkdir()
+        (folder / "catalog").mkdir(exist_ok=True)
         Catalog.build(schema, items.keys, _of(columns, schema.side("item"))).save(folder / "catalog" / FILE)
         for side, entities in (("user", users), ("item", items)):
             features = schema.side(side)  # type: ignore[arg-type]  # mypy widens the tuple's literals to str

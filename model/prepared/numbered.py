@@ -3,8 +3,8 @@
 SQL on the engine does what grows with the log: distinct ids, joins, sorts, counts. What comes out are Parquet files of
 numbers in the folder `work`, which slices.py encodes without knowing any id.
 
-Everything is in an order that the rows alone decide, never the files: users and items by id, impressions by time, user,
-item, label and context. So the prepared data are the same bytes however the log was cut into files.
+Everything is in an order that the rows alone decide, never the files: users and items by id, impressions as order.py
+says. So the prepared data are the same bytes however the log was cut into files.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ from model.features.ids import IdType, Keys
 from model.features.kinds import Column, Feature
 from model.features.schema import Group, History, Schema
 from model.prepared.entities import Entities, PrepareError, series_column
+from model.prepared.order import KEPT
 
-KEPT = ("watch_ms", "true_probability")  # columns of impressions that are no features, kept where the log has them
 Counts = npt.NDArray[np.int64]
 
 
@@ -261,7 +261,7 @@ class Log:
             own, objects = self._id("behaviours", "object_id", self.schema.item_id.type, where), "item_ids"
             keys = self.items.keys
         acted = " ".join(f"WHEN {literal(action)} THEN {code}" for code, action in enumerate(group.actions, 1))
-        path = self.work / f"behaviours-{named}.parquet"
+        path = self.work / f"behaviours-{self.groups.index(group)}.parquet"
         self.write(
             "SELECT CAST(u.row AS INTEGER) AS user, CAST(o.row AS INTEGER) AS object, time, acted FROM "
             f"(SELECT DISTINCT {user} AS own_user, {own} AS own, timestamp AS time, "
