@@ -100,22 +100,17 @@ def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
     bad = BadLines(options.skip_bad)
     with TemporaryDirectory(dir=out, prefix="parts-") as folder:
         parts = Path(folder)
-        milliseconds = pl.col(keys.time) * (1000 if keys.unit is SECONDS else 1)
-        reviews = _read(reviews_file, keys.columns, bad, parts / "reviews")
-        reviews = reviews.select(user_id=keys.user, item_id=keys.item, timestamp=milliseconds).collect()
-        once = reviews.unique(maintain_order=True)
-        log = by_user(once, pl.lit(1))
+        log, notes = _log(_read(reviews_file, keys.columns, bad, parts / "reviews"), keys)
         if not (log["split"] == TRAIN).any():
             raise DataError(f"{reviews_file}: no user has three reviews, so there is nothing to train on")
         meta = _described(_read(meta_file, meta_keys.columns, bad, parts / "meta"), meta_keys)
-        items = log.lazy().select("item_id").unique().sort("item_id")
-        items = items.join(meta, on="item_id", how="left", maintain_order="left").collect()
-        notes = coverage(items["item_id"], meta.select("item_id").collect().to_series(), meta_file)
+        reviewed = log.lazy().select("item_id").unique().sort("item_id")
+        items = reviewed.join(meta, on="item_id", how="left", maintain_order="left").collect()
+        covered = coverage(items["item_id"], meta.select("item_id").collect().to_series(), meta_file)
+    notes += covered
     without = items["category_id"].null_count()
-    if len(items) - without < TOLD_BELOW * len(items) and not notes:
+    if not covered and len(items) - without < TOLD_BELOW * len(items):
         notes.append(f"{without} of {len(items)} items have no category: {meta_keys.categories} is empty for them")
-    if len(once) < len(reviews):
-        notes.append(f"{len(reviews) - len(once)} reviews repeat an earlier one and were left out")
     if options.ties == "published":
         place = pl.int_range(pl.len()).over("user_id", "timestamp")
         log = log.with_columns(pl.col("timestamp") + place)  # ms: as much as fits between two days
@@ -139,9 +134,9 @@ def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
 def _files(raw: Path) -> tuple[Path, Path]:
     reviews = sorted(p for p in raw.iterdir() if p.name.endswith(REVIEW_ENDS) and not p.name.startswith("meta_"))
     if len(reviews) != 1:
-        names = ", ".join(path.name for path in reviews) or "none"
+        there = ", ".join(path.name for path in reviews) or "none"
         raise DataError(
-            f"{raw} holds {names} of reviews_*_5.json[.gz] (2014), *_5.json[.gz] (2018), *.jsonl[.gz] and *.csv[.gz] "
+            f"{raw} holds {there} of reviews_*_5.json[.gz] (2014), *_5.json[.gz] (2018), *.jsonl[.gz] and *.csv[.gz] "
             f"(2023); exactly one is allowed{unpack_first(raw)}"
         )
     kind = reviews[0].name.removeprefix("reviews_").removesuffix(".gz").rsplit(".", 1)[0].removesuffix("_5")
@@ -185,6 +180,16 @@ def _read(file: Path, columns: Mapping[str, Column], bad: BadLines, folder: Path
     for chunk in read(file, columns, bad) if ".csv" in file.suffixes else read_objects(file, columns, bad):
         parts.add(chunk)
     return parts.scan()
+
+
+def _log(reviews: pl.LazyFrame, keys: Reviews) -> tuple[pl.DataFrame, list[str]]:
+    """user_id, item_id, timestamp (ms) and split, sorted by user and time; and the notes."""
+    milliseconds = pl.col(keys.time) * (1000 if keys.unit is SECONDS else 1)
+    log = reviews.select(user_id=keys.user, item_id=keys.item, timestamp=milliseconds).collect()
+    once = log.unique(maintain_order=True)
+    repeated = len(log) - len(once)
+    notes = [f"{repeated} reviews repeat an earlier one and were left out"] if repeated else []
+    return by_user(once, pl.lit(1)), notes
 
 
 def _described(meta: pl.LazyFrame, keys: Meta) -> pl.LazyFrame:

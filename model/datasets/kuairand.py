@@ -110,8 +110,8 @@ def _files(raw: Path) -> tuple[list[Path], Path, Path]:
             f"{raw} holds {len(logs)} of log_standard_*_{version}.csv[.gz] and {len(videos)} of "
             f"video_features_basic_{version}.csv[.gz]; at least one, and exactly one, are needed"
         )
-    names = {path.name for path in logs}
-    twice = sorted(name for name in names if f"{name}.gz" in names)
+    there = {path.name for path in logs}
+    twice = sorted(name for name in there if f"{name}.gz" in there)
     if twice:
         raise DataError(f"{raw} holds {twice[0]} and {twice[0]}.gz; one of them is allowed")
     return logs, users[0], videos[0]

@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -116,7 +117,7 @@ def _log(file: Path, bad: BadLines, folder: Path) -> tuple[pl.LazyFrame, list[st
     """The events of the nine days with their `day` from 0 and times in milliseconds, and what is to be told."""
     names, form = _form(file)
     parts, rows, inside = Parts(folder), 0, dict.fromkeys(UNITS, 0)
-    earliest, latest = 2**63 - 1, -(2**63)
+    times: list[Any] = []  # the earliest and the latest of each chunk
     columns = {names[name]: column for name, column in LOG.items()}
     days = {unit: (pl.col("timestamp") - FIRST_S * each) // (DAY_S * each) for unit, each in UNITS.items()}
     for chunk in read(file, columns, bad, form):
@@ -128,12 +129,12 @@ def _log(file: Path, bad: BadLines, folder: Path) -> tuple[pl.LazyFrame, list[st
                 parts.add(events.with_columns(pl.col("timestamp") * (1000 // UNITS[unit])))
         rows += len(chunk)
         if len(chunk):
-            earliest, latest = min(earliest, chunk["timestamp"].min()), max(latest, chunk["timestamp"].max())
+            times += [chunk["timestamp"].min(), chunk["timestamp"].max()]
         if all(inside.values()):
             raise DataError(f"{file} has times in seconds and times in milliseconds; one unit is allowed")
     read_as = "milliseconds" if inside["milliseconds"] else "seconds"
     if not inside[read_as]:
-        span = f"its {rows} run from {earliest} to {latest}" if rows else "it holds none"
+        span = f"its {rows} run from {min(times)} to {max(times)}" if rows else "it holds none"
         raise DataError(
             f"{file} has no event between 25 November and 3 December 2017 in seconds or milliseconds since 1970: {span}"
         )
