@@ -36,7 +36,12 @@ TIME_ZONE = "UTC"
 LIKED, MOST = 4, 5  # stars
 
 NUMBER = Type(pl.Float64(), "a number", -1e308, 1e308)
-TIME = Type(pl.Float64(), "seconds or milliseconds since 1970", EARLIEST_MS / 1000, LATEST_MS)  # they do not overlap
+TIME = Type(  # their ranges do not overlap
+    pl.Float64(),
+    f"seconds ({EARLIEST_MS // 1000} to {LATEST_MS // 1000}) or milliseconds ({EARLIEST_MS} to {LATEST_MS}) since 1970",
+    EARLIEST_MS // 1000,
+    LATEST_MS,
+)
 LABEL = Type(pl.Float64(), "0 or 1", 0, 1)
 TYPES = {"token": TEXT, "token_seq": TEXT, "float": NUMBER}  # that are read
 CATEGORIES = ("category_id", "category", "categories", "cate_id", "genre", "genres", "class", "tags", "type")
@@ -128,6 +133,13 @@ def _interactions(file: Path, bad: BadLines, folder: Path) -> tuple[pl.DataFrame
     if len(log) < len(read_log):
         notes.append(f"{len(read_log) - len(log)} interactions repeat an earlier one and were left out")
     log = log.with_columns(timestamp=_milliseconds(file, log["timestamp"], notes))
+    tied = log.select((pl.len().over("user_id", "timestamp") > 1).sum()).item()
+    if tied > len(log) / 2:
+        notes.append(
+            f"{tied} of {len(log)} interactions share their time with another of their user: neither sees the other"
+        )
+    if left_out := [name for name in types if name not in columns]:
+        notes.append(f"{file.name}: {', '.join(left_out)} not read")
     if signal:
         log = _labelled(file, log, signal, notes)
     if "label" not in log.columns:

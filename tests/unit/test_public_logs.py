@@ -424,6 +424,7 @@ def test_recboles_clicks_alone_get_one_negative_each_and_milliseconds_are_seen(t
     assert log.drawn_negatives
     assert log.notes == (
         "times were taken for milliseconds, as their size says",
+        "clicks.inter: session not read",
         "the log holds clicks alone: each has one negative, drawn uniformly",
     )
     clicks = tables["impressions"].filter(label=1)
@@ -458,6 +459,15 @@ def test_what_a_recbole_click_is_follows_from_the_values_and_is_told(tmp_path, c
     assert set(tables["impressions"]["label"]) == labels
 
 
+def test_recbole_times_that_are_days_are_told_since_tied_interactions_do_not_see_each_other(tmp_path):
+    rows = [("u", f"i{n}", 1 + n % 5, NOW_S + DAY_S * (n // 10)) for n in range(20)]
+    content = atomic("user_id:token item_id:token rating:float timestamp:float", *rows)
+
+    log, _ = canonical(recbole, write(tmp_path / "raw/x.inter", content), tmp_path / "out")
+
+    assert log.notes[1].startswith("20 of 20 interactions share their time with another of their user")
+
+
 def test_a_recbole_folder_goes_through_prepare_with_the_feature_table_of_the_project(tmp_path, capsys):
     write(tmp_path / "raw/small.item", ITEMS)
     raw = write(tmp_path / "raw/small.inter.gz", rated())
@@ -480,7 +490,11 @@ def test_a_recbole_folder_goes_through_prepare_with_the_feature_table_of_the_pro
         ("x.inter", rated().replace("item_id", "artist_id"), "x.inter has no column item_id:token; there are user_id:"),
         ("x.inter", rated().replace("timestamp:float", "timestamp:token"), "no column timestamp:float; there are"),
         ("x.inter", rated(1000) + rated().partition("\n")[2], "x.inter: 40 times look like seconds and 40 like milli"),
-        ("x.inter", rated(1_000_000), "x.inter, line 2: timestamp:float: .* given, seconds or milliseconds since 1970"),
+        (
+            "x.inter",
+            rated(1_000_000),
+            "x.inter, line 2: timestamp:float: .* given, seconds .100000000 to 99999999999. or milli",
+        ),
         (
             "x.inter",
             rated(scale=(-1, 2, 3, 4, 10)),
