@@ -39,7 +39,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from model.datasets.checks import TOLD_BELOW, coverage, object_keys, unpack_first
+from model.datasets.checks import TOLD_BELOW, coverage, files, object_keys, unpack_first
 from model.datasets.lines import MILLISECONDS, PATHS, SECONDS, TEXT, TEXTS, Column, Type, read, read_objects
 from model.datasets.negatives import generator, one_each
 from model.datasets.splits import by_user
@@ -132,7 +132,7 @@ def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
 
 
 def _files(raw: Path) -> tuple[Path, Path]:
-    reviews = sorted(p for p in raw.iterdir() if p.name.endswith(REVIEW_ENDS) and not p.name.startswith("meta_"))
+    reviews = [path for path in files(raw, REVIEW_ENDS) if not path.name.startswith("meta_")]
     if len(reviews) != 1:
         there = ", ".join(path.name for path in reviews) or "none"
         raise DataError(

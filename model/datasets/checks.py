@@ -17,15 +17,17 @@ import polars as pl
 
 from model.datasets.tables import DataError
 
-PEEKED = 100  # records that are looked at; a release repeats its keys in every one of them
-LEAST_COVERED, TOLD_BELOW = 0.01, 0.5  # of the items of a log that the file of items must describe
+PEEKED = 1000  # records that are looked at; a release repeats its keys in every one of them
+LEAST_COVERED, TOLD_BELOW = 0.01, 0.5  # of a log's items or users that their file must describe
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+LONGEST = 1 << 20  # bytes of a line that are looked at
 
 
 def first_lines(path: Path, count: int = PEEKED) -> list[bytes]:
     """Up to `count` lines that are not blank, without their ends and a byte-order mark. Raises DataError, OSError."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         try:
-            lines = [line.rstrip(b"\r\n") for line in islice(file, count)]
+            lines = [line.rstrip(b"\r\n") for line in islice(iter(lambda: file.readline(LONGEST), b""), count)]
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(f"{path}: broken gzip file: {error}") from None
     if lines:
@@ -48,23 +50,30 @@ def object_keys(path: Path, needed: str) -> list[str]:
     return keys
 
 
-def coverage(items: pl.Series, described: pl.Series, file: Path) -> list[str]:
-    """Notes on how many of a log's `items` the file of items describes. Raises DataError where it is of another log."""
-    known = int(items.is_in(described.implode()).sum())
-    if known < LEAST_COVERED * len(items):
+def coverage(ids: pl.Series, described: pl.Series, file: Path, what: str = "items") -> list[str]:
+    """Notes on how many of a log's `ids` the file of items or users describes. Raises DataError if it hardly does."""
+    known = int(ids.is_in(described.implode()).sum())
+    if known < LEAST_COVERED * len(ids):
         raise DataError(
-            f"{file} describes {known} of the log's {len(items)} items, so it belongs to another log: "
-            f"its ids are like {_example(described)}, the log's like {_example(items)}"
+            f"{file} describes {known} of the log's {len(ids)} {what}, so it belongs to another log: "
+            f"its ids are like {_example(described)}, the log's like {_example(ids)}"
         )
-    if known < TOLD_BELOW * len(items):
-        return [f"{file.name} describes {known} of the log's {len(items)} items; the others have no features"]
+    if known < TOLD_BELOW * len(ids):
+        return [f"{file.name} describes {known} of the log's {len(ids)} {what}; the others have no features"]
     return []
 
 
-def unpack_first(raw: Path, ends: Iterable[str] = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")) -> str:
+def files(raw: Path, ends: Iterable[str]) -> list[Path]:
+    """The files of a folder whose names have one of the ends, sorted; hidden ones are an editor's or a system's."""
+    return sorted(
+        p for p in raw.iterdir() if p.is_file() and p.name.endswith(tuple(ends)) and not p.name.startswith(".")
+    )
+
+
+def unpack_first(raw: Path) -> str:
     """The end of a message on missing files, where an archive lies in their folder."""
-    archives = sorted(path.name for path in raw.iterdir() if path.name.endswith(tuple(ends)))
-    return f"; unpack {archives[0]} there first" if archives else ""
+    archives = files(raw, ARCHIVES)
+    return f"; unpack {archives[0].name} there first" if archives else ""
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -88,11 +88,13 @@ def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
         _write_log(pl.scan_parquet(parts / "log.parquet"), out)
         _together([users], USERS, bad, parts / "users").sink_parquet(out / "users.parquet")
         _items(_together([videos], VIDEOS, bad, parts / "videos")).sink_parquet(out / "items.parquet")
-        shown = pl.scan_parquet(parts / "log.parquet").select(pl.col("video_id").unique()).collect().to_series()
+        exposed = pl.scan_parquet(parts / "log.parquet")
+        viewers, shown = (exposed.select(pl.col(key).unique()).collect().to_series() for key in ("user_id", "video_id"))
     if shown.is_empty():
         raise DataError(f"{logs[0]} holds no exposures")
-    described = pl.read_parquet(out / "items.parquet", columns=["item_id"]).to_series()
-    return DataSet(NAME, TIME_ZONE, bad.count, tuple(coverage(shown, described, videos)))
+    notes = coverage(viewers, pl.read_parquet(out / "users.parquet")["user_id"], users, "users")
+    notes += coverage(shown, pl.read_parquet(out / "items.parquet")["item_id"], videos)
+    return DataSet(NAME, TIME_ZONE, bad.count, tuple(notes))
 
 
 def _files(raw: Path) -> tuple[list[Path], Path, Path]:

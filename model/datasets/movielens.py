@@ -124,9 +124,11 @@ def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
         items.write_parquet(out / "items.parquet")
         notes = coverage(log["item_id"].unique(), items["item_id"], movies_file)
         if release.users and _there(raw, release.users):
-            columns = USERS_100K if release.old else USERS
-            users = _read(_only(raw, release.users), columns, other, bad, parts / "users")
+            columns, users_file = USERS_100K if release.old else USERS, _only(raw, release.users)
+            users = _read(users_file, columns, other, bad, parts / "users")
             users = (_as_in_1m(users) if release.old else users).rename({"userId": "user_id"})
+            profiled = users.select("user_id").collect().to_series()
+            notes += coverage(log["user_id"].unique(), profiled, users_file, "users")
         else:
             unknown = {name: pl.lit(None, column.type.dtype) for name, column in USERS.items() if name != "userId"}
             users = log.lazy().select("user_id").unique(maintain_order=True).with_columns(**unknown)

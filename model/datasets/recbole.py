@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
-from model.datasets.checks import coverage, first_lines, unpack_first
+from model.datasets.checks import coverage, files, first_lines, unpack_first
 from model.datasets.lines import TEXT, Column, Form, Type, read
 from model.datasets.negatives import generator, one_each
 from model.datasets.splits import by_user
@@ -82,7 +82,7 @@ def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
 
 
 def _inter(raw: Path) -> Path:
-    there = sorted(path for path in raw.iterdir() if path.name.endswith((".inter", ".inter.gz")))
+    there = files(raw, (".inter", ".inter.gz"))
     if len(there) != 1:
         names = ", ".join(path.name for path in there) or "none"
         raise DataError(f"{raw} holds {names} of *.inter[.gz]; exactly one is allowed{unpack_first(raw)}")
@@ -91,7 +91,7 @@ def _inter(raw: Path) -> Path:
 
 def _header(file: Path) -> dict[str, str]:
     """The types of the file's columns by their names. Raises DataError for a line that is no header of atomic files."""
-    lines = first_lines(file, 1)
+    lines = first_lines(file)
     if not lines:
         raise DataError(f"{file} is empty; a first line of name:type is needed, parted by tabs")
     first = lines[0].decode(errors="replace")
@@ -198,7 +198,7 @@ def _entities(inter: Path, kind: str, log: pl.DataFrame, bad: BadLines, parts: P
     if len(there) > 1:
         raise DataError(f"{inter.parent} holds {' and '.join(path.name for path in there)}; one of them is allowed")
     if not there:
-        others = sorted(path.name for path in inter.parent.glob(f"*.{kind}*"))
+        others = [path.name for path in files(inter.parent, (f".{kind}", f".{kind}.gz"))]
         if others:
             raise DataError(f"{inter.parent} holds {', '.join(others)} and no {stem}.{kind}[.gz]; rename or remove it")
         return log.select(key).unique(maintain_order=True)
@@ -218,7 +218,7 @@ def _entities(inter: Path, kind: str, log: pl.DataFrame, bad: BadLines, parts: P
     once = rows.unique(key, keep="first", maintain_order=True)
     if len(once) < len(rows):
         notes.append(f"{file.name}: {len(rows) - len(once)} rows repeat an earlier {key} and were left out")
-    notes += coverage(log[key].unique(), once[key], file)
+    notes += coverage(log[key].unique(), once[key], file, f"{kind}s")
     return once.rename(_plain(file, once.columns))
 
 

@@ -91,7 +91,7 @@ def _file(raw: Path) -> Path:
 
 def _form(file: Path) -> tuple[Mapping[str, str], Form]:
     """Each column's name in the file, and the file's form. Raises DataError where a header lacks one."""
-    lines = first_lines(file, 1)
+    lines = first_lines(file)
     if not lines:
         raise DataError(f"{file} is empty; lines of {','.join(LOG)} are needed")
     first = lines[0].decode(errors="replace")
@@ -102,7 +102,9 @@ def _form(file: Path) -> tuple[Mapping[str, str], Form]:
     there: dict[str, str] = {}
     for field in fields:
         word = re.sub("[^a-z]", "", field.lower())
-        there.setdefault(OTHER_NAMES.get(word, word), field)
+        word = OTHER_NAMES.get(word, word)
+        if there.setdefault(word, field) != field:
+            raise DataError(f"{file} has the columns {there[word]} and {field}; one of them is allowed")
     names = {name: there.get(name.replace("_", "")) for name in LOG}
     missing = [name for name, field in names.items() if field is None]
     if missing:
