@@ -141,6 +141,16 @@ def test_a_meta_file_that_describes_few_items_is_told_and_one_of_another_kind_re
         canonical(amazon, raw, tmp_path / "refused")
 
 
+def test_hidden_files_and_folders_beside_a_log_are_no_logs(tmp_path):
+    raw = amazon_folder(tmp_path / "raw", ("T.jsonl", reviews_2023()), ("meta_T.jsonl", META_2023))
+    write(raw / "._T.jsonl", b"\x00\x05\x16\x07")
+    (raw / "old.json").mkdir()
+
+    _, tables = canonical(amazon, raw, tmp_path / "out")
+
+    assert len(tables["behaviours"]) == 12
+
+
 def test_times_in_milliseconds_have_no_published_order_of_ties(tmp_path):
     raw = amazon_folder(tmp_path / "raw", ("T.jsonl", reviews_2023()), ("meta_T.jsonl", META_2023))
 
@@ -229,6 +239,7 @@ def test_ml_100k_becomes_the_tables_that_ml_1m_does(tmp_path):
         ("u.item", "1|Film (1990)|Drama\n", "u.item, line 1: 3 fields given, 24 are allowed"),
         ("u.item", "7|Film (1990)||||" + "|".join("0" * 18 + "2") + "\n", "u.item, line 1: Western: '2' given, 0 or 1"),
         ("u.item", "77|Film (1990)||||" + "|".join("0" * 19) + "\n", "u.item describes 0 of the log's 20 items"),
+        ("u.user", "77|24|M|none|85711\n", "u.user describes 0 of the log's 2 users"),
         ("u.user", "1|24|M|astronaut|85711\n", "u.user, line 1: occupation: 'astronaut' given, an occupation of"),
         ("ratings.csv", "userId,movieId,rating,timestamp\n", r"holds 2 of ratings.csv\[.gz\] and ratings.dat.*u.data"),
     ],
@@ -304,6 +315,10 @@ def test_a_copy_of_taobao_gives_the_tables_of_the_official_file(tmp_path, conten
             copied(header="user,thing,category_id,behavior,timestamp"),
             r"no column user_id, item_id; its first line is 'u",
         ),
+        (
+            copied(header="user_id,item_id,category_id,behavior,BehaviorType"),
+            "columns behavior and BehaviorType; one of",
+        ),
         (copied(separator=";"), r"no column user_id, .*; its first line is '1;11;5;pv;"),
         (copied().replace("pv", "PV"), "line 1: behavior: 'PV' given, pv, cart, fav, buy is allowed"),
         (copied(("user_id", *ORDER)), "line 1: 6 fields given, 5 are allowed"),
@@ -359,6 +374,11 @@ def test_a_kuairand_folder_that_is_not_understood_is_refused(tmp_path):
     with pytest.raises(DataError, match=f"{name} has no column user_id, video_id, time_ms"):
         canonical(kuairand, raw, tmp_path / "c")
     (raw / name).unlink()
+
+    write(raw / "user_features_1k.csv", "user_id,user_active_degree\n9,high\n")
+    with pytest.raises(DataError, match="user_features_1k.csv describes 0 of the log's 1 users"):
+        canonical(kuairand, raw, tmp_path / "e")
+    write(raw / "user_features_1k.csv", "user_id,user_active_degree\n1,high\n")
 
     write(raw / "video_features_basic_1k.csv.gz", "video_id,author_id\n99,1\n")
     with pytest.raises(DataError, match="video_features_basic_1k.csv.gz describes 0 of the log's 1 items"):
@@ -506,6 +526,7 @@ def test_a_recbole_folder_goes_through_prepare_with_the_feature_table_of_the_pro
         ("x.inter", "\n".join(CLICKS.splitlines()[:3]), "x.inter: no user has three clicks"),
         ("y.inter", rated(), "holds x.inter, y.inter of .*; exactly one is allowed"),
         ("y.item", ITEMS, r"holds y.item and no x.item\[.gz\]; rename or remove it"),
+        ("x.user", atomic("user_id:token age:float", (8, 30)), "x.user describes 0 of the log's 2 users"),
         ("x.item", ITEMS.replace("item_id", "sku"), "x.item has no column item_id:token; there are sku:token"),
         ("x.item", ITEMS.replace("\ti", "\tk").replace("\ni", "\nk"), "x.item describes 0 of the log's 20 items"),
         ("x.item", ITEMS.replace("9.5", "cheap"), "x.item, line 2: price:float: 'cheap' given, a number is allowed"),
