@@ -12,7 +12,7 @@ import polars as pl
 import tomli_w
 
 from model.datasets.tables import DataSet, Options
-from model.engine import cores, engine
+from model.engine import cores, engine, progress
 from model.features.catalog import FILE, Catalog
 from model.features.encode import Encoder
 from model.features.ids import Keys
@@ -44,15 +44,18 @@ def encode_tables(
     with TemporaryDirectory(dir=folder, prefix=".work-") as place:
         work = Path(place)
         with engine(work, how.memory_gib) as connection:
-            log = Log(connection, folder / "tables", schema, work)
-            found = refuse_other_actions(log)
-            users, items = log.users, log.items
-            context = log.context(schema.side("context"))
-            coded = tuple(column is not None for column in context.values())
-            impressions = log.write_impressions(list(zip(context, coded, strict=True)))
-            split = _split(log, dataset.time_zone)
+            with progress(connection, "numbering ids"):
+                log = Log(connection, folder / "tables", schema, work)
+                found = refuse_other_actions(log)
+                users, items = log.users, log.items
+            with progress(connection, "sorting impressions"):
+                context = log.context(schema.side("context"))
+                coded = tuple(column is not None for column in context.values())
+                impressions = log.write_impressions(list(zip(context, coded, strict=True)))
+                split = _split(log, dataset.time_zone)
             train = split.sql("train")
-            behaviours = {group.object_type: log.write_behaviours(group, train) for group in log.groups}
+            with progress(connection, "sorting behaviours"):
+                behaviours = {group.object_type: log.write_behaviours(group, train) for group in log.groups}
             columns, seen = _columns(log, context, behaviours, dataset.drawn_negatives, train)
             fitted = {
                 feature.name: log.exact_mean(f"c{at}", train)
