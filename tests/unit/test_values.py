@@ -1,5 +1,6 @@
 """Values that tables hold in many ways, holes and missing ones among them, are one value in training and serving."""
 
+import asyncio
 import math
 from datetime import date
 from decimal import Decimal
@@ -18,6 +19,10 @@ from model.graph import golden
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError, series_column
 from model.prepared.loader import Prepared
+from service.call import Call
+from service.rank import rank
+from service.store.history import Stored
+from service.wire import parse as request_of
 from tests.worlds import HOUR
 
 NAN = float("nan")
@@ -259,3 +264,19 @@ def test_holes_in_profile_request_and_candidate_are_counted(data: Prepared) -> N
     place = data.schema.places("item")["item_tags"].start
     assert encoded.inputs["item"][0, 1, place] >= FIRST
     assert int(MISSING) not in TAGS.column([[None, "b"]])[0].tolist()
+
+
+def test_a_ranked_request_says_how_many_holes_it_had(data: Prepared) -> None:
+    async def read(users: Any) -> list[Stored]:
+        return [Stored({"user_codes": "[null, 1]"}, [], 0)]
+
+    async def score(inputs: Any, stages: Any) -> Any:
+        return np.zeros(inputs["item"].shape[1])
+
+    served: Any = SimpleNamespace(encoder=data.encoder, catalog=data.catalog, score=score)
+    history: Any = SimpleNamespace(read=read)
+    body = (
+        b'{"user_id": "u0", "candidates": [{"item_id": "i1", "item_tags": ["a", null]}], "user": {"user_tags": [null]}}'
+    )
+    ranked = asyncio.run(rank(Call("1", 0.0), request_of(body, 10), 1_700_006_400_000, history, served))
+    assert (ranked.holes, ranked.malformed) == (3, 0)
