@@ -4,6 +4,7 @@ import asyncio
 import math
 from datetime import date
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
