@@ -117,7 +117,7 @@ def parse_batch(body: bytes, max_candidates: int) -> tuple[list[RankRequest | Ra
     Raises MalformedBody, InvalidRequest.
     """
     try:
-        elements = from_json(body, allow_inf_nan=False)
+        elements = from_json(body)  # NaN is for the features to judge, as in one request
     except ValueError as error:
         raise MalformedBody(str(error)) from None
     if not isinstance(elements, list) or not elements:

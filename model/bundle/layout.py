@@ -50,8 +50,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BundleError(f"{folder} is no bundle: it has neither a manifest.json nor a `current`") from None
+    except (FileNotFoundError, NotADirectoryError):
+        inside = [str(path.parent) for path in sorted(folder.glob("*/current"))[:3]]
+        named = f"; it holds {', '.join(inside)}: name one of them" if inside else ""
+        raise BundleError(f"{folder} is no bundle: it has neither a manifest.json nor a `current`{named}") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("schema_version") not in READS:
