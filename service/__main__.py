@@ -22,7 +22,7 @@ from uvicorn.supervisors import Multiprocess
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from service.api.routes import example, samples
-from service.backfill import load_users
+from service.loading.load import load_users
 from service.scoring.scorer import Scorer
 from service.scoring.served import Served
 from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings

@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 # freely, but never in a circle. The longest prefix counts.
 OPTIONS = {"model.options"}  # a leaf: what an option may be
 ENGINE = {"model.engine"}  # a leaf: DuckDB within its limits
+COMMAND = {"model.command"}  # a leaf: how a command ends
+LINES = {"model.textfile"}  # a leaf: lines of text files as people's tools write them
 FILES_ALONE = {"model.files"}  # a leaf: it writes beside and renames
 FEATURES = {"model.features"}
 ENCODED = FEATURES | FILES_ALONE | OPTIONS | ENGINE | {"model.datasets"}  # what there is before a network
@@ -24,6 +26,8 @@ ARROWS = {
     "model": set(),  # its __init__, and whatever has no arrow yet
     "model.engine": set(),
     "model.files": set(),
+    "model.command": set(),
+    "model.textfile": set(),
     "model.pages": set(),
     "model.options": set(),
     "model.features": FILES_ALONE,
@@ -45,7 +49,7 @@ ARROWS = {
     "model.daily": TRAINED | {"model.datasets"},
     "model.demo": TRAINED | {"model.datasets", "model.prepare", "model.train"},
     "model.reproduce": TRAINED | {"model.reproduction"},
-    "service": {"service", *SERVED},  # app, worker and __main__, which know all parts
+    "service": {"service", *SERVED, *COMMAND},  # app, worker and __main__, which know all parts
     "service.settings": set(),
     "service.errors": set(),
     "service.wire": FEATURES | {"service.errors"},
@@ -57,12 +61,13 @@ ARROWS = {
     "service.api": SERVED
     | {"service.call", "service.errors", "service.wire", "service.rank", "service.settings"}
     | {"service.store", "service.scoring", "service.telemetry"},
-    "service.backfill": FEATURES | {"service.settings", "service.store"},
-    "loadtest": {"loadtest"},
+    "service.loading": FEATURES | LINES | {"service.store"},
+    "service.backfill": SERVED | COMMAND | {"service.settings", "service.loading"},
+    "loadtest": {"loadtest", *COMMAND},
     "loadtest.errors": set(),
     "loadtest.machine": set(),
     "loadtest.table": set(),
-    "loadtest.generator": {"loadtest.errors", "loadtest.machine"},  # knows HTTP alone
+    "loadtest.generator": {"loadtest.errors", "loadtest.machine", *LINES},  # knows HTTP alone
     "loadtest.verdict": {"loadtest.errors", "loadtest.machine", "loadtest.table", "loadtest.generator", "model.pages"},
     "loadtest.bench": {"loadtest.errors", "loadtest.machine", "loadtest.peers", "model", "service"},
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
