@@ -27,9 +27,9 @@ def engine(spill: Path, memory_gib: float, threads: int | None = None) -> Iterat
             "threads": threads or cores(),
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
-            "enable_progress_bar": False,
         }
         with duckdb.connect(config=settings) as connection:
+            connection.execute("SET enable_progress_bar = false")
             connection.execute("SET TimeZone = 'UTC'")
             yield connection
 

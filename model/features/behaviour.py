@@ -15,11 +15,11 @@ from model.features.ids import BadValue, IdType, Keys, canonical, keys
 # What a time in milliseconds can be: 1973 to 5138. Seconds lie below for the next 3,000 years, microseconds above.
 EARLIEST_MS, LATEST_MS = 10**11, 10**14 - 1
 MS_ALLOWED = f"milliseconds since 1970 ({EARLIEST_MS} to {LATEST_MS})"
-# By how much a time in another unit differs from milliseconds: the ranges of no two units overlap.
+# Other units, by how much milliseconds differ from them; the ranges of no two overlap.
 _UNITS = (
-    ("seconds", 1_000, "multiply"),
-    ("microseconds", 1 / 1_000, "divide"),
-    ("nanoseconds", 1 / 1_000_000, "divide"),
+    ("seconds", "multiply by 1000", 1e3),
+    ("microseconds", "divide by 1000", 1e-3),
+    ("nanoseconds", "divide by 1000000", 1e-6),
 )
 
 
@@ -32,10 +32,9 @@ def looks_like(value: Any) -> str:
         return f"{shown!r} is no time; {MS_ALLOWED} are allowed"
     if number < 0:
         return f"{shown} lies before 1970; {MS_ALLOWED} are allowed"
-    for unit, factor, verb in _UNITS:
+    for unit, remedy, factor in _UNITS:
         if EARLIEST_MS <= number * factor <= LATEST_MS:
-            by = round(factor if factor > 1 else 1 / factor)
-            return f"{shown} looks like {unit}, {verb} by {by}; {MS_ALLOWED} are allowed"
+            return f"{shown} looks like {unit}, {remedy}; {MS_ALLOWED} are allowed"
     return f"{shown} given, {MS_ALLOWED} are allowed"
 
 
