@@ -31,7 +31,7 @@ class Tables:
         except ImportError:
             raise BackfillError("reading tables needs polars: pip install 'bst-ranker[tables]'") from None
         self.schema = schema or _schema_of(data)
-        self.fields = Fields(self.schema, check=schema is not None)
+        self.fields = Fields(self.schema)
         self._users_at = data / "tables" / "users.parquet"
         self._behaviours_at = data / "tables" / "behaviours.parquet"
         self._users = self._open_users()
@@ -88,8 +88,7 @@ class Tables:
             if not _held(types[name]):
                 allowed = "text, numbers or lists of these are allowed"
                 raise BackfillError(f"{self._users_at}: column {name} is {types[name]}, {allowed}")
-        plain = [pl.col(name).cast(pl.Float64) if types[name].is_decimal() else pl.col(name) for name in there]
-        table = table.with_columns(*plain, user_id=_canonical(pl.col("user_id"), self.schema.user_id))
+        table = table.with_columns(user_id=_canonical(pl.col("user_id"), self.schema.user_id))
         table = table.select("user_id", (pl.struct(there) if there else pl.lit(None)).alias("profile"))
         _refuse(
             self._users_at,

@@ -1,13 +1,12 @@
 """A user as the store gets it: ids in their canonical form, known fields alone, times that are milliseconds."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from model.features.behaviour import EARLIEST_MS, LATEST_MS, Behaviour, looks_like
-from model.features.ids import BadValue, IdType, canonical
+from model.features.ids import BadValue, IdType, canonical, is_hole
 from model.features.kinds import USER_ID, Feature, to_text
 from model.features.schema import Schema
 from service.store.format import pack
@@ -32,14 +31,13 @@ class Fields:
     It counts what it leaves out: fields that the feature table does not name, and holes in lists.
     """
 
-    def __init__(self, schema: Schema | None, check: bool = True):
+    def __init__(self, schema: Schema | None):
         self.schema = schema
         self.features = user_features(schema) if schema else None
         self.id_types = id_types(schema) if schema else {}
         self.left_out: Counter[str] = Counter()
         self.holes: Counter[str] = Counter()
         self._user_id: IdType = schema.user_id if schema else "str"
-        self._check = check  # False: the values come from tables that have been checked
 
     def user_id(self, value: Any) -> str:
         """Raises BadValue."""
@@ -63,28 +61,17 @@ class Fields:
                 self.left_out[name] += 1
                 continue
             if isinstance(value, list | tuple):
-                whole = [element for element in value if not _missing(element)]
-                self.holes[name] += len(value) - len(whole)
-                value = whole
-            if _missing(value):
-                continue
+                self.holes[name] += sum(map(is_hole, value))
             try:
-                texts[name] = self._text(feature, value)
+                if feature is not None:
+                    text = feature.stored(value)
+                else:
+                    text = None if is_hole(value) else to_text(value)
             except BadValue as error:
                 raise BadValue(f"{name}: {error}") from None
+            if text is not None:
+                texts[name] = text
         return texts
-
-    def _text(self, feature: Feature | None, value: Any) -> str:
-        if feature is None:
-            return to_text(value)
-        if feature.typed:
-            value = [_whole(element) for element in value] if isinstance(value, list) else _whole(value)
-        if self._check:
-            feature.column([value])
-        text = to_text(value)
-        if self._check:
-            feature.column([feature.from_text(text)])
-        return text
 
 
 class Summary:
@@ -137,12 +124,3 @@ def reads(schema: Schema) -> set[tuple[str, str]]:
     """Object type and action of every behaviour that the network reads."""
     groups: Sequence[Any] = (schema.history, *schema.groups)
     return {(group.object_type, action) for group in groups for action in group.actions}
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _whole(value: Any) -> Any:
-    """A data frame's 21.0 as the 21 that it was before the column had holes."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
