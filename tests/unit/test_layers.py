@@ -41,7 +41,7 @@ ARROWS = {
     "model.reproduction": TRAINED | {"model.pages"},
     "model.loader": {"model.prepared"},
     "model.prepare": ENCODED | {"model.prepared"},
-    "model.catalog": SERVED | {"model.prepared"},
+    "model.catalog": SERVED | COMMAND | LINES | FILES_ALONE | {"model.prepared"},
     "model.evaluate": SERVED | {"model.prepared", "model.evaluation"},
     "model.export": LEARNT | {"model.graph"},
     "model.train": TRAINED | {"model.evaluate"},
