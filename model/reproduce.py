@@ -318,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--recipe",
         metavar="NAME_OR_PATH",
-        help="for all of them: a TOML file, or one of model/recipes by name: paper (default: what model.train would take)",
+        help="for all of them: a TOML file, or one of model/recipes by name: paper (default: as model.train)",
     )
     parser.add_argument("--seeds", type=int, default=3, help="1 … N are trained (default: 3)")
     parser.add_argument("--ablations", action="store_true", help="also bst with one switch changed at a time")

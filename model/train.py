@@ -158,7 +158,7 @@ def _check_left(checkpoint: Path, arguments: argparse.Namespace) -> None:
     """Raises RecipeError where a killed run's work would be lost without a word."""
     if checkpoint.exists() and not (arguments.resume or arguments.restart):
         raise RecipeError(
-            f"{checkpoint} is left of a run that did not end; --resume goes on from it, --restart drops it and begins anew"
+            f"{checkpoint} is left of a run that did not end; --resume goes on from it, --restart drops it"
         )
 
 

@@ -189,8 +189,8 @@ def _below(exam: Exam, run: Run, draft: Draft, published: bool) -> str:
         return f"{why}; it is `current` all the same"
     link = shlex.join(["ln", "-sfn", draft.version, str(draft.home / "current")])
     return (
-        f"{why}; written, not made `current`. Other settings: python -m model.search --data {run.data.folder} --network "
-        f"{run.name} --out recipe.toml. To serve it all the same: {link} (or train with --publish-anyway)"
+        f"{why}; written, not made `current`. Other settings: python -m model.search --data {run.data.folder} "
+        f"--network {run.name} --out recipe.toml. To serve it all the same: {link} (or train with --publish-anyway)"
     )
 
 

@@ -344,7 +344,7 @@ class Run:
             raise RecipeError(f"{self.checkpoint} cannot be read ({reason}); --restart begins anew") from None
         if content["identity"] != self.identity:  # also where the data was prepared anew
             raise RecipeError(
-                f"{self.checkpoint} belongs to a run with another recipe, seed or data; --restart begins anew and drops it"
+                f"{self.checkpoint} belongs to a run with another recipe, seed or data; --restart drops it"
             )
         self.progress, self.best = content["progress"], content["best"]
         self.network.load_state_dict(content["network"])
