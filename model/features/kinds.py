@@ -279,8 +279,9 @@ KINDS: dict[str, type[Feature]] = {cls.kind: cls for cls in (Id, Category, Numbe
 def declared(row: Mapping[str, Any]) -> Feature:
     """The feature of one `[[feature]]`. Raises SchemaError, also for unknown keys (a misspelt one would be ignored)."""
     where, kind = f"feature {row.get('name')!r}", row.get("kind")
-    if kind not in KINDS:
-        raise SchemaError(f"{where}: kind {kind!r}, allowed: {', '.join(KINDS)}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        wrong = "is missing" if kind is None else repr(kind)
+        raise SchemaError(f"{where}: kind {wrong}, allowed: {', '.join(KINDS)}")
     feature: Feature = made(KINDS[kind], row, where, ("kind",))
     return feature
 
