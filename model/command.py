@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell tells of SIGINT and SIGPIPE
@@ -17,23 +18,35 @@ def run(main: Callable[[], int | None], name: str, kept: str = AGAIN) -> NoRetur
     `kept` says what an interrupted run leaves behind and how it goes on. What `main` knows better it raises itself:
     KeyboardInterrupt("12 users are loaded; …").
     """
+    status: int | str | None
     try:
-        status = main() or 0
+        try:
+            status = main() or 0
+        except SystemExit as end:  # argparse: --help, or wrong arguments
+            status = end.code
         sys.stdout.flush()
     except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second Ctrl-C ends what still takes its time
-        print(f"\n{name}: interrupted; {error or kept}", file=sys.stderr)
+        _say(f"\n{name}: interrupted; {str(error) or kept}")
         status = INTERRUPTED
     except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
         status = PIPE_CLOSED
     except MemoryError as error:
-        print(f"{name}: out of memory{f': {error}' if str(error) else ''}", file=sys.stderr)
+        _say(f"{name}: out of memory{f': {error}' if str(error) else ''}")
         status = 1
     except OSError as error:
-        print(f"{name}: {words(error)}", file=sys.stderr)
+        _say(f"{name}: {words(error)}")
         status = 1
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is left in it goes nowhere: Python would flush it once more, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def words(error: BaseException) -> str:

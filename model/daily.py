@@ -27,7 +27,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from model import networks
+from model import command, networks
 from model.bundle.reading import Bundle
 from model.datasets.tables import DataSet
 from model.evaluation.metrics import auc
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.out.mkdir(parents=True, exist_ok=True)
         report = day_by_day(data, arguments.network, choice.recipe, arguments.first, arguments.seed, arguments.out)
     except (OSError, ValueError) as error:
-        print(f"daily: {error}", file=sys.stderr)
+        print(f"daily: {command.words(error)}", file=sys.stderr)
         return 1
     print(f"{'day':12}{'rows':>9}{'warm':>9}{'frozen':>9}{'table rows':>12}")
     for row in report:
@@ -171,4 +171,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "daily", "the bundles of the days that are done are kept; a report needs all days anew")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from model import command
 from model.bundle.layout import REPORT
 from model.bundle.reading import Bundle
 from model.evaluation.measure import check_encoding
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         bundle = Bundle.open(arguments.bundle)
         figures = quantize(bundle, _data_of(bundle, arguments.data))
     except (OSError, ValueError) as error:
-        print(f"export: {error}", file=sys.stderr)
+        print(f"export: {command.words(error)}", file=sys.stderr)
         return 1
     for name, limit in (("auc_drop", f"at most {MOST_AUC_DROP}"), ("kendall_tau", f"at least {LEAST_TAU}")):
         print(f"{name:12} {figures[name]:+.5f}   {limit}")
@@ -51,4 +52,4 @@ def _data_of(bundle: Bundle, folder: Path | None) -> Prepared:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "export", "the bundle is as it was")

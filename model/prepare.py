@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model import datasets
+from model import command, datasets
 from model.datasets.tables import Options
 from model.features import schema as features_toml
 from model.features.encode import Encoder
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         meta = prepare(arguments.dataset, arguments.raw, arguments.out, options, arguments.features, arguments.grow)
     except (OSError, ValueError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
+        print(f"prepare: {command.words(error)}", file=sys.stderr)
         return 1
     if meta["bad_lines"]:
         print(f"prepare: {meta['bad_lines']} malformed lines passed over", file=sys.stderr)
@@ -118,4 +118,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "prepare", "--out is as it was")

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from model import command
 from model.bundle.reading import Bundle
 from model.evaluation.bootstrap import RESAMPLES
 from model.evaluation.metrics import Floats
@@ -336,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return reproduce(arguments)
     except (OSError, ValueError) as error:
-        print(f"reproduce: {error}", file=sys.stderr)
+        print(f"reproduce: {command.words(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("reproduce: stopped; the same command goes on from here", file=sys.stderr)
@@ -344,4 +345,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "reproduce")

@@ -21,7 +21,7 @@ import optuna
 import tomli_w
 from tqdm import tqdm
 
-from model import networks
+from model import command, networks
 from model.files import write_text
 from model.options import OptionError, hints, refuse_unknown, wrong
 from model.prepared.loader import Prepared
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not any(trial.value is not None for trial in study.trials):
             raise OptionError("no trial came to an end")
     except (OSError, ValueError) as error:
-        print(f"search: {error}", file=sys.stderr)
+        print(f"search: {command.words(error)}", file=sys.stderr)
         return 1
     best = study.best_trial
     chosen: dict[str, dict[str, Any]] = {room: {} for room in space}
@@ -200,4 +200,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "search", "the trials that are done are kept beside --out, as .db: the same command goes on")

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model import networks
+from model import command, networks
 from model.bundle.versions import check_name, current, prune
 from model.evaluate import table
 from model.files import AlreadyHeld, held
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcome = publish(run, arguments.out, name, not arguments.publish_anyway, choice, exam)
             checkpoint.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
-        print(f"train: {error}", file=sys.stderr)
+        print(f"train: {command.words(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return _interrupted(run, list(sys.argv[1:] if argv is None else argv))
@@ -220,4 +220,4 @@ def _board(folder: Path) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "train")
