@@ -60,6 +60,8 @@ def read_items(path: Path, schema: Schema) -> Items:
 
     Raises PrepareError, OSError.
     """
+    if not path.exists():
+        raise PrepareError(f"{path} is not there")
     parts = [path]
     if path.is_dir():
         below = (part for part in sorted(path.rglob("*")) if part.is_file())

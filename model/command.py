@@ -56,6 +56,7 @@ def words(error: BaseException) -> str:
     name = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
     what = {
         errno.ENOENT: "is not there",
+        errno.EEXIST: "stands where a folder is needed",
         errno.EACCES: "may not be read or written: permission denied",
         errno.ENOTDIR: "is not there: a part of its path is no folder",
         errno.EISDIR: "is a folder, a file is needed",

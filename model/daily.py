@@ -33,14 +33,12 @@ from model.datasets.tables import DataSet
 from model.evaluation.metrics import auc
 from model.features.ids import UNKNOWN
 from model.files import write_json
-from model.graph.publish import publish
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 from model.prepared.loader import Prepared, batches
 from model.prepared.splits import SPLITS
 from model.training.choice import choose
 from model.training.recipe import Recipe
-from model.training.run import Run
 
 FEWEST = 3  # days before the first one that is scored: train, validation
 
@@ -81,6 +79,9 @@ def scored(bundle: Bundle, data: Prepared, rows: np.ndarray[Any, Any]) -> np.nda
 
 def day_by_day(data: Prepared, network: str, recipe: Recipe, first: int, seed: int, out: Path) -> list[dict[str, Any]]:
     """Figures of every day after the first `first` ones. Raises what prepare and train raise."""
+    from model.graph.publish import publish  # torch takes seconds to import: not for --help
+    from model.training.run import Run
+
     if data.meta["split"] == "of the table":
         raise PrepareError(
             f"{data.folder} is not split by days; daily is for logs that are: {data.meta['dataset']} is not"

@@ -13,7 +13,6 @@ from model import command
 from model.bundle.layout import REPORT
 from model.bundle.reading import Bundle
 from model.evaluation.measure import check_encoding
-from model.graph.quantize import LEAST_TAU, MOST_AUC_DROP, quantize
 from model.prepared.loader import Prepared
 
 
@@ -25,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quantize", action="store_true", required=True, help="the int8 graph beside the fp32 one")
     parser.add_argument("--data", type=Path, help="prepared data set (default: where the bundle was trained)")
     arguments = parser.parse_args(argv)
+    from model.graph.quantize import LEAST_TAU, MOST_AUC_DROP, quantize  # torch takes seconds: after the arguments
+
     try:
         bundle = Bundle.open(arguments.bundle)
         figures = quantize(bundle, _data_of(bundle, arguments.data))

@@ -54,7 +54,9 @@ def _older(folder: Path, schema: Schema) -> Encoder:
     try:
         older = Encoder.open(folder)
     except (OSError, KeyError, ValueError) as error:
-        raise PrepareError(f"--grow {folder} is neither a bundle nor a prepared data set: {error}") from None
+        raise PrepareError(
+            f"--grow {folder} is neither a bundle nor a prepared data set: {command.words(error)}"
+        ) from None
     if features_toml.without_sizes(older.schema) != features_toml.without_sizes(schema):
         raise PrepareError(f"--grow {folder} encodes other features; the same features.toml is needed (--features)")
     return older

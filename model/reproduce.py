@@ -32,7 +32,7 @@ from model.evaluation.metrics import Floats
 from model.files import write_json, write_text
 from model.networks import config
 from model.prepared.loader import Prepared
-from model.reproduction import page, probes
+from model.reproduction import probes
 from model.reproduction.gather import Exam, Finished, gather, standard
 from model.reproduction.runs import RESULT, RUNS, Task, machine, read, say, train, versions
 from model.reproduction.variants import DEFAULT, Variant, ablations, parse_all
@@ -58,6 +58,8 @@ class Reporter:
     common: str  # options of all variants
 
     def write(self, finished: Sequence[Finished]) -> dict[str, Any]:
+        from model.reproduction import page  # matplotlib: not for --help
+
         times_ms = {name: entry["ms"] for name, entry in kept_times(self.out, bundles_of(self.out, finished)).items()}
         content = gather(self.exam, self.variants, finished, self.planned, self.ablations, self.peers, times_ms)
         content |= {

@@ -163,6 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.trials < 1:
         parser.error(f"--trials {arguments.trials}, at least 1")
+    if arguments.out.is_dir():
+        parser.error(f"--out {arguments.out} is a folder, the recipe's file is needed")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         data = Prepared(arguments.data)

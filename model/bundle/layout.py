@@ -52,7 +52,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder} is no bundle: it has neither a manifest.json nor a `current`") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None
