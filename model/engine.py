@@ -31,6 +31,7 @@ def engine(spill: Path, memory_gib: float, threads: int | None = None) -> Iterat
             "autoload_known_extensions": False,
         }
         with duckdb.connect(config=settings) as connection:
+            connection.execute("SET enable_progress_bar = false")
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute(
                 "SET enable_progress_bar = true; SET enable_progress_bar_print = false"

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model import datasets
+from model import command, datasets
 from model.datasets.tables import Options
 from model.features import schema as features_toml
 from model.features.encode import Encoder
@@ -45,7 +45,8 @@ def prepare(
     older = _older(grow, schema) if grow else None
     with replacing(out.resolve()) as partial:
         (partial / "tables").mkdir(parents=True)
-        log = datasets.load(dataset).write_tables(raw, partial / "tables", options)
+        more = (schema,) if dataset == "parquet" else ()  # whose columns have the types that features.toml declares
+        log = datasets.load(dataset).write_tables(raw, partial / "tables", options, *more)
         meta = encode_tables(partial, schema, log, older, options)
         empty = [name for name, count in meta["impressions"].items() if not count]
         if empty:
@@ -58,7 +59,9 @@ def _older(folder: Path, schema: Schema) -> Encoder:
     try:
         older = Encoder.open(folder)
     except (OSError, KeyError, ValueError) as error:
-        raise PrepareError(f"--grow {folder} is neither a bundle nor a prepared data set: {error}") from None
+        raise PrepareError(
+            f"--grow {folder} is neither a bundle nor a prepared data set: {command.words(error)}"
+        ) from None
     if features_toml.without_sizes(older.schema) != features_toml.without_sizes(schema):
         raise PrepareError(f"--grow {folder} encodes other features; the same features.toml is needed (--features)")
     return older
@@ -102,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", type=int, help="of the users, encoded one after another (default: as memory asks)")
     arguments = parser.parse_args(argv)
     named = {name: value for name in asdict(Options()) if (value := getattr(arguments, name)) is not None}
+    named |= {name: tuple(value) for name, value in named.items() if isinstance(value, list)}
     try:
         options = datasets.options(arguments.dataset, arguments.raw, named)
     except OptionError as error:
@@ -109,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         meta = prepare(arguments.dataset, arguments.raw, arguments.out, options, arguments.features, arguments.grow)
     except (OSError, ValueError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
+        print(f"prepare: {command.words(error)}", file=sys.stderr)
         return 1
     if meta["bad_lines"]:
         print(f"prepare: {meta['bad_lines']} malformed lines passed over", file=sys.stderr)
@@ -123,4 +127,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "prepare", "--out is as it was")

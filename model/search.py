@@ -21,11 +21,12 @@ import optuna
 import tomli_w
 from tqdm import tqdm
 
-from model import networks
+from model import command, networks
 from model.files import write_text
 from model.options import OptionError, hints, refuse_unknown, wrong
 from model.prepared.loader import Prepared
-from model.training.recipe import Recipe, Training, choose_recipe, load_recipe
+from model.training.choice import choose
+from model.training.recipe import Recipe, Training
 from model.training.run import Run, TrainingError
 
 SPACE = Path(__file__).with_suffix(".toml")
@@ -155,15 +156,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=20, help="in all, those of an earlier, killed search included")
     parser.add_argument("--out", type=Path, required=True, help="the recipe to write")
     parser.add_argument("--space", type=Path, default=SPACE, help="TOML of what to try (default: model/search.toml)")
-    parser.add_argument("--recipe", type=Path, help="where to start, instead of the recipe that model.train would take")
+    parser.add_argument(
+        "--recipe", metavar="NAME_OR_PATH", help="where to start (default: what model.train would take)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(argv)
     if arguments.trials < 1:
         parser.error(f"--trials {arguments.trials}, at least 1")
+    if arguments.out.is_dir():
+        parser.error(f"--out {arguments.out} is a folder, the recipe's file is needed")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         data = Prepared(arguments.data)
-        start = load_recipe(choose_recipe(arguments.network, data.meta["dataset"], arguments.recipe), arguments.network)
+        choice = choose(arguments.network, data, arguments.recipe)
+        print("\n".join(choice.lines()))
+        start = choice.recipe
         space = load_space(arguments.space, arguments.network)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         storage = arguments.out.with_name(arguments.out.name + ".db").resolve()
@@ -171,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not any(trial.value is not None for trial in study.trials):
             raise OptionError("no trial came to an end")
     except (OSError, ValueError) as error:
-        print(f"search: {error}", file=sys.stderr)
+        print(f"search: {command.words(error)}", file=sys.stderr)
         return 1
     best = study.best_trial
     chosen: dict[str, dict[str, Any]] = {room: {} for room in space}
@@ -195,4 +202,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "search", "the trials that are done are kept beside --out, as .db: the same command goes on")

@@ -110,12 +110,12 @@ class Service(Running):
 
 
 @contextmanager
-def serving(**settings: str) -> Iterator[Service]:
-    """A service with these settings and no other, on a free port; see `started`."""
+def serving(*arguments: object, **settings: str) -> Iterator[Service]:
+    """A service with these arguments and settings and no other, on a free port; see `started`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RANKER_")}
     environment |= {"RANKER_PORT": "0", "PYTHONUNBUFFERED": "1"}
     environment |= {f"RANKER_{k.upper()}": v for k, v in settings.items()}
-    with started("-m", "service", environment=environment, kind=Service) as service:
+    with started("-m", "service", *arguments, environment=environment, kind=Service) as service:
         yield service
 
 

@@ -17,14 +17,12 @@ from typing import Literal
 
 import polars as pl
 
-from model.features.behaviour import EARLIEST_MS, LATEST_MS
+from model.features.behaviour import MS_ALLOWED as MS_ALLOWED  # for the data sets
 from model.options import Count, Natural, Positive, check
 
 TABLES = ("behaviours", "impressions", "items", "users")
 TRAIN, VALIDATION, TEST = range(3)  # of the column `split`, in the order of model/prepared/splits.py's SPLITS
 ITEM = "item"  # the type of object that all behaviours of these data sets have
-
-MS_ALLOWED = f"milliseconds since 1970 ({EARLIEST_MS} to {LATEST_MS})"
 
 
 class DataError(ValueError):
