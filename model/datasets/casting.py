@@ -72,7 +72,12 @@ def _text(x: str, type: str) -> str:
 
 
 def _missing(x: str, type: str) -> str:
-    return f"({x} IS NULL OR isnan({x}))" if type in FLOATS else f"{x} IS NULL"
+    return f"({x} IS NULL OR {_nan(x)})" if type in FLOATS else f"{x} IS NULL"
+
+
+def _nan(x: str) -> str:
+    """That a float is no number. DuckDB's isnan and its comparisons believe Parquet's statistics, which know no NaN."""
+    return f"(NOT isfinite({x}) AND NOT isinf({x}))"
 
 
 def _no_value(x: str, type: str) -> str:
@@ -88,7 +93,8 @@ def _whole(x: str, type: str) -> str | None:
     if kind == "integer":
         return f"TRY_CAST({x} AS BIGINT)" if type in WIDE else f"CAST({x} AS BIGINT)"
     if kind == "float":
-        return f"CASE WHEN {x} = trunc({x}) AND abs({x}) < {FLOATS[type]} THEN CAST({x} AS BIGINT) END"
+        whole = f"isfinite({x}) AND {x} = trunc({x}) AND abs({x}) < {FLOATS[type]}"
+        return f"CASE WHEN {whole} THEN TRY_CAST({x} AS BIGINT) END"
     if kind == "decimal":
         return f"CASE WHEN {x} = trunc({x}) THEN TRY_CAST({x} AS BIGINT) END"
     if kind == "text":
@@ -150,7 +156,9 @@ def _iso(x: str, type: str) -> str:
 def number(x: str, type: str) -> Cast | None:
     """A double; None where the type is no number."""
     kind = family(type)
-    if kind in ("integer", "float", "decimal", "switch"):
+    if kind == "float":
+        sql = f"CASE WHEN isfinite({x}) THEN CAST({x} AS DOUBLE) END"
+    elif kind in ("integer", "decimal", "switch"):
         sql = f"CAST({x} AS DOUBLE)"
     elif kind == "time":
         sql = f"CAST(epoch_ms(CAST({x} AS TIMESTAMP)) AS DOUBLE)"
@@ -187,7 +195,8 @@ def moment(x: str, type: str) -> Cast | None:
 def _milliseconds(x: str, type: str) -> str:
     if family(type) == "integer":
         return f"TRY_CAST({x} AS BIGINT)"
-    return f"TRY_CAST(floor({x}) AS BIGINT)"
+    whole = f"TRY_CAST(floor({x}) AS BIGINT)"
+    return f"CASE WHEN isfinite({x}) THEN {whole} END" if type in FLOATS else whole
 
 
 def flag(x: str, type: str) -> Cast | None:
@@ -236,7 +245,7 @@ def plain(x: str, type: str) -> str | None:
         inner = plain("e", element(type))
         return inner and f"list_transform({x}, lambda e: {inner})"
     if type in FLOATS:
-        return f"CASE WHEN NOT isnan({x}) THEN {x} END"
+        return f"CASE WHEN NOT {_nan(x)} THEN {x} END"
     if type == "BLOB" or kind == "other":
         return None
     if kind == "text":
