@@ -99,9 +99,14 @@ def _whole(x: str, type: str) -> str | None:
         return f"CASE WHEN {x} = trunc({x}) THEN TRY_CAST({x} AS BIGINT) END"
     if kind == "text":
         text = _text(x, type)
-        digits = f"split_part({text}, '.', 1)"
-        return f"CASE WHEN regexp_full_match({text}, '-?[0-9]+(\\.0*)?') THEN TRY_CAST({digits} AS BIGINT) END"
+        digits = f"TRY_CAST(split_part({text}, '.', 1) AS BIGINT)"
+        return f"CASE {_digits(text)} WHEN regexp_full_match({text}, '-?[0-9]+(\\.0*)?') THEN {digits} END"
     return None
+
+
+def _digits(text: str) -> str:
+    """A branch of a CASE for the usual text of an integer: told by its way back, far faster than by its form."""
+    return f"WHEN CAST(TRY_CAST({text} AS BIGINT) AS VARCHAR) = {text} THEN TRY_CAST({text} AS BIGINT)"
 
 
 def integer(x: str, type: str) -> Cast | None:
@@ -113,7 +118,7 @@ def integer(x: str, type: str) -> Cast | None:
         return None
     if family(type) == "text":
         text = _text(x, type)
-        sql = f"CASE lower({text}) WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE {sql} END"
+        sql = f"coalesce({sql}, CASE lower({text}) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
     return Cast(sql, _no_value(x, type), "integers", x)
 
 
@@ -184,7 +189,7 @@ def moment(x: str, type: str) -> Cast | None:
         digits = f"regexp_full_match({text}, '-?[0-9]+(\\.[0-9]*)?')"
         date = f"regexp_full_match({text}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}.*')"
         sql = (
-            f"CASE WHEN {digits} THEN TRY_CAST(split_part({text}, '.', 1) AS BIGINT) "
+            f"CASE {_digits(text)} WHEN {digits} THEN TRY_CAST(split_part({text}, '.', 1) AS BIGINT) "
             f"WHEN {date} THEN epoch_ms(TRY_CAST({text} AS TIMESTAMPTZ)) END"
         )
     else:
