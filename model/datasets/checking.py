@@ -47,6 +47,25 @@ PLACE = ('"{piece}"', '"{file}"', '"{row}"')  # names that no column has
 AGAIN = '"{again}"'
 
 
+def check_columns(source: Source, pieces: Sequence[Piece]) -> None:
+    """Raises DataError where a part lacks a column that its table must have, or that another part has of those."""
+    optional = [name for name in OPTIONAL.get(source.table, ()) if name in source.columns]
+    for piece in pieces:
+        absent = [name for name in (*COLUMNS[source.table], *optional) if name not in piece.columns]
+        if absent:
+            raise DataError(no_columns(source, piece.files[0], absent, list(piece.columns)))
+
+
+def no_columns(source: Source, path: Path, absent: Sequence[str], there: Sequence[str], why: str = "") -> str:
+    """That columns are absent, which there are, and what may be meant."""
+    text = f"{path} has no column {', '.join(absent)}{why}; there are {listed(there)}"
+    free = [column for column in there if column not in COLUMNS[source.table]]
+    for name in absent:
+        if meant := near(name, free):
+            text += f"; --map {source.table}.{meant}={name} may be meant"
+    return text
+
+
 class Table:
     """One table of the user's, on its way to the canonical one."""
 
@@ -60,7 +79,7 @@ class Table:
         }
         absent = [name for name in self.features if name not in source.columns]
         if absent:
-            raise DataError(self._no_columns(source.path, absent, list(source.columns), " that features.toml names"))
+            raise DataError(no_columns(source, source.path, absent, list(source.columns), " that features.toml names"))
 
     def write(self, to: Path) -> list[str]:
         """Writes the table, passes malformed rows over; returns what must be known. Raises DataError, MalformedLine."""
@@ -81,9 +100,6 @@ class Table:
         return [f"{self.source.table}: {listed(unused)} not used, nested values are no features"] if unused else []
 
     def _casts(self, piece: Piece) -> dict[str, Cast]:
-        absent = [name for name in self.needed if name not in piece.columns]
-        if absent:
-            raise DataError(self._no_columns(piece.files[0], absent, list(piece.columns)))
         casts = {name: self._cast(name, piece) for name in self.needed}
         return casts | {name: self._feature(name, piece) for name in self.features if name in piece.columns}
 
@@ -260,11 +276,3 @@ class Table:
             raise DataError(f"{self.source.path}: more memory is needed; --memory GIB allows it") from None
         except duckdb.Error as error:
             raise DataError(f"{self.source.path} cannot be read: {first_line(error)}") from None
-
-    def _no_columns(self, path: Path, absent: Sequence[str], there: Sequence[str], why: str = "") -> str:
-        text = f"{path} has no column {', '.join(absent)}{why}; there are {listed(there)}"
-        taken = set(self.needed)
-        for name in absent:
-            if meant := near(name, [column for column in there if column not in taken]):
-                text += f"; --map {self.source.table}.{meant}={name}"
-        return text

@@ -23,7 +23,7 @@ import duckdb
 import polars as pl
 
 from model.datasets import casting, ownlabels
-from model.datasets.checking import COLUMNS, ENTITIES, IDS, Form, Table
+from model.datasets.checking import COLUMNS, ENTITIES, IDS, Form, Table, check_columns
 from model.datasets.sources import Source, opened
 from model.datasets.staged import Piece, staged
 from model.datasets.tables import ITEM, BadLines, DataError, DataSet, Options
@@ -47,6 +47,8 @@ def write_tables(raw: Path, out: Path, options: Options, schema: Schema | None =
         sources = opened(con, raw, options.map)
         _refuse_missing(raw, sources, options)
         pieces = {table: staged(con, source, Path(folder)) for table, source in sources.items()}
+        for table, source in sources.items():
+            check_columns(source, pieces[table])
         form = _form(con, pieces, sources, schema)
         bad, notes = BadLines(options.skip_bad), []
         for table, source in sources.items():
@@ -67,9 +69,8 @@ def write_tables(raw: Path, out: Path, options: Options, schema: Schema | None =
 def _refuse_missing(raw: Path, sources: Mapping[str, Source], options: Options) -> None:
     derived = options.behaviours_from == "impressions"
     if derived and "behaviours" in sources:
-        raise DataError(
-            f"{raw} holds {sources['behaviours'].path.name}; without it --behaviours-from impressions is allowed"
-        )
+        there = sources["behaviours"].path.name
+        raise DataError(f"--behaviours-from impressions: {raw} holds {there}; one source of behaviours is allowed")
     missing = [name for name in ("impressions", "behaviours") if name not in sources]
     if derived:
         missing = [name for name in missing if name != "behaviours"]
@@ -123,14 +124,13 @@ def _id_type(
     ]
     texts = [place for place in there if casting.family(place[2].columns[place[1]]) == "text"]
     numbers = [place for place in there if place not in texts]
-    if numbers and texts:
+    if numbers and texts and declared != "int":  # of integers a row's fault is told
         for table, column, piece in texts:
             cast = casting.integer_id(piece.expressions[column], piece.columns[column])
             assert cast is not None  # of text
-            of_items = (
-                f"{piece.expressions['object_type']} = {literal(object_type)}" if column == "object_id" else "true"
-            )
-            query = f"SELECT {cast.raw} FROM {piece.relation} WHERE {cast.refused} AND {of_items} LIMIT 1"
+            query = f"SELECT {cast.raw} FROM {piece.relation} WHERE {cast.refused}"
+            if column == "object_id":
+                query += f" AND {piece.expressions['object_type']} = {literal(object_type)}"
             refused = con.execute(f"{query} LIMIT 1").fetchall()
             if refused:
                 other, name, whole = numbers[0]

@@ -56,6 +56,7 @@ class Scan:
     separator: str = ","
     lenient: bool = False  # its line ends are mixed, which DuckDB reads only so
     hive: bool = False  # folders on the way to its files are columns
+    own: frozenset[str] = frozenset()  # the columns' names before they were renamed
 
     @property
     def query(self) -> str:
@@ -181,7 +182,7 @@ def _source(con: duckdb.DuckDBPyConnection, table: str, path: Path, names: Mappi
         for form, group in groupby(forms, key=lambda pair: pair[1])
     ]
     source = Source(table, path, formats[0], tuple(scans))
-    absent = [name for name in names if not any(names[name] in scan.columns for scan in scans)]
+    absent = [name for name in names if not any(name in scan.own for scan in scans)]
     if absent:
         raise DataError(f"--map {table}.{absent[0]}: {_no_column(path, absent[0], list(source.columns))}")
     return source
@@ -244,6 +245,7 @@ def _scan(
         separator,
         lenient,
         hive,
+        frozenset(columns),
     )
 
 

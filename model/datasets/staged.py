@@ -73,7 +73,10 @@ def _parquet(con: duckdb.DuckDBPyConnection, scan: Scan) -> Piece:
 def _text(con: duckdb.DuckDBPyConnection, scan: Scan, file: Path, to: Path) -> Piece:
     rejects = f"store_rejects=true, rejects_table='rejects', rejects_scan='rejects_scan', rejects_limit={REJECTS}"
     relation = csv_relation(f"[{literal(str(file))}]", scan.header, scan.separator, scan.hive, scan.lenient, rejects)
-    rows = _copy(con, f"SELECT {_named(scan)} FROM {relation}", to, file)
+    query = f"SELECT {_named(scan)} FROM {relation}"
+    if len(scan.header) == 1:  # a blank line, which is none where there are more columns
+        query += f" WHERE {quoted(scan.header[0])} IS NOT NULL"
+    rows = _copy(con, query, to, file)
     found = con.execute(
         "SELECT line_byte_position, error_type, error_message, csv_line FROM rejects ORDER BY line_byte_position"
     ).fetchall()
@@ -155,7 +158,7 @@ def _record_lines(file: Path, separator: str, records: Sequence[int], rejected: 
         next(rows, None)
         begin = rows.line_num + 1
         for row in rows:
-            if row and begin not in rejected:
+            if row not in ([], [""]) and begin not in rejected:
                 if record in wanted:
                     lines[record] = begin
                     if len(lines) == len(wanted):
