@@ -52,7 +52,7 @@ def test_an_option_of_a_feature_is_of_its_type(tmp_path: Path, line: str, says: 
     [
         ('kind = "category"\ntype = "int"', "'x'", "feature 'x': default: 'x' given, an integer is allowed"),
         ('kind = "category"\ntype = "int"', "1.0", "default: 1.0 given, an integer is allowed: write 1"),
-        ('kind = "category"', "true", "default: True given, a string is allowed: put it in quotes"),
+        ('kind = "category"', "true", "default: True given, a string is allowed: write 1"),
         ('kind = "category"', "['a']", "default: ('a',) given, a string is allowed"),
         ('kind = "category"', "{ a = 1 }", "default {'a': 1}, allowed: true, false, whole number, number, text, list"),
         ('kind = "number"\ntransform = "log"', "'x'", "default: 'x' given, a number is allowed"),
