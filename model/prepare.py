@@ -22,6 +22,7 @@ from model.features.encode import Encoder
 from model.features.schema import Schema
 from model.files import replacing
 from model.options import OptionError
+from model.prepared import summary
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 
@@ -45,7 +46,11 @@ def prepare(
     with replacing(out.resolve()) as partial:
         (partial / "tables").mkdir(parents=True)
         log = datasets.load(dataset).write_tables(raw, partial / "tables", options)
-        return encode_tables(partial, schema, log, older)
+        meta = encode_tables(partial, schema, log, older, options)
+        empty = [name for name, count in meta["impressions"].items() if not count]
+        if empty:
+            raise PrepareError(f"{' and '.join(empty)} hold no impressions; train, validation and test are all needed")
+        return meta
 
 
 def _older(folder: Path, schema: Schema) -> Encoder:
@@ -108,9 +113,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if meta["bad_lines"]:
         print(f"prepare: {meta['bad_lines']} malformed lines passed over", file=sys.stderr)
-    for note in meta["notes"]:
+    length = features_toml.load(arguments.out / "features.toml").history.length
+    print("\n".join(summary.lines(meta, length)))
+    print(f"→ {arguments.out}")
+    for note in (*meta["notes"], *summary.warnings(meta)):
         print(f"prepare: {note}", file=sys.stderr)
-    print(f"{meta['impressions']} impressions, {meta['users']} users, {meta['items']} items → {arguments.out}")
     print(json.dumps({"data": str(arguments.out), **meta}))
     return 0
 

@@ -17,6 +17,7 @@ import polars as pl
 from model.bundle.reading import Bundle
 from model.evaluation.measure import score_rows
 from model.prepared.loader import Prepared
+from model.prepared.order import in_order
 from service.app import create_app
 from service.backfill import load_tables
 from service.settings import Settings
@@ -68,7 +69,7 @@ def items_of(bundle: Bundle, count: int) -> list[str]:
 def replay(bundle: Bundle, data: Prepared, url: str, rows: Any) -> None:
     """Impressions asked for one by one, before a store of the whole log: each is scored as `evaluate` scores it."""
     load_tables(data.folder, url, keep=100_000, ttl_s=10_000)
-    frame = pl.read_parquet(data.folder / "tables" / "impressions.parquet").sort("timestamp", maintain_order=True)
+    frame = in_order(pl.read_parquet(data.folder / "tables" / "impressions.parquet"), data.schema)
     context = [f.name for f in data.schema.side("context")]
     expected = score_rows(bundle, data, rows)
     bodies = [

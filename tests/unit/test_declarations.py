@@ -176,6 +176,8 @@ def without_sequence() -> Schema:
 def test_a_network_that_reads_a_sequence_says_that_there_is_none(network: str) -> None:
     with pytest.raises(ValueError, match="no item feature has a sequence_width, .*; allowed for: item_id; "):
         networks.build(network, without_sequence(), {"item_id": 5, "user_id": 5})
+    (remark,) = without_sequence().remarks
+    assert "no item feature has a sequence_width" in remark and not make_schema().remarks
     networks.build("bpr", without_sequence(), {"item_id": 5, "user_id": 5})
 
 

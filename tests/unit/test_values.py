@@ -20,6 +20,7 @@ from model.graph import golden
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError, series_column
 from model.prepared.loader import Prepared
+from model.prepared.summary import warnings
 from service.call import Call
 from service.rank import rank
 from service.store.history import Stored
@@ -221,6 +222,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     schema = parse({"user_id": "str", "history": {"length": 3}, "feature": [item_id, *of_all]})
     encode_tables(folder, schema, DataSet("log", "UTC", 0))
     return Prepared(folder)
+
+
+def test_prepare_tells_of_the_holes_in_lists_by_column(data: Prepared) -> None:
+    assert data.meta["summary"]["list_holes"] == {"users.user_tags": 6, "users.user_codes": 3} | {
+        "items.item_tags": 6,
+        "items.item_codes": 3,
+    }
+    assert "users.user_tags: 6 elements of lists hold nothing and were left out" in warnings(data.meta)
 
 
 def test_missing_values_of_every_kind_and_side_are_served_as_they_were_trained(data: Prepared) -> None:
