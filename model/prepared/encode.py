@@ -67,7 +67,7 @@ def encode_tables(
             kept = tuple(name for name in KEPT if name in log.columns["impressions"])
             for name, ids in (("users", "user_id"), ("items", "item_id")):
                 log.write(f"SELECT id AS {ids} FROM {ids}s ORDER BY row", encoded / f"{name}.parquet")
-            unused = log.unused()
+            unused, holes = log.unused(), log.holes()
 
         (folder / "features.toml").write_text(tomli_w.dumps(schema.as_dict()))
         encoder.save(folder / "vocab")
@@ -93,7 +93,7 @@ def encode_tables(
         "dataset": dataset.name,
         "time_zone": dataset.time_zone,
         "bad_lines": dataset.bad_lines,
-        "notes": [*dataset.notes, *([split.note] if split.note else [])],
+        "notes": [*dataset.notes, *([split.note] if split.note else []), *schema.remarks],
         "drawn_negatives": dataset.drawn_negatives,
         "impressions": dict(zip(SPLITS, told.rows.tolist(), strict=True)),
         "click_rate": float(told.clicks[0] / max(1, told.rows[0])),
@@ -101,7 +101,7 @@ def encode_tables(
         "users": len(users),
         "items": len(items),
         "behaviours": behaviours[schema.history.object_type][0].count,
-        "summary": summarised(told, found, unused),
+        "summary": summarised(told, found, unused) | {"list_holes": holes},
     }
     write_json(folder / "meta.json", meta)
     return meta

@@ -303,6 +303,17 @@ class Log:
         unused = {name: [c for c in self.columns[name] if c not in columns] for name, columns in used.items()}
         return {name: columns for name, columns in unused.items() if columns}
 
+    def holes(self) -> dict[str, int]:
+        """Elements of lists that hold nothing (["a", null]) and are left out, by table.column; those that have any."""
+        holes: dict[str, int] = {}
+        for side, table in (("user", "users"), ("item", "items"), ("context", "impressions")):
+            for feature in self.schema.side(side):  # type: ignore[arg-type]
+                if feature.listed and self.columns[table][feature.name].endswith("]"):
+                    name = quoted(feature.name)
+                    count = self.rows(f"SELECT coalesce(sum(len({name}) - list_count({name})), 0) FROM {table}")[0][0]
+                    holes |= {f"{table}.{feature.name}": int(count)} if count else {}
+        return holes
+
     def acted(self) -> list[tuple[str, str, int]]:
         """(object type, action, behaviours) of all that the log holds, the most frequent first."""
         kinds = "SELECT object_type, action, count(*) AS n FROM behaviours GROUP BY object_type, action"

@@ -102,6 +102,8 @@ def warnings(meta: dict[str, Any]) -> list[str]:
     told = []
     for table, columns in summary["unused_columns"].items():
         told.append(f"{table}: not used, since features.toml does not name them: {', '.join(columns)}")
+    for column, count in summary.get("list_holes", {}).items():
+        told.append(f"{column}: {count} elements of lists hold nothing and were left out")
     if actions["absent"]:
         named = ", ".join(f"action {action!r} on {kind!r}" for kind, action in actions["absent"])
         told.append(f"features.toml names {named}, which no behaviour is")
