@@ -55,7 +55,7 @@ def family(type: str) -> str:
         return "decimal"
     if type.startswith(("TIMESTAMP", "DATE")):
         return "time"
-    if type.startswith(("VARCHAR", "ENUM", "UUID", "BLOB")) or type == '"NULL"':
+    if type.startswith(("VARCHAR", "ENUM", "UUID", "BLOB", "TIME")) or type == '"NULL"':  # TIME: of a day
         return "text"
     return "other"
 

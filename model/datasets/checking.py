@@ -42,6 +42,7 @@ class Form:
     declared: bool = False  # else the types of ids are those that the tables have
 
 
+WORDS = {"int": "integers", "str": "strings"}
 REPEATED = "stands in an earlier row, one row each is allowed"
 PLACE = ('"{piece}"', '"{file}"', '"{row}"')  # names that no column has
 AGAIN = '"{again}"'
@@ -148,7 +149,7 @@ class Table:
         elif kind == "number":
             cast, allowed = casting.number(x, type), "numbers"
         else:
-            cast, allowed = (casting.integer if declared == "int" else casting.text)(x, type), f"of type {declared}"
+            cast, allowed = (casting.integer if declared == "int" else casting.text)(x, type), WORDS[declared]
         return self._held(cast, name, type, piece, allowed)
 
     def _held(self, cast: Cast | None, name: str, type: str, piece: Piece, allowed: str) -> Cast:
@@ -199,7 +200,8 @@ class Table:
             faults = self._faults(piece, cast)
             values = ", ".join(value for _, _, value in faults)
             rows = self._run(
-                f"SELECT file, row, fault, shown[fault + 1] FROM (SELECT file_index AS file, file_row_number AS row, "
+                f"SELECT file, row, fault, shown[fault + 1] "
+                f"FROM (SELECT {piece.place[0]} AS file, {piece.place[1]} AS row, "
                 f"{self._number(piece, cast)} AS fault, [{values}] AS shown FROM {piece.relation}) "
                 f"WHERE fault IS NOT NULL ORDER BY file, row LIMIT {most}"
             )
@@ -241,7 +243,7 @@ class Table:
         """All good rows with their places (`piece`, `file`, `row`) and, as `again`, whether their id stands before."""
         (name,) = COLUMNS[self.source.table]
         parts = [
-            f"SELECT {chosen}, {place} AS {PLACE[0]}, file_index AS {PLACE[1]}, file_row_number AS {PLACE[2]} "
+            f"SELECT {chosen}, {place} AS {PLACE[0]}, {piece.place[0]} AS {PLACE[1]}, {piece.place[1]} AS {PLACE[2]} "
             f"FROM {piece.relation} WHERE NOT coalesce({self._is_wrong(piece, cast)}, false)"
             for place, (piece, cast, chosen) in enumerate(zip(self.pieces, casts, values, strict=True))
         ]

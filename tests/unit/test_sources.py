@@ -246,7 +246,7 @@ def test_a_broken_gzip_of_which_the_header_can_be_read_is_told_by_name(tmp_path:
     rows = "".join(f"{number},{number * number}\n" for number in range(80_000))
     (raw / "items.csv.gz").write_bytes(gzip.compress(f"item_id,price\n{rows}".encode())[:-9])
 
-    assert "items.csv.gz cannot be read: IO Error: Unexpected end" in refusal(raw, tmp_path / "out", None)
+    assert "items.csv.gz: broken gzip file: Compressed file ended" in refusal(raw, tmp_path / "out", None)
 
 
 def test_views_show_the_tables_as_the_files_have_them(tmp_path: Path) -> None:
@@ -552,6 +552,39 @@ def test_a_malformed_line_of_text_is_told_by_its_number_and_the_first_ones_may_b
         assert f"{raw / name}{'.gz' * packed}, {fault}" in refusal(raw, tmp_path / f"no{passed}", skip_bad=passed)
     made, tables = read(raw, tmp_path / "out", skip_bad=len(faults))
     assert made.bad_lines == len(faults) and len(tables["impressions"]) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "passed", "said"),
+    [
+        (b"user_id,x\r\n7,a\n8,b\r\n", 0, None),  # mixed line ends
+        (b"user_id,x\r7,a\r8,b\r", 0, None),
+        (b"user_id,x\n7,a\n8,b\n9,c\rd\n", 1, "line 5: 1 fields given, 2 are in the header"),  # \r ends a line
+        (b'user_id,x\n7,a\n8,b\n9,"c\n10,d\n11,"e"\n', 3, "line 4: fields that cannot be told apart"),
+        (b"user_id,x\n7,a\n8,b,,x\n", 0, "line 3: 4 fields given, 2 are in the header"),
+        (b"user_id\n7\n\n8\n\n", 0, None),
+    ],
+)
+def test_line_ends_are_those_of_any_system_and_a_stray_quote_costs_all_lines_that_it_swallows(
+    tmp_path: Path, content: bytes, passed: int, said: str | None
+) -> None:
+    raw = write(tmp_path / "raw", own_tables())
+    (raw / "users.parquet").unlink()
+    (raw / "users.csv").write_bytes(content)
+
+    if said:
+        assert f"users.csv, {said}" in refusal(raw, tmp_path / "no")
+    if passed or not said:
+        made, tables = read(raw, tmp_path / "out", skip_bad=passed)
+        assert made.bad_lines == passed and tables["users"]["user_id"].to_list()[:2] == [7, 8]
+
+
+def test_a_column_named_as_the_engine_names_its_own_hides_no_row(tmp_path: Path) -> None:
+    own = own_tables()
+    own["impressions"] = own["impressions"].with_columns(
+        file_index=pl.lit(9), file_row_number=pl.lit(77), label=pl.Series([1, 0, 5, 0])
+    )
+    assert "impressions.parquet, row 3: label: 5" in refusal(write(tmp_path / "raw", own), tmp_path / "out")
 
 
 def test_malformed_rows_are_counted_over_all_tables_and_the_second_of_an_entity_among_them(tmp_path: Path) -> None:
