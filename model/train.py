@@ -186,7 +186,10 @@ def _interrupted(run: "Run | None", argv: Sequence[str]) -> int:
 
 def _prune(home: Path, keep: int | None, outcome: "Published", before: str | None) -> list[str]:
     """What --keep removed: never `current`, never the version that was `current` before, to which one may go back."""
-    if keep is None or not outcome.published:
+    if keep is None:
+        return []
+    if not outcome.published:
+        print("nothing removed: --keep is for what comes after a published bundle")
         return []
     return prune(home, keep, outcome.bundle.name, before)
 

@@ -176,9 +176,7 @@ def _exam(run: Run, bundle: Bundle) -> Exam:
 def _below(exam: Exam, run: Run, draft: Draft, published: bool) -> str:
     """Why the gate is shut, and what opens it."""
     if exam.split is None:
-        why = (
-            "no impression is left that the model has not seen, or all have one label: no figure says what it is worth"
-        )
+        why = "no impression is left that the model has not seen, or all have one label: nothing says what it is worth"
     else:
         own, floor = verdict.gauge(run.objective)
         why = (

@@ -339,7 +339,7 @@ class Run:
             return False
         try:
             content = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
-        except (RuntimeError, UnpicklingError, EOFError) as error:
+        except (RuntimeError, UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RecipeError(f"{self.checkpoint} cannot be read ({reason}); --restart begins anew") from None
         if content["identity"] != self.identity:  # also where the data was prepared anew
