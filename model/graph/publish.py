@@ -21,8 +21,11 @@ from model.graph.write import check_parity, example_batch, write_graph
 from model.training.run import Run
 
 
-def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
-    """Exports the run's best weights and opens test once: (bundle, test figures). Raises ExportError."""
+def publish(run: Run, out: Path, boosting: bool = True) -> tuple[Path, dict[str, Any]]:
+    """Exports the run's best weights and opens test once: (bundle, test figures). Raises ExportError.
+
+    Without `boosting` nothing is fitted to stand beside the figures.
+    """
     data, name = run.data, f"{run.name}_{run.data.meta['dataset']}"
     facts = {
         "network": run.name,
@@ -47,7 +50,7 @@ def publish(run: Run, out: Path) -> tuple[Path, dict[str, Any]]:
             if split in run.trained_on or not len(rows):
                 continue
             score = score_rows(bundle, data, rows)
-            figures[split] = measure(data, rows, score, run.trained_on, run.objective)
+            figures[split] = measure(data, rows, score, run.trained_on, run.objective, boosting)
             if run.objective == "click":
                 figures[split]["calibration_bins"] = calibration_bins(data.label[rows], score)
         report = {

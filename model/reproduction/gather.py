@@ -208,7 +208,7 @@ def _peer(exam: Exam, own: Contestant, to: Contestant | None, floor: Contestant)
     figures = []
     for score in own.scores:
         objective = "click" if 0 <= score.min() and score.max() <= 1 else "pairs"
-        figures.append(measure(exam.data, exam.rows, score, objective=objective))
+        figures.append(measure(exam.data, exam.rows, score, objective=objective, boosting=False))
     return {
         "kind": "peer",
         "seeds": list(range(1, len(own.scores) + 1)),
