@@ -73,7 +73,7 @@ def boosted_scores(data: Prepared, rows: Rows, trained_on: Sequence[str] = ("tra
 
     None where a row was trained on, and where lightgbm is not installed, which is told once on stderr.
     """
-    unseen = np.flatnonzero(~np.isin(data.arrays["split"], [SPLITS.index(split) for split in trained_on]))
+    unseen = _of(data, [split for split in SPLITS if split not in trained_on])
     if not np.isin(rows, unseen, assume_unique=True).all():
         return None
     path, key = data.folder / FOLDER / f"{'_'.join(sorted(trained_on))}.npz", _key(data, trained_on)
@@ -110,13 +110,12 @@ class Boosted:
         import lightgbm  # of the extra `train`, and slow to import
 
         how, data = parameters(), self.data
-        rows = np.sort(np.concatenate([data.of_split(split) for split in trained_on]))  # in time order
-        described, inputs, label = training_rows(data, rows)
+        described, inputs, label = training_rows(data, _of(data, trained_on))
         if not 0 < label.sum() < len(label):
             return described, None
+        rows = data.of_split("validation")
         categories = [at for at, name in enumerate(described.columns(rows[:0])) if name in described.categories]
         train = lightgbm.Dataset(inputs, label, categorical_feature=categories, params=how.lightgbm)
-        rows = data.of_split("validation")
         stopped = trees is None and 0 < data.label[rows].sum() < len(rows)
         most = trees or (how.most_trees if stopped else how.blind_trees)
         with tqdm(total=most, desc="gradient boosting", unit="tree", delay=1, leave=False) as bar:
@@ -245,6 +244,11 @@ class Described:
                 if not feature.is_float and feature.columns == 1 and few:
                     columns[f"= {feature.name}"] = encoded[:, places[feature.name].start]
         return columns
+
+
+def _of(data: Prepared, splits: Sequence[str]) -> Rows:
+    """Impressions of several splits, in time order."""
+    return np.flatnonzero(np.isin(data.arrays["split"], [SPLITS.index(split) for split in splits]))
 
 
 def _parts(rows: Rows) -> Iterator[Rows]:

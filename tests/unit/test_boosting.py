@@ -31,7 +31,6 @@ def odd_data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture
 def copy(odd_data: Prepared, tmp_path: Path) -> Path:
-    shutil.rmtree(odd_data.folder / boosting.FOLDER, ignore_errors=True)
     return Path(shutil.copytree(odd_data.folder, tmp_path / "copy"))
 
 
@@ -81,9 +80,8 @@ def test_a_training_row_is_described_by_what_was_counted_before_its_block(
         assert matrix[at, names.index("times of item")] == pytest.approx(np.log1p(len(mine)))
 
 
-def test_labels_of_coin_throws_are_not_learnt(odd_data: Prepared, small_data: Prepared, tmp_path: Path) -> None:
+def test_labels_of_coin_throws_are_not_learnt(small_data: Prepared, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(small_data.folder, tmp_path / "thrown"))
-    shutil.rmtree(folder / boosting.FOLDER, ignore_errors=True)
     label = np.random.default_rng(1).integers(0, 2, len(small_data.label)).astype(np.int8)
     np.save(folder / "encoded" / "label.npy", label)
     data = Prepared(folder)
