@@ -35,7 +35,7 @@ ARROWS = {
     "model.networks": FEATURES | OPTIONS,
     "model.datasets": FEATURES | OPTIONS | ENGINE | FILES_ALONE,
     "model.prepared": ENCODED,
-    "model.evaluation": SERVED | {"model.prepared"},
+    "model.evaluation": SERVED | FILES_ALONE | {"model.prepared"},
     "model.training": LEARNT,
     "model.graph": LEARNT | {"model.training"},
     "model.reproduction": TRAINED | {"model.pages"},
