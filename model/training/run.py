@@ -273,10 +273,13 @@ class Run:
             self._note(f"{name}/{self.how.select}", value)
         total, number = self.progress["losses"]
         self.progress["losses"] = [0.0, 0]
-        figures |= {"train_loss": total / number, "picked_by": picked_by}
+        self.judge(figures | {"train_loss": total / number, "picked_by": picked_by})
+
+    def judge(self, figures: Mapping[str, Any]) -> None:
+        """Takes a look's figures into the curve: the best keep their weights, others count as waited."""
         self.progress["curve"].append({"epoch": self.progress["epoch"] + 1, "batch": self.progress["batch"], **figures})
-        if picked_by > self.progress["best"]:
-            self.progress |= {"best": picked_by, "waited": 0}
+        if figures["picked_by"] > self.progress["best"]:
+            self.progress |= {"best": figures["picked_by"], "waited": 0}
             self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         elif not self.at_chance():
             self.progress["waited"] += 1
