@@ -108,9 +108,7 @@ def day_by_day(data: Prepared, network: str, recipe: Recipe, first: int, seed: i
             how = recipe if newest is None else replace(recipe, training=update)
             run = Run(today, network, how, seed, Path(scratch) / "checkpoint.pt", warm=newest)
             run.fit()
-            newest = Bundle.open(
-                publish(run, out, boosting=False).bundle
-            )  # whatever it reaches: what is reported is how it does
+            newest = Bundle.open(publish(run, out, boosting=False).bundle)
             start = start or newest
             rows = today.of_split("test")
             label = today.label[rows]

@@ -32,6 +32,12 @@ def config_type(name: str) -> Any:
     return _module(name).Config
 
 
+def objective(name: str) -> str | None:
+    """The only objective that a network learns; None: the recipe's. Raises OptionError for a name that is not there."""
+    only: str | None = _module(name).Network.objective
+    return only
+
+
 def _module(name: str) -> Any:
     if name not in names():
         raise OptionError(f"network {name!r}, allowed: {', '.join(names())}")

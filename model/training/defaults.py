@@ -1,21 +1,121 @@
-"""Settings for a log that no recipe was made for: what suits its size."""
+"""Settings for a log that nobody has made a recipe for: from its rows, its ids and its histories.
 
-from dataclasses import dataclass
+The paper's own (`Training()`) were made for 47 billion samples, and leave a log of some 100,000 rows below its floor.
+Each rule here is one that model/LOG.md measured on several logs, and says why it was taken, for people. Training and
+validation are looked at, test never; what is left to validation is when to stop.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from model import networks
+from model.features.ids import UNKNOWN
+from model.features.kinds import ITEM_ID
 from model.prepared.loader import Prepared
 from model.training.recipe import Recipe, Training
+
+BATCHES = ((10_000, 128), (50_000, 256), (2_000_000, 512))  # rows below which a batch has so many; else 1024
+MLPS = ((10_000, (64, 32)), (100_000, (128, 64)), (20_000_000, (256, 128, 64)))  # else the paper's
+DENSE = 4_000_000  # weights of all tables up to which Adam moves every row: it costs a step some 10 ms
+PASSES, EPOCHS = 10_000_000, 20  # rows that all epochs together may visit; epochs at most
+SHOWN = 100  # impressions of an item that teach it in one epoch
+KNOWN = 0.7  # share of validation's impressions of known items below which an item says less than what it is
 
 
 @dataclass(frozen=True)
 class Suited:
     recipe: Recipe
-    reasons: tuple[str, ...]  # a line each, for people
+    reasons: tuple[str, ...]  # sentences for people
+
+
+@dataclass
+class Choice:
+    """Settings as the rules add them, and why."""
+
+    network: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    features: dict[str, dict[str, int]] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
 
 
 def suited(data: Prepared, network: str) -> Suited:
-    """The settings for a network on a prepared data set, and why."""
+    """The recipe for `network` on this data set, and the reasons. Raises OptionError for an unknown network."""
     rows = len(data.of_split("train"))
-    own = {"mlp": [128, 64]} if "mlp" in networks.options(network) else {}
-    how = Training(optimiser="adam", learning_rate=0.001, batch_size=512, epochs=5, evaluations=1, patience=2)
-    return Suited(Recipe(network=own, training=how), (f"Adam 0.001, up to 5 epochs: {rows} rows to train on",))
+    choice = Choice()
+    _size(choice, rows, networks.options(network))
+    if networks.objective(network) == "pairs":
+        _pairs(choice)
+    else:
+        _tables(choice, data, rows)
+        _widths(choice, data)
+    recipe = Recipe(choice.network, Training(**choice.training), choice.features)
+    return Suited(recipe, tuple(choice.reasons))
+
+
+def _size(choice: Choice, rows: int, options: Mapping[str, Any]) -> None:
+    batch = next((size for below, size in BATCHES if rows < below), 1024)
+    epochs = max(1, min(EPOCHS, PASSES // rows))
+    choice.training |= {"optimiser": "adam", "learning_rate": 0.002, "batch_size": batch, "epochs": epochs}
+    choice.training |= {"evaluations": 2, "patience": 6} if epochs > 1 else {"evaluations": 4, "patience": 4}
+    choice.reasons.append(
+        f"Adam at 0.002 in batches of {batch}: {rows:,} rows are too few for the paper's Adagrad at 0.01, "
+        "which was made for billions."
+    )
+    choice.reasons.append(
+        f"At most {epochs} epoch{'s' * (epochs > 1)}, ended where validation gets no better: a small log is learnt by "
+        "heart in some, and one of them may not be enough to begin."
+    )
+    layers = next((layers for below, layers in MLPS if rows < below), None)
+    if layers and "mlp" in options:
+        choice.network["mlp"] = list(layers)
+        choice.reasons.append(
+            f"MLP {'-'.join(map(str, layers))}: the paper's 1024-512-256 is no better below a million rows, and slower."
+        )
+
+
+def _pairs(choice: Choice) -> None:
+    choice.training |= {"l2": 1e-4, "evaluations": 1, "patience": 3}
+    choice.reasons.append("l2 0.0001 on the rows of a pair: the paper's λ; without one it learns pairs by heart.")
+
+
+def _tables(choice: Choice, data: Prepared, rows: int) -> None:
+    """How ids are kept from being learnt by heart."""
+    embedded = [f for f in data.schema.embedded if not f.is_float]
+    weights = sum(data.rows[f.name] * (f.width + f.sequence_width) for f in embedded)
+    if weights <= DENSE:
+        choice.training |= {"lazy": False, "l2": 1e-4}
+        choice.reasons.append(
+            f"l2 0.0001 on every row of the tables at every step: they hold {weights:,} weights, few enough for that."
+        )
+    else:
+        choice.reasons.append(f"A step moves the rows of its batch alone: the tables hold {weights:,} weights.")
+    shown = rows / max(1, data.rows[ITEM_ID])
+    if shown >= SHOWN and choice.training["epochs"] > 1:
+        choice.training |= {"fresh_tables": 100, "decay": 0.05, "evaluations": 1, "patience": 3}
+        choice.reasons.append(
+            f"Tables above 100 rows start anew at every epoch: an item is shown {shown:.0f} times, so that one epoch "
+            "teaches it and the next would learn it by heart, while attention wants several."
+        )
+
+
+def _widths(choice: Choice, data: Prepared) -> None:
+    """Sequence weight on what items are, where the items themselves do not come back."""
+    sequence = {f.name: f.sequence_width for f in data.schema.sequence}
+    others = [name for name in sequence if name != ITEM_ID]
+    known = _known_items(data)
+    if known < KNOWN and others and ITEM_ID in sequence and sequence[ITEM_ID] > 8:
+        freed = (sequence[ITEM_ID] - 8) // 8 * 8
+        choice.features[ITEM_ID] = {"sequence_width": sequence[ITEM_ID] - freed}
+        choice.features[others[0]] = {"sequence_width": sequence[others[0]] + freed}
+        choice.reasons.append(
+            f"{freed} of the item's sequence width go to {others[0]}: of validation's impressions {known:.0%} show an "
+            "item that training knows, so what an item is says more than which."
+        )
+
+
+def _known_items(data: Prepared) -> float:
+    """Share of validation's impressions whose item has a row of its own."""
+    place = data.schema.places("item")[ITEM_ID].start
+    items = data.item[data.of_split("validation")]
+    return float((data.arrays["items"][items, place] != UNKNOWN).mean()) if len(items) else 1.0

@@ -34,6 +34,7 @@ from model.training.memory import keep_freed
 from model.training.optimiser import Optimiser
 from model.training.pairs import Pairs
 from model.training.parallel import World
+from model.training.patience import at_chance
 from model.training.recipe import Recipe, RecipeError, adapted
 from model.training.warm import check_rows_stayed, take_over
 
@@ -308,13 +309,21 @@ class Run:
             self._note(f"{name}/{self.how.select}", value)
         total, number = self.progress["losses"]
         self.progress["losses"] = [0.0, 0]
-        figures |= {"train_loss": total / number, "picked_by": picked_by}
+        self.judge(figures | {"train_loss": total / number, "picked_by": picked_by})
+
+    def judge(self, figures: Mapping[str, Any]) -> None:
+        """Takes a look's figures into the curve: the best keep their weights, others count as waited."""
         self.progress["curve"].append({"epoch": self.progress["epoch"] + 1, "batch": self.progress["batch"], **figures})
-        if picked_by > self.progress["best"]:
-            self.progress |= {"best": picked_by, "waited": 0}
+        if figures["picked_by"] > self.progress["best"]:
+            self.progress |= {"best": figures["picked_by"], "waited": 0}
             self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-        else:
+        elif not self.at_chance():
             self.progress["waited"] += 1
+
+    def at_chance(self) -> bool:
+        """Whether no look so far was better than one of a network that knows nothing."""
+        best = max(look["auc"] for look in self.progress["curve"])
+        return at_chance(best, self.data.label[self.data.of_split(self.how.select)])
 
     def save(self) -> None:
         """Writes the checkpoint beside and renames it into place; never one whose weights are no numbers."""
