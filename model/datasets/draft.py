@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from textwrap import wrap
+from textwrap import shorten, wrap
 from typing import Any
 
 import duckdb
@@ -49,7 +49,8 @@ COUNTS = set(
     " secs mins ms distance km miles meters weight height width income salary balance followers following views plays"
     " clicks likes comments shares sales reviews score rating ratings stars bpm tempo stock followed friends fans"
     " budget revenue discount percent pct ratio popularity calories words pages nights rooms guests capacity population"
-    " area sqm sqft mileage tenure visits orders purchases downloads installs kcal grams volume".split()
+    " area sqm sqft mileage tenure visits orders purchases downloads installs kcal grams volume"
+    " time elapsed gap diff delta interval remaining lag".split()
 )
 CODES = set(
     "id ids uuid guid key code hash token sku isbn ean asin barcode category genre type class group zip".split()
@@ -206,6 +207,7 @@ def _history(log: Log, derived: bool) -> tuple[dict[str, Any], list[str], list[s
     ).fetchall()
     if not types:
         notes.append("There are no behaviours: every history would be empty.")
+        con.execute("CREATE OR REPLACE TEMP TABLE chosen AS SELECT * FROM done WHERE false")
         return {"length": 20, "actions": ["click"], "object_type": ITEM}, [], notes
     chosen, _, matching = types[0]
     if derived:
@@ -246,10 +248,10 @@ def _history(log: Log, derived: bool) -> tuple[dict[str, Any], list[str], list[s
     notes.append(f"actions in the log: {counted}." + (f" Left out: {', '.join(out)}." if out else ""))
     if len(kept) > 1:
         notes.append("All of them enter one history; of the networks atrank alone tells actions apart.")
-    listed = ", ".join(map(literal, kept))
+    named = ", ".join(map(literal, kept))
+    con.execute(f"CREATE OR REPLACE TEMP TABLE chosen AS SELECT * FROM done WHERE {of_type} AND _action IN ({named})")
     half, most = log.one(
-        "SELECT quantile_disc(n, .5), quantile_disc(n, .9) FROM"
-        f" (SELECT count(*) AS n FROM done WHERE {of_type} AND _action IN ({listed}) GROUP BY _user)"
+        "SELECT quantile_disc(n, .5), quantile_disc(n, .9) FROM (SELECT count(*) AS n FROM chosen GROUP BY _user)"
     )
     length = max(SHORTEST, min(LONGEST, -(-int(most) // 5) * 5))
     notes.append(
@@ -374,20 +376,21 @@ def _tastes(log: Log, entries: Sequence[Entry]) -> dict[str, str]:
         if column.missing > 0.5 or column.distinct < 2:
             continue
         v = column.expression if entry.row["kind"] == "category" else f"unnest({column.expression})"
-        same, chance = log.one(
+        same, users, chance = log.one(
             f"WITH of_item AS (SELECT {log.id('items', 'item_id')} AS i, {v} AS v FROM seen_items),"
-            " x AS (SELECT _user AS u, i, v, count(*) AS n FROM done JOIN of_item ON _object = i WHERE v IS NOT NULL"
+            " x AS (SELECT _user AS u, i, v, count(*) AS n FROM chosen JOIN of_item ON _object = i WHERE v IS NOT NULL"
             " GROUP BY ALL),"
             " whole AS (SELECT i, v, sum(n) AS n FROM x GROUP BY ALL),"
             " per_user AS (SELECT a.u, s, t, m FROM (SELECT u, sum(p) AS s FROM (SELECT u, sum(n)**2 - sum(n**2) AS p"
             " FROM x GROUP BY u, v) GROUP BY u) a JOIN (SELECT u, sum(n)**2 - sum(n**2) AS t, sum(n) AS m FROM"
             " (SELECT u, i, sum(n) AS n FROM x GROUP BY u, i) GROUP BY u) b ON a.u = b.u WHERE t > 0)"
-            " SELECT (SELECT sum(least(s / t, 1) * m) / sum(m) FROM per_user),"
+            " SELECT (SELECT sum(least(s / t, 1) * m) / sum(m) FROM per_user), (SELECT count(*) FROM per_user),"
             " (SELECT sum(p) FROM (SELECT sum(n)**2 - sum(n**2) AS p FROM whole GROUP BY v)) / (SELECT"
             " nullif(sum(n)**2 - sum(n**2), 0) FROM (SELECT sum(n) AS n FROM whole GROUP BY i))"
         )
         same, chance = float(same or 0), float(chance or 0)
-        score = _gain(same, chance)
+        surely = same - chance > 2 * math.sqrt(chance * (1 - chance) / max(1, users))
+        score = same * math.log(same / chance) if surely and chance > 0 else 0.0  # in nats: how much surer it makes
         said = (
             f"Two choices of one user share it in {same:.0%} of the cases, by chance in {chance:.0%}: in the sequence"
             " it carries taste over to new items."
@@ -396,18 +399,26 @@ def _tastes(log: Log, entries: Sequence[Entry]) -> dict[str, str]:
         )
         scores[entry.name] = (score, said)
     ranked = sorted(scores, key=lambda name: (-scores[name][0], -_moderate(log, name), name))
-    best = ranked[:1] + [name for name in ranked[1:2] if scores[name][0] > max(0.02, scores[ranked[0]][0] / 2)]
+    best = ranked[:1]
+    for name in ranked[1:]:
+        if len(best) < 2 and scores[name][0] > max(0.02, scores[best[0]][0] / 2) and not _nested(log, best[0], name):
+            best.append(name)
     return {name: scores[name][1] for name in best}
 
 
-def _gain(same: float, chance: float) -> float:
-    """How much surer a user's choice makes the next one's value, in nats."""
-    return same * math.log(same / chance) if same > 1.05 * chance > 0 else 0.0
+def _nested(log: Log, name: str, other: str) -> bool:
+    """Whether one column follows from the other, as a department from its aisle: together they tell no more."""
+    a, b = (log.tables["items"][column] for column in (name, other))
+    if "list" in (a.sort, b.sort):
+        return False
+    (both,) = log.one(f"SELECT count(DISTINCT ({a.expression}, {b.expression})) FROM seen_items")
+    return bool(both <= 1.02 * max(a.distinct, b.distinct))
 
 
 def _moderate(log: Log, name: str) -> int:
     """Of columns that tell nothing: the finest that still has several items to a value."""
-    distinct = log.tables["items"][name].distinct
+    column = log.tables["items"][name]
+    distinct = column.distinct if column.sort != "list" else 0
     return distinct if distinct * 3 <= max(log.rows["items"], 6) else -distinct
 
 
@@ -421,8 +432,8 @@ def _context(log: Log, measurable: bool) -> list[Entry]:
             entries.append(Entry("impressions", name, f"stands in {taken[name]} too, and is taken from there"))
             continue
         entry = _judged(log, column)
-        words = column.tokens
-        if entry.row is None:
+        row, words = entry.row, column.tokens
+        if row is None:
             entries.append(entry)
             continue
         area, given = auc(log.con, column) if measurable else (0.5, 0.0)
@@ -435,7 +446,7 @@ def _context(log: Log, measurable: bool) -> list[Entry]:
             entry = Entry("impressions", name, why)
         elif words & AFTERWARDS and not words & BEFORE:
             entry = Entry("impressions", name, f"by its name it is known only after the click (AUC alone {area:.3f})")
-        elif column.sort in ("text", "int") and column.distinct > SOME and entry.row["kind"] == "category":
+        elif column.sort in ("text", "int") and column.distinct > SOME and row["kind"] == "category":
             back = comes_back(log.con, column)
             if back < STAYS:
                 why = f"its values do not come back: {back:.0%} of the newest tenth's stood in an earlier row"
@@ -523,9 +534,11 @@ def _useless(column: Column) -> str:
     if column.looks in ("email", "phone", "ip"):
         kind = {"email": "e-mail addresses", "phone": "phone numbers", "ip": "network addresses"}[column.looks]
         return f"personal data: {kind}"
-    personal = words & PERSONAL or (column.table == "users" and "name" in words)
-    if personal and (
-        column.sort == "text" and column.distinct > 2 or column.sort == "int" and (column.low or 0) >= 10**6
+    personal = words & (PERSONAL | {"name"}) if column.table == "users" else words & PERSONAL
+    if (
+        column.table != "items"
+        and personal
+        and (column.sort == "text" and column.distinct > 2 or column.sort == "int" and (column.low or 0) >= 10**6)
     ):
         return f"personal data, by its name ({column.distinct:,} values)"
     if column.sort == "time" or _is_epoch(column):
@@ -667,12 +680,13 @@ def _text(
 
 def _summary(log: Log, history: Mapping[str, Any], entries: Sequence[Entry], notes: Sequence[str]) -> tuple[str, ...]:
     lines = []
-    for table, there in log.tables.items():
-        lines.append(f"{table}: {log.rows[table]:,} rows, {len(there)} columns")
+    for table in TABLES:
+        there = log.tables.get(table)
+        lines.append(f"{table}: {log.rows[table]:,} rows, {len(there)} columns" if there else f"{table}: no such table")
         for entry in entries:
             if entry.table == table:
                 what = _short(entry.row) if entry.row else "left out"
-                lines.append(f"  {entry.name:<24} {what:<28} {entry.why}")
+                lines.append(f"  {entry.name:<22} {what:<26} {shorten(entry.why, 100, placeholder=' …')}")
     lines.append(f"history: {', '.join(history['actions'])} on {history['object_type']}, newest {history['length']}")
     return (*lines, *(f"  {note}" for note in notes))
 
