@@ -8,7 +8,7 @@ A tensor's name ends in its shape:
 Nothing that depends on the user alone has a C axis: it is computed once per request, not once per candidate.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -71,8 +71,8 @@ class Lookup(nn.Module):
         super().__init__()
         self.schema = schema
         embedded = [f for f in schema.features if f.width and not f.is_float]
-        self.other = Tables({f.name: table(rows[f.name], f.width) for f in embedded})
-        self.sequence = Tables({f.name: table(rows[f.name], f.sequence_width) for f in schema.sequence})
+        self.other = nn.ModuleDict({f.name: table(rows[f.name], f.width) for f in embedded})
+        self.sequence = nn.ModuleDict({f.name: table(rows[f.name], f.sequence_width) for f in schema.sequence})
         self.width_D = sum(f.sequence_width for f in schema.sequence)
         self.width_user_F = self._width(schema.side("user"))
         self.width_other_F = self._width([f for s in CANDIDATE_SIDES for f in schema.side(s)])
@@ -103,31 +103,6 @@ class Lookup(nn.Module):
             if f"{side}_numbers" in batch:
                 parts.append(batch[f"{side}_numbers"])
         return torch.cat(parts, -1) if parts else no_features(batch, sides)
-
-
-class Tables(nn.ModuleDict):
-    """Tables by their feature's name, which may be one that torch has taken (type, values) or refuses (home.city)."""
-
-    def __init__(self, tables: Mapping[str, nn.Module]):
-        self.names = list(tables)
-        super().__init__({self._place(name): table for name, table in tables.items()})
-
-    @staticmethod
-    def _place(name: str) -> str:
-        taken = "." in name or name == "training" or hasattr(nn.ModuleDict, name)
-        return f"feature:{name.replace('%', '%25').replace('.', '%2E')}" if taken else name
-
-    def __getitem__(self, name: str) -> nn.Module:
-        return super().__getitem__(self._place(name))
-
-    def __contains__(self, name: str) -> bool:
-        return super().__contains__(self._place(name))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def items(self) -> Iterable[tuple[str, nn.Module]]:  # type: ignore[override]  # a view in torch
-        return zip(self.names, self.values(), strict=True)
 
 
 def no_features(batch: Batch, sides: Sequence[Side]) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from model.features.ids import PAD
 from model.features.kinds import Side
 from model.features.schema import Schema
-from model.networks.blocks import Batch, Head, Lookup, RankingNetwork, Tables
+from model.networks.blocks import Batch, Head, Lookup, RankingNetwork
 
 SIDES: tuple[Side, ...] = ("user", "item", "context", "cross")
 
@@ -64,7 +64,7 @@ class Wide(nn.Module):
         super().__init__()
         self.schema = schema
         embedded = [f for f in schema.features if (f.width or f.sequence_width) and not f.is_float]
-        self.weight = Tables({f.name: weights(rows[f.name]) for f in embedded})
+        self.weight = nn.ModuleDict({f.name: weights(rows[f.name]) for f in embedded})
 
     def forward(self, batch: Batch) -> Tensor:
         logit = torch.zeros((), device=batch["gap"].device)
