@@ -45,7 +45,8 @@ def prepare(
     older = _older(grow, schema) if grow else None
     with replacing(out.resolve()) as partial:
         (partial / "tables").mkdir(parents=True)
-        log = datasets.load(dataset).write_tables(raw, partial / "tables", options)
+        more = (schema,) if dataset == "parquet" else ()  # whose columns have the types that features.toml declares
+        log = datasets.load(dataset).write_tables(raw, partial / "tables", options, *more)
         return encode_tables(partial, schema, log, older)
 
 
@@ -120,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", type=int, help="of the users, encoded one after another (default: as memory asks)")
     arguments = parser.parse_args(argv)
     named = {name: value for name in asdict(Options()) if (value := getattr(arguments, name)) is not None}
+    named |= {name: tuple(value) for name, value in named.items() if isinstance(value, list)}
     try:
         options = datasets.options(arguments.dataset, arguments.raw, named)
     except OptionError as error:

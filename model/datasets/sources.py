@@ -52,6 +52,10 @@ class Scan:
     relation: str  # what stands after FROM
     columns: Mapping[str, str]  # name, as renamed → DuckDB's type
     expressions: Mapping[str, str]  # name, as renamed → its SQL over the relation
+    header: tuple[str, ...] = ()  # of delimited text, as the file has it
+    separator: str = ","
+    lenient: bool = False  # its line ends are mixed, which DuckDB reads only so
+    hive: bool = False  # folders on the way to its files are columns
 
     @property
     def query(self) -> str:
@@ -209,14 +213,15 @@ def _form(con: duckdb.DuckDBPyConnection, file: Path, format: str, folder: Path)
 def _scan(
     con: duckdb.DuckDBPyConnection, format: str, files: Sequence[Path], form: str, hive: bool, names: Mapping[str, str]
 ) -> Scan:
+    header, separator, lenient = (), ",", False
     paths = "[" + ", ".join(literal(str(file)) for file in files) + "]"
     if format == PARQUET:
         relation = f"read_parquet({paths}, hive_partitioning={str(hive).lower()}, hive_types_autocast=false)"
         columns = {name: str(type) for name, type, *_ in _described(con, relation, files[0])}
         expressions = {name: quoted(name) for name in columns}
     elif format == TEXT:
-        header, separator = json.loads(form)
-        relation = csv_relation(paths, header, separator, hive)
+        header, separator, lenient = json.loads(form)
+        relation = csv_relation(paths, header, separator, hive, lenient)
         columns = {name: "VARCHAR" for name, *_ in _described(con, relation, files[0])}
         expressions = {name: quoted(name) for name in columns}
     else:
@@ -235,16 +240,22 @@ def _scan(
         relation,
         {renamed[name]: type for name, type in columns.items()},
         {renamed[name]: sql for name, sql in expressions.items()},
+        tuple(header),
+        separator,
+        lenient,
+        hive,
     )
 
 
-def csv_relation(paths: str, header: Sequence[str], separator: str, hive: bool = False, more: str = "") -> str:
+def csv_relation(
+    paths: str, header: Sequence[str], separator: str, hive: bool, lenient: bool, rejects: str = "ignore_errors=true"
+) -> str:
     """What reads delimited text: all fields are text, and lines that cannot be told apart are passed over."""
     columns = "{" + ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header) + "}"
     return (
         f"read_csv({paths}, auto_detect=false, header=true, columns={columns}, delim={literal(separator)}, quote='\"', "
         f"escape='\"', hive_partitioning={str(hive).lower()}, hive_types_autocast=false, "
-        f"{more or 'ignore_errors=true'})"
+        f"strict_mode={str(not lenient).lower()}, {rejects})"
     )
 
 
@@ -285,14 +296,15 @@ def _keys(
     return columns, expressions
 
 
-def _header(file: Path, tab: bool) -> tuple[list[str], str]:
-    """The columns' names, and what separates them: of a .csv whatever its first line is split by most."""
+def _header(file: Path, tab: bool) -> tuple[list[str], str, bool]:
+    """The columns' names, what separates them, and if line ends are mixed."""
     with unpacked(file) as text:
         lines = io.TextIOWrapper(text, "utf-8-sig", errors="replace", newline="")
         try:
             start = lines.read(1 << 20)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(f"{file}: broken gzip file: {error}") from None
+    # A .csv is split by what splits its first line into most fields.
     separators = ("\t",) if tab else (",", ";", "\t", "|")
     splits = {sep: next(csv.reader(io.StringIO(start, newline=""), delimiter=sep), []) for sep in separators}
     separator = max(splits, key=lambda sep: len(splits[sep]))  # the first of equals: a comma
@@ -305,7 +317,9 @@ def _header(file: Path, tab: bool) -> tuple[list[str], str]:
     twice = sorted({name for name in names if [other.lower() for other in names].count(name.lower()) > 1})
     if twice:
         raise DataError(f"{file} has several columns called {', '.join(twice)}; one of each is allowed")
-    return names, separator
+    bare = re.sub(r'"[^"]*"', "", start).removesuffix("\r")  # within quotes a line end is text
+    ends = bare.count("\r\n")
+    return names, separator, 0 < ends < max(bare.count("\n"), bare.count("\r"))
 
 
 def _first_line(file: Path) -> None:
