@@ -51,6 +51,7 @@ class Encoded:
     unknown_items: int  # candidates without an embedding of their own
     future: int  # behaviours stamped ahead of `now`, taken as just now
     malformed: int  # profile values and behaviours of the wrong type, left out
+    holes: int  # elements of lists that hold nothing (["a", null]), left out
 
 
 class Encoder:
@@ -67,6 +68,7 @@ class Encoder:
             for group in schema.groups
         ]
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
+        self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
         crosses = schema.side("cross")
         self._crosses = len(crosses)
         self._alike = []  # crosses of equally many parts are computed at once
@@ -151,7 +153,7 @@ class Encoder:
         `profile` is the store's text, in which a wrong value is left out; `user`, `context` and the candidates' own
         features are the caller's, win over profile, defaults and catalogue, and raise BadValue when wrong.
         """
-        profile_columns, malformed = self._profile(user_id, profile, user or {})
+        profile_columns, malformed, holes = self._profile(user_id, profile, user or {})
         clicked, times, actions, wrong = self._history.newest(behaviours)
         ids, own = self._candidates(candidates)
         count = len(ids)
@@ -192,26 +194,34 @@ class Encoder:
             unknown_items=int(np.count_nonzero(item_rows[:count, self._item_place] == UNKNOWN)),
             future=future,
             malformed=malformed + wrong,
+            holes=holes + self._holes(context or {}, own),
         )
 
     def _profile(
         self, user_id: int | str, profile: Mapping[str, str], user: Mapping[str, Any]
-    ) -> tuple[dict[str, Column], int]:
+    ) -> tuple[dict[str, Column], int, int]:
         _refuse_unknown("user", user, self._allowed["user"])
-        columns, malformed = {}, 0
+        columns, malformed, holes = {}, 0, 0
         for feature in self._users:
             name = feature.name
             if name == USER_ID:
                 columns[name] = feature.column([user_id])
             elif name in user:
                 columns[name] = _column(feature, [user[name]], f"user.{name}")
+                holes += feature.holes([user[name]])
             else:
                 try:
                     value = feature.from_text(profile[name]) if name in profile else None
                     columns[name] = feature.column([value])
+                    holes += feature.holes([value])
                 except BadValue:  # another program wrote it: the request is not to blame
                     columns[name], malformed = feature.column([None]), malformed + 1
-        return columns, malformed
+        return columns, malformed, holes
+
+    def _holes(self, context: Mapping[str, Any], own: Sequence[tuple[int, Mapping[str, Any]]]) -> int:
+        """Of the lists in the context and in candidates."""
+        carried = (context, *(features for _, features in own)) if self._listed else ()
+        return sum(f.holes([values[f.name]]) for values in carried for f in self._listed if f.name in values)
 
     def _sequence(
         self, suffix: str, rows: Rows, times: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int

@@ -6,6 +6,7 @@ specification. Rows begin with PAD (a slot that holds nothing) and UNKNOWN (a va
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -43,14 +44,40 @@ def canonical(value: Any, id_type: IdType) -> int | str:
             return value
         if type(value) is int and _INT_MIN <= value <= _INT_MAX:  # what JSON and the store can carry
             return str(value)
-        raise BadValue(f"{_shown(value)} given, a string is allowed")
+        quotes = ": put it in quotes" if isinstance(value, bool | float) else ""
+        raise BadValue(f"{_shown(value)} given, a string is allowed{quotes}")
     if type(value) is str and (value.isdecimal() or (value[:1] == "-" and value[1:].isdecimal())) and value.isascii():
         value = int(value) if len(value) <= 20 else _INT_MAX + 1
     if type(value) is not int:
-        raise BadValue(f"{_shown(value)} given, an integer is allowed")
+        whole = f": write {int(value)}" if isinstance(value, bool | float) and value % 1 == 0 else ""
+        raise BadValue(f"{_shown(value)} given, an integer is allowed{whole}")
     if not _INT_MIN <= value <= _INT_MAX:
         raise BadValue(f"{_shown(value)} given, an integer of 64 bits is allowed")
     return value
+
+
+def tidied(value: Any, id_type: IdType) -> Any:
+    """What a table holds for an id or a category, as `canonical` takes it; tables are of fewer types than values.
+
+    No number (NaN) is None. A whole number is its integer, however the table holds it (21.0 for 21, beside nulls;
+    DECIMAL). A boolean is 1 or 0 where integers are declared, else JSON's word for it.
+    """
+    value = plain(value)
+    if isinstance(value, bool):
+        return int(value) if id_type == "int" else str(value).lower()
+    return int(value) if isinstance(value, float | Decimal) and value % 1 == 0 else value
+
+
+def plain(value: Any) -> Any:
+    """A value in Python's own types, and no number (NaN, also DECIMAL's) as None."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return None if is_hole(value) else value
+
+
+def is_hole(value: Any) -> bool:
+    """None or no number (NaN): what stands where a table or a list holds nothing."""
+    return value is None or (isinstance(value, float | Decimal) and value != value)
 
 
 def key(value: Any, id_type: IdType) -> int:

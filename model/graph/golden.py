@@ -12,7 +12,7 @@ import polars as pl
 
 from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour
-from model.features.kinds import USER_ID, to_text
+from model.features.kinds import USER_ID
 from model.prepared.loader import Prepared
 
 REQUESTS, CANDIDATES = 24, 40
@@ -70,7 +70,7 @@ def _profiles(data: Prepared, user_ids: pl.Series) -> dict[Any, dict[str, str]]:
         pl.col("user_id").is_in(user_ids.implode())
     )
     return {
-        row["user_id"]: {f.name: to_text(row[f.name]) for f in features if row[f.name] is not None}
+        row["user_id"]: {f.name: text for f in features if (text := f.stored(row[f.name])) is not None}
         for row in frame.iter_rows(named=True)
     }
 
@@ -91,9 +91,10 @@ def _behaviours(data: Prepared, user_ids: pl.Series) -> dict[Any, list[Behaviour
 
 
 def _contexts(data: Prepared, chosen: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
-    names = [f.name for f in data.schema.side("context")]
-    if not names:
+    features = {f.name: f for f in data.schema.side("context")}
+    if not features:
         return [{} for _ in chosen]
-    frame = pl.scan_parquet(data.folder / "tables" / "impressions.parquet").select("timestamp", *names)
-    rows = frame.sort("timestamp", maintain_order=True).select(names).collect()[chosen.tolist()].to_dicts()
-    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+    frame = pl.scan_parquet(data.folder / "tables" / "impressions.parquet").select("timestamp", *features)
+    rows = frame.sort("timestamp", maintain_order=True).select(*features).collect()[chosen.tolist()].to_dicts()
+    requests = [{name: features[name].from_table(value) for name, value in row.items()} for row in rows]
+    return [{name: value for name, value in row.items() if value is not None} for row in requests]

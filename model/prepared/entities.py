@@ -65,13 +65,17 @@ class Entities:
 def series_column(feature: Feature, series: pl.Series) -> Column:
     """A table's column as raw column: each distinct value goes through the function that serving uses."""
     try:
+        if series.dtype.is_nested() and not feature.listed:
+            allowed = {"int": "an integer", "str": "a string"}[feature.type] if feature.typed else "a number"
+            raise BadValue(f"{series.dtype} given, {allowed} is allowed; kind multi holds lists")
         if not feature.repeats:
-            return feature.column(series.to_list())
+            plain = series.dtype.is_float() or series.dtype.is_integer()  # as `column` takes it
+            return feature.column(series.to_list() if plain else [feature.from_table(v) for v in series.to_list()])
         distinct = series.drop_nulls().unique().sort()
         codes = series.to_frame("v").join(
             pl.DataFrame({"v": distinct, "code": np.arange(len(distinct))}), on="v", how="left", maintain_order="left"
         )["code"]
-        values = feature.column([*distinct.to_list(), None])
+        values = feature.column([*map(feature.from_table, distinct.to_list()), None])
         return np.take(values, codes.fill_null(len(distinct)).to_numpy())
     except BadValue as error:
         raise PrepareError(f"column {feature.name}: {error}") from None

@@ -26,7 +26,7 @@ ARROWS = {
     "model.files": set(),
     "model.pages": set(),
     "model.options": set(),
-    "model.features": FILES_ALONE,
+    "model.features": FILES_ALONE | OPTIONS,
     "model.bundle": FEATURES | FILES_ALONE,
     "model.networks": FEATURES | OPTIONS,
     "model.datasets": FEATURES | OPTIONS | ENGINE | FILES_ALONE,

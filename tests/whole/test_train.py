@@ -213,7 +213,7 @@ def test_every_recipe_in_the_project_can_be_used(path: Path, small_data: Prepare
         ("[training]\ndecay = -1.0", "decay -1.0, allowed: number above 0 up to 1"),
         ("[network]\nmlp = 16", "network bst: mlp 16, allowed: list of: whole number"),
         ("[network]\nmlp = ['a']", "network bst: mlp.0 'a', allowed: list of: whole number"),
-        ("[network]\nblocks = 0", "at least 1"),
+        ("[network]\nblocks = 0", "network bst: blocks 0, allowed: whole number from 1"),
         ("[features]\nitem_id = { sequence_width = 'a' }", "whole number from 0"),
         ("[features]\nitem_id = 3", "recipe: features .*, allowed: .*width"),
         ("[history]\nlength = 'a'", "whole number from 0"),
