@@ -50,7 +50,7 @@ class Training:
     batch_size: Count = 256  # Table 3
     epochs: Count = 1  # Table 3
     evaluations: Natural = 4  # looks at validation an epoch; 0: none, and the last epoch's weights are taken
-    patience: Count = 4  # looks without a better validation AUC until it stops
+    patience: Count = 4  # looks without a better AUC until it stops; none counts while that is chance (patience.py)
     select: Literal["validation", "test"] = "validation"  # picks the checkpoint; test shows how misleading that is
     refit: bool = False  # then train anew on train + validation, for as many epochs as were best; test stays unseen
     checkpoint_s: NotNegative = 60.0  # seconds between checkpoints

@@ -31,6 +31,7 @@ from model.training.memory import keep_freed
 from model.training.optimiser import Optimiser
 from model.training.pairs import Pairs
 from model.training.parallel import World
+from model.training.patience import at_chance
 from model.training.recipe import Recipe, RecipeError, adapted
 from model.training.warm import check_rows_stayed, take_over
 
@@ -277,8 +278,13 @@ class Run:
         if picked_by > self.progress["best"]:
             self.progress |= {"best": picked_by, "waited": 0}
             self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-        else:
+        elif not self.at_chance():
             self.progress["waited"] += 1
+
+    def at_chance(self) -> bool:
+        """Whether no look so far was better than one of a network that knows nothing."""
+        best = max(look["auc"] for look in self.progress["curve"])
+        return at_chance(best, self.data.label[self.data.of_split(self.how.select)])
 
     def save(self) -> None:
         """Writes the checkpoint beside and renames it into place; never one whose weights are no numbers."""
