@@ -418,7 +418,7 @@ def _nested(log: Log, name: str, other: str) -> bool:
 def _moderate(log: Log, name: str) -> int:
     """Of columns that tell nothing: the finest that still has several items to a value."""
     column = log.tables["items"][name]
-    distinct = column.distinct if column.sort != "list" else 0
+    distinct = column.distinct if column.sort != "list" and column.missing < 0.2 else 0
     return distinct if distinct * 3 <= max(log.rows["items"], 6) else -distinct
 
 
@@ -446,7 +446,7 @@ def _context(log: Log, measurable: bool) -> list[Entry]:
             entry = Entry("impressions", name, why)
         elif words & AFTERWARDS and not words & BEFORE:
             entry = Entry("impressions", name, f"by its name it is known only after the click (AUC alone {area:.3f})")
-        elif column.sort in ("text", "int") and column.distinct > SOME and row["kind"] == "category":
+        elif column.distinct > SOME and row["kind"] == "category":
             back = comes_back(log.con, column)
             if back < STAYS:
                 why = f"its values do not come back: {back:.0%} of the newest tenth's stood in an earlier row"
@@ -466,7 +466,8 @@ def _with_default(entry: Entry, column: Column) -> Entry:
     elif row["kind"] == "multi":
         row["default"], what = [], "no value"
     else:
-        row["default"], what = (int(column.common) if row["type"] == "int" else str(column.common)), "the most frequent"
+        common = column.common
+        row["default"], what = (int(common) if row["type"] == "int" else str(common)), "the most frequent"
     return replace(entry, row=row, why=f"{entry.why} Where a request names none: {what}.")
 
 
@@ -513,9 +514,13 @@ def _judged(log: Log, column: Column) -> Entry:
         if column.tokens & AGGREGATES and column.table != "impressions":
             why += " If it was counted over all days, it knows the test day: count the days before alone."
         return Entry(column.table, column.name, why, row)
-    row |= {"kind": "category", "type": "int" if column.sort == "int" else "str"} | _sized(column.distinct)
+    row |= {"kind": "category", "type": "int" if column.integers or column.sort == "bool" else "str"} | _sized(
+        column.distinct
+    )
     why = held
-    if column.sort == "int" and column.distinct > SOME and not column.tokens & (CODES | PLACES):
+    if column.sort == "bool":
+        why += " true is 1, false 0."
+    if column.integers and column.distinct > SOME and not column.tokens & (CODES | PLACES):
         why += ' Whole numbers taken for names of things; if they count something, write kind = "number".'
     if column.looks == "padded":
         why += " Text: as whole numbers they would lose their leading zeros."
@@ -538,7 +543,7 @@ def _useless(column: Column) -> str:
     if (
         column.table != "items"
         and personal
-        and (column.sort == "text" and column.distinct > 2 or column.sort == "int" and (column.low or 0) >= 10**6)
+        and (column.sort == "text" and column.distinct > 2 or column.integers and (column.low or 0) >= 10**6)
     ):
         return f"personal data, by its name ({column.distinct:,} values)"
     if column.sort == "time" or _is_epoch(column):
@@ -549,7 +554,7 @@ def _useless(column: Column) -> str:
         return "texts of objects or lists that are no JSON lists; columns of their parts could be features"
     if column.sort == "list":
         return "lists of fractions (an embedding?), for which there is no kind" if column.element == "float" else ""
-    if own and (column.sort == "text" or column.sort == "int" and _is_number_of_rows(column)):
+    if own and (column.sort == "text" or column.integers and _is_number_of_rows(column)):
         share = column.distinct / column.present
         return f"a value of its own in nearly every row ({share:.0%}): it names rows, and there is nothing to learn"
     lengthy = column.words >= 4 or column.characters >= 60
@@ -583,9 +588,9 @@ def _are_days(column: Column) -> bool:
 
 def _counts(log: Log, column: Column) -> bool:
     """Whether a column is a number: a fraction, or whole numbers that count something."""
-    if column.sort == "float":
-        return not (column.whole and column.distinct <= FEW and column.tokens & CODES)
-    if column.sort != "int" or column.tokens & CODES or column.distinct <= FEW:
+    if column.sort == "float" and not column.integers:
+        return True
+    if not column.integers or column.tokens & CODES or column.distinct <= FEW:
         return False
     if column.tokens & PLACES and column.distinct <= 100 or "year" in column.tokens and (column.low or 0) > 1000:
         return False

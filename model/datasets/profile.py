@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import duckdb
 
+from model.datasets.casting import NO_VALUE
 from model.engine import literal, quoted
 
 LARGEST = 2_000_000  # rows of a table that are looked at
@@ -62,6 +63,11 @@ class Column:
     @property
     def missing(self) -> float:
         return 1 - self.present / self.rows if self.rows else 1.0
+
+    @property
+    def integers(self) -> bool:
+        """Whether it has whole numbers; as floats where some are missing, as pandas writes them."""
+        return self.sort == "int" or self.sort == "float" and self.whole and self.missing > 0
 
     @property
     def expression(self) -> str:
@@ -132,22 +138,24 @@ def _sort(con: duckdb.DuckDBPyConnection, table: str, name: str, declared: str) 
     sort = _typed(declared)
     if sort != "text":
         return rows, sort, {}
-    text = _text(name)
+    text = _text(name, declared)
     asked = ", ".join(f"count(*) FILTER (regexp_full_match({text}, {literal(p)}))" for p in PATTERNS.values())
-    present, characters, words, *matching = _one(
+    present, gaps, characters, words, *matching = _one(
         con,
-        f"SELECT count({text}), avg(length({text})), avg(1 + length({text}) - length(replace({text}, ' ', ''))),"
+        f"SELECT count({text}), count(*) FILTER (lower(trim({text})) IN {NO_VALUE}), avg(length({text})),"
+        f" avg(1 + length({text}) - length(replace({text}, ' ', ''))),"
         f" {asked} FROM seen_{table}",
     )
     of = dict(zip(PATTERNS, matching, strict=True))
     facts: dict[str, Any] = {"characters": float(characters or 0), "words": float(words or 0)}
     if not present:
         return rows, "text", facts
-    if declared == "VARCHAR" and of["list"] == present:
+    known = present - gaps  # numbers and lists have words for what is missing, as NULL; texts have none
+    if known and of["list"] == known:
         valid, kind = _one(
             con,
             f"SELECT bool_and(json_valid({text})), mode(json_type({text}, '$[0]')) FILTER (json_valid({text}))"
-            f" FROM seen_{table}",
+            f" FROM seen_{table} WHERE lower(trim({text})) NOT IN {NO_VALUE}",
         )
         if valid and kind in ("OBJECT", "ARRAY"):
             return rows, "other", {}
@@ -155,9 +163,9 @@ def _sort(con: duckdb.DuckDBPyConnection, table: str, name: str, declared: str) 
             return rows, "list", {"element": _elements(con, table, value(name, declared, "list"), "text")}
         return rows, "text", facts | {"looks": "object"}
     for sort_of_text, pattern in (("int", "int"), ("bool", "bool"), ("time", "date"), ("time", "clock")):
-        if of[pattern] == present:
+        if known and of[pattern] == known:
             return rows, sort_of_text, facts | {"looks": pattern}  # type: ignore[return-value]
-    if of["number"] == present and not of["padded"]:
+    if known and of["number"] == known and not of["padded"]:
         return rows, "float", facts
     for pattern in ("email", "ip", "phone", "url", "object", "padded"):
         if of[pattern] >= (NEARLY * present if pattern != "padded" else 1):
@@ -180,11 +188,11 @@ def _elements(con: duckdb.DuckDBPyConnection, table: str, lists: str, typed: Sor
 
 def _typed(declared: str) -> Sort:
     """The sort of a declared type."""
-    if declared in ("VARCHAR", "UUID") or declared.startswith("ENUM"):
+    if declared in ("VARCHAR", "UUID", "BLOB", '"NULL"') or declared.startswith("ENUM"):
         return "text"
     if declared.startswith("DECIMAL") or declared in ("FLOAT", "DOUBLE"):
         return "float"
-    if re.fullmatch(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?", declared):
+    if re.fullmatch(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|BIGNUM", declared):
         return "int"
     if declared == "BOOLEAN":
         return "bool"
@@ -195,26 +203,27 @@ def value(name: str, declared: str, sort: Sort) -> str:
     """SQL of a column's values, of its sort."""
     plain = quoted(name)
     of_text = _typed(declared) == "text"
+    text = _text(name, declared)
     match sort:
         case "int":
-            return f"TRY_CAST({_text(name)} AS BIGINT)" if of_text else f"CAST({plain} AS HUGEINT)"
+            return f"TRY_CAST({text} AS BIGINT)" if of_text else f"CAST({plain} AS HUGEINT)"
         case "float":
-            number = f"TRY_CAST({_text(name) if of_text else plain} AS DOUBLE)"
+            number = f"TRY_CAST({text if of_text else plain} AS DOUBLE)"
             return f"CASE WHEN isfinite({number}) THEN {number} END"
         case "bool":
-            return f"lower({_text(name)})" if of_text else plain
-        case "list" if of_text:
-            return f"list_filter(json_transform({_text(name)}, '[\"VARCHAR\"]'), lambda e: e IS NOT NULL)"
+            return f"TRY_CAST({text} AS BOOLEAN)" if of_text else plain
         case "list":
-            return f"list_filter({plain}, lambda e: e IS NOT NULL)"
-        case "time":
-            return _text(name) if of_text else plain
-    return _text(name)
+            listed = f"TRY(from_json({text}, '[\"VARCHAR\"]'))" if of_text else plain
+            return f"list_filter({listed}, lambda e: e IS NOT NULL)"
+        case "time" if not of_text:
+            return plain
+    return text
 
 
-def _text(name: str) -> str:
-    """A column as text; what is empty is missing."""
-    return f"nullif(trim(CAST({quoted(name)} AS VARCHAR)), '')"
+def _text(name: str, declared: str) -> str:
+    """A column as text; what is empty is missing. A BLOB is the text of writers that do not say so."""
+    plain = quoted(name)
+    return f"nullif({f'TRY(decode({plain}))' if declared == 'BLOB' else f'CAST({plain} AS VARCHAR)'}, '')"
 
 
 def moment(column: Column) -> str:
