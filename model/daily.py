@@ -38,7 +38,8 @@ from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 from model.prepared.loader import Prepared, batches
 from model.prepared.splits import SPLITS
-from model.training.recipe import Recipe, choose_recipe, load_recipe
+from model.training.choice import choose
+from model.training.recipe import Recipe
 from model.training.run import Run
 
 FEWEST = 3  # days before the first one that is scored: train, validation
@@ -106,7 +107,7 @@ def day_by_day(data: Prepared, network: str, recipe: Recipe, first: int, seed: i
             how = recipe if newest is None else replace(recipe, training=update)
             run = Run(today, network, how, seed, Path(scratch) / "checkpoint.pt", warm=newest)
             run.fit()
-            newest = Bundle.open(publish(run, out)[0])
+            newest = Bundle.open(publish(run, out).bundle)  # whatever it reaches: what is reported is how it does
             start = start or newest
             rows = today.of_split("test")
             label = today.label[rows]
@@ -145,16 +146,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--network", required=True, choices=networks.names())
     parser.add_argument("--out", type=Path, required=True, help="folder for bundles, daily.json and daily.png")
     parser.add_argument("--first", type=int, default=7, help="days of the first bundle; the last of them picks")
-    parser.add_argument("--recipe", type=Path, help="TOML with what differs from the defaults")
+    parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="as model.train's")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(argv)
     try:
         data = Prepared(arguments.data)
-        recipe = load_recipe(
-            choose_recipe(arguments.network, data.meta["dataset"], arguments.recipe), arguments.network
-        )
+        choice = choose(arguments.network, data, arguments.recipe)
+        print("\n".join(choice.lines()))
         arguments.out.mkdir(parents=True, exist_ok=True)
-        report = day_by_day(data, arguments.network, recipe, arguments.first, arguments.seed, arguments.out)
+        report = day_by_day(data, arguments.network, choice.recipe, arguments.first, arguments.seed, arguments.out)
     except (OSError, ValueError) as error:
         print(f"daily: {error}", file=sys.stderr)
         return 1
@@ -163,7 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = "".join(f"{'-' if row[way] is None else format(row[way], '.4f'):>9}" for way in ("warm", "frozen"))
         print(f"{row['day']:12}{row['rows']:>9}{shown}{row['table_rows']:>12}")
     plot(report, arguments.out / "daily.png")
-    whole = {"network": arguments.network, "dataset": data.meta["dataset"], "seed": arguments.seed, "days": report}
+    whole = {"network": arguments.network, "dataset": data.meta["dataset"], "seed": arguments.seed}
+    whole |= {"recipe_from": choice.recipe_from, "days": report}
     write_json(arguments.out / "daily.json", whole)
     print(json.dumps(whole))
     return 0

@@ -22,16 +22,22 @@ from model.prepared.splits import SPLITS
 def evaluate(bundle: Bundle, data: Prepared, split: str) -> dict[str, Any]:
     """Figures and calibration bins of the exported model on a split.
 
-    Raises BundleError where the data is encoded otherwise.
+    Raises BundleError where the data is encoded otherwise, ValueError where the split is empty.
     """
     check_encoding(bundle, data)
     rows = data.of_split(split)
+    if not len(rows):
+        raise ValueError(f"{data.folder} has no impressions of {split}; there are some of {', '.join(_filled(data))}")
     score = score_rows(bundle, data, rows)
     trained_on, objective = bundle.manifest.get("trained_on", ["train"]), bundle.manifest["objective"]
     figures = measure(data, rows, score, trained_on, objective)
     if objective == "click":
         figures["calibration_bins"] = calibration_bins(data.label[rows], score)
     return figures
+
+
+def _filled(data: Prepared) -> list[str]:
+    return [split for split in SPLITS if len(data.of_split(split))]
 
 
 def table(figures: dict[str, Any]) -> str:

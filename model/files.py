@@ -4,6 +4,7 @@ A reader sees the old one or the new one, also where the writer is killed. Of a 
 is left; the next one who writes the same name removes it.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -45,6 +46,34 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)  # a folder is not renamed onto another one
         partial.replace(path)
+
+
+class AlreadyHeld(OSError):
+    """Another process holds what only one may; `pid` is its number."""
+
+    def __init__(self, path: Path, pid: str):
+        super().__init__(f"{path} is held by process {pid}")
+        self.pid = pid
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """A lock file that one process at a time holds, until it leaves or dies. Raises AlreadyHeld at once."""
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise AlreadyHeld(path, file.read().strip() or "unknown") from None
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise AlreadyHeld(path, "that is just ending")  # its holder removed it since it was opened here
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -35,6 +35,7 @@ from model.reproduction import page, probes
 from model.reproduction.gather import Exam, Finished, gather, standard
 from model.reproduction.runs import RESULT, RUNS, Task, machine, read, say, train, versions
 from model.reproduction.variants import DEFAULT, Variant, ablations, parse_all
+from model.training.choice import choose
 
 PAGE, CONTENT, TIMES = "report.html", "report.json", "scoring_times.json"
 
@@ -89,14 +90,15 @@ class Pace:
         return f"{len(self.waiting)} left, about {timedelta(seconds=round(seconds))} (until {until:%H:%M})"
 
 
-def plan(data: Prepared, variants: Sequence[Variant], seeds: int, out: Path) -> list[Task]:
-    """The runs in the order in which they are done. Raises RecipeError."""
-    recipes = {variant.folder: variant.recipe(data.meta["dataset"]) for variant in variants}
+def plan(data: Prepared, variants: Sequence[Variant], seeds: int, out: Path, named: str | None = None) -> list[Task]:
+    """The runs in the order in which they are done; `named` is --recipe. Raises RecipeError."""
+    choices = {network: choose(network, data, named) for network in dict.fromkeys(v.network for v in variants)}
     for variant in variants:
-        config(variant.network, recipes[variant.folder].network)  # a value it cannot have stops before any run
+        # a value it cannot have stops before any run
+        config(variant.network, variant.recipe(choices[variant.network].recipe).network)
     fingerprint = data.fingerprint
     return [
-        Task(v, seed, recipes[v.folder], out / RUNS / v.folder / str(seed), fingerprint)
+        Task(v, seed, choices[v.network], out / RUNS / v.folder / str(seed), fingerprint)
         for seed in range(1, seeds + 1)
         for v in variants
     ]
@@ -232,10 +234,10 @@ def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
     """For scripts: the last line of stdout."""
     networks = {name: entry for name, entry in content["networks"].items() if "auc_mean" in entry}
     results = {name: entry for name, entry in networks.items() if entry["kind"] != "warning"}
-    keys = ("auc_mean", "auc_sd", "ci95", "below_floor")
+    keys = ("auc_mean", "auc_sd", "ci95", "below_floor", "recipe_from")
     return {
         "report": str(report),
-        "networks": {name: {key: entry[key] for key in keys} for name, entry in results.items()},
+        "networks": {name: {key: entry.get(key) for key in keys} for name, entry in results.items()},
         "differences": {
             name: {"to": content["reference"], **entry["to_reference"]}
             for name, entry in results.items()
@@ -289,7 +291,9 @@ def reproduce(arguments: argparse.Namespace) -> int:
         reporter = Reporter(exam, out, variants, switched, max(planned, len(finished)), peers, common)
     else:
         variants, switched = named(arguments.networks, arguments.ablations, arguments.common)
-        tasks = plan(data, [*variants, *switched], arguments.seeds, out)
+        tasks = plan(data, [*variants, *switched], arguments.seeds, out, arguments.recipe)
+        for network, choice in {task.variant.network: task.choice for task in tasks}.items():
+            say("\n".join([f"{network}: {next(choice.lines())}", *list(choice.lines())[1:]]))
         reporter = Reporter(exam, out, variants, switched, len(tasks), peers, arguments.common)
         (out / RUNS).mkdir(parents=True, exist_ok=True)
         finished = work(tasks, data, reporter)
@@ -310,6 +314,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", help=f"by commas, options by colons: bst:b=2 (default: {','.join(DEFAULT)})")
     parser.add_argument(
         "--with", dest="common", default="", metavar="OPTIONS", help="options for all of them: epochs=5:refit=false"
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME_OR_PATH",
+        help="for all of them: a TOML file, or one of model/recipes by name: paper (default: as model.train)",
     )
     parser.add_argument("--seeds", type=int, default=3, help="1 … N are trained (default: 3)")
     parser.add_argument("--ablations", action="store_true", help="also bst with one switch changed at a time")

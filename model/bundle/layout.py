@@ -14,6 +14,7 @@ GOLDEN_TOLERANCE = 1e-5
 GRAPH, INT8_GRAPH, REPORT = "model.onnx", "model.int8.onnx", "report.json"
 EXPORTED_AT, VERSION_TIME = "%Y-%m-%dT%H:%M:%SZ", "%Y%m%dT%H%M%S"  # UTC; a version begins with its time
 WEIGHTS = "weights.pt"  # as trained: what --warm and --quantize go on from; the service does not read it
+RECIPE = "recipe.toml"  # what it was trained by, to copy and change
 INT8 = "int8"  # the manifest's and the report's key of the gate's figures (model/graph/quantize.py)
 CATALOG, GOLDEN, GOLDEN_CATALOG = f"catalog/{FILE}", "golden.json", "golden.npy"
 

@@ -6,9 +6,9 @@
                    catalog/items.npy             item features; a newer one may be swapped in, also while it is served
                    golden.json                   recorded requests with their scores
                    golden.npy                    the catalogue of the items that these requests name
-                   report.json                   metrics, data, seed, versions
+                   report.json, recipe.toml      metrics, data, seed, versions; what it was trained by
                    manifest.json                 schema version, exported_at, sha256 of every file
-<name>/current     symlink to the newest version, swapped last
+<name>/current     symlink to the version to serve, swapped last
 """
 
 import json

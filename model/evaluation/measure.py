@@ -1,6 +1,7 @@
 """Scores of impressions, and their figures beside a floor that learns nothing."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,13 @@ def watch_seconds(data: Prepared, rows: npt.NDArray[np.int64]) -> npt.NDArray[np
 
 
 def watch_correlation(data: Prepared, rows: npt.NDArray[np.int64], score: Floats) -> float:
-    """Spearman's rank correlation of scores (n,) with the watched seconds; ties share their mean rank."""
+    """Spearman's rank correlation of scores (n,) with the watched seconds; ties share their mean rank.
+
+    0 where either is the same throughout: it orders nothing.
+    """
     expected, watched = (pl.Series(of).rank("average").to_numpy() for of in (score, watch_seconds(data, rows)))
+    if not len(rows) or np.ptp(expected) == 0 or np.ptp(watched) == 0:
+        return 0.0
     return float(np.corrcoef(expected, watched)[0, 1])
 
 
@@ -86,6 +92,7 @@ def measure(
     }
     if objective == "watch_time":
         figures["watch_correlation"] = watch_correlation(data, rows, score)
+        figures["floor_watch_correlation"] = watch_correlation(data, rows, floor_scores(data, rows, trained_on))
         figures["watch_calibration"] = float(score.sum() / max(1.0, watch_seconds(data, rows).sum()))
     return figures
 
@@ -101,9 +108,24 @@ def score_rows(
 
 
 def check_encoding(bundle: Bundle, data: Prepared) -> None:
-    """Raises BundleError where the data is encoded otherwise than the bundle encodes."""
-    for path in sorted((data.folder / "vocab").iterdir()):
-        if path.read_bytes() != (bundle.folder / "vocab" / path.name).read_bytes():
-            raise BundleError(f"{data.folder} and {bundle.folder} encode differently: {path.name}")
-    if without_sizes(bundle.schema) != without_sizes(data.schema):
-        raise BundleError(f"{data.folder} and {bundle.folder} encode differently: features.toml")
+    """Raises BundleError where the data is encoded otherwise than the bundle encodes; names what differs."""
+    theirs, ours = without_sizes(bundle.schema), without_sizes(data.schema)
+    kept, known = ({path.name: path for path in (home.folder / "vocab").iterdir()} for home in (bundle, data))
+    if theirs != ours:
+        features = {f.name: f for f in theirs.features}, {f.name: f for f in ours.features}
+        names = [name for name in {**features[0], **features[1]} if features[0].get(name) != features[1].get(name)]
+        what = f"features.toml ({', '.join(names) or 'user_id, [history] or [[group]]'})"
+    else:
+        differing = [
+            n for n in sorted({*kept, *known}) if n not in kept or n not in known or not _alike(kept[n], known[n])
+        ]
+        what = ", ".join(differing)
+    if what:
+        raise BundleError(
+            f"{data.folder} and {bundle.folder} encode differently: {what}; a bundle goes with the data set that "
+            "it was trained on (data_at in its report.json)"
+        )
+
+
+def _alike(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()

@@ -1,7 +1,7 @@
 """Recorded requests with their scores: a bundle that answers otherwise is refused.
 
-They are real impressions of the log's last day, with some strangers: another user, an item that nobody knows, no
-history at all.
+They are real impressions of test (or of the last split that has any), with some strangers: another user, an item that
+nobody knows, no history at all.
 """
 
 from typing import Any
@@ -14,13 +14,15 @@ from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour
 from model.features.kinds import USER_ID
 from model.prepared.loader import Prepared
+from model.prepared.splits import SPLITS
 
 REQUESTS, CANDIDATES = 24, 40
 
 
 def record(bundle: Bundle, data: Prepared, seed: int = 0) -> dict[str, Any]:
     """The content of golden.json: `requests`, each with its `scores` by `bundle`'s graph."""
-    recorded = requests(data, data.of_split("test"), REQUESTS, CANDIDATES, np.random.default_rng(seed))
+    newest = next(rows for split in reversed(SPLITS) if len(rows := data.of_split(split)))
+    recorded = requests(data, newest, REQUESTS, CANDIDATES, np.random.default_rng(seed))
     stranger = _unknown(bundle.schema.user_id), _unknown(bundle.schema.item_id.type)
     recorded.append(recorded[0] | {"user_id": stranger[0], "profile": {}, "behaviours": []})
     recorded.append(recorded[0] | {"candidates": [stranger[1], *recorded[0]["candidates"]]})

@@ -33,7 +33,9 @@ class RankingNetwork(nn.Module):
     `Network(schema, rows, config)`; `rows` are the lengths of the embedding tables, by feature name.
     """
 
-    unseen: frozenset[str] = frozenset()  # unread input: features' names, "history", "gap", "action", "groups"
+    # Unread input: features' names, "history", "gap", "action", "groups". Where a network reads "history" or "groups",
+    # a log whose histories are all empty is refused (model/training/histories.py).
+    unseen: frozenset[str] = frozenset()
     objective: Literal["click", "watch_time", "pairs"] | None = None  # the only one it learns; None: the recipe's
 
     def forward(self, batch: Batch) -> Tensor:

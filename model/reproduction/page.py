@@ -12,6 +12,18 @@ from model.reproduction import plots
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
+def sources(done: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Networks by the recipe that they were trained by."""
+    by_source: dict[str, list[str]] = {}
+    for name, entry in done.items():
+        came_from = entry.get("recipe_from")
+        if came_from:
+            files = came_from if isinstance(came_from, list) else [f"settings that suit the log ({came_from})"]
+            source = "; ".join([", ".join(files), *entry["recipe_reasons"]])
+            by_source.setdefault(source, []).append(name)
+    return by_source
+
+
 def html(report: Mapping[str, Any]) -> str:
     """The whole page."""
     networks: Mapping[str, Mapping[str, Any]] = report["networks"]
@@ -21,6 +33,7 @@ def html(report: Mapping[str, Any]) -> str:
     lines += [("oracle: the true probabilities", report["oracle"])] if report["oracle"] else []
     return render(
         TEMPLATE,
+        sources=sources(done),
         report=report,
         done=done,
         shown=plots.compared(networks),

@@ -30,6 +30,7 @@ from model.prepared.loader import Prepared
 from model.reproduction import probes
 from model.reproduction.gather import Finished
 from model.reproduction.variants import Variant
+from model.training.choice import Choice
 from model.training.recipe import Recipe, RecipeError
 from model.training.run import Run
 
@@ -42,9 +43,13 @@ class Task:
 
     variant: Variant
     seed: int
-    recipe: Recipe
+    choice: Choice  # the recipe that its network has on the data; the variant's options go on top
     folder: Path
     data: str  # the data set's fingerprint
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.variant.recipe(self.choice.recipe)
 
     @property
     def name(self) -> str:
@@ -77,6 +82,7 @@ def read(folder: Path, variant: Variant) -> Finished | None:
 def train(task: Task, data: Prepared) -> Finished:
     """Does the run, or goes on with it. What came of it is written down, a failure too."""
     result: dict[str, Any] = {"label": task.variant.label, "identity": task.identity, "failed": None}
+    result |= {"recipe_from": task.choice.recipe_from, "recipe_reasons": list(task.choice.reasons)}
     scores = None
     _forget_other(task)
     try:
@@ -85,13 +91,15 @@ def train(task: Task, data: Prepared) -> Finished:
         run.fit()
         rows = data.of_split("test")
         shutil.rmtree(task.folder / "bundles", ignore_errors=True)  # of a run that was killed while it was exported
-        bundle, figures = publish(run, task.folder / "bundles")
+        outcome = publish(run, task.folder / "bundles", choice=task.choice)  # below the floor too: the page says so
+        bundle = outcome.bundle
         scores = score_rows(Bundle.open(bundle), data, rows)
         np.save(task.folder / SCORES, scores)
         report = json.loads((bundle / "report.json").read_text())
         result |= {
             "bundle": str(bundle.relative_to(task.folder.resolve())),
-            "figures": figures,
+            "figures": outcome.figures,
+            "warnings": outcome.warnings,
             "objective": run.objective,
             "trained_on": run.trained_on,
             "curve": _curve(run),

@@ -23,6 +23,7 @@ from model.reproduction import page, probes
 from model.reproduction.gather import Exam, Finished, gather
 from model.reproduction.variants import ABLATIONS, DEFAULT, ablations, parse, parse_all
 from model.training.batches import tensors
+from model.training.recipe import choose_recipe, load_recipe
 from tests.processes import started, wait_until
 
 QUICK = "epochs=1:mlp=16:refit=false:evaluations=2"
@@ -274,8 +275,8 @@ def test_auc_by_history_is_the_auc_of_impressions_with_so_many_behaviours(small_
 
 
 def test_options_go_on_top_of_the_networks_recipe() -> None:
-    base = parse("bst").recipe("simulated")
-    made = parse("bst:b=2:mlp=64-32:dropout=0:learning_rate=1e-3:history=50:refit=false").recipe("simulated")
+    base = load_recipe(choose_recipe("bst", "simulated", None), "bst")
+    made = parse("bst:b=2:mlp=64-32:dropout=0:learning_rate=1e-3:history=50:refit=false").recipe(base)
     assert made.network == base.network | {"blocks": 2, "mlp": (64, 32), "dropout": 0.0}
     assert (made.training.learning_rate, made.training.refit, made.history) == (0.001, False, {"length": 50})
     assert made.training.optimiser == base.training.optimiser and made.features == base.features
