@@ -26,13 +26,8 @@ from model import networks
 from model.files import write_text
 from model.options import OptionError
 from model.prepared.loader import Prepared
-<<<<<<< HEAD
 from model.training.defaults import suited
 from model.training.recipe import Recipe, Training, choose_recipe, load_recipe
-=======
-from model.training.choice import choose
-from model.training.recipe import Recipe, Training
->>>>>>> w-train
 from model.training.run import Run, TrainingError
 from model.training.space import Space, load_rooms
 
@@ -100,9 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=20, help="in all, those of an earlier, killed search included")
     parser.add_argument("--out", type=Path, required=True, help="the recipe to write")
     parser.add_argument("--space", type=Path, default=SPACE, help="TOML of what to try (default: model/search.toml)")
-    parser.add_argument(
-        "--recipe", metavar="NAME_OR_PATH", help="where to start (default: what model.train would take)"
-    )
+    parser.add_argument("--recipe", type=Path, help="where to start, instead of the recipe that model.train would take")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(argv)
     if arguments.trials < 1:
@@ -110,16 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         data = Prepared(arguments.data)
-<<<<<<< HEAD
         start = _start(data, arguments.network, arguments.recipe)
         rooms = load_rooms(arguments.space, arguments.network)
         space = Space(rooms, arguments.network, start, data.schema)
-=======
-        choice = choose(arguments.network, data, arguments.recipe)
-        print("\n".join(choice.lines()))
-        start = choice.recipe
-        space = load_space(arguments.space, arguments.network)
->>>>>>> w-train
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         storage = arguments.out.with_name(arguments.out.name + ".db").resolve()
         study = search(data, space, arguments.trials, arguments.seed, storage)

@@ -55,7 +55,8 @@ COUNTS = set(
 CODES = set(
     "id ids uuid guid key code hash token sku isbn ean asin barcode category genre type class group zip".split()
 )
-PLACES = {"position", "pos", "rank", "slot", "place", "hour", "week", "month", "weekday", "dow", "day"}
+RANKS = {"position", "pos", "rank", "slot", "place", "page"}
+PLACES = RANKS | {"hour", "week", "month", "weekday", "dow", "day"}
 PERSONAL = set(
     "email mail firstname lastname surname fullname username nickname login street address birthday birthdate dob ssn"
     " iban passport phone telephone msisdn ip".split()
@@ -465,6 +466,8 @@ def _with_default(entry: Entry, column: Column) -> Entry:
         row["default"], what = (int(middle) if middle == int(middle) else middle), "the median"
     elif row["kind"] == "multi":
         row["default"], what = [], "no value"
+    elif column.integers and column.tokens & RANKS:
+        row["default"], what = int(column.low or 0), "the first place"
     else:
         common = column.common
         row["default"], what = (int(common) if row["type"] == "int" else str(common)), "the most frequent"
