@@ -563,8 +563,8 @@ def _useless(column: Column) -> str:
     lengthy = column.words >= 4 or column.characters >= 60
     if column.sort == "text" and lengthy and column.distinct > max(50, 0.1 * column.present):
         return f"free text: {column.words:.0f} words in the mean, {column.distinct:,} different ones"
-    if any(character in column.name for character in "/\0\n"):
-        return f"a name with {'/'!r} cannot be a feature's; --map gives it another"
+    if set(column.name) & set("./\\\n") or column.name == "key":
+        return "its name cannot be a feature's (. / and \\ are none of it, nor is it key): --map gives it another"
     return ""
 
 
