@@ -131,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(
                 f"--draft with --dataset {arguments.dataset}: it has a features.toml; own tables (parquet) need one"
             )
+        if arguments.out or arguments.grow:
+            parser.error("--draft prepares nothing: --out and --grow go with the next command, which it tells")
         return _draft(arguments.raw, arguments.features or arguments.raw / "features.toml", options)
     if arguments.out is None:
         parser.error("the following arguments are required: --out")

@@ -29,7 +29,7 @@ KEYS = {  # of each table: no features, or, the two ids, features of their own
     "users": ("user_id",),
 }
 NEEDED = {
-    "impressions": ("user_id", "item_id", "timestamp"),
+    "impressions": ("user_id", "item_id", "timestamp", "label"),
     "behaviours": ("user_id", "action", "object_type", "object_id", "timestamp"),
     "items": ("item_id",),
     "users": ("user_id",),
@@ -66,10 +66,10 @@ AFTERWARDS = set(  # what is known of an impression only once it was clicked, or
     "clicked click clicks dwell watch watched watchtime listened purchased purchase bought ordered converted conversion"
     " conversions revenue gmv completed completion finished skipped liked shared saved rated reward outcome applied"
     " booked booking engagement engaged bounced bounce replied hired played opened viewed added checkout cart feedback"
-    " response spent scroll".split()
+    " response spent scroll result success accepted declined refunded paid".split()
 )
 BEFORE = set(  # … unless it is of earlier times
-    "past prev previous last before avg mean hist history historical lifetime total since rate ctr recent ago per"
+    "past prev previous last before avg mean hist history historical lifetime total since ctr cvr recent ago per"
     " days 7d 30d 1d 14d 90d d prior earlier first user item user's".split()
 )
 AGGREGATES = {"clicks", "ctr", "views", "plays", "purchases", "orders", "sales", "popularity", "downloads", "bookings"}
@@ -173,7 +173,7 @@ def _require(table: str, there: Mapping[str, Column]) -> None:
 def _mark(log: Log) -> None:
     """Adds to the impressions and behaviours looked at what all questions need: ids as text, time, label, newness."""
     shown = log.tables["impressions"]
-    label = truth(shown["label"]) if "label" in shown else "1"
+    label = truth(shown["label"])
     log.con.execute(
         f"CREATE OR REPLACE TEMP TABLE seen_impressions AS SELECT *, {log.id('impressions', 'user_id')} AS _user,"
         f" {log.id('impressions', 'item_id')} AS _item, {moment(shown['timestamp'])} AS _at, {label} AS _label"
@@ -235,12 +235,13 @@ def _history(log: Log, derived: bool) -> tuple[dict[str, Any], list[str], list[s
             " AND abs(d._at - u._at) < 60000 GROUP BY _action"
         ).fetchall()
     )
+    chosen_ones = sum(count for name, count in actions if shown_too.get(name, 0) <= 0.5)
     kept, out = [], []
-    for name, _count in actions:
+    for name, count in actions:
         words = _tokens(name)
         if words & AGAINST:
             out.append(f"{name} (says what was not wanted)")
-        elif words & SHOWN or shown_too.get(name, 0) > 0.5:
+        elif words & SHOWN or (shown_too.get(name, 0) > 0.5 and chosen_ones > 0.1 * count):
             out.append(f"{name} (what was shown, not what was chosen)")
         else:
             kept.append(name)
@@ -447,7 +448,7 @@ def _context(log: Log, measurable: bool) -> list[Entry]:
             entry = Entry("impressions", name, why)
         elif words & AFTERWARDS and not words & BEFORE:
             entry = Entry("impressions", name, f"by its name it is known only after the click (AUC alone {area:.3f})")
-        elif column.distinct > SOME and row["kind"] == "category":
+        elif column.distinct > 2 and row["kind"] == "category":
             back = comes_back(log.con, column)
             if back < STAYS:
                 why = f"its values do not come back: {back:.0%} of the newest tenth's stood in an earlier row"
@@ -500,6 +501,9 @@ def _judged(log: Log, column: Column) -> Entry:
     held = f"{column.distinct:,} values{gaps}."
     if column.sort == "list":
         of = "int" if column.element == "int" else "str"
+        if column.table != "items" and _of_items(log, column):
+            why = "lists of item ids: what a user did belongs in behaviours, where it has its time"
+            return Entry(column.table, column.name, why)
         row |= {"kind": "multi", "type": of, "max_values": max(1, min(20, column.listed))}
         row |= _sized(column.distinct)
         why = f"Lists of {column.distinct:,} different values{gaps}; 95 % of the rows have at most {column.listed}."
@@ -525,9 +529,19 @@ def _judged(log: Log, column: Column) -> Entry:
         why += " true is 1, false 0."
     if column.integers and column.distinct > SOME and not column.tokens & (CODES | PLACES):
         why += ' Whole numbers taken for names of things; if they count something, write kind = "number".'
+    if column.separator:
+        why += f" Several values between {column.separator!r}? As a list (in CSV a JSON list) it would be a multi."
     if column.looks == "padded":
         why += " Text: as whole numbers they would lose their leading zeros."
     return Entry(column.table, column.name, why, row)
+
+
+def _of_items(log: Log, column: Column) -> bool:
+    (share,) = log.one(
+        "SELECT avg(CASE WHEN CAST(e AS VARCHAR) IN (SELECT id FROM known) THEN 1 ELSE 0 END)"
+        f" FROM (SELECT unnest({column.expression}) AS e FROM seen_{column.table} LIMIT 100000)"
+    )
+    return bool((share or 0) > 0.8)
 
 
 def _useless(column: Column) -> str:
@@ -536,7 +550,7 @@ def _useless(column: Column) -> str:
     if not column.present or (column.sort == "list" and not column.distinct):
         return "no value in any row"
     if column.sort == "other":
-        return f"{column.declared} holds no single value; columns of its parts could be features"
+        return "its values have parts (objects, lists of lists); columns of these could be features"
     if column.distinct == 1 and column.sort != "list" and not 0.05 <= column.missing <= 0.95:
         return f"the same value in every row ({str(column.common)[:40]})"
     if column.looks in ("email", "phone", "ip"):
@@ -726,6 +740,8 @@ def draft(raw: Path, path: Path, options: Options) -> Draft:
     """
     if path.exists():
         raise DataError(f"{path} is there already; --features FILE names another place for the draft")
+    if not path.resolve().parent.is_dir():
+        raise DataError(f"{path}: there is no folder {path.parent}")
     with engine(path.resolve().parent, options.memory_gib) as con:
         try:
             made = drafted(con, opened(con, raw, options.map), options.behaviours_from)

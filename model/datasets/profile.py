@@ -32,6 +32,9 @@ PATTERNS = {
     "email": r"[^@\s]+@[^@\s]+\.[^@\s]+",
     "phone": r"(\+|00)[\d\s().\-/]{7,}|\(?\d{2,5}\)?[\s\-/]\d{2,4}([\s\-/]\d{2,5})+",
     "url": r"(?i)(https?|s3|gs|ftp)://\S+|www\.\S+|/?(\S+/)+\S+\.(jpe?g|png|webp|gif|mp[34]|html?)",
+    "several": r"[^|]+\|[^\s].*",
+    "semicolons": r"[^;]+;\s?\S.*",
+    "commas": r"[^,\s]+,[^\s].*",
     "ip": r"\d{1,3}(\.\d{1,3}){3}|[0-9a-fA-F]{0,4}(:[0-9a-fA-F]{0,4}){4,7}",
 }
 NEARLY = 0.95  # a few bad addresses do not make a column of e-mail one of words
@@ -50,6 +53,7 @@ class Column:
     distinct: int
     common: Any = None  # the most frequent value
     looks: str = ""  # of texts: email, phone, url, ip, date, clock, object, padded
+    separator: str = ""  # of texts that seem to hold several values
     words: float = 0.0  # of texts, in the mean
     characters: float = 0.0
     low: float | None = None
@@ -170,6 +174,9 @@ def _sort(con: duckdb.DuckDBPyConnection, table: str, name: str, declared: str) 
     for pattern in ("email", "ip", "phone", "url", "object", "padded"):
         if of[pattern] >= (NEARLY * present if pattern != "padded" else 1):
             return rows, "text", facts | {"looks": pattern}
+    for separator, pattern in (("|", "several"), (";", "semicolons"), (",", "commas")):
+        if of[pattern] >= 0.3 * present:
+            facts["separator"] = separator
     return rows, "text", facts
 
 
