@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model import command, datasets
+from model.datasets.draft import draft
 from model.datasets.tables import Options
 from model.features import schema as features_toml
 from model.features.encode import Encoder
@@ -67,14 +68,36 @@ def _older(folder: Path, schema: Schema) -> Encoder:
     return older
 
 
+def _draft(raw: Path, path: Path, options: Options) -> int:
+    try:
+        made = draft(raw, path, options)
+    except (OSError, ValueError) as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(made.summary))
+    print(f"\n→ {path}. Go through it, then:\n")
+    told = [f"--features {path}"] if path != raw / "features.toml" else []
+    told += [f"--map {text}" for text in options.map] + list(made.needs)
+    print(
+        " ".join(
+            [f"  python -m model.prepare --dataset parquet --raw {raw}", *told, f"--out data/{raw.resolve().name}\n"]
+        )
+    )
+    print(json.dumps({"features": str(path)}))
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.prepare", description="Raw log → prepared data set.")
     parser.add_argument("--dataset", required=True, choices=datasets.names())
     parser.add_argument("--raw", type=Path, help="folder of the raw log (not for simulated)")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the prepared data set; an older one is replaced"
-    )
+    parser.add_argument("--out", type=Path, help="folder of the prepared data set; an older one is replaced")
     parser.add_argument("--features", type=Path, help="features.toml to use instead of the data set's own")
+    parser.add_argument(
+        "--draft",
+        action="store_true",
+        help="parquet: prepare nothing, but look at the tables and write a first features.toml beside them",
+    )
     parser.add_argument(
         "--grow", type=Path, help="bundle or prepared data whose rows stay, new ids after them: for model.train --warm"
     )
@@ -110,6 +133,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = datasets.options(arguments.dataset, arguments.raw, named)
     except OptionError as error:
         parser.error(str(error))
+    if arguments.draft:
+        if arguments.dataset != "parquet":
+            parser.error(
+                f"--draft with --dataset {arguments.dataset}: it has a features.toml; own tables (parquet) need one"
+            )
+        if arguments.out or arguments.grow:
+            parser.error("--draft prepares nothing: --out and --grow go with the next command, which it tells")
+        return _draft(arguments.raw, arguments.features or arguments.raw / "features.toml", options)
+    if arguments.out is None:
+        parser.error("the following arguments are required: --out")
     try:
         meta = prepare(arguments.dataset, arguments.raw, arguments.out, options, arguments.features, arguments.grow)
     except (OSError, ValueError) as error:

@@ -82,8 +82,8 @@ def publish(
     """Exports the run's best weights and opens test once. Raises ExportError.
 
     `gate`: `current` does not move to a model below the floor. `choice` is where the recipe came from. `exam` are the
-    figures of weights before `fit_final`, which has left no split to measure on. Without `boosting` no gradient boosting
-    is fitted to stand beside the figures.
+    figures of weights before `fit_final`, which has left no split to measure on. Without `boosting` no trees are fitted
+    to stand beside the figures.
     """
     data, name = run.data, name or default_name(run.name, run.data.meta["dataset"])
     facts = {
