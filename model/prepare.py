@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--memory", type=float, dest="memory_gib", metavar="GIB", help="that preparing may take (4)")
     parser.add_argument("--processes", type=int, help="that encode (default: one a core)")
-    parser.add_argument("--parts", type=int, help="of the users, encoded one after another (default: as memory asks)")
+    parser.add_argument("--parts", type=int, help="of the impressions, encoded one after another (default: of 500,000)")
     arguments = parser.parse_args(argv)
     named = {name: value for name in asdict(Options()) if (value := getattr(arguments, name)) is not None}
     named |= {name: tuple(value) for name, value in named.items() if isinstance(value, list)}
