@@ -3,7 +3,7 @@
 {"user_id": "u1", "user": {"age": 30, "tags": ["a", "b"]}, "behaviours": [["click", "item", "i1", 1511544070000]]}
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +21,7 @@ class _Line(BaseModel):
 
 def users_of_lines(
     lines: Iterable[tuple[int, str | bytes]], source: str, fields: Fields, shift_ms: int = 0
-) -> Iterator[User]:
+) -> Generator[User, None, None]:
     """The users of numbered lines; `shift_ms` is added to every time. Raises BackfillError, which names the line."""
     for number, text in lines:
         where = f"{source}:{number}"

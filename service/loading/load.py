@@ -3,9 +3,10 @@
 import random
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import redis
@@ -63,10 +64,15 @@ def load_file(path: Path, url: str, *, keep: int, ttl_s: int, schema: Schema | N
     """As `load_users`, of a file, which is read twice: to check every line, then to load. Raises OSError too."""
     if path.exists() and not path.is_file():
         raise BackfillError(f"{path} is no file: a file is needed, since it is read twice, to check and to load")
-    for _ in users_of_lines(_lines(path, "checked"), str(path), Fields(schema)):
-        pass
-    fields = Fields(schema)
-    return _load(users_of_lines(_lines(path, "loaded"), str(path), fields), fields, url, keep, ttl_s)
+    source, fields = str(path), Fields(schema)
+    try:
+        with _bar(path, "checked") as bar:
+            for _ in users_of_lines(_counted(path, bar), source, Fields(schema)):
+                pass
+        with _bar(path, "loaded") as bar:
+            return _load(users_of_lines(_counted(path, bar), source, fields), fields, url, keep, ttl_s)
+    except UnreadableFile as error:
+        raise BackfillError(str(error)) from None
 
 
 def load_tables(
@@ -86,24 +92,26 @@ def load_opened(
     return _load(tables.users(keep, slice_rows, shift_ms), tables.fields, url, keep, ttl_s)
 
 
-def _lines(path: Path, done: str) -> Iterator[tuple[int, bytes]]:
-    with tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=done) as bar:
-        try:
-            for number, line in numbered_lines(path, bar.update):
-                yield number, line
-                bar.set_postfix_str(f"{number} lines", refresh=False)
-        except UnreadableFile as error:
-            raise BackfillError(str(error)) from None
+def _bar(path: Path, done: str) -> "tqdm[Any]":
+    return tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=done)
 
 
-def _load(users: Iterator[User], fields: Fields, url: str, keep: int, ttl_s: int) -> Loaded:
+def _counted(path: Path, bar: "tqdm[Any]") -> Iterator[tuple[int, bytes]]:
+    users = 0
+    for number, line in numbered_lines(path, bar.update):
+        users += 1
+        bar.set_postfix_str(f"{users} users", refresh=False)
+        yield number, line
+
+
+def _load(users: Generator[User, None, None], fields: Fields, url: str, keep: int, ttl_s: int) -> Loaded:
     ids = array("Q")  # hashes of the users' ids, since a file may name one several times
     sent_behaviours = queued = written = 0
     sample: list[str] = []
     chance = random.Random(0)
     summary = Summary(fields.schema, time.time_ns() // 1_000_000)
     address(url)
-    with redis.Redis.from_url(url, socket_timeout=TIMEOUT_S) as store:
+    with closing(users), redis.Redis.from_url(url, socket_timeout=TIMEOUT_S) as store:
         pipeline = store.pipeline(transaction=False)
         try:
             for user in users:

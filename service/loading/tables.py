@@ -1,6 +1,6 @@
 """Users from a prepared data set: DIR/tables/{users,behaviours}.parquet, each a file or a folder of parts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ class Tables:
         self._users = self._open_users()
         self._behaviours, self.rows, self.newest = self._open_behaviours()
 
-    def users(self, keep: int, slice_rows: int = SLICE_ROWS, shift_ms: int = 0) -> Iterator[User]:
+    def users(self, keep: int, slice_rows: int = SLICE_ROWS, shift_ms: int = 0) -> Generator[User, None, None]:
         """Each user once, with the newest `keep` behaviours and their times shifted, `slice_rows` rows in memory."""
         import polars as pl
 
