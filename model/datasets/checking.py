@@ -206,7 +206,7 @@ class Table:
                 f"WHERE fault IS NOT NULL ORDER BY file, row LIMIT {most}"
             )
             rows = sorted([*rows, *again.get(place, [])])[:most]
-            errors = [(0, reject.line, reject) for reject in piece.rejects]
+            errors = [(piece.files.index(reject.file), reject.line, reject) for reject in piece.rejects]
             where = piece.places([(file, row) for file, row, *_ in rows])
             for (number, _, fault, value), (file, line, unit) in zip(rows, where, strict=True):
                 name = faults[fault][0] if fault >= 0 else self.needed[0]
