@@ -275,6 +275,6 @@ class Table:
         try:
             return self.con.execute(query).fetchall()
         except duckdb.OutOfMemoryException:
-            raise DataError(f"{self.source.path}: more memory is needed; --memory GIB allows it") from None
+            raise
         except duckdb.Error as error:
             raise DataError(f"{self.source.path} cannot be read: {first_line(error)}") from None

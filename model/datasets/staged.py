@@ -102,6 +102,8 @@ def _text(con: duckdb.DuckDBPyConnection, scan: Scan, folder: Path) -> list[Piec
         content, to = file, folder / f"{number:08d}.parquet"
         try:
             rows, rejected = _copy_text(con, scan, file, to)
+        except duckdb.OutOfMemoryException:
+            raise
         except duckdb.Error:  # of mixed line ends, most often
             content = to.with_suffix(".csv")
             try:

@@ -381,17 +381,17 @@ def test_large_ids_are_taken_as_text_alone(tmp_path: Path) -> None:
     assert message.endswith("or item_id declared str in features.toml")
 
 
-def test_objects_that_are_no_items_may_have_ids_of_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("groups", [[], [{"object_type": "word", "actions": ["search"], "type": "str"}]])
+def test_objects_that_are_no_items_may_have_ids_of_text(tmp_path: Path, groups: list[dict[str, Any]]) -> None:
     own = own_tables()
     own["behaviours"] = own["behaviours"].with_columns(
         action=pl.Series(["click", "search"]),
         object_type=pl.Series(["item", "word"]),
         object_id=pl.Series(["001", "é 1"]),
     )
-    word = {"object_type": "word", "actions": ["search"], "type": "str"}
     raw = write(tmp_path / "raw", own)
 
-    tables = read(raw, tmp_path / "out", features_toml.parse(FEATURES | {"group": [word]}))[1]
+    tables = read(raw, tmp_path / "out", features_toml.parse(FEATURES | {"group": groups}))[1]
 
     assert tables["behaviours"]["object_id"].to_list() == ["1", "é 1"]
     assert tables["items"]["item_id"].to_list() == [1, 2, 3]
