@@ -206,7 +206,7 @@ class Table:
                 f"WHERE fault IS NOT NULL ORDER BY file, row LIMIT {most}"
             )
             rows = sorted([*rows, *again.get(place, [])])[:most]
-            errors = [(0, reject.line, reject) for reject in piece.rejects]
+            errors = [(piece.files.index(reject.file), reject.line, reject) for reject in piece.rejects]
             where = piece.places([(file, row) for file, row, *_ in rows])
             for (number, _, fault, value), (file, line, unit) in zip(rows, where, strict=True):
                 name = faults[fault][0] if fault >= 0 else self.needed[0]
@@ -275,6 +275,6 @@ class Table:
         try:
             return self.con.execute(query).fetchall()
         except duckdb.OutOfMemoryException:
-            raise DataError(f"{self.source.path}: more memory is needed; --memory GIB allows it") from None
+            raise
         except duckdb.Error as error:
             raise DataError(f"{self.source.path} cannot be read: {first_line(error)}") from None

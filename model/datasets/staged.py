@@ -40,7 +40,7 @@ class Piece:
     separator: str = ","
     rejects: tuple[MalformedLine, ...] = ()  # lines that are no records
     place: tuple[str, str] = ("file_index", "file_row_number")  # SQL: which file, and which of its rows, from 0
-    content: Path | None = None  # the text file, or its copy with even line ends
+    contents: tuple[Path, ...] = ()  # the text files, or their copies with even line ends
 
     @property
     def not_a_record(self) -> str | None:
@@ -51,30 +51,28 @@ class Piece:
         """File, place and its unit of rows, told as (number of the file, number of the row from 0)."""
         if self.format == PARQUET:
             return [(self.files[file], row + 1, "row") for file, row in rows]
-        wanted = [row for _, row in rows]
-        file = self.files[0]
-        if self.format == OBJECTS:
-            lines = _object_lines(file, wanted)
-        else:
-            lines = _record_lines(
-                self.content or file, self.separator, wanted, {reject.line for reject in self.rejects}
-            )
-        return [(file, lines[row], "line") for row in wanted]
+        lines: dict[int, dict[int, int]] = {}
+        for file in {file for file, _ in rows}:
+            wanted = [row for other, row in rows if other == file]
+            if self.format == OBJECTS:
+                lines[file] = _object_lines(self.files[file], wanted)
+            else:
+                rejected = {reject.line for reject in self.rejects if reject.file == self.files[file]}
+                lines[file] = _record_lines(self.contents[file], self.separator, wanted, rejected)
+        return [(self.files[file], lines[file][row], "line") for file, row in rows]
 
 
 def staged(con: duckdb.DuckDBPyConnection, source: Source, folder: Path) -> list[Piece]:
     """The table's pieces, in the order of its rows. Text goes into Parquet files in `folder`. Raises DataError."""
-    if source.format == PARQUET:
-        return [piece for scan in source.scans for piece in _parquet(con, scan)]
-    pieces: list[Piece] = []
-    for scan in source.scans:
-        for file in scan.files:
-            to = folder / f"{source.table}-{len(pieces):06d}.parquet"
-            pieces.append(_text(con, scan, file, to) if scan.format == TEXT else _objects(con, scan, file, to))
-    return pieces
+    how = {PARQUET: _parquet, TEXT: _text, OBJECTS: _objects}[source.format]
+    return [
+        piece
+        for number, scan in enumerate(source.scans)
+        for piece in how(con, scan, folder / f"{source.table}-{number:06d}")
+    ]
 
 
-def _parquet(con: duckdb.DuckDBPyConnection, scan: Scan) -> list[Piece]:
+def _parquet(con: duckdb.DuckDBPyConnection, scan: Scan, _: Path) -> list[Piece]:
     if {name.lower() for name in scan.own}.isdisjoint(VIRTUAL):
         rows = _count(con, scan.relation, scan.files[0])
         return [Piece(scan.files, PARQUET, scan.relation, scan.columns, scan.expressions, rows)]
@@ -97,30 +95,57 @@ def _count(con: duckdb.DuckDBPyConnection, relation: str, file: Path) -> int:
         raise DataError(f"{file} cannot be read: {first_line(error)}") from None
 
 
-def _text(con: duckdb.DuckDBPyConnection, scan: Scan, file: Path, to: Path) -> Piece:
-    content = file
-    try:
-        rows, rejects = _copy_text(con, scan, file, to)
-    except duckdb.Error:  # of mixed line ends, most often
-        content = to.with_suffix(".csv")
+def _text(con: duckdb.DuckDBPyConnection, scan: Scan, folder: Path) -> list[Piece]:
+    folder.mkdir()
+    contents, rejects, count = [], [], 0
+    for number, file in enumerate(scan.files):
+        content, to = file, folder / f"{number:08d}.parquet"
         try:
-            _even_ends(file, content)
-            rows, rejects = _copy_text(con, scan, content, to)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{file}: broken gzip file: {error}") from None
+            rows, rejected = _copy_text(con, scan, file, to)
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error:  # of mixed line ends, most often
+            content = to.with_suffix(".csv")
+            try:
+                _even_ends(file, content)
+                rows, rejected = _copy_text(con, scan, content, to)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise DataError(f"{file}: broken gzip file: {error}") from None
+            except duckdb.Error as error:
+                raise DataError(f"{file} cannot be read: {first_line(error)}") from None
+        contents.append(content)
+        rejects += _rejected(file, content, len(scan.header), rejected)
+        count += rows
+    return [_staged(scan, folder, count, tuple(rejects), tuple(contents))]
+
+
+def _objects(con: duckdb.DuckDBPyConnection, scan: Scan, folder: Path) -> list[Piece]:
+    folder.mkdir()
+    count = 0
+    is_object = f"coalesce(json_type(json) = 'OBJECT', false) AS {quoted(IS_OBJECT)}"
+    for number, file in enumerate(scan.files):
+        objects = f"SELECT {_named(scan)}, {is_object} FROM {objects_relation(f'[{literal(str(file))}]')}"
+        try:
+            count += _copy(con, objects, folder / f"{number:08d}.parquet")
         except duckdb.Error as error:
             raise DataError(f"{file} cannot be read: {first_line(error)}") from None
-    expressions = {name: quoted(name) for name in scan.columns}
+    return [_staged(scan, folder, count)]
+
+
+def _staged(
+    scan: Scan, folder: Path, rows: int, rejects: tuple[MalformedLine, ...] = (), contents: tuple[Path, ...] = ()
+) -> Piece:
+    paths = ", ".join(literal(str(folder / f"{number:08d}.parquet")) for number in range(len(scan.files)))
     return Piece(
-        (file,),
-        TEXT,
-        f"read_parquet({literal(str(to))})",
+        scan.files,
+        scan.format,
+        f"read_parquet([{paths}])",
         scan.columns,
-        expressions,
+        {name: f"c{number}" for number, name in enumerate(scan.expressions)},
         rows,
         scan.separator,
-        tuple(_rejected(file, content, len(scan.header), rejects)),
-        content=content,
+        rejects,
+        contents=contents,
     )
 
 
@@ -133,9 +158,9 @@ def _copy_text(con: duckdb.DuckDBPyConnection, scan: Scan, file: Path, to: Path)
     query = f"SELECT {_named(scan)} FROM {relation}"
     if len(scan.header) == 1:  # a blank line, which is none where there are more columns
         query += f" WHERE {quoted(scan.header[0])} IS NOT NULL"
-    rows = con.execute(f"COPY ({query}) TO {literal(str(to))} (FORMAT parquet)").fetchall()[0][0]
+    rows = _copy(con, query, to)
     places = "SELECT line_byte_position, error_type, error_message, csv_line FROM rejects ORDER BY line_byte_position"
-    return int(rows), con.execute(places).fetchall()
+    return rows, con.execute(places).fetchall()
 
 
 def _even_ends(file: Path, to: Path) -> None:
@@ -149,23 +174,14 @@ def _even_ends(file: Path, to: Path) -> None:
         copy.write(held.replace(b"\r", b"\n"))
 
 
-def _objects(con: duckdb.DuckDBPyConnection, scan: Scan, file: Path, to: Path) -> Piece:
-    objects = objects_relation(f"[{literal(str(file))}]")
-    is_object = f"coalesce(json_type(json) = 'OBJECT', false) AS {quoted(IS_OBJECT)}"
-    rows = _copy(con, f"SELECT {_named(scan)}, {is_object} FROM {objects}", to, file)
-    expressions = {name: quoted(name) for name in scan.columns}
-    return Piece((file,), OBJECTS, f"read_parquet({literal(str(to))})", scan.columns, expressions, rows)
-
-
 def _named(scan: Scan) -> str:
-    return ", ".join(f"{sql} AS {quoted(name)}" for name, sql in scan.expressions.items())
+    """The columns under names that hide none of the reader's."""
+    return ", ".join(f"{sql} AS c{number}" for number, sql in enumerate(scan.expressions.values()))
 
 
-def _copy(con: duckdb.DuckDBPyConnection, query: str, to: Path, file: Path) -> int:
-    try:
-        return int(con.execute(f"COPY ({query}) TO {literal(str(to))} (FORMAT parquet)").fetchall()[0][0])
-    except duckdb.Error as error:
-        raise DataError(f"{file} cannot be read: {first_line(error)}") from None
+def _copy(con: duckdb.DuckDBPyConnection, query: str, to: Path) -> int:
+    """Writes the query's rows and returns how many they are."""
+    return int(con.execute(f"COPY ({query}) TO {literal(str(to))} (FORMAT parquet)").fetchall()[0][0])
 
 
 def _rejected(file: Path, content: Path, width: int, rejects: Sequence[Reject]) -> list[MalformedLine]:

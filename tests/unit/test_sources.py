@@ -381,17 +381,17 @@ def test_large_ids_are_taken_as_text_alone(tmp_path: Path) -> None:
     assert message.endswith("or item_id declared str in features.toml")
 
 
-def test_objects_that_are_no_items_may_have_ids_of_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("groups", [[], [{"object_type": "word", "actions": ["search"], "type": "str"}]])
+def test_objects_that_are_no_items_may_have_ids_of_text(tmp_path: Path, groups: list[dict[str, Any]]) -> None:
     own = own_tables()
     own["behaviours"] = own["behaviours"].with_columns(
         action=pl.Series(["click", "search"]),
         object_type=pl.Series(["item", "word"]),
         object_id=pl.Series(["001", "é 1"]),
     )
-    word = {"object_type": "word", "actions": ["search"], "type": "str"}
     raw = write(tmp_path / "raw", own)
 
-    tables = read(raw, tmp_path / "out", features_toml.parse(FEATURES | {"group": [word]}))[1]
+    tables = read(raw, tmp_path / "out", features_toml.parse(FEATURES | {"group": groups}))[1]
 
     assert tables["behaviours"]["object_id"].to_list() == ["1", "é 1"]
     assert tables["items"]["item_id"].to_list() == [1, 2, 3]
@@ -561,7 +561,7 @@ def test_a_malformed_line_of_text_is_told_by_its_number_and_the_first_ones_may_b
         (b"user_id,x\r7,a\r8,b\r", 0, None),
         (b"user_id,x\n7,a\n8,b\n9,c\rd\n", 1, "line 5: 1 fields given, 2 are in the header"),  # \r ends a line
         (b'user_id,x\n7,a\n8,b\n9,"c\n10,d\n11,"e"\n', 3, "line 4: fields that cannot be told apart"),
-        (b"user_id,x\n7,a\n8,b,,x\n", 0, "line 3: 4 fields given, 2 are in the header"),
+        (b"user_id,x\n7,a\n8,b,x\n", 0, "line 3: 3 fields given, 2 are in the header"),
         (b"user_id\n7\n\n8\n\n", 0, None),
     ],
 )
@@ -584,7 +584,11 @@ def test_a_column_named_as_the_engine_names_its_own_hides_no_row(tmp_path: Path)
     own["impressions"] = own["impressions"].with_columns(
         file_index=pl.lit(9), file_row_number=pl.lit(77), label=pl.Series([1, 0, 5, 0])
     )
-    assert "impressions.parquet, row 3: label: 5" in refusal(write(tmp_path / "raw", own), tmp_path / "out")
+    raw = write(tmp_path / "raw", own)
+    assert "impressions.parquet, row 3: label: 5" in refusal(raw, tmp_path / "parquet")
+    (raw / "impressions.parquet").unlink()
+    (raw / "impressions.csv").write_bytes(csv_bytes(own["impressions"]))
+    assert "impressions.csv, line 4: label: 5" in refusal(raw, tmp_path / "csv")
 
 
 def test_malformed_rows_are_counted_over_all_tables_and_the_second_of_an_entity_among_them(tmp_path: Path) -> None:
