@@ -31,10 +31,11 @@ from loadtest import peers
 from loadtest.bench.command import positive
 from loadtest.errors import NoRun
 from loadtest.peers import Peer
+from model.command import run as run_command
 from model.evaluation.metrics import auc
 from model.prepared.loader import Prepared
 from model.prepared.splits import SPLITS
-from model.training.recipe import choose_recipe, load_recipe
+from model.training.choice import choose
 
 NETWORKS = {"BST": "bst", "DIN": "din", "WDL": "wdl"}  # theirs → ours, whose recipe gives the size of a batch
 RATES = (1e-3, 2e-3, 4e-3)
@@ -125,8 +126,7 @@ def compare(args: argparse.Namespace, data: Prepared, python: Path, outs: Sequen
 
 
 def _batch_size(data: Prepared, network: str) -> int:
-    ours, dataset = NETWORKS[network], data.meta["dataset"]
-    return load_recipe(choose_recipe(ours, dataset, None), ours).training.batch_size
+    return choose(NETWORKS[network], data).recipe.training.batch_size
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,4 +167,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, "accuracy")

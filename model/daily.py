@@ -27,19 +27,18 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from model import networks
+from model import command, networks
 from model.bundle.reading import Bundle
 from model.datasets.tables import DataSet
 from model.evaluation.metrics import auc
 from model.features.ids import UNKNOWN
 from model.files import write_json
-from model.graph.publish import publish
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 from model.prepared.loader import Prepared, batches
 from model.prepared.splits import SPLITS
-from model.training.recipe import Recipe, choose_recipe, load_recipe
-from model.training.run import Run
+from model.training.choice import choose
+from model.training.recipe import Recipe
 
 FEWEST = 3  # days before the first one that is scored: train, validation
 
@@ -80,6 +79,9 @@ def scored(bundle: Bundle, data: Prepared, rows: np.ndarray[Any, Any]) -> np.nda
 
 def day_by_day(data: Prepared, network: str, recipe: Recipe, first: int, seed: int, out: Path) -> list[dict[str, Any]]:
     """Figures of every day after the first `first` ones. Raises what prepare and train raise."""
+    from model.graph.publish import publish  # torch takes seconds to import: not for --help
+    from model.training.run import Run
+
     if data.meta["split"] == "of the table":
         raise PrepareError(
             f"{data.folder} is not split by days; daily is for logs that are: {data.meta['dataset']} is not"
@@ -106,7 +108,7 @@ def day_by_day(data: Prepared, network: str, recipe: Recipe, first: int, seed: i
             how = recipe if newest is None else replace(recipe, training=update)
             run = Run(today, network, how, seed, Path(scratch) / "checkpoint.pt", warm=newest)
             run.fit()
-            newest = Bundle.open(publish(run, out)[0])
+            newest = Bundle.open(publish(run, out, boosting=False).bundle)
             start = start or newest
             rows = today.of_split("test")
             label = today.label[rows]
@@ -145,29 +147,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--network", required=True, choices=networks.names())
     parser.add_argument("--out", type=Path, required=True, help="folder for bundles, daily.json and daily.png")
     parser.add_argument("--first", type=int, default=7, help="days of the first bundle; the last of them picks")
-    parser.add_argument("--recipe", type=Path, help="TOML with what differs from the defaults")
+    parser.add_argument("--recipe", metavar="NAME_OR_PATH", help="as model.train's")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(argv)
     try:
         data = Prepared(arguments.data)
-        recipe = load_recipe(
-            choose_recipe(arguments.network, data.meta["dataset"], arguments.recipe), arguments.network
-        )
+        choice = choose(arguments.network, data, arguments.recipe)
+        print("\n".join(choice.lines()))
         arguments.out.mkdir(parents=True, exist_ok=True)
-        report = day_by_day(data, arguments.network, recipe, arguments.first, arguments.seed, arguments.out)
+        report = day_by_day(data, arguments.network, choice.recipe, arguments.first, arguments.seed, arguments.out)
     except (OSError, ValueError) as error:
-        print(f"daily: {error}", file=sys.stderr)
+        print(f"daily: {command.words(error)}", file=sys.stderr)
         return 1
     print(f"{'day':12}{'rows':>9}{'warm':>9}{'frozen':>9}{'table rows':>12}")
     for row in report:
         shown = "".join(f"{'-' if row[way] is None else format(row[way], '.4f'):>9}" for way in ("warm", "frozen"))
         print(f"{row['day']:12}{row['rows']:>9}{shown}{row['table_rows']:>12}")
     plot(report, arguments.out / "daily.png")
-    whole = {"network": arguments.network, "dataset": data.meta["dataset"], "seed": arguments.seed, "days": report}
+    whole = {"network": arguments.network, "dataset": data.meta["dataset"], "seed": arguments.seed}
+    whole |= {"recipe_from": choice.recipe_from, "days": report}
     write_json(arguments.out / "daily.json", whole)
     print(json.dumps(whole))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "daily", "the bundles of the days that are done are kept; a report needs all days anew")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from model import command
 from model.bundle.reading import Bundle
 from model.evaluation.measure import check_encoding, measure, score_rows
 from model.evaluation.metrics import calibration_bins
@@ -22,16 +23,22 @@ from model.prepared.splits import SPLITS
 def evaluate(bundle: Bundle, data: Prepared, split: str) -> dict[str, Any]:
     """Figures and calibration bins of the exported model on a split.
 
-    Raises BundleError where the data is encoded otherwise.
+    Raises BundleError where the data is encoded otherwise, ValueError where the split is empty.
     """
     check_encoding(bundle, data)
     rows = data.of_split(split)
+    if not len(rows):
+        raise ValueError(f"{data.folder} has no impressions of {split}; there are some of {', '.join(_filled(data))}")
     score = score_rows(bundle, data, rows)
     trained_on, objective = bundle.manifest.get("trained_on", ["train"]), bundle.manifest["objective"]
     figures = measure(data, rows, score, trained_on, objective)
     if objective == "click":
         figures["calibration_bins"] = calibration_bins(data.label[rows], score)
     return figures
+
+
+def _filled(data: Prepared) -> list[str]:
+    return [split for split in SPLITS if len(data.of_split(split))]
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -60,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         bundle = Bundle.open(arguments.bundle)
         figures = evaluate(bundle, Prepared(arguments.data), arguments.split)
     except (OSError, ValueError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
+        print(f"evaluate: {command.words(error)}", file=sys.stderr)
         return 1
     if arguments.split in bundle.manifest.get("trained_on", ["train"]) or (
         arguments.split == "test" == bundle.manifest.get("selected_on")
@@ -72,4 +79,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "evaluate")

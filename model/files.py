@@ -4,6 +4,8 @@ A reader sees the old one or the new one, also where the writer is killed. Of a 
 is left; the next one who writes the same name removes it.
 """
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -35,7 +37,8 @@ def beside(path: Path) -> Iterator[Path]:
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """As `beside`, and on leaving without an error what was written takes the place of what `path` was, if anything.
 
-    `durable` (a file): it is on the disk before, or a power cut could leave the new name on an empty file.
+    A file never takes a folder's place: raises IsADirectoryError. `durable` (a file): it is on the disk before, or a
+    power cut could leave the new name on an empty file.
     """
     with beside(path) as partial:
         yield partial
@@ -43,8 +46,38 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
         if path.is_dir() and not path.is_symlink():
+            if not partial.is_dir():  # a file in the stead of a folder is never what was meant
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             shutil.rmtree(path)  # a folder is not renamed onto another one
         partial.replace(path)
+
+
+class AlreadyHeld(OSError):
+    """Another process holds what only one may; `pid` is its number."""
+
+    def __init__(self, path: Path, pid: str):
+        super().__init__(f"{path} is held by process {pid}")
+        self.pid = pid
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """A lock file that one process at a time holds, until it leaves or dies. Raises AlreadyHeld at once."""
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise AlreadyHeld(path, file.read().strip() or "unknown") from None
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise AlreadyHeld(path, "that is just ending")  # its holder removed it since it was opened here
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

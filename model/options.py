@@ -8,10 +8,12 @@ An option is a field of a dataclass, and the field's type says all that its valu
 
 import json
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING, fields
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import TypeAdapter, ValidationError
 
 Positive = Annotated[float, Gt(0)]
@@ -19,6 +21,9 @@ NotNegative = Annotated[float, Ge(0)]
 Count = Annotated[int, Ge(1)]  # of things of which there is at least one
 Natural = Annotated[int, Ge(0)]
 Share = Annotated[float, Gt(0), Le(1)]
+Dropout = Annotated[float, Ge(0), Lt(1)]  # the share that is left out
+Layers = Annotated[tuple[Count, ...], MinLen(1)]  # their widths
+Names = Annotated[tuple[str, ...], MinLen(1)]
 
 
 class OptionError(ValueError):
@@ -27,7 +32,13 @@ class OptionError(ValueError):
 
 def hints(kind: Any) -> dict[str, Any]:
     """The types of a dataclass' fields, with their limits."""
-    return get_type_hints(kind, include_extras=True)
+    every = get_type_hints(kind, include_extras=True)
+    return {field.name: every[field.name] for field in fields(kind)}
+
+
+def required(kind: Any) -> list[str]:
+    """The fields of a dataclass that have no default."""
+    return [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
 
 
 def refuse_unknown(names: Iterable[str], allowed: Collection[str], where: str) -> None:
@@ -37,12 +48,20 @@ def refuse_unknown(names: Iterable[str], allowed: Collection[str], where: str) -
         raise OptionError(f"{where}: unknown {', '.join(unknown)}; allowed: {', '.join(allowed)}")
 
 
+def refuse_missing(names: Iterable[str], kind: Any, where: str) -> None:
+    """Raises OptionError where a field of a dataclass that has no default is not among those named."""
+    for name in required(kind):
+        if name not in names:
+            raise OptionError(f"{where}: {name} is missing, allowed: {words(hints(kind)[name])}")
+
+
 def read(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     """The dataclass of values from a file. They must be of its fields' types: no text for a number, no true for 1.
 
     Raises OptionError.
     """
     refuse_unknown(values, hints(kind), where)
+    refuse_missing(values, kind, where)
     try:
         return _adapter(kind).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
@@ -69,7 +88,8 @@ def check_value(hint: Any, value: Any, where: str, name: str) -> None:
 def from_text(hint: Any, text: str, where: str, name: str) -> Any:
     """The value that a text stands for; a list's text has dashes in between: 64-32. Raises OptionError."""
     try:
-        return _adapter(hint).validate_python(text.split("-") if get_origin(hint) is tuple else text)
+        plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        return _adapter(hint).validate_python(text.split("-") if get_origin(plain) is tuple else text)
     except ValidationError:
         raise wrong(where, name, text, words(hint)) from None
 
@@ -84,10 +104,13 @@ def words(hint: Any) -> str:
     if kind is Literal:
         return ", ".join(map(str, arguments))
     if kind is Annotated:
-        limits = {Gt: "above {0.gt}", Ge: "from {0.ge}", Le: "up to {0.le}"}
+        limits = {Gt: "above {0.gt}", Ge: "from {0.ge}", Le: "up to {0.le}", Lt: "below {0.lt}"}
+        limits |= {MinLen: "and at least {0.min_length} of them"}
         return " ".join([words(arguments[0]), *(limits[type(limit)].format(limit) for limit in arguments[1:])])
     if kind is tuple:
         return f"list of: {words(arguments[0])}"
+    if kind in (Union, UnionType):
+        return ", ".join(words(one) for one in arguments if one is not NoneType)
     if kind is dict:
         return f"{{{' = '.join(map(words, arguments))}}}"
     return {bool: "true, false", int: "whole number", float: "number", str: "text"}.get(hint, str(hint))

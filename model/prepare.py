@@ -15,13 +15,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model import datasets
+from model import command, datasets
+from model.datasets.draft import draft
 from model.datasets.tables import Options
 from model.features import schema as features_toml
 from model.features.encode import Encoder
 from model.features.schema import Schema
 from model.files import replacing
 from model.options import OptionError
+from model.prepared import summary
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 
@@ -44,8 +46,13 @@ def prepare(
     older = _older(grow, schema) if grow else None
     with replacing(out.resolve()) as partial:
         (partial / "tables").mkdir(parents=True)
-        log = datasets.load(dataset).write_tables(raw, partial / "tables", options)
-        return encode_tables(partial, schema, log, older)
+        more = (schema,) if dataset == "parquet" else ()  # whose columns have the types that features.toml declares
+        log = datasets.load(dataset).write_tables(raw, partial / "tables", options, *more)
+        meta = encode_tables(partial, schema, log, older, options)
+        empty = [name for name, count in meta["impressions"].items() if not count]
+        if empty:
+            raise PrepareError(f"{' and '.join(empty)} hold no impressions; train, validation and test are all needed")
+        return meta
 
 
 def _older(folder: Path, schema: Schema) -> Encoder:
@@ -53,20 +60,44 @@ def _older(folder: Path, schema: Schema) -> Encoder:
     try:
         older = Encoder.open(folder)
     except (OSError, KeyError, ValueError) as error:
-        raise PrepareError(f"--grow {folder} is neither a bundle nor a prepared data set: {error}") from None
+        raise PrepareError(
+            f"--grow {folder} is neither a bundle nor a prepared data set: {command.words(error)}"
+        ) from None
     if features_toml.without_sizes(older.schema) != features_toml.without_sizes(schema):
         raise PrepareError(f"--grow {folder} encodes other features; the same features.toml is needed (--features)")
     return older
+
+
+def _draft(raw: Path, path: Path, options: Options) -> int:
+    try:
+        made = draft(raw, path, options)
+    except (OSError, ValueError) as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(made.summary))
+    print(f"\n→ {path}. Go through it, then:\n")
+    told = [f"--features {path}"] if path != raw / "features.toml" else []
+    told += [f"--map {text}" for text in options.map] + list(made.needs)
+    print(
+        " ".join(
+            [f"  python -m model.prepare --dataset parquet --raw {raw}", *told, f"--out data/{raw.resolve().name}\n"]
+        )
+    )
+    print(json.dumps({"features": str(path)}))
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.prepare", description="Raw log → prepared data set.")
     parser.add_argument("--dataset", required=True, choices=datasets.names())
     parser.add_argument("--raw", type=Path, help="folder of the raw log (not for simulated)")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the prepared data set; an older one is replaced"
-    )
+    parser.add_argument("--out", type=Path, help="folder of the prepared data set; an older one is replaced")
     parser.add_argument("--features", type=Path, help="features.toml to use instead of the data set's own")
+    parser.add_argument(
+        "--draft",
+        action="store_true",
+        help="parquet: prepare nothing, but look at the tables and write a first features.toml beside them",
+    )
     parser.add_argument(
         "--grow", type=Path, help="bundle or prepared data whose rows stay, new ids after them: for model.train --warm"
     )
@@ -94,26 +125,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--memory", type=float, dest="memory_gib", metavar="GIB", help="that preparing may take (4)")
     parser.add_argument("--processes", type=int, help="that encode (default: one a core)")
-    parser.add_argument("--parts", type=int, help="of the users, encoded one after another (default: as memory asks)")
+    parser.add_argument("--parts", type=int, help="of the impressions, encoded one after another (default: of 500,000)")
     arguments = parser.parse_args(argv)
     named = {name: value for name in asdict(Options()) if (value := getattr(arguments, name)) is not None}
+    named |= {name: tuple(value) for name, value in named.items() if isinstance(value, list)}
     try:
         options = datasets.options(arguments.dataset, arguments.raw, named)
     except OptionError as error:
         parser.error(str(error))
+    if arguments.draft:
+        if arguments.dataset != "parquet":
+            parser.error(
+                f"--draft with --dataset {arguments.dataset}: it has a features.toml; own tables (parquet) need one"
+            )
+        if arguments.out or arguments.grow:
+            parser.error("--draft prepares nothing: --out and --grow go with the next command, which it tells")
+        return _draft(arguments.raw, arguments.features or arguments.raw / "features.toml", options)
+    if arguments.out is None:
+        parser.error("the following arguments are required: --out")
     try:
         meta = prepare(arguments.dataset, arguments.raw, arguments.out, options, arguments.features, arguments.grow)
     except (OSError, ValueError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
+        print(f"prepare: {command.words(error)}", file=sys.stderr)
         return 1
     if meta["bad_lines"]:
         print(f"prepare: {meta['bad_lines']} malformed lines passed over", file=sys.stderr)
-    for note in meta["notes"]:
+    length = features_toml.load(arguments.out / "features.toml").history.length
+    print("\n".join(summary.lines(meta, length)))
+    print(f"→ {arguments.out}")
+    for note in (*meta["notes"], *summary.warnings(meta)):
         print(f"prepare: {note}", file=sys.stderr)
-    print(f"{meta['impressions']} impressions, {meta['users']} users, {meta['items']} items → {arguments.out}")
     print(json.dumps({"data": str(arguments.out), **meta}))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "prepare", "--out is as it was")

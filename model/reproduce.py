@@ -25,16 +25,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from model import command
 from model.bundle.reading import Bundle
 from model.evaluation.bootstrap import RESAMPLES
 from model.evaluation.metrics import Floats
 from model.files import write_json, write_text
 from model.networks import config
 from model.prepared.loader import Prepared
-from model.reproduction import page, probes
+from model.reproduction import probes
 from model.reproduction.gather import Exam, Finished, gather, standard
 from model.reproduction.runs import RESULT, RUNS, Task, machine, read, say, train, versions
 from model.reproduction.variants import DEFAULT, Variant, ablations, parse_all
+from model.training.choice import choose
 
 PAGE, CONTENT, TIMES = "report.html", "report.json", "scoring_times.json"
 
@@ -56,6 +58,8 @@ class Reporter:
     common: str  # options of all variants
 
     def write(self, finished: Sequence[Finished]) -> dict[str, Any]:
+        from model.reproduction import page  # matplotlib: not for --help
+
         times_ms = {name: entry["ms"] for name, entry in kept_times(self.out, bundles_of(self.out, finished)).items()}
         content = gather(self.exam, self.variants, finished, self.planned, self.ablations, self.peers, times_ms)
         content |= {
@@ -89,14 +93,15 @@ class Pace:
         return f"{len(self.waiting)} left, about {timedelta(seconds=round(seconds))} (until {until:%H:%M})"
 
 
-def plan(data: Prepared, variants: Sequence[Variant], seeds: int, out: Path) -> list[Task]:
-    """The runs in the order in which they are done. Raises RecipeError."""
-    recipes = {variant.folder: variant.recipe(data.meta["dataset"]) for variant in variants}
+def plan(data: Prepared, variants: Sequence[Variant], seeds: int, out: Path, named: str | None = None) -> list[Task]:
+    """The runs in the order in which they are done; `named` is --recipe. Raises RecipeError."""
+    choices = {network: choose(network, data, named) for network in dict.fromkeys(v.network for v in variants)}
     for variant in variants:
-        config(variant.network, recipes[variant.folder].network)  # a value it cannot have stops before any run
+        # a value it cannot have stops before any run
+        config(variant.network, variant.recipe(choices[variant.network].recipe).network)
     fingerprint = data.fingerprint
     return [
-        Task(v, seed, recipes[v.folder], out / RUNS / v.folder / str(seed), fingerprint)
+        Task(v, seed, choices[v.network], out / RUNS / v.folder / str(seed), fingerprint)
         for seed in range(1, seeds + 1)
         for v in variants
     ]
@@ -232,10 +237,10 @@ def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
     """For scripts: the last line of stdout."""
     networks = {name: entry for name, entry in content["networks"].items() if "auc_mean" in entry}
     results = {name: entry for name, entry in networks.items() if entry["kind"] != "warning"}
-    keys = ("auc_mean", "auc_sd", "ci95", "below_floor")
+    keys = ("auc_mean", "auc_sd", "ci95", "below_floor", "below_boosted", "recipe_from")
     return {
         "report": str(report),
-        "networks": {name: {key: entry[key] for key in keys} for name, entry in results.items()},
+        "networks": {name: {key: entry.get(key) for key in keys} for name, entry in results.items()},
         "differences": {
             name: {"to": content["reference"], **entry["to_reference"]}
             for name, entry in results.items()
@@ -244,6 +249,7 @@ def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
         "order": content["order"],
         "against_peers": content["against_peers"],
         "floor_auc": content["floor_auc"],
+        "gbdt_auc": content["gbdt_auc"],
         "oracle_auc": content["oracle_auc"],
         "failed": {name: entry["failed"] for name, entry in content["networks"].items() if entry["failed"]},
         "tuned_on_test": {name: entry["auc_mean"] for name, entry in networks.items() if entry["kind"] == "warning"},
@@ -259,7 +265,8 @@ def table(content: Mapping[str, Any]) -> str:
         if "auc_mean" not in entry:
             lines.append(f"{name:<32} {'; '.join(remarks) or 'not run yet'}")
             continue
-        remarks = ["below the floor"] * entry["below_floor"] + remarks
+        below = "the floor" if entry["below_floor"] else "gradient boosting" if entry["below_boosted"] else None
+        remarks = [f"below {below}"] * (below is not None) + remarks
         remarks = ["WARNING: tuned on test, no result"] * (entry["kind"] == "warning") + remarks
         (low, high), to = entry["ci95"], entry["to_reference"]
         apart = f"{to['mean']:+.4f} {to['low']:+.4f}…{to['high']:+.4f}" if to else ""
@@ -267,6 +274,7 @@ def table(content: Mapping[str, Any]) -> str:
         cells = row.format(name, f"{entry['auc_mean']:.4f}", spread, f"{low:.4f}…{high:.4f}", apart, "; ".join(remarks))
         lines.append(cells.rstrip())
     lines += [f"{'floor':<32} {content['floor_auc']:.4f}"]
+    lines += [f"{'gradient boosting':<32} {content['gbdt_auc']:.4f}"] if content["gbdt_auc"] is not None else []
     lines += [f"{'oracle':<32} {content['oracle_auc']:.4f}"] if content["oracle_auc"] is not None else []
     return "\n".join(lines)
 
@@ -289,7 +297,9 @@ def reproduce(arguments: argparse.Namespace) -> int:
         reporter = Reporter(exam, out, variants, switched, max(planned, len(finished)), peers, common)
     else:
         variants, switched = named(arguments.networks, arguments.ablations, arguments.common)
-        tasks = plan(data, [*variants, *switched], arguments.seeds, out)
+        tasks = plan(data, [*variants, *switched], arguments.seeds, out, arguments.recipe)
+        for network, choice in {task.variant.network: task.choice for task in tasks}.items():
+            say("\n".join([f"{network}: {next(choice.lines())}", *list(choice.lines())[1:]]))
         reporter = Reporter(exam, out, variants, switched, len(tasks), peers, arguments.common)
         (out / RUNS).mkdir(parents=True, exist_ok=True)
         finished = work(tasks, data, reporter)
@@ -311,6 +321,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--with", dest="common", default="", metavar="OPTIONS", help="options for all of them: epochs=5:refit=false"
     )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME_OR_PATH",
+        help="for all of them: a TOML file, or one of model/recipes by name: paper (default: as model.train)",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="1 … N are trained (default: 3)")
     parser.add_argument("--ablations", action="store_true", help="also bst with one switch changed at a time")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap (default: %(default)s)")
@@ -327,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return reproduce(arguments)
     except (OSError, ValueError) as error:
-        print(f"reproduce: {error}", file=sys.stderr)
+        print(f"reproduce: {command.words(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("reproduce: stopped; the same command goes on from here", file=sys.stderr)
@@ -335,4 +350,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "reproduce")

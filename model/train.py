@@ -3,75 +3,227 @@
     python -m model.train --data data/kuairand --network bst --out bundles
     torchrun --nproc-per-node 2 -m model.train …                            data-parallel (model/training/parallel.py)
 
-A killed run goes on with --resume (model/training/run.py). Test is opened once, at the end, for the exported model.
+Test is opened once, at the end, for the exported model. Exit codes: 0 trained and published; 1 refused or failed;
+2 wrong arguments; 3 trained and written, but not made `current` (model/graph/publish.py); 130 interrupted.
 """
 
 import argparse
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from model import networks
+from model import command, networks
+from model.bundle.versions import check_name, current, prune
 from model.evaluate import table
-from model.graph.publish import publish, rows_per_s
+from model.files import AlreadyHeld, held
 from model.prepared.loader import Prepared
-from model.training.parallel import World
-from model.training.recipe import choose_recipe, load_recipe
-from model.training.run import Run
-from model.training.warm import open_warm
+from model.training.choice import choose
+from model.training.recipe import RecipeError
+
+if TYPE_CHECKING:  # torch takes seconds to import: after the arguments are read
+    from model.graph.publish import Exam, Published
+    from model.training.parallel import World
+    from model.training.run import Run
+
+UNPUBLISHED, INTERRUPTED = 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parsed(argv)
+    from model.graph.publish import default_name, publish
+    from model.training.parallel import World
+    from model.training.run import Run
+    from model.training.warm import open_warm
+
+    world, run = World(), None
+    try:
+        data = Prepared(arguments.data)
+        name = check_name(arguments.name or default_name(arguments.network, data.meta["dataset"]))
+        home = arguments.out / name
+        checkpoint = home / f".training-{arguments.seed}.pt"
+        warm = open_warm(arguments.warm, arguments.network)
+        choice = choose(arguments.network, data, arguments.recipe, warm)
+        with _alone(home, arguments.seed, world):
+            _check_left(checkpoint, arguments)
+            run = Run(
+                data,
+                arguments.network,
+                choice.recipe,
+                arguments.seed,
+                checkpoint,
+                warm=warm,
+                board=_board(arguments.tensorboard) if arguments.tensorboard and world.rank == 0 else None,
+                device=arguments.device,
+            )
+            if world.rank == 0:
+                print("\n".join(choice.lines()))
+            if arguments.restart:
+                checkpoint.unlink(missing_ok=True)
+            if arguments.resume and world.rank == 0:
+                print("resumed" if run.resume() else f"nothing to resume at {checkpoint}, starting anew")
+            elif arguments.resume:
+                run.resume()
+            exam = trained(run, arguments.final)
+            if world.rank:
+                return 0
+            before = current(home)
+            outcome = publish(run, arguments.out, name, not arguments.publish_anyway, choice, exam)
+            checkpoint.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        print(f"train: {command.words(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return _interrupted(run, list(sys.argv[1:] if argv is None else argv))
+    finally:
+        world.close()
+    removed = _prune(home, arguments.keep, outcome, before)
+    report(outcome, removed, run)
+    return 0 if outcome.published else UNPUBLISHED
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m model.train", description="Train, evaluate and export a network.")
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--network", required=True, choices=networks.names())
     parser.add_argument("--out", type=Path, required=True, help="folder of bundles")
-    parser.add_argument("--recipe", type=Path, help="TOML with what differs from the defaults")
+    parser.add_argument("--name", help="of the bundle (default: <network>_<dataset>)")
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME_OR_PATH",
+        help="a TOML file, or one of model/recipes by name: paper (default: the data set's, else what suits the log)",
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint of a killed run")
+    parser.add_argument("--final", action="store_true", help="measured, then trained anew on all days, test included")
+    parser.add_argument("--publish-anyway", action="store_true", help="make it `current` also below the floor")
+    parser.add_argument("--keep", type=int, metavar="N", help="after publishing, remove all but the newest N versions")
+    left = parser.add_mutually_exclusive_group()
+    left.add_argument("--resume", action="store_true", help="go on from the checkpoint of a killed run")
+    left.add_argument("--restart", action="store_true", help="drop the checkpoint of a killed run and begin anew")
     parser.add_argument("--warm", type=Path, metavar="BUNDLE", help="start from its weights (model.prepare --grow)")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard logs there")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
     arguments = parser.parse_args(argv)
     if arguments.seed < 0:
         parser.error(f"--seed {arguments.seed}, allowed: 0 and more")
+    if arguments.keep is not None and arguments.keep < 1:
+        parser.error(f"--keep {arguments.keep}, allowed: 1 and more")
     if arguments.out.exists() and not arguments.out.is_dir():
         parser.error(f"--out {arguments.out} is no folder")
-    world = World()
+    return arguments
+
+
+def trained(run: "Run", final: bool) -> "Exam | None":
+    """Fits the run; with `final` on all days in the end, and then the figures of the weights before come back.
+
+    They are in the checkpoint of the last phase, since a run that goes on from there has nothing left to measure on.
+    """
+    from model.graph.publish import Exam, examine
+    from model.training.interrupt import stopped_by_ctrl_c
+
+    with stopped_by_ctrl_c(run):
+        if run.progress["phase"] != "final":
+            run.fit()
+    if not final:
+        return None
+    if run.world.rank == 0 and run.progress["phase"] != "final":
+        run.progress["exam"] = asdict(examine(run))
+    with stopped_by_ctrl_c(run):
+        run.fit_final()
+    return Exam(**run.progress["exam"]) if run.world.rank == 0 else None
+
+
+@contextmanager
+def _alone(home: Path, seed: int, world: "World") -> Iterator[None]:
+    """Two trainings of one name and seed would write one checkpoint: the second one is refused. Raises RecipeError.
+
+    Of another seed they may run side by side; `current` is then the one that ends last.
+    """
+    if world.rank:
+        yield
+        return
+    fresh = [folder for folder in (home, home.parent) if not folder.exists()]
+    home.mkdir(parents=True, exist_ok=True)
     try:
-        data = Prepared(arguments.data)
-        paths = choose_recipe(arguments.network, data.meta["dataset"], arguments.recipe)
-        checkpoint = arguments.out / f"{arguments.network}_{data.meta['dataset']}" / f".training-{arguments.seed}.pt"
-        run = Run(
-            data,
-            arguments.network,
-            load_recipe(paths, arguments.network),
-            arguments.seed,
-            checkpoint,
-            warm=open_warm(arguments.warm),
-            board=_board(arguments.tensorboard) if arguments.tensorboard and world.rank == 0 else None,
-            device=arguments.device,
-        )
-        if world.rank == 0:
-            print(f"recipe: {', '.join(map(str, paths)) or 'none, the defaults'}")
-        if arguments.resume:
-            print("resumed" if run.resume() else f"nothing to resume at {checkpoint}, starting anew")
-        run.fit()
-        if world.rank:
-            return 0
-        bundle, figures = publish(run, arguments.out)
-    except (OSError, ValueError) as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 1
+        with held(home / f".training-{seed}.lock"):
+            yield
+    except AlreadyHeld as error:
+        raise RecipeError(
+            f"another training of seed {seed} writes to {home} (process {error.pid}); wait for it, or choose another "
+            "--name, --out or --seed"
+        ) from None
     finally:
-        world.close()
-    checkpoint.unlink(missing_ok=True)
-    print(table(figures))
-    print(f"bundle: {bundle}")
-    print(json.dumps({"bundle": str(bundle), **figures, "rows_per_s": rows_per_s(run)}))
-    return 0
+        for folder in fresh:
+            with suppress(OSError):  # not empty: something came of it
+                folder.rmdir()
+
+
+def _check_left(checkpoint: Path, arguments: argparse.Namespace) -> None:
+    """Raises RecipeError where a killed run's work would be lost without a word."""
+    if checkpoint.exists() and not (arguments.resume or arguments.restart):
+        raise RecipeError(
+            f"{checkpoint} is left of a run that did not end; --resume goes on from it, --restart drops it"
+        )
+
+
+def _interrupted(run: "Run | None", argv: Sequence[str]) -> int:
+    if run and run.world.rank:
+        return INTERRUPTED
+    if run and run.fitted:
+        run.save()  # trained to the end, and interrupted while it was exported
+    if run and run.checkpoint.exists():
+        again = [word for word in argv if word not in ("--resume", "--restart")]
+        command = shlex.join(["python", "-m", "model.train", *again, "--resume"])
+        print(f"train: interrupted; what is learnt is in {run.checkpoint}; to go on: {command}", file=sys.stderr)
+    else:
+        print("train: interrupted before there was anything to keep", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _prune(home: Path, keep: int | None, outcome: "Published", before: str | None) -> list[str]:
+    """What --keep removed: never `current`, never the version that was `current` before, to which one may go back."""
+    if keep is None:
+        return []
+    if not outcome.published:
+        print("nothing removed: --keep is for what comes after a published bundle")
+        return []
+    return prune(home, keep, outcome.bundle.name, before)
+
+
+def report(outcome: "Published", removed: Sequence[str], run: "Run") -> None:
+    """For people: the table, and beside it what to look at; for scripts: the last line."""
+    from model.graph.publish import rows_per_s
+
+    exam = outcome.exam
+    figures = {name: value for name, value in exam.judged.items() if name != "calibration_bins"}
+    if exam.split:
+        print(f"figures of {exam.split}, by weights trained on {', '.join(exam.trained_on)}")
+        print(table(exam.judged))
+    if gain := exam.gain_over_floor:
+        print(f"{'over floor':14}{gain['mean']:+.4f} (95 %: {gain['low']:+.4f} to {gain['high']:+.4f})")
+    if run.trained_on != exam.trained_on:
+        print(f"trained on {', '.join(run.trained_on)} after that: these weights are in the bundle, unmeasured")
+    print(f"bundle: {outcome.bundle}", flush=True)
+    for version in removed:
+        print(f"removed: {outcome.bundle.parent / version}")
+    sys.stdout.flush()
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    line = {
+        "bundle": str(outcome.bundle),
+        "published": outcome.published,
+        "warnings": outcome.warnings,
+        "split": exam.split,
+        **figures,
+        "gain_over_floor": exam.gain_over_floor,
+        "rows_per_s": rows_per_s(run),
+        "removed": list(removed),
+    }
+    print(json.dumps(line))
 
 
 def _board(folder: Path) -> Any:
@@ -81,4 +233,4 @@ def _board(folder: Path) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "train")

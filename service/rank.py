@@ -40,6 +40,7 @@ class Ranked:
     degraded: list[str]
     future: int
     malformed: int
+    holes: int  # elements of lists that hold nothing
     history_age_s: float | None  # since the newest stored behaviour; None without any
     score_mean: float
     bad_scores: int  # that are no finite number
@@ -171,6 +172,7 @@ def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
         degraded=ready.degraded,
         future=ready.encoded.future,
         malformed=ready.encoded.malformed + ready.skipped,
+        holes=ready.encoded.holes,
         history_age_s=ready.history_age_s,
         score_mean=mean,
         bad_scores=0 if math.isfinite(mean) else int((~np.isfinite(scores_C)).sum()),

@@ -80,8 +80,8 @@ def bundle(cache: Path = CACHE, network: str = "bst", items: int = 10_000, users
     if not (cache / name / "current").exists():
         networks.options(network)
         facts = {"network": network, "objective": "click", "dataset": "made_up", "trained_on": []}
-        with writing(cache, name, facts) as folder, tqdm(desc=f"making {name}", total=5, delay=1, leave=False) as bar:
-            _write(folder, network, items, users, seed, bar)
+        with writing(cache, name, facts) as draft, tqdm(desc=f"making {name}", total=5, delay=1, leave=False) as bar:
+            _write(draft.folder, network, items, users, seed, bar)
     return Bundle.open(cache / name)
 
 

@@ -3,7 +3,9 @@
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +18,48 @@ from model.features.ids import Keys, canonical, keys
 from model.files import beside, replacing, write_json
 
 
-@contextmanager
-def writing(parent: Path, name: str, facts: Mapping[str, Any]) -> Iterator[Path]:
-    """A folder to fill; on leaving without an error it becomes `parent/name/<version>` and `current` points to it.
+@dataclass
+class Draft:
+    """A bundle that is being written: `folder` is where its files go, until they are whole.
 
-    The yielded path is where the files go; the finished bundle is what `parent/name/current` resolves to.
+    `publish` says whether `current` will point to it; whoever writes it may decide so until the last.
     """
+
+    folder: Path
+    home: Path
+    publish: bool = True
+    _now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @cached_property
+    def version(self) -> str:
+        """Named by its time and its weights, so not to be asked for before they are written."""
+        return f"{self._now:{VERSION_TIME}}-{_sha256(self.folder / 'model.onnx.data')[:8]}"
+
+    @property
+    def exported_at(self) -> str:
+        return f"{self._now:{EXPORTED_AT}}"
+
+    @property
+    def finished(self) -> Path:
+        """Where the bundle will stand."""
+        return self.home.resolve() / self.version
+
+
+@contextmanager
+def writing(parent: Path, name: str, facts: Mapping[str, Any]) -> Iterator[Draft]:
+    """A bundle to fill; on leaving without an error it becomes `parent/name/<version>`, and `current` points to it."""
     home = parent / name
     home.mkdir(parents=True, exist_ok=True)
     with beside(home / "bundle") as partial:
         partial.mkdir()
-        yield partial
+        draft = Draft(partial, home)
+        yield draft
         files = {str(path.relative_to(partial)): path for path in sorted(partial.rglob("*")) if path.is_file()}
-        now = datetime.now(UTC)
-        version = f"{now:{VERSION_TIME}}-{_sha256(partial / 'model.onnx.data')[:8]}"
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
-            "version": version,
-            "exported_at": f"{now:{EXPORTED_AT}}",
+            "version": draft.version,
+            "exported_at": draft.exported_at,
             **facts,
             "made_with": {
                 "onnxruntime": onnxruntime.__version__,
@@ -44,9 +69,10 @@ def writing(parent: Path, name: str, facts: Mapping[str, Any]) -> Iterator[Path]
             "files": {key: _facts(path) for key, path in files.items()},
         }
         write_json(partial / "manifest.json", manifest)
-        partial.replace(home / version)
-        with replacing(home / "current") as link:
-            link.symlink_to(version)
+        partial.replace(home / draft.version)
+        if draft.publish:
+            with replacing(home / "current") as link:
+                link.symlink_to(draft.version)
 
 
 def golden_items(bundle: Bundle) -> Keys:

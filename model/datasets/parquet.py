@@ -1,144 +1,214 @@
-"""A user's own log: the four canonical tables (model/datasets/tables.py), checked and passed on.
+"""A user's own log: tables of any common form (model/datasets/sources.py) → the four canonical ones, checked.
 
-`raw` holds `behaviours.parquet` and `impressions.parquet`, and may hold
+`raw` holds `impressions` and `behaviours`, and may hold
 
-    items.parquet, users.parquet   without them the ids that the log names, which then have no features
-    meta.json                      {"time_zone": "Europe/Berlin"}: where its days begin and end; UTC without it
-    features.toml                  the feature table, unless --features names one
+    items, users     without them the ids that the log names, which then have no features
+    meta.json        {"time_zone": "Europe/Berlin", "drawn_negatives": true}: where its days begin and end, UTC without
+                     it; and whether the user drew the impressions without a click, which then nobody was shown
+    features.toml    the feature table, unless --features names one
 
-Ids are integers or strings, of one type in all tables. Columns beyond those that are named here are passed on as they
-are. A row with a missing id, a time that is not in milliseconds, or a label other than 0 and 1 is malformed, as is the
-second row of an item or a user.
+Columns of any type that holds the meaning without loss are taken (model/datasets/casting.py). Ids are integers or
+strings as features.toml declares them, of one type in all tables. Columns that no feature names are passed on, but for
+nested ones. A row is malformed that has a missing id, a time that is not in milliseconds, a label other than 0 and 1 or
+a value that its feature cannot hold, as is the second row of an item or a user.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from zoneinfo import ZoneInfo
 
+import duckdb
 import polars as pl
 
-from model.datasets.tables import (
-    ITEM,
-    MS_ALLOWED,
-    TABLES,
-    BadLines,
-    DataError,
-    DataSet,
-    MalformedLine,
-    Options,
-)
-from model.features.behaviour import EARLIEST_MS, LATEST_MS
+from model.datasets import casting, ownlabels
+from model.datasets.checking import COLUMNS, ENTITIES, IDS, Form, Table, check_columns
+from model.datasets.sources import Source, opened
+from model.datasets.staged import Piece, staged
+from model.datasets.tables import ITEM, BadLines, DataError, DataSet, Options
+from model.engine import engine, first_line, literal
+from model.features.ids import IdType
+from model.features.schema import Schema
 
 NAME = "parquet"
 OPTIONS = ("map", "behaviours_from", "negatives")
 
-IDS, TEXT, INTEGER, NUMBER, SWITCH = "integers or strings", "strings", "integers", "numbers", "integers or booleans"
-
-COLUMNS = {  # what each table must have, and of what kind it is
-    "behaviours": {"user_id": IDS, "action": TEXT, "object_type": TEXT, "object_id": IDS, "timestamp": INTEGER},
-    "impressions": {"user_id": IDS, "item_id": IDS, "timestamp": INTEGER, "label": SWITCH},
-    "items": {"item_id": IDS},
-    "users": {"user_id": IDS},
-}
-OPTIONAL = {"watch_ms": INTEGER, "true_probability": NUMBER}  # of impressions
-LIMITS = {  # lowest, highest, in words
-    "timestamp": (EARLIEST_MS, LATEST_MS, MS_ALLOWED),
-    "label": (0, 1, "0 or 1"),
-    "watch_ms": (0, LATEST_MS, "0 or more"),
-    "true_probability": (0, 1, "0 to 1"),
-}
+SIDES = {"impressions": "context", "items": "item", "users": "user"}  # table → side of its features
 
 
-def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
-    """Writes the checked tables. Raises DataError, MalformedLine (with the row's number), OSError."""
-    time_zone = _time_zone(raw / "meta.json")
-    files = {name: raw / f"{name}.parquet" for name in TABLES if (raw / f"{name}.parquet").is_file()}
-    missing = [f"{name}.parquet" for name in ("behaviours", "impressions") if name not in files]
-    if missing:
-        raise DataError(f"{raw} holds no {', '.join(missing)}; behaviours and impressions are needed")
-    bad = BadLines(options.skip_bad)
-    id_types: dict[str, tuple[pl.DataType, str]] = {}
-    for name, path in files.items():
-        try:
-            _write_table(name, path, out / path.name, id_types, bad)
-        except pl.exceptions.PolarsError as error:
-            raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    for name in ("items", "users"):
-        if name not in files:
-            _ids_seen(f"{name[:-1]}_id", out).sink_parquet(out / f"{name}.parquet")
-    return DataSet(NAME, time_zone, bad.count)
+def write_tables(raw: Path, out: Path, options: Options, schema: Schema | None = None) -> DataSet:
+    """Writes the checked tables. Raises DataError, MalformedLine (with the row's number, or the line's), OSError.
 
-
-def _write_table(name: str, path: Path, out: Path, id_types: dict[str, tuple[pl.DataType, str]], bad: BadLines) -> None:
-    table = pl.scan_parquet(path)
-    schema = table.collect_schema()
-    lacking = [column for column in COLUMNS[name] if column not in schema]
-    if lacking:
-        raise DataError(f"{path} has no column {', '.join(lacking)}; there are {', '.join(schema)}")
-    optional = OPTIONAL if name == "impressions" else {}
-    kinds = COLUMNS[name] | {column: kind for column, kind in optional.items() if column in schema}
-    values: dict[str, pl.Expr] = {}
-    faults: list[pl.Expr] = []
-    for column, kind in kinds.items():
-        dtype = _dtype(schema[column], kind)
-        if dtype is None:
-            raise DataError(f"{path}: {column} is {schema[column]}, {kind} are allowed")
-        if kind == IDS:
-            of = "user_id" if column == "user_id" else "item_id"
-            first, where = id_types.setdefault(of, (dtype, f"{column} of {path.name}"))
-            if first != dtype:
-                raise DataError(f"{path}: {column} is {schema[column]}, but {where} is {first}; one type is allowed")
-        values[column] = pl.col(column).cast(dtype, strict=False)
-        lowest, highest, words = LIMITS.get(column, (None, None, kind))
-        faults.append(_fault(column, values[column].is_null(), words))
-        if lowest is not None:
-            faults.append(_fault(column, ~values[column].is_between(lowest, highest), words))
-    if name in ("items", "users"):
-        (column,) = kinds
-        again = pl.format(f"{column}: {{}} stands in an earlier row, one row each is allowed", pl.col(column))
-        faults.append(pl.when(~pl.col(column).is_first_distinct()).then(again))
-    reason = pl.coalesce(faults)
-
-    malformed = (
-        table.select(reason.alias("reason")).with_row_index("row", offset=1).filter(pl.col("reason").is_not_null())
-    )
-    for row, why in malformed.head(bad.allowed - bad.count + 1).collect(engine="streaming").iter_rows():
-        bad.add(MalformedLine(path, row, why, unit="row"))
-    if "label" in values:
-        values["label"] = values["label"].cast(pl.Int8)
-    table.filter(reason.is_null()).with_columns(**values).sink_parquet(out)
-
-
-def _dtype(dtype: pl.DataType, kind: str) -> pl.DataType | None:
-    """The canonical type of a column of a kind, None where its own type is not of that kind."""
-    if dtype.is_integer() and kind in (IDS, INTEGER, SWITCH) or dtype == pl.Boolean and kind == SWITCH:
-        return pl.Int64()
-    if dtype in (pl.String, pl.Categorical, pl.Enum) and kind in (IDS, TEXT):
-        return pl.String()
-    if (dtype.is_integer() or dtype.is_float()) and kind == NUMBER:
-        return pl.Float64()
-    return None
-
-
-def _fault(column: str, holds: pl.Expr, allowed: str) -> pl.Expr:
-    shown = pl.col(column).cast(pl.String).fill_null("nothing")
-    return pl.when(holds).then(pl.format(f"{column}: {{}} given, {allowed} are allowed", shown))
-
-
-def _ids_seen(column: str, out: Path) -> pl.LazyFrame:
-    behaviours, impressions = (pl.scan_parquet(out / f"{name}.parquet") for name in ("behaviours", "impressions"))
-    if column == "item_id":
-        behaviours = behaviours.filter(pl.col("object_type") == ITEM).rename({"object_id": column})
-    return pl.concat([impressions.select(column), behaviours.select(column)]).unique(maintain_order=True)
-
-
-def _time_zone(path: Path) -> str:
-    if not path.is_file():
-        return "UTC"
-    text = path.read_text()
+    Without a schema columns of features are passed on as they are, and ids are integers where all tables have such.
+    """
     try:
-        time_zone: str = json.loads(text)["time_zone"]
+        return _written(raw, out, options, schema)
+    except duckdb.OutOfMemoryException as error:
+        raise DataError(f"{raw}: more memory is needed, --memory GIB allows it: {first_line(error)}") from None
+    except duckdb.Error as error:
+        raise DataError(f"{raw} cannot be read: {first_line(error)}") from None
+
+
+def _written(raw: Path, out: Path, options: Options, schema: Schema | None) -> DataSet:
+    time_zone, drawn = _meta(raw / "meta.json")
+    with TemporaryDirectory(dir=out, prefix=".read-") as folder, engine(out, options.memory_gib) as con:
+        sources = opened(con, raw, options.map)
+        _refuse_missing(raw, sources, options)
+        pieces = {table: staged(con, source, Path(folder)) for table, source in sources.items()}
+        for table, source in sources.items():
+            check_columns(source, pieces[table])
+        form = _form(con, pieces, sources, schema)
+        bad, notes = BadLines(options.skip_bad), []
+        for table, source in sources.items():
+            notes += Table(con, source, pieces[table], form, bad).write(out / f"{table}.parquet")
+        if time_zone != "UTC":
+            notes += _without_zone(sources)
+        if options.behaviours_from == "impressions":
+            _behaviours(con, out, form.object_type)
+        ownlabels.check(con, out / "impressions.parquet", sources["impressions"].path, options.negatives, drawn)
+        if options.negatives:
+            notes += ownlabels.draw_negatives(con, out, options.negatives, options.seed, time_zone, form.object_type)
+        for table in ENTITIES:
+            if table not in sources:
+                _ids_seen(con, table, out, form)
+    return DataSet(NAME, time_zone, bad.count, tuple(notes), drawn or options.negatives > 0)
+
+
+def _refuse_missing(raw: Path, sources: Mapping[str, Source], options: Options) -> None:
+    derived = options.behaviours_from == "impressions"
+    if derived and "behaviours" in sources:
+        there = sources["behaviours"].path.name
+        raise DataError(f"--behaviours-from impressions: {raw} holds {there}; one source of behaviours is allowed")
+    missing = [name for name in ("impressions", "behaviours") if name not in sources]
+    if derived:
+        missing = [name for name in missing if name != "behaviours"]
+    if missing:
+        forms = f"{missing[0]}.parquet, .csv, .tsv, .jsonl or a folder {missing[0]} of parts is needed"
+        derive = "; or --behaviours-from impressions, which takes every clicked impression for a behaviour"
+        hint = derive if missing == ["behaviours"] else ""
+        raise DataError(f"{raw} holds no {' and no '.join(missing)}; {forms}{hint}")
+
+
+def _form(
+    con: duckdb.DuckDBPyConnection,
+    pieces: Mapping[str, Sequence[Piece]],
+    sources: Mapping[str, Source],
+    schema: Schema | None,
+) -> Form:
+    declared: dict[str, IdType] = {}
+    object_type, groups = ITEM, set[IdType]()
+    if schema is not None:
+        object_type, groups = schema.history.object_type, {group.type for group in schema.groups}
+        declared = {"user_id": schema.user_id, "item_id": schema.item_id.type}
+    ids = {of: _id_type(con, of, declared.get(of), pieces, sources, object_type) for of in ("user_id", "item_id")}
+    texts = "str" in groups or _has_other_objects(con, pieces.get("behaviours", ()), object_type)
+    ids["object_id"] = "str" if texts else ids["item_id"]
+    features: dict[str, dict[str, tuple[str, IdType]]] = {table: {} for table in SIDES}
+    if schema is not None:
+        for table, side in SIDES.items():
+            for feature in schema.side(side):  # type: ignore[arg-type]  # mypy widens the literals to str
+                kind = "several" if feature.listed else "one" if feature.typed else "number"
+                features[table][feature.name] = (kind, feature.type)
+    return Form(ids, features, object_type, schema is not None)
+
+
+def _has_other_objects(con: duckdb.DuckDBPyConnection, pieces: Sequence[Piece], object_type: str) -> bool:
+    """Whether there are behaviours on objects that are no items, with ids that are no integers: s1, of a shop."""
+    for piece in pieces:
+        cast = casting.integer_id(piece.expressions["object_id"], piece.columns["object_id"])
+        if cast is not None and casting.family(piece.columns["object_id"]) == "text":
+            others = f"{piece.expressions['object_type']} <> {literal(object_type)} AND {cast.refused}"
+            if con.execute(f"SELECT 1 FROM {piece.relation} WHERE {others} LIMIT 1").fetchall():
+                return True
+    return False
+
+
+def _id_type(
+    con: duckdb.DuckDBPyConnection,
+    of: str,
+    declared: IdType | None,
+    pieces: Mapping[str, Sequence[Piece]],
+    sources: Mapping[str, Source],
+    object_type: str,
+) -> IdType:
+    """The type of ids in all tables: as declared, else integers where they are such everywhere.
+
+    Where some tables have integers and others text, the text must be digits throughout: else nothing would join.
+    """
+    there = [
+        (table, column, piece)
+        for table, some in pieces.items()
+        for piece in some
+        for column in COLUMNS[table]
+        if IDS.get(column) == of and column in piece.columns
+    ]
+    texts = [place for place in there if casting.family(place[2].columns[place[1]]) == "text"]
+    numbers = [place for place in there if place not in texts]
+    if numbers and texts and declared != "int":  # of integers a row's fault is told
+        for table, column, piece in texts:
+            cast = casting.integer_id(piece.expressions[column], piece.columns[column])
+            assert cast is not None  # of text
+            query = f"SELECT {cast.raw} FROM {piece.relation} WHERE {cast.refused}"
+            if column == "object_id":
+                query += f" AND {piece.expressions['object_type']} = {literal(object_type)}"
+            refused = con.execute(f"{query} LIMIT 1").fetchall()
+            if refused:
+                other, name, whole = numbers[0]
+                others = f"{name} of {sources[other].path.name} is {whole.columns[name]}"
+                raise DataError(
+                    f"{sources[table].path}: {column} is text ({refused[0][0]!r}), but {others}; one type is allowed: "
+                    "write both as text or both as integers"
+                )
+    return declared or ("int" if numbers or not there else "str")
+
+
+def _behaviours(con: duckdb.DuckDBPyConnection, out: Path, object_type: str) -> None:
+    """Every clicked impression is a behaviour of its time."""
+    con.execute(
+        f"COPY (SELECT user_id, 'click' AS action, {literal(object_type)} AS object_type, item_id AS object_id, "
+        f"timestamp FROM read_parquet({literal(str(out / 'impressions.parquet'))}) WHERE label = 1) "
+        f"TO {literal(str(out / 'behaviours.parquet'))} (FORMAT parquet)"
+    )
+
+
+def _ids_seen(con: duckdb.DuckDBPyConnection, table: str, out: Path, form: Form) -> None:
+    """The table of ids that the log names, in their order."""
+    (name,) = COLUMNS[table]
+    impressions, behaviours = (
+        f"read_parquet({literal(str(out / f'{t}.parquet'))})" for t in ("impressions", "behaviours")
+    )
+    acted = f"SELECT user_id FROM {behaviours}"
+    if table == "items":
+        type = "BIGINT" if form.ids["item_id"] == "int" else "VARCHAR"
+        acted = f"SELECT CAST(object_id AS {type}) FROM {behaviours} WHERE object_type = {literal(form.object_type)}"
+    query = f"SELECT DISTINCT {name} FROM (SELECT {name} FROM {impressions} UNION ALL {acted}) ORDER BY {name}"
+    con.execute(f"COPY ({query}) TO {literal(str(out / f'{table}.parquet'))} (FORMAT parquet)")
+
+
+def _without_zone(sources: Mapping[str, Source]) -> list[str]:
+    plain = [
+        f"{table}.timestamp"
+        for table, source in sources.items()
+        if source.columns.get("timestamp", "") in ("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "DATE")
+    ]
+    return [f"{' and '.join(plain)}: times without a zone, taken for UTC"] if plain else []
+
+
+def _meta(path: Path) -> tuple[str, bool]:
+    """The time zone, and whether negatives were drawn by the user."""
+    if not path.is_file():
+        return "UTC", False
+    text = path.read_text(errors="replace")
+    allowed = '{"time_zone": "Europe/Berlin"} or another IANA name is allowed, and "drawn_negatives": true or false'
+    try:
+        meta = json.loads(text)
+        time_zone, drawn = meta.get("time_zone", "UTC"), meta.get("drawn_negatives", False)
+        ZoneInfo(time_zone)
         pl.Series([0]).cast(pl.Datetime("ms", time_zone))  # polars has its own list of zones, and splits by it
-    except (ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
-        allowed = '{"time_zone": "Europe/Berlin"} or another IANA name'
-        raise DataError(f"{path}: {text[:100]!r} given, {allowed} is allowed") from None
-    return time_zone
+        right = isinstance(drawn, bool) and set(meta) <= {"time_zone", "drawn_negatives"}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, pl.exceptions.PolarsError):
+        right = False
+    if not right:
+        raise DataError(f"{path}: {' '.join(text.split())[:100]!r} given, {allowed}")
+    return time_zone, drawn

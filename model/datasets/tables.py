@@ -17,14 +17,12 @@ from typing import Literal
 
 import polars as pl
 
-from model.features.behaviour import EARLIEST_MS, LATEST_MS
+from model.features.behaviour import MS_ALLOWED as MS_ALLOWED  # for the data sets
 from model.options import Count, Natural, Positive, check
 
 TABLES = ("behaviours", "impressions", "items", "users")
 TRAIN, VALIDATION, TEST = range(3)  # of the column `split`, in the order of model/prepared/splits.py's SPLITS
 ITEM = "item"  # the type of object that all behaviours of these data sets have
-
-MS_ALLOWED = f"milliseconds since 1970 ({EARLIEST_MS} to {LATEST_MS})"
 
 
 class DataError(ValueError):
@@ -70,7 +68,7 @@ class Options:
     negatives: Natural = 0  # parquet: of a log of positives alone, so many are drawn for each
     memory_gib: Positive = 4.0  # that reading and encoding may take; more is spilled to the disk
     processes: Natural = 0  # that encode; 0: one a core
-    parts: Natural = 0  # of the users, encoded one after another by each process; 0: as memory asks
+    parts: Natural = 0  # of the impressions, encoded one after another by each process; 0: of 500,000 each
 
     def __post_init__(self) -> None:
         check(self, "options of the data set")

@@ -1,6 +1,7 @@
-"""Scores of impressions, and their figures beside a floor that learns nothing."""
+"""Scores of impressions, and their figures beside a floor that learns nothing and gradient boosting on counts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
+from model.evaluation.boosting import boosted_scores
 from model.evaluation.metrics import Floats, auc, gauc, logloss
 from model.features.kinds import ITEM_ID
 from model.features.schema import without_sizes
@@ -56,8 +58,13 @@ def watch_seconds(data: Prepared, rows: npt.NDArray[np.int64]) -> npt.NDArray[np
 
 
 def watch_correlation(data: Prepared, rows: npt.NDArray[np.int64], score: Floats) -> float:
-    """Spearman's rank correlation of scores (n,) with the watched seconds; ties share their mean rank."""
+    """Spearman's rank correlation of scores (n,) with the watched seconds; ties share their mean rank.
+
+    0 where either is the same throughout: it orders nothing.
+    """
     expected, watched = (pl.Series(of).rank("average").to_numpy() for of in (score, watch_seconds(data, rows)))
+    if not len(rows) or np.ptp(expected) == 0 or np.ptp(watched) == 0:
+        return 0.0
     return float(np.corrcoef(expected, watched)[0, 1])
 
 
@@ -67,25 +74,32 @@ def measure(
     score: Floats,
     trained_on: Sequence[str] = ("train",),
     objective: str = "click",
+    boosting: bool = True,
 ) -> dict[str, Any]:
-    """The figures of scores (n,) for impressions (n,), with floor and, where the log knows it, oracle.
+    """The figures of scores (n,) for impressions (n,), beside floor, gradient boosting and, where it is known, oracle.
+
+    Boosting is None where lightgbm is not installed, and for impressions that the model was trained on. The first call
+    on a prepared data set fits it; who does not read it passes `boosting=False`.
 
     Scores that are no probabilities (another objective than click) have no logloss; calibration is then None for pairs,
     and of watched seconds, expected ÷ observed, for watch_time.
     """
     label, user = data.label[rows], data.user[rows]
     truth = data.arrays.get("true_probability")
+    boosted = boosted_scores(data, rows, trained_on) if boosting else None
     figures = {
         "auc": auc(label, score),
         "gauc": gauc(label, score, user),
         "logloss": logloss(label, score) if objective == "click" else None,
         "calibration": float(score.sum() / max(1, label.sum())) if objective == "click" else None,
         "floor_auc": auc(label, floor_scores(data, rows, trained_on)),
+        "gbdt_auc": auc(label, boosted) if boosted is not None else None,
         "oracle_auc": auc(label, truth[rows]) if truth is not None else None,
         "rows": len(rows),
     }
     if objective == "watch_time":
         figures["watch_correlation"] = watch_correlation(data, rows, score)
+        figures["floor_watch_correlation"] = watch_correlation(data, rows, floor_scores(data, rows, trained_on))
         figures["watch_calibration"] = float(score.sum() / max(1.0, watch_seconds(data, rows).sum()))
     return figures
 
@@ -101,9 +115,24 @@ def score_rows(
 
 
 def check_encoding(bundle: Bundle, data: Prepared) -> None:
-    """Raises BundleError where the data is encoded otherwise than the bundle encodes."""
-    for path in sorted((data.folder / "vocab").iterdir()):
-        if path.read_bytes() != (bundle.folder / "vocab" / path.name).read_bytes():
-            raise BundleError(f"{data.folder} and {bundle.folder} encode differently: {path.name}")
-    if without_sizes(bundle.schema) != without_sizes(data.schema):
-        raise BundleError(f"{data.folder} and {bundle.folder} encode differently: features.toml")
+    """Raises BundleError where the data is encoded otherwise than the bundle encodes; names what differs."""
+    theirs, ours = without_sizes(bundle.schema), without_sizes(data.schema)
+    kept, known = ({path.name: path for path in (home.folder / "vocab").iterdir()} for home in (bundle, data))
+    if theirs != ours:
+        features = {f.name: f for f in theirs.features}, {f.name: f for f in ours.features}
+        names = [name for name in {**features[0], **features[1]} if features[0].get(name) != features[1].get(name)]
+        what = f"features.toml ({', '.join(names) or 'user_id, [history] or [[group]]'})"
+    else:
+        differing = [
+            n for n in sorted({*kept, *known}) if n not in kept or n not in known or not _alike(kept[n], known[n])
+        ]
+        what = ", ".join(differing)
+    if what:
+        raise BundleError(
+            f"{data.folder} and {bundle.folder} encode differently: {what}; a bundle goes with the data set that "
+            "it was trained on (data_at in its report.json)"
+        )
+
+
+def _alike(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()

@@ -10,7 +10,10 @@ BINS = 10
 
 
 def auc(label: npt.NDArray[Any], score: Floats) -> float | None:
-    """Area under the ROC curve, ties counting a half; None where one class is absent."""
+    """Area under the ROC curve, ties counting a half; None where one class is absent.
+
+    Raises ValueError for scores that are NaN: they have no order.
+    """
     values, weights = grouped_auc(label, score, np.zeros(len(label), np.int64))
     return float(values[0]) if len(weights) else None
 
@@ -27,7 +30,12 @@ def gauc(label: npt.NDArray[Any], score: Floats, user: npt.NDArray[Any]) -> floa
 def grouped_auc(
     label: npt.NDArray[Any], score: Floats, group: npt.NDArray[Any]
 ) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """AUC and size of every group that has both classes, by the rank-sum (Mann-Whitney) form. All inputs (n,)."""
+    """AUC and size of every group that has both classes, by the rank-sum (Mann-Whitney) form. All inputs (n,).
+
+    Raises ValueError for scores that are NaN.
+    """
+    if wrong := int(np.isnan(score).sum()):
+        raise ValueError(f"{wrong} of {len(score)} scores are NaN, and only numbers can be ranked")
     order = np.lexsort((score, group))
     label, score, group = label[order].astype(np.float64), score[order], group[order]
     new_group = np.append(True, group[1:] != group[:-1])[: len(label)]

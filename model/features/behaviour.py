@@ -14,6 +14,28 @@ from model.features.ids import BadValue, IdType, Keys, canonical, keys
 
 # What a time in milliseconds can be: 1973 to 5138. Seconds lie below for the next 3,000 years, microseconds above.
 EARLIEST_MS, LATEST_MS = 10**11, 10**14 - 1
+MS_ALLOWED = f"milliseconds since 1970 ({EARLIEST_MS} to {LATEST_MS})"
+# Other units, by how much milliseconds differ from them; the ranges of no two overlap.
+_UNITS = (
+    ("seconds", "multiply by 1000", 1e3),
+    ("microseconds", "divide by 1000", 1e-3),
+    ("nanoseconds", "divide by 1000000", 1e-6),
+)
+
+
+def looks_like(value: Any) -> str:
+    """What is wrong with a time that is not in milliseconds, for a message: what it looks like, what is allowed."""
+    shown = str(value)[:60]
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return f"{shown!r} is no time; {MS_ALLOWED} are allowed"
+    if number < 0:
+        return f"{shown} lies before 1970; {MS_ALLOWED} are allowed"
+    for unit, remedy, factor in _UNITS:
+        if EARLIEST_MS <= number * factor <= LATEST_MS:
+            return f"{shown} looks like {unit}, {remedy}; {MS_ALLOWED} are allowed"
+    return f"{shown} given, {MS_ALLOWED} are allowed"
 
 
 class Behaviour(NamedTuple):

@@ -51,6 +51,7 @@ class Encoded:
     unknown_items: int  # candidates without an embedding of their own
     future: int  # behaviours stamped ahead of `now`, taken as just now
     malformed: int  # profile values and behaviours of the wrong type, left out
+    holes: int  # elements of lists that hold nothing (["a", null]), left out
 
 
 class Encoder:
@@ -67,6 +68,7 @@ class Encoder:
             for group in schema.groups
         ]
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
+        self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
         crosses = schema.side("cross")
         self._crosses = len(crosses)
         self._alike = []  # crosses of equally many parts are computed at once
@@ -88,13 +90,14 @@ class Encoder:
 
     @classmethod
     def open(cls, folder: Path) -> "Encoder":
-        """The encoder in a bundle or a prepared data set: `features.toml` and `vocab/`, tables memory-mapped."""
+        """The encoder in a bundle or a prepared data set: `features.toml` and `vocab/`, tables memory-mapped.
+
+        Raises SchemaError, ValueError for a file that is broken or does not go with `features.toml`, and OSError.
+        """
         schema = features_toml.load(folder / "features.toml")
-        statistics = Statistics(**json.loads((folder / "vocab" / "statistics.json").read_text()))
+        statistics = _statistics(folder / "vocab" / "statistics.json", schema)
         vocabularies = {
-            f.name: Vocabulary(Table.open(folder / "vocab" / f"{f.name}.npy"))
-            for f in schema.embedded
-            if f.has_vocabulary
+            f.name: _vocabulary(folder / "vocab" / f"{f.name}.npy") for f in schema.embedded if f.has_vocabulary
         }
         return cls(schema, vocabularies, statistics)
 
@@ -151,7 +154,7 @@ class Encoder:
         `profile` is the store's text, in which a wrong value is left out; `user`, `context` and the candidates' own
         features are the caller's, win over profile, defaults and catalogue, and raise BadValue when wrong.
         """
-        profile_columns, malformed = self._profile(user_id, profile, user or {})
+        profile_columns, malformed, holes = self._profile(user_id, profile, user or {})
         clicked, times, actions, wrong = self._history.newest(behaviours)
         ids, own = self._candidates(candidates)
         count = len(ids)
@@ -192,26 +195,34 @@ class Encoder:
             unknown_items=int(np.count_nonzero(item_rows[:count, self._item_place] == UNKNOWN)),
             future=future,
             malformed=malformed + wrong,
+            holes=holes + self._holes(context or {}, own),
         )
 
     def _profile(
         self, user_id: int | str, profile: Mapping[str, str], user: Mapping[str, Any]
-    ) -> tuple[dict[str, Column], int]:
+    ) -> tuple[dict[str, Column], int, int]:
         _refuse_unknown("user", user, self._allowed["user"])
-        columns, malformed = {}, 0
+        columns, malformed, holes = {}, 0, 0
         for feature in self._users:
             name = feature.name
             if name == USER_ID:
                 columns[name] = feature.column([user_id])
             elif name in user:
                 columns[name] = _column(feature, [user[name]], f"user.{name}")
+                holes += feature.holes([user[name]])
             else:
                 try:
                     value = feature.from_text(profile[name]) if name in profile else None
                     columns[name] = feature.column([value])
+                    holes += feature.holes([value])
                 except BadValue:  # another program wrote it: the request is not to blame
                     columns[name], malformed = feature.column([None]), malformed + 1
-        return columns, malformed
+        return columns, malformed, holes
+
+    def _holes(self, context: Mapping[str, Any], own: Sequence[tuple[int, Mapping[str, Any]]]) -> int:
+        """Of the lists in the context and in candidates."""
+        carried = (context, *(features for _, features in own)) if self._listed else ()
+        return sum(f.holes([values[f.name]]) for values in carried for f in self._listed if f.name in values)
 
     def _sequence(
         self, suffix: str, rows: Rows, times: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int
@@ -265,6 +276,30 @@ class Encoder:
             _overwrite(self._contexts, columns, own)
         length = count if own else 1
         return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
+
+
+def _statistics(path: Path, schema: Schema) -> Statistics:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    rows, numbers = (content.get(name) if isinstance(content, dict) else None for name in ("rows", "numbers"))
+    if not isinstance(rows, dict) or not isinstance(numbers, dict):
+        raise ValueError(f"{path}: tables `rows` and `numbers` are needed")
+    wanting = [f.name for f in schema.embedded if f.name not in (numbers if f.is_float else rows)]
+    wanting = [name for name in wanting if name not in {f.name for f in schema.embedded if f.fixed_rows}]
+    if wanting:
+        raise ValueError(f"{path}: nothing of {', '.join(wanting)}, which features.toml declares")
+    return Statistics(rows, numbers)
+
+
+def _vocabulary(path: Path) -> Vocabulary:
+    try:
+        return Vocabulary(Table.open(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing, the vocabulary of a feature that features.toml declares") from None
+    except (ValueError, IndexError, EOFError) as error:  # IndexError: an array without fields
+        raise ValueError(f"{path} is cut off or no vocabulary ({error})") from None
 
 
 def _for_each(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:

@@ -12,13 +12,31 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, get_args
+from datetime import date
+from decimal import Decimal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from model.features.ids import ABSENT, FIRST, MISSING, PAD, UNKNOWN, BadValue, IdType, hashed_rows, key, keys
+from model.features.ids import (
+    ABSENT,
+    FIRST,
+    MISSING,
+    PAD,
+    UNKNOWN,
+    BadValue,
+    IdType,
+    hashed_rows,
+    is_hole,
+    key,
+    keys,
+    milliseconds,
+    plain,
+    tidied,
+)
 from model.features.table import Vocabulary
+from model.options import Count, Natural, OptionError, check, refuse_missing, refuse_unknown
 
 Side = Literal["user", "item", "context", "cross", "object"]  # object: a group's, never in `[[feature]]`
 Column = npt.NDArray[Any]  # raw values: uint64 keys or float64, (n,) or (n, columns)
@@ -30,7 +48,7 @@ MOST_DEVIATIONS = 100.0  # a standardised number is cut there: one absurd value 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-class SchemaError(ValueError):
+class SchemaError(OptionError):
     """A feature table that cannot be used; the message names the feature, what was given and what is allowed."""
 
 
@@ -41,11 +59,11 @@ class Feature:
     name: str
     side: Side
     type: IdType = "str"
-    width: int = 0
-    sequence_width: int = 0
-    min_count: int = 1
-    buckets: int | None = None
-    default: int | float | str | None = None
+    width: Natural = 0
+    sequence_width: Natural = 0
+    min_count: Count = 1
+    buckets: Count | None = None
+    default: bool | int | float | str | tuple[bool | int | float | str, ...] | None = None
     of: tuple[str, ...] = ()
 
     kind: ClassVar[str]
@@ -55,28 +73,27 @@ class Feature:
     crossable: ClassVar[bool] = False  # can be a part of a cross: its column is one key per row
 
     def __post_init__(self) -> None:
-        for what, value, allowed in (("side", self.side, get_args(Side)), ("type", self.type, get_args(IdType))):
-            self._require(value in allowed, f"{what} {value!r}, allowed: {', '.join(allowed)}")
+        checked(self, f"feature {self.name!r}")
         self._require(bool(self.name), "a feature needs a name")
-        self._require(self.width >= 0 and self.sequence_width >= 0, "widths are 0 or more")
-        self._require(self.min_count >= 1, f"min_count {self.min_count}, at least 1")
-        self._require(self.buckets is None or self.buckets >= 1, f"buckets {self.buckets}, at least 1")
+        self._require(not set(self.name) & set("./\\"), "its name stands for files and tables: without . / and \\")
+        self._require(self.name != "key", "the catalogue's own column is named so: name the feature otherwise")
         self._require((self.side == "cross") == bool(self.of), "a cross, and only a cross, names its parts in `of`")
         self._require(self.side != "cross" or self.buckets is not None, "a cross needs `buckets`")
         self._require(
             self.side in ("item", "object") or not self.sequence_width, "only an item's feature has a sequence_width"
         )
         self._require(self.side != "context" or self.default is not None, "a context feature needs a neutral `default`")
+        self._require(self.side == "context" or self.default is None, "only a context feature has a `default`")
+        try:
+            self._require(self.default is None or not is_hole(self.default), "default nan, allowed: a value")
+            self.column([self.default])
+        except BadValue as error:
+            raise SchemaError(f"feature {self.name!r}: default: {error}") from None
         self._require(not self.sequence_width or not self.is_float, "a standardised number cannot be in the sequence")
 
     def _require(self, holds: bool, message: str) -> None:
         if not holds:
             raise SchemaError(f"feature {self.name!r}: {message}")
-
-    @classmethod
-    def declares(cls) -> tuple[str, ...]:
-        """What a `[[feature]]` of this kind may declare."""
-        return (*(field.name for field in fields(cls)), "kind")
 
     def as_dict(self) -> dict[str, Any]:
         """What `declared` reads: name, side, kind and type, and where it departs from the defaults."""
@@ -111,9 +128,25 @@ class Feature:
         """The column of raw values; None is missing. Raises BadValue where the declared type refuses one."""
         return keys(values, self.type)
 
+    def from_table(self, value: Any) -> Any:
+        """A table's value as `column` takes it: whole numbers as integers where these are declared, None for NaN."""
+        return tidied(value, self.type) if self.typed else value
+
+    def holes(self, values: Sequence[Any]) -> int:
+        """How many elements of raw values hold nothing and are left out: the null of ["a", null]."""
+        return 0
+
     def from_text(self, text: str) -> Any:
-        """The store's text as a raw value; `to_text` wrote it. Raises BadValue."""
+        """The store's text as a raw value; `stored` wrote it. Raises BadValue."""
         return text
+
+    def stored(self, value: Any) -> str | None:
+        """The store's text of a table's value, which `from_text` reads back; None: it is missing. Raises BadValue."""
+        value = self.from_table(value)
+        if value is None:
+            return None
+        self.column([value])
+        return to_text(value)
 
     def rows(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
         """Rows of the embedding table, (n, columns). Not of a float."""
@@ -146,17 +179,16 @@ class Id(Category):
 
 @dataclass(frozen=True)
 class Multi(Feature):
-    """Several values of one category: tags. The network reads the mean of their embeddings."""
+    """Several values of one category: tags. The network reads the mean of their embeddings.
 
-    max_values: int = 1  # more are cut off
+    An element that holds nothing is no value: it is left out before the cut to `max_values`.
+    """
+
+    max_values: Count = 1  # more are cut off
 
     kind = "multi"
     listed = True
     repeats = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(self.max_values >= 1, f"max_values {self.max_values}, at least 1")
 
     @property
     def columns(self) -> int:
@@ -170,15 +202,26 @@ class Multi(Feature):
         for row, several in enumerate(values):
             if not isinstance(several, list | tuple | None):
                 raise BadValue(f"{several!r} given, a list is allowed")
-            for place, value in enumerate(several[: self.max_values] if several else ()):
-                column[row, place] = key(value, self.type) if value is not None else ABSENT
+            held = [value for value in several or () if not is_hole(value)]
+            for place, value in enumerate(held[: self.max_values]):
+                column[row, place] = key(value, self.type)
         return column
+
+    def from_table(self, value: Any) -> Any:
+        """A table without lists (a CSV) holds JSON lists as text; an empty text is missing."""
+        value = plain(value)
+        if isinstance(value, str):
+            value = self.from_text(value) if value.strip() else None
+        return [tidied(v, self.type) for v in value if not is_hole(v)] if isinstance(value, list | tuple) else value
+
+    def holes(self, values: Sequence[Any]) -> int:
+        return sum(is_hole(value) for several in values if isinstance(several, list | tuple) for value in several)
 
     def from_text(self, text: str) -> Any:
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
-            raise BadValue(f"{text[:60]!r} given, a JSON list is allowed") from None
+            raise BadValue(f'{text[:60]!r} given, a JSON list is allowed: ["a", "b"]') from None
 
     def rows(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
         rows = super().rows(column, vocabularies)[..., 0]  # (n, columns), as the keys are
@@ -188,7 +231,10 @@ class Multi(Feature):
 
 @dataclass(frozen=True)
 class Number(Feature):
-    """A number: `standard` enters the network as it is, mean 0 and deviation 1; `log` by embedded buckets."""
+    """A number: `standard` enters the network as it is, mean 0 and deviation 1; `log` by embedded buckets.
+
+    A missing one (None, NaN, no key in a request or a profile) is the mean, or UNKNOWN, a row of its own.
+    """
 
     transform: Literal["standard", "log"] | None = None
 
@@ -197,8 +243,9 @@ class Number(Feature):
     repeats = False
 
     def __post_init__(self) -> None:
-        self._require(self.transform in ("standard", "log"), f"transform {self.transform!r}, allowed: standard, log")
+        self._require(self.transform is not None, "transform is missing, allowed: standard, log")
         super().__post_init__()
+        self._require(self.buckets is None and self.min_count == 1, "a number has no vocabulary: no min_count, buckets")
 
     @property
     def is_float(self) -> bool:
@@ -214,6 +261,15 @@ class Number(Feature):
     def column(self, values: Sequence[Any]) -> Column:
         return np.array([_number(value) for value in values], np.float64)
 
+    def from_table(self, value: Any) -> Any:
+        """DECIMAL, booleans and times (milliseconds) are numbers too; an empty text (a CSV's) is missing."""
+        value = plain(value)
+        if isinstance(value, date):
+            return milliseconds(value)
+        if isinstance(value, str):
+            return value if value.strip() else None
+        return float(value) if isinstance(value, bool | Decimal) else value
+
     def rows(self, column: Column, vocabularies: Mapping[str, Vocabulary]) -> Rows:
         steps = np.floor(2 * np.log2(1 + np.fmax(column, 0)))  # a NaN is 0 here
         rows: Rows = FIRST + np.minimum(steps, LOG_BUCKETS - 1).astype(np.int64)
@@ -227,21 +283,37 @@ KINDS: dict[str, type[Feature]] = {cls.kind: cls for cls in (Id, Category, Numbe
 def declared(row: Mapping[str, Any]) -> Feature:
     """The feature of one `[[feature]]`. Raises SchemaError, also for unknown keys (a misspelt one would be ignored)."""
     where, kind = f"feature {row.get('name')!r}", row.get("kind")
-    if kind not in KINDS:
-        raise SchemaError(f"{where}: kind {kind!r}, allowed: {', '.join(KINDS)}")
-    refuse_unknown(row, KINDS[kind].declares(), where)
-    return KINDS[kind](**{name: value for name, value in row.items() if name != "kind"})
+    if not isinstance(kind, str) or kind not in KINDS:
+        wrong = "is missing" if kind is None else repr(kind)
+        raise SchemaError(f"{where}: kind {wrong}, allowed: {', '.join(KINDS)}")
+    feature: Feature = made(KINDS[kind], row, where, ("kind",))
+    return feature
 
 
-def refuse_unknown(row: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
-    """Raises SchemaError for keys of a table that are not among those allowed."""
-    unknown = set(row) - set(allowed)
-    if unknown:
-        raise SchemaError(f"{where}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")
+def made(kind: Any, row: Mapping[str, Any], where: str, besides: Sequence[str] = ()) -> Any:
+    """The dataclass of one table of `features.toml`; keys `besides` are no fields of it. Raises SchemaError."""
+    names = [field.name for field in fields(kind)]
+    try:
+        refuse_unknown(row, (*names, *besides), where)
+        refuse_missing(row, kind, where)
+    except OptionError as error:
+        raise SchemaError(str(error)) from None
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in row.items() if name in names})
+
+
+def checked(table: Any, where: str) -> None:
+    """Holds a dataclass of the feature table to the types of its fields. Raises SchemaError."""
+    try:
+        check(table, where)
+    except OptionError as error:
+        raise SchemaError(str(error)) from None
 
 
 def to_text(value: Any) -> str:
-    """A raw value as the store's text, which `from_text` reads back. Raises BadValue for what no kind holds."""
+    """A raw value as the store's text, which `from_text` reads back, without a list's holes.
+
+    Raises BadValue for what no kind holds.
+    """
     match value:
         case str():
             return value
@@ -249,8 +321,9 @@ def to_text(value: Any) -> str:
             return str(int(value))  # True is 1
         case float():
             return repr(value)
-        case list() if all(isinstance(element, str | int | float) for element in value):
-            return json.dumps(value, ensure_ascii=False)
+        case list() | tuple() if all(isinstance(element, str | int | float | None) for element in value):
+            held = [int(v) if isinstance(v, bool) else v for v in value if not is_hole(v)]
+            return json.dumps(held, ensure_ascii=False)
     raise BadValue(f"{value!r} given, text, a number or a list of these is allowed")
 
 
@@ -264,6 +337,8 @@ def _number(value: Any) -> float:
             raise BadValue(f"{value[:60]!r} given, a number is allowed") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadValue(f"{value!r} given, a number is allowed")
-    if not -_LARGEST <= value <= _LARGEST:  # NaN neither
+    if value != value:  # NaN: no number
+        return math.nan
+    if not -_LARGEST <= value <= _LARGEST:
         raise BadValue(f"{str(value)[:60]} given, a finite number of 32 bits is allowed")
     return float(value)

@@ -27,28 +27,29 @@ context feature the `default` that stands where a request names none, a cross `o
 
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from model.features.ids import IdType
-from model.features.kinds import ITEM_ID, KINDS, USER_ID, Category, Feature, SchemaError, Side, declared, refuse_unknown
+from model.features.kinds import ITEM_ID, KINDS, USER_ID, Category, Feature, SchemaError, Side, checked, declared, made
 from model.features.timeposition import EDGES_S
+from model.options import Count, Names, Natural, words
 
 
 @dataclass(frozen=True)
 class History:
-    length: int = 20
-    actions: tuple[str, ...] = ("click",)
+    length: Count = 20
+    actions: Names = ("click",)
     object_type: str = "item"
-    gap_edges_s: tuple[int, ...] = EDGES_S  # carried, so that a bundle keeps its buckets whatever the code's age
+    gap_edges_s: tuple[Natural, ...] = EDGES_S  # carried, so that a bundle keeps its buckets whatever the code's age
 
     def __post_init__(self) -> None:
-        if self.length < 1 or not self.actions:
-            raise SchemaError("history: length is at least 1, and at least one action is named")
+        checked(self, "[history]")
         if list(self.gap_edges_s) != sorted(set(self.gap_edges_s)):
-            raise SchemaError("history: gap_edges_s must rise")
+            raise SchemaError("[history]: gap_edges_s must rise")
+        _refuse_repeated(self.actions, "[history]")
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,18 @@ class Group:
     """Behaviours on another type of object than items; the object is known by its id alone."""
 
     object_type: str
-    actions: tuple[str, ...]
-    length: int = 20
+    actions: Names
+    length: Count = 20
     type: IdType = "str"
-    min_count: int = 1
-    buckets: int | None = None
-    width: int = 16
+    min_count: Count = 1
+    buckets: Count | None = None
+    width: Count = 16
 
     def __post_init__(self) -> None:
+        checked(self, f"group {self.object_type!r}")
         if not re.fullmatch(r"[A-Za-z]\w*", self.object_type):  # it names files and the network's inputs
             raise SchemaError(f"group: object_type {self.object_type!r}, allowed: letters, digits, _")
-        if self.length < 1 or not self.actions or self.width < 1:
-            raise SchemaError(f"group {self.object_type!r}: length and width are at least 1, an action is named")
-        self.feature  # noqa: B018 - its own checks: type, min_count, buckets
+        _refuse_repeated(self.actions, f"group {self.object_type!r}")
 
     @property
     def feature(self) -> Feature:
@@ -94,8 +94,9 @@ class Schema:
         if self.user_id not in get_args(IdType):
             raise SchemaError(f"user_id {self.user_id!r}, allowed: {', '.join(get_args(IdType))}")
         names = [feature.name for feature in self.embedded]
-        if len(set(names)) != len(names):
-            raise SchemaError(f"names of features and groups must differ: {names}")
+        twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+        if twice is not None:
+            raise SchemaError(f"names of features and groups must differ: {twice!r} stands twice")
         if any(feature.side == "object" for feature in self.features):
             raise SchemaError("side 'object' is a group's: write [[group]]")
         if self.history.object_type in (group.object_type for group in self.groups):
@@ -135,6 +136,17 @@ class Schema:
         return tuple(feature for feature in self.features if feature.sequence_width)
 
     @property
+    def remarks(self) -> list[str]:
+        """What is allowed and worth a second look, a sentence each."""
+        if self.sequence:
+            return []
+        items = ", ".join(feature.name for feature in self.side("item") if not feature.is_float)
+        return [
+            "no item feature has a sequence_width, so that no network but bpr can be trained; "
+            f"allowed for: {items} (sequence_width = 32 in features.toml, then prepare again)"
+        ]
+
+    @property
     def item_id(self) -> Feature:
         return next(feature for feature in self.features if feature.name == ITEM_ID)
 
@@ -151,28 +163,36 @@ def parse(table: Mapping[str, Any]) -> Schema:
 
     Raises SchemaError, also for unknown keys (a misspelt one would be silently ignored).
     """
-    refuse_unknown(table, ("user_id", "history", "feature", "group"), "features.toml")
-    history = dict(table.get("history", {}))
-    refuse_unknown(history, tuple(f.name for f in fields(History)), "[history]")
-    groups = table.get("group", [])
-    for group in groups:
-        refuse_unknown(group, tuple(f.name for f in fields(Group)), f"group {group.get('object_type')!r}")
-    try:
-        return Schema(
-            user_id=table["user_id"],
-            features=tuple(declared(_tuples(row)) for row in table.get("feature", [])),
-            history=History(**_tuples(history)),
-            groups=tuple(Group(**_tuples(group)) for group in groups),
-        )
-    except (KeyError, TypeError) as error:
-        raise SchemaError(f"features.toml: {error}") from None
+    allowed = ("user_id", "history", "feature", "group")
+    unknown = [name for name in table if name not in allowed]
+    if unknown:
+        raise SchemaError(f"unknown {', '.join(sorted(unknown))}; allowed: {', '.join(allowed)}")
+    if "user_id" not in table:
+        raise SchemaError(f"user_id is missing, allowed above the first table: {words(IdType)}")
+    history = table.get("history", {})
+    if not isinstance(history, Mapping):
+        raise SchemaError("history is one table: write [history]")
+    groups = _tables(table, "group")
+    return Schema(
+        user_id=table["user_id"],
+        features=tuple(declared(row) for row in _tables(table, "feature")),
+        history=made(History, history, "[history]"),
+        groups=tuple(made(Group, row, f"group {row.get('object_type')!r}") for row in groups),
+    )
+
+
+def _tables(table: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    rows = table.get(name, [])
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise SchemaError(f"{name} is a list of tables: write [[{name}]] above each")
+    return rows
 
 
 def load(path: Path) -> Schema:
-    """Schema from a `features.toml`. Raises SchemaError, OSError."""
+    """Schema from a `features.toml`. Raises SchemaError, which names the file, and OSError."""
     try:
-        return parse(tomllib.loads(path.read_text()))
-    except tomllib.TOMLDecodeError as error:
+        return parse(tomllib.loads(path.read_text("utf-8-sig")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, SchemaError) as error:
         raise SchemaError(f"{path}: {error}") from None
 
 
@@ -187,5 +207,6 @@ def without_sizes(schema: Schema) -> Schema:
     )
 
 
-def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+def _refuse_repeated(actions: Sequence[str], where: str) -> None:
+    if len(set(actions)) != len(actions):
+        raise SchemaError(f"{where}: actions {list(actions)}, allowed: each once")

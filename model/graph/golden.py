@@ -1,7 +1,7 @@
 """Recorded requests with their scores: a bundle that answers otherwise is refused.
 
-They are real impressions of the log's last day, with some strangers: another user, an item that nobody knows, no
-history at all.
+They are real impressions of test (or of the last split that has any), with some strangers: another user, an item that
+nobody knows, no history at all.
 """
 
 from typing import Any
@@ -12,15 +12,18 @@ import polars as pl
 
 from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour
-from model.features.kinds import USER_ID, to_text
+from model.features.kinds import USER_ID
 from model.prepared.loader import Prepared
+from model.prepared.order import in_order
+from model.prepared.splits import SPLITS
 
 REQUESTS, CANDIDATES = 24, 40
 
 
 def record(bundle: Bundle, data: Prepared, seed: int = 0) -> dict[str, Any]:
     """The content of golden.json: `requests`, each with its `scores` by `bundle`'s graph."""
-    recorded = requests(data, data.of_split("test"), REQUESTS, CANDIDATES, np.random.default_rng(seed))
+    newest = next(rows for split in reversed(SPLITS) if len(rows := data.of_split(split)))
+    recorded = requests(data, newest, REQUESTS, CANDIDATES, np.random.default_rng(seed))
     stranger = _unknown(bundle.schema.user_id), _unknown(bundle.schema.item_id.type)
     recorded.append(recorded[0] | {"user_id": stranger[0], "profile": {}, "behaviours": []})
     recorded.append(recorded[0] | {"candidates": [stranger[1], *recorded[0]["candidates"]]})
@@ -70,7 +73,7 @@ def _profiles(data: Prepared, user_ids: pl.Series) -> dict[Any, dict[str, str]]:
         pl.col("user_id").is_in(user_ids.implode())
     )
     return {
-        row["user_id"]: {f.name: to_text(row[f.name]) for f in features if row[f.name] is not None}
+        row["user_id"]: {f.name: text for f in features if (text := f.stored(row[f.name])) is not None}
         for row in frame.iter_rows(named=True)
     }
 
@@ -91,9 +94,16 @@ def _behaviours(data: Prepared, user_ids: pl.Series) -> dict[Any, list[Behaviour
 
 
 def _contexts(data: Prepared, chosen: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
-    names = [f.name for f in data.schema.side("context")]
-    if not names:
+    features = {f.name: f for f in data.schema.side("context")}
+    if not features:
         return [{} for _ in chosen]
-    frame = pl.scan_parquet(data.folder / "tables" / "impressions.parquet").select("timestamp", *names)
-    rows = frame.sort("timestamp", maintain_order=True).select(names).collect()[chosen.tolist()].to_dicts()
-    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+    time = data.time[chosen]
+    at_once = pl.scan_parquet(data.folder / "tables" / "impressions.parquet").filter(
+        pl.col("timestamp").is_in(np.unique(time).tolist())
+    )
+    frame = in_order(at_once.collect(), data.schema)
+    first = np.searchsorted(data.time, time)  # of the impressions at the same time
+    places = np.searchsorted(frame["timestamp"].to_numpy(), time) + chosen - first
+    rows = frame[places.tolist()].select(*features).to_dicts()
+    requests = [{name: features[name].from_table(value) for name, value in row.items()} for row in rows]
+    return [{name: value for name, value in row.items() if value is not None} for row in requests]

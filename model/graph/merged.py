@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from model.features.kinds import Side
 from model.features.schema import Schema
 from model.networks import bst, wdl
-from model.networks.blocks import CANDIDATE_SIDES, Batch, Head, Lookup, no_features, pooled
+from model.networks.blocks import CANDIDATE_SIDES, Batch, Head, Lookup, Tables, no_features, pooled
 
 MERGED_BYTES = 32 * 2**20  # a table up to this size is copied into a merged one
 HALVED_FROM = 1024  # outputs of a head's first layer
@@ -154,7 +154,7 @@ class MergedWide(nn.Module):
     def __init__(self, wide: wdl.Wide):
         super().__init__()
         self.user, self.candidate = (self._merged(wide, sides) for sides in (("user",), CANDIDATE_SIDES))
-        self.large = nn.ModuleDict({n: w for n, w in wide.weight.items() if not Merged.takes(w)})
+        self.large = Tables({n: w for n, w in wide.weight.items() if not Merged.takes(w)})
         self.columns = {n: column for n, column in _columns(wide.schema, wdl.SIDES) if n in self.large}
 
     @staticmethod

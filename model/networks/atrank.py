@@ -38,21 +38,38 @@ from torch import Tensor, nn
 from model.features.ids import PAD
 from model.features.schema import Schema
 from model.features.timeposition import bucket_count, time_positions
-from model.networks.blocks import MASKED, Batch, Embedded, Head, Lookup, RankingNetwork, linear, table
+from model.networks.blocks import (
+    MASKED,
+    Batch,
+    Embedded,
+    Head,
+    Lookup,
+    RankingNetwork,
+    divisors,
+    linear,
+    neighbours,
+    table,
+)
+from model.options import Count, Dropout, Layers, OptionError, check
 
 PREDICTED = 1  # the row of the first action that features.toml names; 0 is PAD
 
 
 @dataclass(frozen=True)
 class Config:
-    spaces: int = 8  # as released
-    width: int = 64  # M: that of BST's items, so that the two are compared at one size; the release has 128
-    mlp: tuple[int, ...] = (1024, 512, 256)  # BST's Table 3: one head for all networks that are compared
-    mlp_dropout: float = 0.0  # as BST's
+    spaces: Count = 8  # as released
+    width: Count = 64  # M: that of BST's items, so that the two are compared at one size; the release has 128
+    mlp: Layers = (1024, 512, 256)  # BST's Table 3: one head for all networks that are compared
+    mlp_dropout: Dropout = 0.0  # as BST's
 
     def __post_init__(self) -> None:
-        if self.spaces < 1 or self.width < 1 or self.width % self.spaces or not self.mlp:
-            raise ValueError(f"atrank: {self.spaces} spaces must split the width {self.width}, and the MLP has a layer")
+        check(self, "network atrank")
+        if self.width % self.spaces:
+            near = " or ".join(map(str, neighbours(self.width, self.spaces)))
+            raise OptionError(
+                f"network atrank: {self.spaces} spaces must split the width {self.width}; allowed: a width of {near}, "
+                f"or spaces {', '.join(map(str, divisors(self.width)))}"
+            )
 
 
 class Network(RankingNetwork):

@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from model.features.schema import Schema
 from model.networks.atrank import Behaviours
 from model.networks.blocks import Batch, Head, Lookup, RankingNetwork
+from model.options import Count, Dropout, Layers, check
 
 
 @dataclass(frozen=True)
 class Config:
-    hidden: int = 64  # of each direction: both are as wide as the release's 128
-    mlp: tuple[int, ...] = (1024, 512, 256)  # BST's Table 3: one head for all networks that are compared
-    mlp_dropout: float = 0.0  # as BST's
+    hidden: Count = 64  # of each direction: both are as wide as the release's 128
+    mlp: Layers = (1024, 512, 256)  # BST's Table 3: one head for all networks that are compared
+    mlp_dropout: Dropout = 0.0  # as BST's
 
     def __post_init__(self) -> None:
-        if self.hidden < 1 or not self.mlp:
-            raise ValueError("bilstm: the hidden width and the layers of the MLP are at least 1")
+        check(self, "network bilstm")
 
 
 class Network(RankingNetwork):

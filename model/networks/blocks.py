@@ -8,7 +8,7 @@ A tensor's name ends in its shape:
 Nothing that depends on the user alone has a C axis: it is computed once per request, not once per candidate.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model.features.ids import PAD, UNKNOWN
 from model.features.kinds import Feature, Side
 from model.features.schema import Schema
+from model.options import OptionError
 
 Batch = Mapping[str, Tensor]  # the arrays of model/features/encode.py
 
@@ -32,7 +33,9 @@ class RankingNetwork(nn.Module):
     `Network(schema, rows, config)`; `rows` are the lengths of the embedding tables, by feature name.
     """
 
-    unseen: frozenset[str] = frozenset()  # unread input: features' names, "history", "gap", "action", "groups"
+    # Unread input: features' names, "history", "gap", "action", "groups". Where a network reads "history" or "groups",
+    # a log whose histories are all empty is refused (model/training/histories.py).
+    unseen: frozenset[str] = frozenset()
     objective: Literal["click", "watch_time", "pairs"] | None = None  # the only one it learns; None: the recipe's
 
     def forward(self, batch: Batch) -> Tensor:
@@ -64,15 +67,53 @@ class Embedded(NamedTuple):
     other_UCF: Tensor  # those that change with the candidate: item, context, cross
 
 
+class Tables(nn.ModuleDict):
+    """Modules by feature name, also where torch has the name for itself (`type`, `items`): there a `_` goes after it.
+
+    Those of other names stand in weights and graphs as they do in `features.toml`.
+    """
+
+    _TAKEN = frozenset(dir(nn.ModuleDict())) - {"_"}
+
+    def __init__(self, modules: Mapping[str, nn.Module]):
+        self._named: dict[str, str] = {}  # the feature's name by the module's
+        super().__init__(modules)
+
+    def __setitem__(self, name: str, module: nn.Module) -> None:
+        super().__setitem__(self._own(name), module)
+        self._named[self._own(name)] = name
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return super().__getitem__(self._own(name))
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(self._own(str(name)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._named.values())
+
+    def items(self) -> ItemsView[str, nn.Module]:
+        return {name: self._modules[own] for own, name in self._named.items()}.items()
+
+    def _own(self, name: str) -> str:
+        return f"{name}_" if name in self._TAKEN or name.rstrip("_") in self._TAKEN else name
+
+
 class Lookup(nn.Module):
     """Embedding tables of one feature table. `rows` gives each table's length, by feature name."""
 
     def __init__(self, schema: Schema, rows: Mapping[str, int]):
         super().__init__()
         self.schema = schema
+        if not schema.sequence:
+            items = ", ".join(f.name for f in schema.side("item") if not f.is_float)
+            raise OptionError(
+                "no item feature has a sequence_width, and the network needs one at least, to know what was clicked; "
+                f"allowed for: {items}; features.toml declares it, before model.prepare"
+            )
         embedded = [f for f in schema.features if f.width and not f.is_float]
-        self.other = nn.ModuleDict({f.name: table(rows[f.name], f.width) for f in embedded})
-        self.sequence = nn.ModuleDict({f.name: table(rows[f.name], f.sequence_width) for f in schema.sequence})
+        self.other = Tables({f.name: table(rows[f.name], f.width) for f in embedded})
+        self.sequence = Tables({f.name: table(rows[f.name], f.sequence_width) for f in schema.sequence})
         self.width_D = sum(f.sequence_width for f in schema.sequence)
         self.width_user_F = self._width(schema.side("user"))
         self.width_other_F = self._width([f for s in CANDIDATE_SIDES for f in schema.side(s)])
@@ -103,6 +144,16 @@ class Lookup(nn.Module):
             if f"{side}_numbers" in batch:
                 parts.append(batch[f"{side}_numbers"])
         return torch.cat(parts, -1) if parts else no_features(batch, sides)
+
+
+def neighbours(width: int, parts: int) -> list[int]:
+    """The widths next to this one that so many parts split, those above 0."""
+    below = width // parts * parts
+    return [one for one in (below, below + parts) if one]
+
+
+def divisors(width: int) -> list[int]:
+    return [parts for parts in range(1, width + 1) if width % parts == 0]
 
 
 def no_features(batch: Batch, sides: Sequence[Side]) -> Tensor:
@@ -159,8 +210,6 @@ class Head(nn.Module):
         activation: Callable[[int], nn.Module] = lambda width: nn.LeakyReLU(),
     ):
         super().__init__()
-        if not hidden or min(hidden) < 1 or not 0 <= dropout < 1:
-            raise ValueError(f"mlp {tuple(hidden)}, its dropout {dropout}; allowed: widths of 1 and more, 0 to below 1")
         self.of_user = linear(user, hidden[0], bias=False) if user else None
         self.of_candidate = linear(candidate, hidden[0])
         bound = (6 / (user + candidate + hidden[0])) ** 0.5  # the two are one matrix and start as one

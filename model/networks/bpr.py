@@ -17,15 +17,15 @@ from torch import Tensor
 from model.features.kinds import ITEM_ID, USER_ID
 from model.features.schema import Schema
 from model.networks.blocks import Batch, RankingNetwork, table
+from model.options import Count, check
 
 
 @dataclass(frozen=True)
 class Config:
-    factors: int = 64  # as wide as the items of the networks it is compared with
+    factors: Count = 64  # as wide as the items of the networks it is compared with
 
     def __post_init__(self) -> None:
-        if self.factors < 1:
-            raise ValueError(f"bpr: {self.factors} factors, at least 1")
+        check(self, "network bpr")
 
 
 class Network(RankingNetwork):

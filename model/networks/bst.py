@@ -28,6 +28,7 @@ blocks but the last run on all T + 1 rows of every candidate.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,25 +37,34 @@ from torch import Tensor, nn
 from model.features.ids import PAD
 from model.features.schema import Schema
 from model.features.timeposition import bucket_count, time_positions
-from model.networks.blocks import MASKED, Batch, Embedded, Head, Lookup, RankingNetwork, linear, table
+from model.networks.blocks import (
+    MASKED,
+    Batch,
+    Embedded,
+    Head,
+    Lookup,
+    RankingNetwork,
+    divisors,
+    linear,
+    neighbours,
+    table,
+)
+from model.options import Count, Dropout, Layers, OptionError, check
 
 
 @dataclass(frozen=True)
 class Config:
-    blocks: int = 1  # Table 3; Table 4 finds 2 and 3 worse
-    heads: int = 8  # Table 3
-    dropout: float = 0.2  # Table 3
-    position: str = "gap"  # §2.1's time gap; or an ablation: index, none
-    position_width: int = 16  # of the item's 64: 32 item + 16 category + 16 position
+    blocks: Count = 1  # Table 3; Table 4 finds 2 and 3 worse
+    heads: Count = 8  # Table 3
+    dropout: Dropout = 0.2  # Table 3
+    position: Literal["gap", "index", "none"] = "gap"  # §2.1's time gap; or an ablation: index, none
+    position_width: Count = 16  # of the item's 64: 32 item + 16 category + 16 position
     layer_norm: bool = True  # (5), (6); false is an ablation
-    mlp: tuple[int, ...] = (1024, 512, 256)  # Table 3
-    mlp_dropout: float = 0.0  # not in the paper; for logs so small that the MLP learns them by heart
+    mlp: Layers = (1024, 512, 256)  # Table 3
+    mlp_dropout: Dropout = 0.0  # not in the paper; for logs so small that the MLP learns them by heart
 
     def __post_init__(self) -> None:
-        if self.blocks < 1 or self.heads < 1 or not self.mlp or not 0 <= self.dropout < 1:
-            raise ValueError("bst: blocks, heads and layers of the MLP are at least 1, dropout is from 0 to below 1")
-        if self.position not in ("gap", "index", "none"):
-            raise ValueError(f"bst: position {self.position!r}, allowed: gap, index, none")
+        check(self, "network bst")
 
 
 class Network(RankingNetwork):
@@ -71,7 +81,7 @@ class Network(RankingNetwork):
         self.position = table(places[config.position], config.position_width, silent=(PAD,))
         width_D = self.embed.width_D + config.position_width
         if width_D % config.heads:
-            raise ValueError(f"{config.heads} heads cannot split the item vector's width {width_D}")
+            raise OptionError(_unsplit(schema, width_D, config))
         self.blocks = nn.ModuleList(
             Block(width_D, config.heads, config.dropout, config.layer_norm) for _ in range(config.blocks)
         )
@@ -126,6 +136,18 @@ class Network(RankingNetwork):
             target_UCD.flatten(0, 1).unsqueeze(1),
             bias_UT.unsqueeze(1).expand(users, candidates, -1).flatten(0, 1),
         )
+
+
+def _unsplit(schema: Schema, width_D: int, config: Config) -> str:
+    """What to tell of heads that cannot split the item's vector: what it is made of, and what would do."""
+    parts = [f"{f.name} {f.sequence_width}" for f in schema.sequence] + [f"position_width {config.position_width}"]
+    widths = [width - width_D + config.position_width for width in neighbours(width_D, config.heads)]
+    fitting = " or ".join(str(width) for width in widths if width > 0)
+    return (
+        f"network bst: {config.heads} heads cannot split the item vector's width {width_D} ({' + '.join(parts)}); "
+        f"allowed: widths that add up to a multiple of {config.heads}, as with position_width {fitting}; "
+        f"or heads {', '.join(map(str, divisors(width_D)))}"
+    )
 
 
 class Block(nn.Module):

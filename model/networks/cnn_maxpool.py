@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from model.features.schema import Schema
 from model.networks.atrank import Behaviours
 from model.networks.blocks import Batch, Head, Lookup, RankingNetwork
+from model.options import Count, Dropout, Layers, check
 
 
 @dataclass(frozen=True)
 class Config:
-    windows: tuple[int, ...] = tuple(range(1, 11))  # as released
-    filters: int = 32  # of each window size, as released
-    mlp: tuple[int, ...] = (1024, 512, 256)  # BST's Table 3: one head for all networks that are compared
-    mlp_dropout: float = 0.0  # as BST's
+    windows: Layers = tuple(range(1, 11))  # as released
+    filters: Count = 32  # of each window size, as released
+    mlp: Layers = (1024, 512, 256)  # BST's Table 3: one head for all networks that are compared
+    mlp_dropout: Dropout = 0.0  # as BST's
 
     def __post_init__(self) -> None:
-        if not self.windows or min(*self.windows, self.filters) < 1 or not self.mlp:
-            raise ValueError("cnn_maxpool: windows, filters and layers of the MLP are at least 1")
+        check(self, "network cnn_maxpool")
 
 
 class Network(RankingNetwork):

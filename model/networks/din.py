@@ -30,17 +30,17 @@ from torch import Tensor, distributed, nn
 
 from model.features.schema import Schema
 from model.networks.blocks import Batch, Head, Lookup, RankingNetwork, linear
+from model.options import Dropout, Layers, check
 
 
 @dataclass(frozen=True)
 class Config:
-    unit: tuple[int, ...] = (80, 40)  # hidden layers of the activation unit, as released
-    mlp: tuple[int, ...] = (1024, 512, 256)  # BST's Table 3: one head for all networks that are compared
-    mlp_dropout: float = 0.0  # as BST's
+    unit: Layers = (80, 40)  # hidden layers of the activation unit, as released
+    mlp: Layers = (1024, 512, 256)  # BST's Table 3: one head for all networks that are compared
+    mlp_dropout: Dropout = 0.0  # as BST's
 
     def __post_init__(self) -> None:
-        if not self.unit or not self.mlp:
-            raise ValueError("din: unit and mlp have at least one layer each")
+        check(self, "network din")
 
 
 class Network(RankingNetwork):

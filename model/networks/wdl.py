@@ -23,19 +23,19 @@ from torch import Tensor, nn
 from model.features.ids import PAD
 from model.features.kinds import Side
 from model.features.schema import Schema
-from model.networks.blocks import Batch, Head, Lookup, RankingNetwork
+from model.networks.blocks import Batch, Head, Lookup, RankingNetwork, Tables
+from model.options import Dropout, Layers, check
 
 SIDES: tuple[Side, ...] = ("user", "item", "context", "cross")
 
 
 @dataclass(frozen=True)
 class Config:
-    mlp: tuple[int, ...] = (1024, 512, 256)  # Figure 4; the same as in BST's Table 3
-    mlp_dropout: float = 0.0  # as BST's
+    mlp: Layers = (1024, 512, 256)  # Figure 4; the same as in BST's Table 3
+    mlp_dropout: Dropout = 0.0  # as BST's
 
     def __post_init__(self) -> None:
-        if not self.mlp:
-            raise ValueError("wdl: the MLP has at least one layer")
+        check(self, "network wdl")
 
 
 class Network(RankingNetwork):
@@ -64,7 +64,7 @@ class Wide(nn.Module):
         super().__init__()
         self.schema = schema
         embedded = [f for f in schema.features if (f.width or f.sequence_width) and not f.is_float]
-        self.weight = nn.ModuleDict({f.name: weights(rows[f.name]) for f in embedded})
+        self.weight = Tables({f.name: weights(rows[f.name]) for f in embedded})
 
     def forward(self, batch: Batch) -> Tensor:
         logit = torch.zeros((), device=batch["gap"].device)

@@ -12,15 +12,29 @@ from model.reproduction import plots
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
+def sources(done: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Networks by the recipe that they were trained by."""
+    by_source: dict[str, list[str]] = {}
+    for name, entry in done.items():
+        came_from = entry.get("recipe_from")
+        if came_from:
+            files = came_from if isinstance(came_from, list) else [f"settings that suit the log ({came_from})"]
+            source = "; ".join([", ".join(files), *entry["recipe_reasons"]])
+            by_source.setdefault(source, []).append(name)
+    return by_source
+
+
 def html(report: Mapping[str, Any]) -> str:
     """The whole page."""
     networks: Mapping[str, Mapping[str, Any]] = report["networks"]
     done = {name: entry for name, entry in networks.items() if "auc_mean" in entry}
     main = {name: entry["auc_mean"] for name, entry in done.items() if entry["kind"] == "main"}
     lines = [(f"floor, counted on {' and '.join(floor['trained_on'])}", floor) for floor in report["floors"]]
+    lines += [(f"gradient boosting, on {' and '.join(own['trained_on'])}", own) for own in report["boosted"]]
     lines += [("oracle: the true probabilities", report["oracle"])] if report["oracle"] else []
     return render(
         TEMPLATE,
+        sources=sources(done),
         report=report,
         done=done,
         shown=plots.compared(networks),

@@ -9,7 +9,7 @@ from typing import Any
 
 from model import networks
 from model.options import Count, OptionError, from_text, hints, wrong
-from model.training.recipe import Recipe, Training, choose_recipe, load_recipe
+from model.training.recipe import Recipe, Training
 
 ALIASES = {"b": "blocks"}  # the paper's letter in Table 4
 HISTORY = "history"
@@ -53,9 +53,8 @@ class Variant:
         """BST's b; 1 where nothing is said of it."""
         return int(dict(self.options).get("blocks", 1))
 
-    def recipe(self, dataset: str) -> Recipe:
-        """The network's recipe on a data set with the options on top. Raises RecipeError."""
-        base = load_recipe(choose_recipe(self.network, dataset, None), self.network)
+    def recipe(self, base: Recipe) -> Recipe:
+        """A recipe of the network with the options on top. Raises OptionError."""
         own, options = networks.options(self.network), dict(self.options)
         of_training = {f.name for f in fields(Training)} - set(own)
         history = base.history | ({"length": int(options[HISTORY])} if HISTORY in options else {})

@@ -1,7 +1,7 @@
 """Recipes: what a training run does otherwise than the defaults, which are the paper's where it prints them.
 
 `model/recipes/<dataset>.toml` holds for all networks on a data set, `<network>_<dataset>.toml` goes on top of it; both
-are taken where they exist, and each setting there carries its reason.
+are taken where they exist, and each setting there carries its reason. A log without either: model/training/defaults.py.
 """
 
 import tomllib
@@ -95,12 +95,17 @@ def load_recipe(paths: Sequence[Path], network: str) -> Recipe:
             if name == "network" and _is_shared(path, network):  # for all networks: not all have each field
                 settings = {key: value for key, value in settings.items() if key in networks.options(network)}
             merged[name] |= settings
+    return parse(merged, network, ", ".join(map(str, paths)))
+
+
+def parse(content: dict[str, Any], network: str, where: str) -> Recipe:
+    """The recipe of tables as a file has them. Raises RecipeError."""
     try:
-        training = read(Training, merged["training"], "[training]")
-        networks.config(network, merged["network"])
-        return Recipe(**merged | {"training": training})
-    except ValueError as error:
-        raise RecipeError(f"{', '.join(map(str, paths))}: {error}") from None
+        training = read(Training, content["training"], "[training]")
+        networks.config(network, content["network"])
+        return Recipe(**content | {"training": training})
+    except (ValueError, TypeError, KeyError) as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def _is_shared(path: Path, network: str) -> bool:
@@ -118,8 +123,26 @@ def adapted(schema: Schema, recipe: Recipe) -> Schema:
     return replace(schema, features=features, history=replace(schema.history, **recipe.history))
 
 
-def choose_recipe(network: str, dataset: str, named: Path | None) -> list[Path]:
-    """The files to use: the one named, else those made for the data set and for this pair; none: the defaults."""
-    if named:
-        return [named]
-    return [path for path in (RECIPES / f"{dataset}.toml", RECIPES / f"{network}_{dataset}.toml") if path.exists()]
+def choose_recipe(network: str, dataset: str, named: str | Path | None) -> list[Path]:
+    """The files to use: those named, else those made for the data set and for this pair; none: there is no such file.
+
+    `named` is a path, or the name of a recipe in the project. Raises RecipeError for a name that is not there.
+    """
+    if named is None:
+        return _of_project(network, dataset)
+    if Path(named).is_file():
+        return [Path(named)]
+    if isinstance(named, str) and (paths := _of_project(network, named)):
+        return paths
+    allowed = f"a TOML file, or one of {', '.join(recipe_names())}"
+    raise RecipeError(f"--recipe {named}: there is no such file, and no recipe of that name; allowed: {allowed}")
+
+
+def recipe_names() -> list[str]:
+    """The recipes in the project, by name."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml") if not path.stem.endswith("_features"))
+
+
+def _of_project(network: str, name: str) -> list[Path]:
+    names = recipe_names()
+    return [RECIPES / f"{each}.toml" for each in (name, f"{network}_{name}") if each in names]

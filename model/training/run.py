@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ from model.evaluation.metrics import auc, logloss
 from model.files import replacing
 from model.networks.blocks import start
 from model.prepared.loader import Prepared, batches
+from model.prepared.splits import SPLITS
 from model.training import objective
 from model.training.batches import shuffled_batches, tensors
+from model.training.histories import empty_share
 from model.training.memory import keep_freed
 from model.training.optimiser import Optimiser
 from model.training.pairs import Pairs
@@ -36,6 +39,8 @@ from model.training.recipe import Recipe, RecipeError, adapted
 from model.training.warm import check_rows_stayed, take_over
 
 Rows = np.ndarray[Any, Any]  # impressions
+# The splits that the weights of a phase have seen. Each after the first starts anew, for as many epochs as were best.
+TRAINED_ON = {"select": ["train"], "refit": ["train", "validation"], "final": list(SPLITS)}
 
 
 class TrainingError(ValueError):
@@ -77,6 +82,9 @@ class Run:
         self._build()
         self.objective: str = self.network.objective or self.how.objective
         self._check_labels()
+        self.empty_histories = self._check_histories()  # share of the training impressions; None: it reads none
+        self.fitted = False  # trained to the end of what was asked
+        self.interrupted = False  # set from outside: it ends after the batch under way, with its checkpoint written
         self.progress: dict[str, Any] = {
             "phase": "select",
             "epoch": 0,
@@ -110,6 +118,17 @@ class Run:
         if self.objective == "watch_time" and "watch_ms" not in self.data.arrays:
             raise RecipeError(f"{self.data.folder}: objective watch_time needs impressions with watch_ms")
 
+    def _check_histories(self) -> float | None:
+        rows = self.data.of_split("train")
+        share = empty_share(self.data, rows, self.network)
+        if share == 1.0:
+            raise RecipeError(
+                f"{self.data.folder}: {self.name} reads histories, and all those of the {len(rows)} training "
+                "impressions are empty; do actions, object_type and length in features.toml fit the behaviours, and "
+                "are these older than the impressions? A network that reads none: --network wdl"
+            )
+        return share
+
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on before it may be resumed."""
@@ -129,7 +148,7 @@ class Run:
         if self.progress["phase"] == "select":
             self.train(self.data.of_split("train"), self.how.epochs, self.how.evaluations)
             if self.how.refit:
-                self._begin_refit()
+                self._begin_anew("refit")
             elif not self.how.evaluations:
                 self.best = self.network.state_dict()
         if self.progress["phase"] == "refit":
@@ -139,20 +158,33 @@ class Run:
             self.best = self.best if looks else self.network.state_dict()
         self.network.load_state_dict(self.best)
         self.network.to("cpu")
+        self.fitted = True
+
+    def fit_final(self) -> None:
+        """After `fit`: trains anew on all days. Nothing is left to measure these weights on; `fit` gave the figures."""
+        self.fitted = False
+        if self.progress["phase"] != "final":
+            self._begin_anew("final")
+        self.train(self.refit_rows(), self.progress["refit_epochs"], 0)
+        self.best = self.network.state_dict()
+        self.network.to("cpu")
+        self.fitted = True
 
     @property
     def trained_on(self) -> list[str]:
-        """Splits that the exported weights have seen."""
-        return ["train", "validation"] if self.how.refit else ["train"]
+        """Splits that the weights have seen."""
+        return TRAINED_ON[self.progress["phase"]]
 
     def refit_rows(self) -> Rows:
         return np.concatenate([self.data.of_split(split) for split in self.trained_on])
 
-    def _begin_refit(self) -> None:
-        """Starts over, for as many epochs as were best on validation, now with the validation day among the rows."""
-        best = max(self.progress["curve"], key=lambda look: look["picked_by"])
+    def _begin_anew(self, phase: str) -> None:
+        """Starts over on more days, for as many epochs as were best on validation."""
+        curve = self.progress["curve"]
+        epochs = max(curve, key=lambda look: look["picked_by"])["epoch"] if curve else self.how.epochs
         self._build()
-        self.progress |= {"phase": "refit", "refit_epochs": best["epoch"], "epoch": 0, "batch": 0}
+        self.progress |= {"phase": phase, "epoch": 0, "batch": 0}
+        self.progress.setdefault("refit_epochs", epochs)  # of the first phase, whatever was looked at since
         self.progress |= {"best": -1.0, "waited": 0} if self.how.select == "test" else {}
 
     def train(self, rows: Rows, epochs: int, looks: int) -> None:
@@ -211,8 +243,12 @@ class Run:
     def step(self, rows: Rows, negative: Rows | None = None) -> torch.Tensor:
         """One batch's step: the mean of its rows' losses; with `negative`, of the pairs (row, negative).
 
-        Raises TrainingError for a loss that is no number, before any weight has moved.
+        Raises TrainingError for a loss that is no number, before any weight has moved, and KeyboardInterrupt where the
+        run is `interrupted`: here a batch is done whole, and so is what follows on it.
         """
+        if self.interrupted and self.progress["batch"]:
+            self.save()
+            raise KeyboardInterrupt
         self.network.train()
         mine = self.world.share(rows)
         weight = 1.0 if len(mine) else 0.0  # fewer rows than processes: this one's gradient is zero
@@ -310,10 +346,14 @@ class Run:
         """Takes up the checkpoint where there is one. Raises RecipeError when it belongs to another run."""
         if not self.checkpoint.exists():
             return False
-        content = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+        try:
+            content = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+        except (RuntimeError, UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RecipeError(f"{self.checkpoint} cannot be read ({reason}); --restart begins anew") from None
         if content["identity"] != self.identity:  # also where the data was prepared anew
             raise RecipeError(
-                f"{self.checkpoint} belongs to a run with another recipe, seed or data; train without --resume"
+                f"{self.checkpoint} belongs to a run with another recipe, seed or data; --restart drops it"
             )
         self.progress, self.best = content["progress"], content["best"]
         self.network.load_state_dict(content["network"])

@@ -14,9 +14,11 @@ from model.prepared.loader import Prepared
 from model.training.recipe import RecipeError
 
 
-def open_warm(path: Path | None) -> Bundle | None:
+def open_warm(path: Path | None, network: str) -> Bundle | None:
     """The bundle to start from, where one is given. Raises RecipeError and BundleError."""
     bundle = Bundle.open(path) if path else None
+    if bundle and bundle.manifest["network"] != network:
+        raise RecipeError(f"--warm {path} is of the network {bundle.manifest['network']}, --network says {network}")
     if bundle and not (bundle.folder / WEIGHTS).exists():
         raise RecipeError(f"--warm {path} has no {WEIGHTS}: an older release wrote it; train it again")
     return bundle

@@ -74,6 +74,7 @@ def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:
             "ranker_cold_users": not ranked.history_length,
             "ranker_future_behaviours": ranked.future,
             "ranker_malformed_behaviours": ranked.malformed,
+            "ranker_list_holes": ranked.holes,
             "ranker_score_nan": ranked.bad_scores,
         }
         if ranked.history_age_s is not None:

@@ -73,6 +73,9 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
     "ranker_malformed_behaviours": Family(
         "Stored behaviours and profile values that could not be read and were passed over.", by_model=True
     ),
+    "ranker_list_holes": Family(
+        "Elements of lists (requests', profiles') that held nothing, as null does, and were left out.", by_model=True
+    ),
     "ranker_score_nan": Family("Scores that were no finite number.", by_model=True),
     DEGRADED: Family(
         "Answers that did without something, by what was missing.",

@@ -253,7 +253,7 @@ def test_an_unknown_network_or_option_names_what_is_allowed() -> None:
         networks.build("bert", make_schema(), ROWS)
     with pytest.raises(ValueError, match="unknown head; allowed: blocks, heads"):
         networks.build("bst", make_schema(), ROWS, {"head": 2})
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="network bst: blocks 0, allowed: whole number from 1"):
         networks.build("bst", make_schema(), ROWS, {"blocks": 0})
     with pytest.raises(ValueError, match="7 heads"):
         networks.build("bst", make_schema(), ROWS, {"heads": 7})

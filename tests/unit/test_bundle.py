@@ -126,8 +126,8 @@ def test_a_graph_that_answers_otherwise_is_refused(small_run: Run, small_bundle:
 
 
 def test_a_failed_export_leaves_neither_bundle_nor_current(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), writing(tmp_path, "bst_x", {}) as folder:
-        (folder / "model.onnx.data").write_bytes(b"half")
+    with pytest.raises(RuntimeError), writing(tmp_path, "bst_x", {}) as draft:
+        (draft.folder / "model.onnx.data").write_bytes(b"half")
         raise RuntimeError
     assert list((tmp_path / "bst_x").iterdir()) == []
 

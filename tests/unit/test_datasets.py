@@ -36,7 +36,9 @@ def test_every_data_set_has_a_writer_and_a_feature_table(tmp_path, name):
 
 
 def test_an_unknown_data_set_and_tables_without_a_feature_table_are_refused(tmp_path):
-    with pytest.raises(DataError, match="'kuairec', allowed: amazon, kuairand, movielens, parquet, simulated, taobao"):
+    with pytest.raises(
+        DataError, match="'kuairec', allowed: amazon, kuairand, movielens, parquet, recbole, simulated, taobao"
+    ):
         datasets.load("kuairec")
     with pytest.raises(DataError, match="features.toml is missing"):
         datasets.features("parquet", tmp_path)
@@ -331,12 +333,12 @@ def own_tables() -> dict[str, pl.DataFrame]:
         ),
         "impressions": pl.DataFrame(
             {
-                "user_id": ["u1", "u3", "u1"],
-                "item_id": ["i2", "i1", "i1"],
-                "timestamp": [NOW, NOW + 1, NOW + 2],
-                "label": [True, False, True],
-                "slot": ["top", None, "end"],
-                "watch_ms": [1, 0, 2],
+                "user_id": ["u1", "u3", "u1", "u3"],
+                "item_id": ["i2", "i1", "i1", "i2"],
+                "timestamp": [NOW, NOW + 1, NOW + 2, NOW + 3],
+                "label": [True, False, True, False],
+                "slot": ["top", None, "end", "end"],
+                "watch_ms": [1, 0, 2, 0],
             }
         ),
     }
@@ -354,8 +356,8 @@ def test_own_tables_pass_with_their_other_columns_and_entities_are_made_where_th
 
     assert made == DataSet("parquet", "UTC", bad_lines=0)
     assert tables["behaviours"].equals(own_tables()["behaviours"])
-    assert tables["impressions"]["label"].to_list() == [1, 0, 1] and tables["impressions"]["label"].dtype == pl.Int8
-    assert tables["impressions"]["slot"].to_list() == ["top", None, "end"]
+    assert tables["impressions"]["label"].to_list() == [1, 0, 1, 0] and tables["impressions"]["label"].dtype == pl.Int8
+    assert tables["impressions"]["slot"].to_list() == ["top", None, "end", "end"]
     assert sorted(tables["items"]["item_id"]) == ["i1", "i2"]  # s1 is no item
     assert sorted(tables["users"]["user_id"]) == ["u1", "u2", "u3"]
 
@@ -379,8 +381,18 @@ def test_own_entities_time_zone_and_narrow_types_are_taken(tmp_path):
 @pytest.mark.parametrize(
     ("table", "column", "value", "reason"),
     [
-        ("impressions", "timestamp", NOW // 1000, "timestamp: 1650812741 given, milliseconds since 1970"),
-        ("impressions", "timestamp", NOW * 1000, "timestamp: 1650812741436000 given, milliseconds since 1970"),
+        (
+            "impressions",
+            "timestamp",
+            NOW // 1000,
+            "timestamp: 1650812741 looks like seconds, mult",
+        ),
+        (
+            "impressions",
+            "timestamp",
+            NOW * 1000,
+            "timestamp: 1650812741436000 looks like micros",
+        ),
         ("impressions", "label", 2, "label: 2 given, 0 or 1 are allowed"),
         ("impressions", "label", 256, "label: 256 given, 0 or 1 are allowed"),
         ("impressions", "watch_ms", -1, "watch_ms: -1 given, 0 or more are allowed"),
@@ -410,18 +422,18 @@ def test_a_malformed_row_stops_with_table_row_and_reason_or_is_counted(tmp_path,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda own: own.pop("behaviours"), "holds no behaviours.parquet"),
+        (lambda own: own.pop("behaviours"), "holds no behaviours; behaviours.parquet, .csv, .* or --behaviours-from"),
         (
             lambda own: own.update(impressions=own["impressions"].drop("label")),
             "has no column label; there are user_id",
         ),
         (
             lambda own: own.update(impressions=own["impressions"].with_columns(timestamp=pl.lit("noon"))),
-            "timestamp is String, integers are allowed",
+            "row 1: timestamp: 'noon' is no time; milliseconds since 1970",
         ),
         (
             lambda own: own.update(impressions=own["impressions"].with_columns(item_id=pl.lit(5))),
-            "item_id is Int32, but object_id of behaviours.parquet is String; one type is allowed",
+            "object_id is text \\('i1'\\), but item_id of impressions.parquet is INTEGER; one type is allowed",
         ),
     ],
 )

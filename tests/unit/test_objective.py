@@ -70,8 +70,9 @@ def test_a_watch_time_model_serves_expected_seconds(watched: Prepared, tmp_path:
     )
     run = Run(watched, "bst", Recipe({"mlp": [32]}, how), 1, tmp_path / "x.pt")
     run.fit()
-    folder, figures = publish(run, tmp_path)
-    bundle, rows = Bundle.open(folder), watched.of_split("test")
+    outcome = publish(run, tmp_path)
+    figures = outcome.figures
+    bundle, rows = Bundle.open(outcome.bundle), watched.of_split("test")
     score = score_rows(bundle, watched, rows)
     assert bundle.manifest["objective"] == "watch_time"
     assert score.mean() == pytest.approx(float(watch_seconds(watched, rows).mean()), rel=0.5) and (score > 0).all()

@@ -173,10 +173,10 @@ def test_bpr_without_a_user_id_says_what_is_missing() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("bpr", {"factors": 0}, "0 factors, at least 1"),
-        ("bilstm", {"hidden": 0}, "at least 1"),
-        ("cnn_maxpool", {"windows": ()}, "at least 1"),
-        ("cnn_maxpool", {"windows": (0, 2)}, "at least 1"),
+        ("bpr", {"factors": 0}, "network bpr: factors 0, allowed: whole number from 1"),
+        ("bilstm", {"hidden": 0}, "hidden 0, allowed: whole number from 1"),
+        ("cnn_maxpool", {"windows": ()}, "windows .., allowed: list of: .* and at least 1 of them"),
+        ("cnn_maxpool", {"windows": (0, 2)}, "windows.0 0, allowed: list of: whole number from 1"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(name: str, options: dict[str, object], message: str) -> None:

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from model import reproduce
 from model.bundle.reading import Bundle
+from model.evaluation.boosting import boosted_scores
 from model.evaluation.measure import floor_scores, score_rows
 from model.networks.blocks import RankingNetwork
 from model.options import OptionError
@@ -23,6 +24,7 @@ from model.reproduction import page, probes
 from model.reproduction.gather import Exam, Finished, gather
 from model.reproduction.variants import ABLATIONS, DEFAULT, ablations, parse, parse_all
 from model.training.batches import tensors
+from model.training.recipe import choose_recipe, load_recipe
 from tests.processes import started, wait_until
 
 QUICK = "epochs=1:mlp=16:refit=false:evaluations=2"
@@ -128,6 +130,12 @@ def test_the_figures_are_those_of_the_exported_model(story: Story) -> None:
     floor = roc_auc_score(label, floor_scores(data, rows))
     assert story.contents[-1]["floor_auc"] == pytest.approx(floor)
     assert entry["to_floor"]["mean"] == pytest.approx(found - floor)
+    boosted = roc_auc_score(label, boosted_scores(data, rows))
+    assert story.contents[-1]["gbdt_auc"] == pytest.approx(boosted)
+    assert entry["to_boosted"]["mean"] == pytest.approx(found - boosted)
+    assert entry["below_boosted"] == (found < boosted)
+    assert f"gradient boosting                {boosted:.4f}" in story.printed[-1].splitlines()
+    assert "gradient boosting, on train" in story.html()
     assert story.contents[-1]["oracle_auc"] == pytest.approx(
         roc_auc_score(label, data.arrays["true_probability"][rows])
     )
@@ -190,7 +198,8 @@ def test_the_last_line_compares_every_network_to_bst(story: Story) -> None:
     (against,) = line["against_peers"]
     assert (against["ours"], against["theirs"]) == (BST, PEER) and against["low"] > 0
     assert against["mean"] == pytest.approx(networks[BST]["auc_mean"] - networks[PEER]["auc_mean"])
-    assert (line["floor_auc"], line["oracle_auc"]) == (content["floor_auc"], content["oracle_auc"])
+    bounds = ("floor_auc", "gbdt_auc", "oracle_auc")
+    assert [line[bound] for bound in bounds] == [content[bound] for bound in bounds]
 
 
 def test_tuning_on_test_is_a_warning_and_never_a_result(story: Story) -> None:
@@ -274,8 +283,8 @@ def test_auc_by_history_is_the_auc_of_impressions_with_so_many_behaviours(small_
 
 
 def test_options_go_on_top_of_the_networks_recipe() -> None:
-    base = parse("bst").recipe("simulated")
-    made = parse("bst:b=2:mlp=64-32:dropout=0:learning_rate=1e-3:history=50:refit=false").recipe("simulated")
+    base = load_recipe(choose_recipe("bst", "simulated", None), "bst")
+    made = parse("bst:b=2:mlp=64-32:dropout=0:learning_rate=1e-3:history=50:refit=false").recipe(base)
     assert made.network == base.network | {"blocks": 2, "mlp": (64, 32), "dropout": 0.0}
     assert (made.training.learning_rate, made.training.refit, made.history) == (0.001, False, {"length": 50})
     assert made.training.optimiser == base.training.optimiser and made.features == base.features

@@ -161,6 +161,7 @@ def test_the_command_goes_on_after_a_kill(
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("[network]\nmlp = [16]\n[training]\noptimiser = 'adam'\nbatch_size = 128\ncheckpoint_s = 0.0\n")
     arguments = ["--data", str(small_data.folder), "--network", "bst", "--out", str(tmp_path), "--recipe", str(recipe)]
+    arguments.append("--publish-anyway")
     checkpoint = tmp_path / "bst_simulated" / ".training-1.pt"
     with started("-m", "model.train", *arguments) as training:
         wait_until(lambda: checkpoint.exists() or training.process.poll() is not None, training)
@@ -213,7 +214,7 @@ def test_every_recipe_in_the_project_can_be_used(path: Path, small_data: Prepare
         ("[training]\ndecay = -1.0", "decay -1.0, allowed: number above 0 up to 1"),
         ("[network]\nmlp = 16", "network bst: mlp 16, allowed: list of: whole number"),
         ("[network]\nmlp = ['a']", "network bst: mlp.0 'a', allowed: list of: whole number"),
-        ("[network]\nblocks = 0", "at least 1"),
+        ("[network]\nblocks = 0", "network bst: blocks 0, allowed: whole number from 1"),
         ("[features]\nitem_id = { sequence_width = 'a' }", "whole number from 0"),
         ("[features]\nitem_id = 3", "recipe: features .*, allowed: .*width"),
         ("[history]\nlength = 'a'", "whole number from 0"),
@@ -249,7 +250,9 @@ def test_the_recipe_made_for_network_and_data_set_is_taken_unless_one_is_given(t
     shared, own = RECIPES / "simulated.toml", RECIPES / "bst_simulated.toml"
     assert choose_recipe("bst", "simulated", None) == [shared, own]
     assert choose_recipe("bst", "nowhere", None) == []
-    assert choose_recipe("bst", "simulated", tmp_path) == [tmp_path]
+    given = tmp_path / "given.toml"
+    given.touch()
+    assert choose_recipe("bst", "simulated", given) == [given]
     both = load_recipe([shared, own], "bst")
     assert both.training == load_recipe([shared], "bst").training and both.network["dropout"] == 0.1
     assert "dropout" not in load_recipe([shared], "wdl").network
@@ -369,6 +372,7 @@ def test_two_processes_train_the_model_of_one(small_data: Prepared, tmp_path: Pa
         "epochs = 3\nevaluations = 1\n"
     )
     arguments = ["--data", str(small_data.folder), "--network", "bst", "--recipe", str(recipe), "--device", "cpu"]
+    arguments.append("--publish-anyway")
     assert train.main([*arguments, "--out", str(tmp_path / "one")]) == 0
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"]
     done = finished(*two, *arguments, "--out", tmp_path / "two")
@@ -387,7 +391,7 @@ def test_tensorboard_gets_the_curve(small_data: Prepared, tmp_path: Path) -> Non
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("[network]\nmlp = [16]\n[training]\nbatch_size = 1024\nevaluations = 2\n")
     arguments = ["--data", str(small_data.folder), "--network", "bst", "--recipe", str(recipe)]
-    assert train.main([*arguments, "--out", str(tmp_path), "--tensorboard", str(tmp_path / "board")]) == 0
+    assert train.main([*arguments, "--out", str(tmp_path), "--tensorboard", str(tmp_path / "board")]) == 3
     events = EventAccumulator(str(tmp_path / "board")).Reload()
     assert len(events.Scalars("auc/validation")) == 2
 
