@@ -32,10 +32,10 @@ def config_type(name: str) -> Any:
     return _module(name).Config
 
 
-def objective(name: str) -> str | None:
-    """The only objective that a network learns; None: the recipe's. Raises OptionError for a name that is not there."""
-    only: str | None = _module(name).Network.objective
-    return only
+def network_type(name: str) -> type[RankingNetwork]:
+    """The class, for what it says of itself (blocks.RankingNetwork). Raises OptionError for an unknown name."""
+    kind: type[RankingNetwork] = _module(name).Network
+    return kind
 
 
 def _module(name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from model import networks
 from model.features.ids import UNKNOWN
-from model.features.kinds import ITEM_ID
+from model.features.kinds import ITEM_ID, USER_ID
 from model.prepared.loader import Prepared
 from model.training.recipe import Recipe, Training
 
@@ -30,7 +30,7 @@ class Suited:
 
 
 @dataclass
-class Choice:
+class Settings:
     """Settings as the rules add them, and why."""
 
     network: dict[str, Any] = field(default_factory=dict)
@@ -42,76 +42,88 @@ class Choice:
 def suited(data: Prepared, network: str) -> Suited:
     """The recipe for `network` on this data set, and the reasons. Raises OptionError for an unknown network."""
     rows = len(data.of_split("train"))
-    choice = Choice()
-    _size(choice, rows, networks.options(network))
-    if networks.objective(network) == "pairs":
-        _pairs(choice)
+    settings = Settings()
+    _size(settings, rows, networks.options(network))
+    kind = networks.network_type(network)
+    if kind.objective == "pairs":
+        _pairs(settings)
     else:
-        _tables(choice, data, rows)
-        _widths(choice, data)
-    recipe = Recipe(choice.network, Training(**choice.training), choice.features)
-    return Suited(recipe, tuple(choice.reasons))
+        _tables(settings, data, rows)
+        _sequence_width(settings, data)
+        _user_width(settings, data, reads_history="history" not in kind.unseen)
+    recipe = Recipe(settings.network, Training(**settings.training), settings.features)
+    return Suited(recipe, tuple(settings.reasons))
 
 
-def _size(choice: Choice, rows: int, options: Mapping[str, Any]) -> None:
+def _size(settings: Settings, rows: int, options: Mapping[str, Any]) -> None:
     batch = next((size for below, size in BATCHES if rows < below), 1024)
-    epochs = max(1, min(EPOCHS, PASSES // rows))
-    choice.training |= {"optimiser": "adam", "learning_rate": 0.002, "batch_size": batch, "epochs": epochs}
-    choice.training |= {"evaluations": 2, "patience": 6} if epochs > 1 else {"evaluations": 4, "patience": 4}
-    choice.reasons.append(
-        f"Adam at 0.002 in batches of {batch}: {rows:,} rows are too few for the paper's Adagrad at 0.01, "
-        "which was made for billions."
+    epochs = max(1, min(EPOCHS, PASSES // max(1, rows)))
+    settings.training |= {"optimiser": "adam", "learning_rate": 0.002, "batch_size": batch, "epochs": epochs}
+    settings.training |= {"evaluations": 2, "patience": 6} if epochs > 1 else {"evaluations": 4, "patience": 4}
+    settings.reasons.append(
+        f"Adam at 0.002 in batches of {batch} for {rows:,} rows: the paper's Adagrad at 0.01 was made for 47 billion."
     )
-    choice.reasons.append(
-        f"At most {epochs} epoch{'s' * (epochs > 1)}, ended where validation gets no better: a small log is learnt by "
-        "heart in some, and one of them may not be enough to begin."
+    settings.reasons.append(
+        f"At most {epochs} epochs, ended where validation gets no better: a small log needs several, and is learnt by "
+        "heart in too many."
+        if epochs > 1
+        else "One epoch: so many rows teach enough in one."
     )
     layers = next((layers for below, layers in MLPS if rows < below), None)
     if layers and "mlp" in options:
-        choice.network["mlp"] = list(layers)
-        choice.reasons.append(
-            f"MLP {'-'.join(map(str, layers))}: the paper's 1024-512-256 is no better below a million rows, and slower."
+        settings.network["mlp"] = list(layers)
+        settings.reasons.append(
+            f"MLP {'-'.join(map(str, layers))}: the paper's 1024-512-256 was no better on any log measured, and slower."
         )
 
 
-def _pairs(choice: Choice) -> None:
-    choice.training |= {"l2": 1e-4, "evaluations": 1, "patience": 3}
-    choice.reasons.append("l2 0.0001 on the rows of a pair: the paper's λ; without one it learns pairs by heart.")
+def _pairs(settings: Settings) -> None:
+    settings.training |= {"l2": 1e-4, "evaluations": 1, "patience": 3}
+    settings.reasons.append("l2 0.0001 on the rows of a pair: the paper's λ; without one it learns pairs by heart.")
 
 
-def _tables(choice: Choice, data: Prepared, rows: int) -> None:
+def _tables(settings: Settings, data: Prepared, rows: int) -> None:
     """How ids are kept from being learnt by heart."""
     embedded = [f for f in data.schema.embedded if not f.is_float]
     weights = sum(data.rows[f.name] * (f.width + f.sequence_width) for f in embedded)
     if weights <= DENSE:
-        choice.training |= {"lazy": False, "l2": 1e-4}
-        choice.reasons.append(
+        settings.training |= {"lazy": False, "l2": 1e-4}
+        settings.reasons.append(
             f"l2 0.0001 on every row of the tables at every step: they hold {weights:,} weights, few enough for that."
         )
     else:
-        choice.reasons.append(f"A step moves the rows of its batch alone: the tables hold {weights:,} weights.")
+        settings.reasons.append(f"A step moves the rows of its batch alone: the tables hold {weights:,} weights.")
     shown = rows / max(1, data.rows[ITEM_ID])
-    if shown >= SHOWN and choice.training["epochs"] > 1:
-        choice.training |= {"fresh_tables": 100, "decay": 0.05, "evaluations": 1, "patience": 3}
-        choice.reasons.append(
+    if shown >= SHOWN and settings.training["epochs"] > 1:
+        settings.training |= {"fresh_tables": 100, "decay": 0.05, "evaluations": 1, "patience": 3}
+        settings.reasons.append(
             f"Tables above 100 rows start anew at every epoch: an item is shown {shown:.0f} times, so that one epoch "
             "teaches it and the next would learn it by heart, while attention wants several."
         )
 
 
-def _widths(choice: Choice, data: Prepared) -> None:
-    """Sequence weight on what items are, where the items themselves do not come back."""
+def _sequence_width(settings: Settings, data: Prepared) -> None:
+    """Sequence width for what items are, where the items themselves do not come back."""
     sequence = {f.name: f.sequence_width for f in data.schema.sequence}
     others = [name for name in sequence if name != ITEM_ID]
     known = _known_items(data)
-    if known < KNOWN and others and ITEM_ID in sequence and sequence[ITEM_ID] > 8:
-        freed = (sequence[ITEM_ID] - 8) // 8 * 8
-        choice.features[ITEM_ID] = {"sequence_width": sequence[ITEM_ID] - freed}
-        choice.features[others[0]] = {"sequence_width": sequence[others[0]] + freed}
-        choice.reasons.append(
+    freed = (sequence.get(ITEM_ID, 0) - 8) // 8 * 8  # a multiple of 8 in, one out: BST's heads still split the sum
+    if known < KNOWN and others and freed > 0:
+        settings.features[ITEM_ID] = {"sequence_width": sequence[ITEM_ID] - freed}
+        settings.features[others[0]] = {"sequence_width": sequence[others[0]] + freed}
+        settings.reasons.append(
             f"{freed} of the item's sequence width go to {others[0]}: of validation's impressions {known:.0%} show an "
             "item that training knows, so what an item is says more than which."
         )
+
+
+def _user_width(settings: Settings, data: Prepared, reads_history: bool) -> None:
+    width = next((f.width for f in data.schema.features if f.name == USER_ID), 0)
+    wanted = 16 if reads_history else 32
+    if 0 < width < wanted:
+        settings.features[USER_ID] = {"width": wanted}
+        why = "who it is carries much of what is known" if reads_history else "who it is stands in for the history"
+        settings.reasons.append(f"{USER_ID} {wanted} wide instead of {width}: {why}.")
 
 
 def _known_items(data: Prepared) -> float:
