@@ -38,8 +38,9 @@ SIDES = {"users": "user", "items": "item", "impressions": "context"}
 
 OWN = 0.9  # distinct values per row from which a column tells rows apart and nothing else
 FEW, SOME = 12, 30  # distinct whole numbers that are categories whatever they are called; unless they count something
-TELLS = 0.98  # the AUC from which a column knows the label
-GIVES_AWAY = 0.3  # of all clicks, those that a value gives away which nothing else has
+TELLS = 0.95  # the AUC from which a column knows the label: how long a video was played tells its click by .978
+HINTS = 0.75  # … if it is also called as such columns are
+GIVES_AWAY = 0.2  # of all clicks, those that a value gives away which nothing else has
 STAYS = 0.3  # of the newest rows, those whose value is an old one; below, a vocabulary knows none when it serves
 LONGEST, SHORTEST = 50, 10  # of a history
 RETURNS = 0.8  # of the newest rows, those with an item that was shown before; below, items come and go
@@ -66,8 +67,10 @@ AFTERWARDS = set(  # what is known of an impression only once it was clicked, or
     "clicked click clicks dwell watch watched watchtime listened purchased purchase bought ordered converted conversion"
     " conversions revenue gmv completed completion finished skipped liked shared saved rated reward outcome applied"
     " booked booking engagement engaged bounced bounce replied hired played opened viewed added checkout cart feedback"
-    " response spent scroll result success accepted declined refunded paid".split()
+    " response spent scroll result success accepted declined refunded paid follow like comment forward share save"
+    " favorite favourite collect hate dislike skip buy subscribe install retweet reply finish".split()
 )
+DURING = set("play view watch read listen seconds secs ms time progress percent pct depth long completion".split())
 BEFORE = set(  # … unless it is of earlier times
     "past prev previous last before avg mean hist history historical lifetime total since ctr cvr recent ago per"
     " days 7d 30d 1d 14d 90d d prior earlier first user item user's".split()
@@ -446,7 +449,7 @@ def _context(log: Log, measurable: bool) -> list[Entry]:
         elif given >= GIVES_AWAY:
             why = f"{given:.0%} of the clicks have a value here that nothing else has: known only after the click?"
             entry = Entry("impressions", name, why)
-        elif words & AFTERWARDS and not words & BEFORE:
+        elif (words & AFTERWARDS and not words & BEFORE) or (words & DURING and area >= HINTS):
             entry = Entry("impressions", name, f"by its name it is known only after the click (AUC alone {area:.3f})")
         elif column.distinct > 2 and row["kind"] == "category":
             back = comes_back(log.con, column)
