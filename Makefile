@@ -13,8 +13,8 @@ OUT ?= .cache/demo
 help: ## what there is to call
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-run: $(VENV)/service.done ## the service with the demo bundle on 127.0.0.1:8000
-	@exec $(BIN)/python -m service
+run: $(VENV)/$(if $(DATA),tables,service).done ## the service on 127.0.0.1:8000 with the demo bundle, or BUNDLE=dir with the users of DATA=dir
+	@exec $(if $(BUNDLE),env RANKER_BUNDLE='$(BUNDLE)') $(BIN)/python -m service $(if $(DATA),--data '$(DATA)')
 
 test: $(VENV)/dev.done lint ## lint, types and the whole test suite
 	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile
@@ -52,10 +52,15 @@ $(VENV)/service.done: pyproject.toml constraints.txt
 	$(PIP) --editable '.[embedded]'
 	@touch $@
 
+$(VENV)/tables.done: pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory environment
+	$(PIP) --editable '.[embedded,tables]'
+	@touch $@ $(VENV)/service.done
+
 $(VENV)/dev.done: pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory environment
 	$(PIP) --editable '.[dev]'
-	@touch $@ $(VENV)/service.done
+	@touch $@ $(VENV)/service.done $(VENV)/tables.done
 
 .PHONY: environment
 environment:

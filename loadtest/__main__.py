@@ -36,6 +36,7 @@ from loadtest.verdict import compare
 from loadtest.verdict.report import exit_code, show
 from loadtest.verdict.scenarios import WINDOW_S, run
 from loadtest.verdict.search import parse_limits
+from model.command import run as run_command
 
 CONNECTIONS = 10_240  # more than macOS allows a process
 BUDGETS = Path(__file__).with_name("budgets.toml")
@@ -144,4 +145,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, "loadtest")

@@ -31,6 +31,7 @@ from loadtest import peers
 from loadtest.bench.command import positive
 from loadtest.errors import NoRun
 from loadtest.peers import Peer
+from model.command import run as run_command
 from model.evaluation.metrics import auc
 from model.prepared.loader import Prepared
 from model.prepared.splits import SPLITS
@@ -166,4 +167,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, "accuracy")

@@ -8,7 +8,6 @@ ids, and integers of the same keys. All take turns; figures are medians. The las
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from loadtest.bench.command import Command, Measured
 from loadtest.bench.turns import take_turns
 from loadtest.peers import ROOT
 from loadtest.table import table
+from model.command import run as run_command
 from model.features import schema as features_toml
 from model.features.behaviour import Behaviour
 from model.features.catalog import FILE, Catalog
@@ -152,4 +152,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, "encoding")

@@ -7,7 +7,6 @@ one client at a time. Figures are medians and, as in BST's Table 4 (20 ms agains
 WDL. The last line is JSON.
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from loadtest.bench.users import recent_users, store
 from loadtest.table import table
 from model import networks
 from model.bundle.reading import Bundle
+from model.command import run as run_command
 
 BASE = "wdl"
 PAPER = {"bst": 20 / 13, "din": 16 / 13}  # Table 4's average response times over WDL's
@@ -86,4 +86,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, "networks")

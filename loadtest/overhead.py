@@ -16,7 +16,6 @@ rate with a p99 within 20 ms counts. The last line is JSON.
 
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -38,6 +37,7 @@ from loadtest.bench.users import User, recent, recent_users, store
 from loadtest.table import table
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
+from model.command import run as run_command
 from model.features.behaviour import Behaviour
 from model.prepared.loader import Prepared
 
@@ -221,4 +221,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, "overhead")

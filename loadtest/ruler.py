@@ -11,7 +11,6 @@ nothing is computed. The last line is JSON.
 
 import asyncio
 import math
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from loadtest.generator.send import new_loop
 from loadtest.generator.target import Target
 from loadtest.table import table
 from loadtest.verdict.report import late_share, quantiles_ms, taken_ms
+from model.command import run as run_command
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 PROBES = 20.0  # per second
@@ -167,4 +167,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, "ruler")

@@ -13,7 +13,6 @@ The first bundle of ten million items takes minutes and 2.5 GB of disk to make. 
 """
 
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from loadtest.bench.processes import pss, service
 from loadtest.bench.turns import p50, ratio, take_turns
 from loadtest.bench.users import recent_users, store
 from loadtest.table import table
+from model.command import run as run_command
 
 CANDIDATES = 500
 LARGE = 5_000  # candidates of the requests that warm up: as many as the service takes
@@ -149,4 +149,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, "scale")

@@ -14,7 +14,6 @@ The last line is JSON.
 """
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +39,7 @@ from model import networks
 from model.bundle.layout import INT8, REPORT, WEIGHTS, BundleError
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
+from model.command import run as run_command
 from model.features.encode import Inputs
 from model.graph.write import TOLERANCE, example_batch, write_graph
 from model.networks import bst
@@ -227,4 +227,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, "scoring")

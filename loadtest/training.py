@@ -40,6 +40,7 @@ from loadtest.bench.prepared import data_set
 from loadtest.bench.turns import ratio, take_turns
 from loadtest.peers import Peer
 from loadtest.table import table
+from model.command import run as run_command
 from model.prepared.loader import Prepared
 from model.training.recipe import Recipe, Training
 from model.training.run import Run
@@ -245,4 +246,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, "training")

@@ -2,30 +2,43 @@
 
     python -m model.catalog --bundle bundles/bst_mine --items items.parquet           # the file is the whole catalogue
     python -m model.catalog --bundle bundles/bst_mine --items changed.csv --merge     # updates and additions alone
+    python -m model.catalog --bundle bundles/bst_mine --undo                          # back to the one before
 
 The table is prepare's `items`: item_id and a column for each item feature of the bundle's `features.toml`; others are
-passed over and named. `.parquet`, `.jsonl`, or `.csv`, whose multi-valued cells are JSON lists. The model stays as it
-is: an item that it has not seen in training is scored by its features, a feature's value likewise by the rest.
+passed over and named. A file or a folder of parts: `.parquet`, `.csv`, `.tsv` (multi-valued cells are JSON lists),
+`.jsonl`, also with `.gz`. With --merge a table may have some of the columns, and a line of JSON some of the keys: of
+what it does not name the item's value stays. The model stays as it is: an item that it has not seen in training is
+scored by its features, a feature's value likewise by the rest.
 """
 
 import argparse
 import json
+import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from model.bundle.layout import CATALOG, GOLDEN_CATALOG, BundleError, located, verify_catalog
+from model import command
+from model.bundle.layout import CATALOG, GOLDEN_CATALOG, PREVIOUS_CATALOG, BundleError, located, verify_catalog
 from model.bundle.reading import Bundle
 from model.bundle.writing import add_golden_catalog
 from model.features import schema as features_toml
 from model.features.catalog import Catalog, CatalogError, catalogued
-from model.features.kinds import ITEM_ID
+from model.features.ids import Keys
+from model.features.kinds import ITEM_ID, Column
 from model.features.schema import Schema
+from model.files import beside
 from model.prepared.entities import Entities, PrepareError
+from model.textfile import UnreadableFile, numbered_lines
+
+READ = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+MOST_DROPPED = 0.1  # of the catalogue, unless --shrink says that it is meant
 
 
 class Difference(NamedTuple):
@@ -35,22 +48,86 @@ class Difference(NamedTuple):
     removed: int
 
 
-def read_items(path: Path, schema: Schema) -> pl.DataFrame:
-    """The table in a file; of a CSV every column is text, so that the feature table decides what 007 is.
+class Items(NamedTuple):
+    """A table of items. `named`: in which rows a column is named at all; a column that is not there is named in all."""
+
+    table: pl.DataFrame
+    named: Mapping[str, npt.NDArray[np.bool_]]
+
+
+def read_items(path: Path, schema: Schema) -> Items:
+    """The table in a file or in a folder of parts; of CSV every column is text: the feature table decides what 007 is.
 
     Raises PrepareError, OSError.
     """
+    if not path.exists():
+        raise PrepareError(f"{path} is not there")
+    parts = [path]
+    if path.is_dir():
+        below = (part for part in sorted(path.rglob("*")) if part.is_file())
+        parts = [part for part in below if not any(name[0] in "._" for name in part.relative_to(path).parts)]
+        if not parts:
+            raise PrepareError(f"{path} holds no part of a table; {', '.join(READ)} are read, also with .gz")
+    tables = [_read(part, schema) for part in parts]
+    if len(tables) == 1:
+        return tables[0]
     try:
-        match path.suffix:
-            case ".parquet":
-                return pl.read_parquet(path)
-            case ".jsonl":
-                return pl.read_ndjson(path, infer_schema_length=None)
-            case ".csv":
-                return _with_lists(pl.read_csv(path, infer_schema=False), schema)
+        whole = pl.concat([part.table for part in tables], how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
+        raise PrepareError(f"{path}: its parts do not go together: {_first_line(error)}") from None
+    named = {
+        name: np.concatenate([_named(part, name) for part in tables])
+        for name in whole.columns
+        if not all(_named(part, name).all() for part in tables)
+    }
+    return Items(whole, named)
+
+
+def _read(path: Path, schema: Schema) -> Items:
+    try:
+        match Path(path.name.removesuffix(".gz")).suffix:
+            case ".parquet":
+                return Items(pl.read_parquet(path), {})
+            case ".jsonl" | ".ndjson":
+                return _objects(path)
+            case ".csv" | ".tsv" as suffix:
+                separator = "\t" if suffix == ".tsv" else ","
+                return Items(_with_lists(pl.read_csv(path, infer_schema=False, separator=separator), schema), {})
+    except (pl.exceptions.PolarsError, UnreadableFile) as error:
         raise PrepareError(f"{path} cannot be read: {_first_line(error)}") from None
-    raise PrepareError(f"{path} given, .parquet, .csv and .jsonl are read")
+    raise PrepareError(f"{path} given, {', '.join(READ)} are read, also with .gz")
+
+
+def _named(part: Items, name: str) -> npt.NDArray[np.bool_]:
+    return part.named.get(name, np.full(len(part.table), name in part.table.columns))
+
+
+def _objects(path: Path) -> Items:
+    """A JSON object a line, each with the keys that it has."""
+    rows: list[dict[str, Any]] = []
+    for number, line in numbered_lines(path):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise PrepareError(f"{path}:{number}: no JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise PrepareError(f"{path}:{number}: {line[:60].decode(errors='replace')} given, an object is allowed")
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    named = {name: np.fromiter((name in row for row in rows), bool, len(rows)) for name in names}
+    columns = [_series(path, name, [row.get(name) for row in rows]) for name in names]
+    return Items(pl.DataFrame(columns), {name: mask for name, mask in named.items() if not mask.all()})
+
+
+def _series(path: Path, name: str, values: list[Any]) -> pl.Series:
+    types = {type(value) for value in values} - {type(None)}
+    if types == {int, str}:  # "7" and 7: the feature table says which is meant
+        values = [str(value) if isinstance(value, int) else value for value in values]
+    try:
+        return pl.Series(name, values, strict=types != {int, float})
+    except (TypeError, OverflowError, pl.exceptions.PolarsError):
+        given = ", ".join(sorted(kind.__name__ for kind in types))
+        raise PrepareError(f"{path}: column {name} holds {given} that do not go together") from None
 
 
 def _with_lists(table: pl.DataFrame, schema: Schema) -> pl.DataFrame:
@@ -69,8 +146,31 @@ def _first_line(error: Exception) -> str:
 
 
 def build(schema: Schema, table: pl.DataFrame) -> Catalog:
-    """The catalogue of an items table. Raises PrepareError."""
+    """The catalogue of a table of all items. Raises PrepareError."""
+    return Catalog.build(schema, *_columns(schema, table, catalogued(schema)))
+
+
+def merged(older: Catalog, newer: Items, schema: Schema) -> Catalog:
+    """The older catalogue with the values that the table names, and with its new items. Raises PrepareError."""
+    named = [feature for feature in catalogued(schema) if feature.name in newer.table.columns]
+    if catalogued(schema) and not named:
+        wanted, there = (", ".join(names) for names in ([f.name for f in catalogued(schema)], newer.table.columns))
+        raise PrepareError(f"items: no column of this bundle's item features ({wanted}); there are {there}")
+    items, columns = _columns(schema, newer.table, named)
+    own, _ = older.columns(items)  # of a new item all is missing
+    for name, values in columns.items():
+        rows = _named(newer, name)
+        own[name][rows] = values[rows]
+    kept = older.items()[~np.isin(older.items(), items)]
+    others, _ = older.columns(kept)
+    both = {name: np.concatenate([others[name], own[name]]) for name in own}
+    return Catalog.build(schema, np.concatenate([kept, items]), both)
+
+
+def _columns(schema: Schema, table: pl.DataFrame, features: Sequence[Any]) -> tuple[Keys, dict[str, Column]]:
+    """Keys of the table's items, and the raw columns of these features."""
     if ITEM_ID in table.columns:
+        table = table.with_columns(_whole(table[ITEM_ID]))
         ids = table[ITEM_ID]
         if not (ids.dtype.is_integer() or ids.dtype in (pl.String, pl.Categorical, pl.Enum)):
             raise PrepareError(f"items: {ITEM_ID} is {ids.dtype}, integers or strings are allowed")
@@ -79,15 +179,16 @@ def build(schema: Schema, table: pl.DataFrame) -> Catalog:
         if not len(ids):
             raise PrepareError("items: the table has no rows")
     items = Entities(ITEM_ID, schema.item_id.type, table)
-    return Catalog.build(schema, items.keys, {f.name: items.column(f) for f in catalogued(schema)})
+    return items.keys, {feature.name: items.column(feature) for feature in features}
 
 
-def merged(older: Catalog, newer: Catalog, schema: Schema) -> Catalog:
-    """The newer catalogue and the older one's items that it does not name."""
-    kept = older.items()[~newer.columns(older.items())[1]]
-    own, others = newer.columns(newer.items())[0], older.columns(kept)[0]
-    columns = {name: np.concatenate([others[name], own[name]]) for name in own}
-    return Catalog.build(schema, np.concatenate([kept, newer.items()]), columns)
+def _whole(ids: pl.Series) -> pl.Series:
+    """Integers that a data frame or a database holds as 21.0 or DECIMAL; others as they are."""
+    if not (ids.dtype.is_float() or ids.dtype.is_decimal()):
+        return ids
+    integers = ids.cast(pl.Int64, strict=False)
+    same = integers.cast(ids.dtype, strict=False) == ids
+    return integers if same.fill_null(ids.is_null()).all() else ids
 
 
 def difference(older: Catalog | None, newer: Catalog) -> Difference:
@@ -106,25 +207,21 @@ def difference(older: Catalog | None, newer: Catalog) -> Difference:
     )
 
 
-def in_place(folder: Path, manifest: dict[str, Any], schema: Schema) -> Catalog:
+def in_place(folder: Path, manifest: dict[str, Any], schema: Schema, name: str = CATALOG) -> Catalog:
     """The catalogue that the bundle has now, its hash compared. Raises BundleError, CatalogError."""
-    verify_catalog(folder, manifest)
-    return Catalog.open(folder / CATALOG, schema)
+    verify_catalog(folder, manifest, name)
+    return Catalog.open(folder / name, schema)
 
 
-def swap(path: Path, items: Path, merge: bool) -> tuple[Path, Difference]:
-    """Puts the catalogue of the table `items` into the bundle at `path`.
+def swap(path: Path, items: Path, merge: bool = False, shrink: bool = False) -> tuple[Path, Difference]:
+    """Puts the catalogue of the table `items` into the bundle at `path`; the one before is kept for `undo`.
 
-    Raises PrepareError, BundleError, SchemaError, OSError.
+    Raises PrepareError, also where more than a tenth of the items would go and not `shrink`; BundleError, SchemaError,
+    OSError.
     """
     folder, manifest = located(path)
     schema = features_toml.load(folder / "features.toml")
     table = read_items(items, schema)
-    newer = build(schema, table)
-    unused = [name for name in table.columns if name not in {f.name for f in schema.side("item")}]
-    if unused:
-        print(f"catalog: passed over, no item features of this bundle: {', '.join(unused)}", file=sys.stderr)
-
     older: Catalog | None = None
     try:
         older = in_place(folder, manifest, schema)
@@ -132,29 +229,90 @@ def swap(path: Path, items: Path, merge: bool) -> tuple[Path, Difference]:
         if merge or GOLDEN_CATALOG not in manifest["files"]:
             raise
         print(f"catalog: replaces a catalogue that is broken: {error}", file=sys.stderr)
+    newer = merged(older, table, schema) if merge and older is not None else build(schema, table.table)
+    unused = [name for name in table.table.columns if name not in {f.name for f in schema.side("item")}]
+    if unused:
+        print(f"catalog: passed over, no item features of this bundle: {', '.join(unused)}", file=sys.stderr)
+
+    change = difference(older, newer)
+    if older is not None and not shrink and change.removed > MOST_DROPPED * len(older):
+        raise PrepareError(
+            f"{items} leaves out {change.removed} of the catalogue's {len(older)} items, more than a tenth: --merge "
+            "keeps them, --shrink drops them; nothing is changed"
+        )
     if GOLDEN_CATALOG not in manifest["files"]:
         add_golden_catalog(Bundle.open(folder))
-    if merge and older is not None:
-        newer = merged(older, newer, schema)
-    newer.save(folder / CATALOG)
-    return folder / CATALOG, difference(older, newer)
+    with beside(folder / PREVIOUS_CATALOG) as before:
+        if older is not None and any(change[1:]):
+            _another_name(folder / CATALOG, before)
+        newer.save(folder / CATALOG)
+        if before.exists():
+            before.replace(folder / PREVIOUS_CATALOG)
+    return folder / CATALOG, change
+
+
+def undo(path: Path) -> tuple[Path, Difference]:
+    """Exchanges the bundle's catalogue and the one before the last swap. Raises BundleError, CatalogError, OSError."""
+    folder, manifest = located(path)
+    schema = features_toml.load(folder / "features.toml")
+    current, previous = folder / CATALOG, folder / PREVIOUS_CATALOG
+    if not previous.is_file():
+        raise BundleError(f"{previous} is not there: no catalogue before this one is kept, nothing to go back to")
+    before = in_place(folder, manifest, schema, PREVIOUS_CATALOG)
+    now: Catalog | None = None
+    try:
+        now = in_place(folder, manifest, schema)
+    except (BundleError, CatalogError) as error:
+        print(f"catalog: replaces a catalogue that is broken: {error}", file=sys.stderr)
+    change = difference(now, before)
+    with beside(current) as aside:
+        if now is not None:
+            _another_name(current, aside)
+        os.utime(previous)  # services tell a new file by its time, and people when it was swapped in
+        previous.replace(current)
+        if now is not None:
+            aside.replace(previous)
+    return current, change
+
+
+def _another_name(file: Path, name: Path) -> None:
+    """A second name for a file that nobody writes into; a copy where the file system has no such names."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copy2(file, name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.catalog", description="Swap a bundle's item catalogue.")
     parser.add_argument("--bundle", type=Path, required=True, help="a bundle, or the folder with its `current`")
-    parser.add_argument("--items", type=Path, required=True, help="table of items: .parquet, .csv or .jsonl")
-    parser.add_argument("--merge", action="store_true", help="keep the items that the table does not name")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--items", type=Path, help=f"table of items: {', '.join(READ)}, also .gz, or a folder of parts")
+    what.add_argument(
+        "--undo", action="store_true", help="back to the catalogue before the last change; once more: forth"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--merge", action="store_true", help="keep the items, and their columns, that the table does not name"
+    )
+    how.add_argument("--shrink", action="store_true", help="let more than a tenth of the items go")
     arguments = parser.parse_args(argv)
+    if arguments.undo and (arguments.merge or arguments.shrink):
+        parser.error("--undo takes neither --merge nor --shrink")
     try:
-        path, change = swap(arguments.bundle, arguments.items, arguments.merge)
+        if arguments.undo:
+            path, change = undo(arguments.bundle)
+        else:
+            path, change = swap(arguments.bundle, arguments.items, arguments.merge, arguments.shrink)
     except (OSError, ValueError) as error:
-        print(f"catalog: {error}", file=sys.stderr)
+        print(f"catalog: {command.words(error)}", file=sys.stderr)
         return 1
     print(f"{change.items} items: {change.added} new, {change.changed} changed, {change.removed} gone → {path}")
+    if any(change[1:]):
+        print(f"the catalogue before is kept: python -m model.catalog --bundle {arguments.bundle} --undo")
     print(json.dumps({"catalog": str(path), **change._asdict()}))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "catalog", "the catalogue is as it was")

@@ -27,20 +27,18 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from model import networks
+from model import command, networks
 from model.bundle.reading import Bundle
 from model.datasets.tables import DataSet
 from model.evaluation.metrics import auc
 from model.features.ids import UNKNOWN
 from model.files import write_json
-from model.graph.publish import publish
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 from model.prepared.loader import Prepared, batches
 from model.prepared.splits import SPLITS
 from model.training.choice import choose
 from model.training.recipe import Recipe
-from model.training.run import Run
 
 FEWEST = 3  # days before the first one that is scored: train, validation
 
@@ -81,6 +79,9 @@ def scored(bundle: Bundle, data: Prepared, rows: np.ndarray[Any, Any]) -> np.nda
 
 def day_by_day(data: Prepared, network: str, recipe: Recipe, first: int, seed: int, out: Path) -> list[dict[str, Any]]:
     """Figures of every day after the first `first` ones. Raises what prepare and train raise."""
+    from model.graph.publish import publish  # torch takes seconds to import: not for --help
+    from model.training.run import Run
+
     if data.meta["split"] == "of the table":
         raise PrepareError(
             f"{data.folder} is not split by days; daily is for logs that are: {data.meta['dataset']} is not"
@@ -107,7 +108,7 @@ def day_by_day(data: Prepared, network: str, recipe: Recipe, first: int, seed: i
             how = recipe if newest is None else replace(recipe, training=update)
             run = Run(today, network, how, seed, Path(scratch) / "checkpoint.pt", warm=newest)
             run.fit()
-            newest = Bundle.open(publish(run, out).bundle)  # whatever it reaches: what is reported is how it does
+            newest = Bundle.open(publish(run, out, boosting=False).bundle)
             start = start or newest
             rows = today.of_split("test")
             label = today.label[rows]
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.out.mkdir(parents=True, exist_ok=True)
         report = day_by_day(data, arguments.network, choice.recipe, arguments.first, arguments.seed, arguments.out)
     except (OSError, ValueError) as error:
-        print(f"daily: {error}", file=sys.stderr)
+        print(f"daily: {command.words(error)}", file=sys.stderr)
         return 1
     print(f"{'day':12}{'rows':>9}{'warm':>9}{'frozen':>9}{'table rows':>12}")
     for row in report:
@@ -171,4 +172,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "daily", "the bundles of the days that are done are kept; a report needs all days anew")

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from model import train
+from model import command, train
 from model.bundle.reading import Bundle
 from model.datasets.tables import Options
 from model.prepare import prepare
@@ -74,4 +74,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "demo")

@@ -4,12 +4,14 @@ What is asked of it is SQL whose clauses other engines have too, so that a later
 """
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
+from tqdm import tqdm
 
 SHARE = 0.5  # of the memory that a command may take: the rest is for numpy, and for what DuckDB does not count
 
@@ -31,7 +33,32 @@ def engine(spill: Path, memory_gib: float, threads: int | None = None) -> Iterat
         with duckdb.connect(config=settings) as connection:
             connection.execute("SET enable_progress_bar = false")
             connection.execute("SET TimeZone = 'UTC'")
+            connection.execute(
+                "SET enable_progress_bar = true; SET enable_progress_bar_print = false"
+            )  # `progress` asks
             yield connection
+
+
+@contextmanager
+def progress(connection: duckdb.DuckDBPyConnection, what: str) -> Iterator[None]:
+    """Shows on stderr how far each query is that runs meanwhile, where it takes more than a second."""
+    done = threading.Event()
+
+    def show() -> None:
+        with tqdm(total=100, desc=what, unit="%", delay=1, leave=False) as bar:
+            while not done.wait(0.5):
+                percent = max(0, int(connection.query_progress()))
+                if percent < bar.n:  # the next query
+                    bar.reset()
+                bar.update(percent - bar.n)
+
+    watch = threading.Thread(target=show, daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watch.join()
 
 
 def cores() -> int:

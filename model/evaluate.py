@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from model import command
 from model.bundle.reading import Bundle
 from model.evaluation.measure import check_encoding, measure, score_rows
 from model.evaluation.metrics import calibration_bins
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         bundle = Bundle.open(arguments.bundle)
         figures = evaluate(bundle, Prepared(arguments.data), arguments.split)
     except (OSError, ValueError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
+        print(f"evaluate: {command.words(error)}", file=sys.stderr)
         return 1
     if arguments.split in bundle.manifest.get("trained_on", ["train"]) or (
         arguments.split == "test" == bundle.manifest.get("selected_on")
@@ -78,4 +79,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "evaluate")

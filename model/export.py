@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from model import command
 from model.bundle.layout import REPORT
 from model.bundle.reading import Bundle
 from model.evaluation.measure import check_encoding
-from model.graph.quantize import LEAST_TAU, MOST_AUC_DROP, quantize
 from model.prepared.loader import Prepared
 
 
@@ -24,11 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quantize", action="store_true", required=True, help="the int8 graph beside the fp32 one")
     parser.add_argument("--data", type=Path, help="prepared data set (default: where the bundle was trained)")
     arguments = parser.parse_args(argv)
+    from model.graph.quantize import LEAST_TAU, MOST_AUC_DROP, quantize  # torch takes seconds: after the arguments
+
     try:
         bundle = Bundle.open(arguments.bundle)
         figures = quantize(bundle, _data_of(bundle, arguments.data))
     except (OSError, ValueError) as error:
-        print(f"export: {error}", file=sys.stderr)
+        print(f"export: {command.words(error)}", file=sys.stderr)
         return 1
     for name, limit in (("auc_drop", f"at most {MOST_AUC_DROP}"), ("kendall_tau", f"at least {LEAST_TAU}")):
         print(f"{name:12} {figures[name]:+.5f}   {limit}")
@@ -51,4 +53,4 @@ def _data_of(bundle: Bundle, folder: Path | None) -> Prepared:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "export", "the bundle is as it was")

@@ -4,6 +4,7 @@ A reader sees the old one or the new one, also where the writer is killed. Of a 
 is left; the next one who writes the same name removes it.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -36,7 +37,8 @@ def beside(path: Path) -> Iterator[Path]:
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """As `beside`, and on leaving without an error what was written takes the place of what `path` was, if anything.
 
-    `durable` (a file): it is on the disk before, or a power cut could leave the new name on an empty file.
+    A file never takes a folder's place: raises IsADirectoryError. `durable` (a file): it is on the disk before, or a
+    power cut could leave the new name on an empty file.
     """
     with beside(path) as partial:
         yield partial
@@ -44,6 +46,8 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
         if path.is_dir() and not path.is_symlink():
+            if not partial.is_dir():  # a file in the stead of a folder is never what was meant
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             shutil.rmtree(path)  # a folder is not renamed onto another one
         partial.replace(path)
 

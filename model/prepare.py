@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model import datasets
+from model import command, datasets
 from model.datasets.draft import draft
 from model.datasets.tables import Options
 from model.features import schema as features_toml
@@ -23,6 +23,7 @@ from model.features.encode import Encoder
 from model.features.schema import Schema
 from model.files import replacing
 from model.options import OptionError
+from model.prepared import summary
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 
@@ -47,7 +48,11 @@ def prepare(
         (partial / "tables").mkdir(parents=True)
         more = (schema,) if dataset == "parquet" else ()  # whose columns have the types that features.toml declares
         log = datasets.load(dataset).write_tables(raw, partial / "tables", options, *more)
-        return encode_tables(partial, schema, log, older)
+        meta = encode_tables(partial, schema, log, older, options)
+        empty = [name for name, count in meta["impressions"].items() if not count]
+        if empty:
+            raise PrepareError(f"{' and '.join(empty)} hold no impressions; train, validation and test are all needed")
+        return meta
 
 
 def _older(folder: Path, schema: Schema) -> Encoder:
@@ -55,7 +60,9 @@ def _older(folder: Path, schema: Schema) -> Encoder:
     try:
         older = Encoder.open(folder)
     except (OSError, KeyError, ValueError) as error:
-        raise PrepareError(f"--grow {folder} is neither a bundle nor a prepared data set: {error}") from None
+        raise PrepareError(
+            f"--grow {folder} is neither a bundle nor a prepared data set: {command.words(error)}"
+        ) from None
     if features_toml.without_sizes(older.schema) != features_toml.without_sizes(schema):
         raise PrepareError(f"--grow {folder} encodes other features; the same features.toml is needed (--features)")
     return older
@@ -118,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--memory", type=float, dest="memory_gib", metavar="GIB", help="that preparing may take (4)")
     parser.add_argument("--processes", type=int, help="that encode (default: one a core)")
-    parser.add_argument("--parts", type=int, help="of the users, encoded one after another (default: as memory asks)")
+    parser.add_argument("--parts", type=int, help="of the impressions, encoded one after another (default: of 500,000)")
     arguments = parser.parse_args(argv)
     named = {name: value for name in asdict(Options()) if (value := getattr(arguments, name)) is not None}
     named |= {name: tuple(value) for name, value in named.items() if isinstance(value, list)}
@@ -139,16 +146,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         meta = prepare(arguments.dataset, arguments.raw, arguments.out, options, arguments.features, arguments.grow)
     except (OSError, ValueError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
+        print(f"prepare: {command.words(error)}", file=sys.stderr)
         return 1
     if meta["bad_lines"]:
         print(f"prepare: {meta['bad_lines']} malformed lines passed over", file=sys.stderr)
-    for note in meta["notes"]:
+    length = features_toml.load(arguments.out / "features.toml").history.length
+    print("\n".join(summary.lines(meta, length)))
+    print(f"→ {arguments.out}")
+    for note in (*meta["notes"], *summary.warnings(meta)):
         print(f"prepare: {note}", file=sys.stderr)
-    print(f"{meta['impressions']} impressions, {meta['users']} users, {meta['items']} items → {arguments.out}")
     print(json.dumps({"data": str(arguments.out), **meta}))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "prepare", "--out is as it was")

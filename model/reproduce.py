@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from model import command
 from model.bundle.reading import Bundle
 from model.evaluation.bootstrap import RESAMPLES
 from model.evaluation.metrics import Floats
 from model.files import write_json, write_text
 from model.networks import config
 from model.prepared.loader import Prepared
-from model.reproduction import page, probes
+from model.reproduction import probes
 from model.reproduction.gather import Exam, Finished, gather, standard
 from model.reproduction.runs import RESULT, RUNS, Task, machine, read, say, train, versions
 from model.reproduction.variants import DEFAULT, Variant, ablations, parse_all
@@ -57,6 +58,8 @@ class Reporter:
     common: str  # options of all variants
 
     def write(self, finished: Sequence[Finished]) -> dict[str, Any]:
+        from model.reproduction import page  # matplotlib: not for --help
+
         times_ms = {name: entry["ms"] for name, entry in kept_times(self.out, bundles_of(self.out, finished)).items()}
         content = gather(self.exam, self.variants, finished, self.planned, self.ablations, self.peers, times_ms)
         content |= {
@@ -234,7 +237,7 @@ def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
     """For scripts: the last line of stdout."""
     networks = {name: entry for name, entry in content["networks"].items() if "auc_mean" in entry}
     results = {name: entry for name, entry in networks.items() if entry["kind"] != "warning"}
-    keys = ("auc_mean", "auc_sd", "ci95", "below_floor", "recipe_from")
+    keys = ("auc_mean", "auc_sd", "ci95", "below_floor", "below_boosted", "recipe_from")
     return {
         "report": str(report),
         "networks": {name: {key: entry.get(key) for key in keys} for name, entry in results.items()},
@@ -246,6 +249,7 @@ def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
         "order": content["order"],
         "against_peers": content["against_peers"],
         "floor_auc": content["floor_auc"],
+        "gbdt_auc": content["gbdt_auc"],
         "oracle_auc": content["oracle_auc"],
         "failed": {name: entry["failed"] for name, entry in content["networks"].items() if entry["failed"]},
         "tuned_on_test": {name: entry["auc_mean"] for name, entry in networks.items() if entry["kind"] == "warning"},
@@ -261,7 +265,8 @@ def table(content: Mapping[str, Any]) -> str:
         if "auc_mean" not in entry:
             lines.append(f"{name:<32} {'; '.join(remarks) or 'not run yet'}")
             continue
-        remarks = ["below the floor"] * entry["below_floor"] + remarks
+        below = "the floor" if entry["below_floor"] else "gradient boosting" if entry["below_boosted"] else None
+        remarks = [f"below {below}"] * (below is not None) + remarks
         remarks = ["WARNING: tuned on test, no result"] * (entry["kind"] == "warning") + remarks
         (low, high), to = entry["ci95"], entry["to_reference"]
         apart = f"{to['mean']:+.4f} {to['low']:+.4f}…{to['high']:+.4f}" if to else ""
@@ -269,6 +274,7 @@ def table(content: Mapping[str, Any]) -> str:
         cells = row.format(name, f"{entry['auc_mean']:.4f}", spread, f"{low:.4f}…{high:.4f}", apart, "; ".join(remarks))
         lines.append(cells.rstrip())
     lines += [f"{'floor':<32} {content['floor_auc']:.4f}"]
+    lines += [f"{'gradient boosting':<32} {content['gbdt_auc']:.4f}"] if content["gbdt_auc"] is not None else []
     lines += [f"{'oracle':<32} {content['oracle_auc']:.4f}"] if content["oracle_auc"] is not None else []
     return "\n".join(lines)
 
@@ -336,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return reproduce(arguments)
     except (OSError, ValueError) as error:
-        print(f"reproduce: {error}", file=sys.stderr)
+        print(f"reproduce: {command.words(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("reproduce: stopped; the same command goes on from here", file=sys.stderr)
@@ -344,4 +350,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "reproduce")

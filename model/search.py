@@ -22,12 +22,12 @@ import optuna
 import tomli_w
 from tqdm import tqdm
 
-from model import networks
+from model import command, networks
 from model.files import write_text
 from model.options import OptionError
 from model.prepared.loader import Prepared
-from model.training.defaults import suited
-from model.training.recipe import Recipe, Training, choose_recipe, load_recipe
+from model.training.choice import choose
+from model.training.recipe import Training
 from model.training.run import Run, TrainingError
 from model.training.space import Space, load_rooms
 
@@ -95,17 +95,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=20, help="in all, those of an earlier, killed search included")
     parser.add_argument("--out", type=Path, required=True, help="the recipe to write")
     parser.add_argument("--space", type=Path, default=SPACE, help="TOML of what to try (default: model/search.toml)")
-    parser.add_argument("--recipe", type=Path, help="where to start, instead of the recipe that model.train would take")
+    parser.add_argument(
+        "--recipe", metavar="NAME_OR_PATH", help="where to start (default: what model.train would take)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(argv)
     if arguments.trials < 1:
         parser.error(f"--trials {arguments.trials}, at least 1")
+    if arguments.out.is_dir():
+        parser.error(f"--out {arguments.out} is a folder, the recipe's file is needed")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         data = Prepared(arguments.data)
-        start = _start(data, arguments.network, arguments.recipe)
+        choice = choose(arguments.network, data, arguments.recipe)
+        print("\n".join(choice.lines()))
         rooms = load_rooms(arguments.space, arguments.network)
-        space = Space(rooms, arguments.network, start, data.schema)
+        space = Space(rooms, arguments.network, choice.recipe, data.schema)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         storage = arguments.out.with_name(arguments.out.name + ".db").resolve()
         study = search(data, space, arguments.trials, arguments.seed, storage)
@@ -113,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not any(trial.value is not None for trial in study.trials):
             raise OptionError(f"no trial came to an end; the last one: {ends[-1] if ends else 'behind the others'}")
     except (OSError, ValueError) as error:
-        print(f"search: {error}", file=sys.stderr)
+        print(f"search: {command.words(error)}", file=sys.stderr)
         return 1
     best = study.best_trial
     recipe = asdict(space.recipe(best.params))
@@ -132,10 +137,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _start(data: Prepared, network: str, named: Path | None) -> Recipe:
-    paths = choose_recipe(network, data.meta["dataset"], named)
-    return load_recipe(paths, network) if paths else suited(data, network).recipe
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "search", "the trials that are done are kept beside --out, as .db: the same command goes on")

@@ -15,26 +15,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from model import networks
+from model import command, networks
 from model.bundle.versions import check_name, current, prune
 from model.evaluate import table
 from model.files import AlreadyHeld, held
-from model.graph.publish import Exam, Published, default_name, examine, publish, rows_per_s
 from model.prepared.loader import Prepared
 from model.training.choice import choose
-from model.training.interrupt import stopped_by_ctrl_c
-from model.training.parallel import World
 from model.training.recipe import RecipeError
-from model.training.run import Run
-from model.training.warm import open_warm
+
+if TYPE_CHECKING:  # torch takes seconds to import: after the arguments are read
+    from model.graph.publish import Exam, Published
+    from model.training.parallel import World
+    from model.training.run import Run
 
 UNPUBLISHED, INTERRUPTED = 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parsed(argv)
+    from model.graph.publish import default_name, publish
+    from model.training.parallel import World
+    from model.training.run import Run
+    from model.training.warm import open_warm
+
     world, run = World(), None
     try:
         data = Prepared(arguments.data)
@@ -70,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcome = publish(run, arguments.out, name, not arguments.publish_anyway, choice, exam)
             checkpoint.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
-        print(f"train: {error}", file=sys.stderr)
+        print(f"train: {command.words(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return _interrupted(run, list(sys.argv[1:] if argv is None else argv))
@@ -112,11 +117,17 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def trained(run: Run, final: bool) -> Exam | None:
+def trained(run: "Run", final: bool) -> "Exam | None":
     """Fits the run; with `final` on all days in the end, and then the figures of the weights before come back.
 
     They are in the checkpoint of the last phase, since a run that goes on from there has nothing left to measure on.
+    Raises RecipeError for such a run without `final`.
     """
+    from model.graph.publish import Exam, examine
+    from model.training.interrupt import stopped_by_ctrl_c
+
+    if run.progress["phase"] == "final" and not final:
+        raise RecipeError(f"{run.checkpoint} is of a run with --final; go on with --final, or --restart drops it")
     with stopped_by_ctrl_c(run):
         if run.progress["phase"] != "final":
             run.fit()
@@ -130,7 +141,7 @@ def trained(run: Run, final: bool) -> Exam | None:
 
 
 @contextmanager
-def _alone(home: Path, seed: int, world: World) -> Iterator[None]:
+def _alone(home: Path, seed: int, world: "World") -> Iterator[None]:
     """Two trainings of one name and seed would write one checkpoint: the second one is refused. Raises RecipeError.
 
     Of another seed they may run side by side; `current` is then the one that ends last.
@@ -162,7 +173,7 @@ def _check_left(checkpoint: Path, arguments: argparse.Namespace) -> None:
         )
 
 
-def _interrupted(run: Run | None, argv: Sequence[str]) -> int:
+def _interrupted(run: "Run | None", argv: Sequence[str]) -> int:
     if run and run.world.rank:
         return INTERRUPTED
     if run and run.fitted:
@@ -176,15 +187,24 @@ def _interrupted(run: Run | None, argv: Sequence[str]) -> int:
     return INTERRUPTED
 
 
-def _prune(home: Path, keep: int | None, outcome: Published, before: str | None) -> list[str]:
+def _prune(home: Path, keep: int | None, outcome: "Published", before: str | None) -> list[str]:
     """What --keep removed: never `current`, never the version that was `current` before, to which one may go back."""
-    if keep is None or not outcome.published:
+    if keep is None:
         return []
-    return prune(home, keep, outcome.bundle.name, before)
+    if not outcome.published:
+        print("nothing removed: --keep is for what comes after a published bundle")
+        return []
+    try:
+        return prune(home, keep, outcome.bundle.name, before)
+    except OSError as error:
+        outcome.warnings.append(f"--keep {keep}: an old version could not be removed whole: {error}")
+        return []
 
 
-def report(outcome: Published, removed: Sequence[str], run: Run) -> None:
+def report(outcome: "Published", removed: Sequence[str], run: "Run") -> None:
     """For people: the table, and beside it what to look at; for scripts: the last line."""
+    from model.graph.publish import rows_per_s
+
     exam = outcome.exam
     figures = {name: value for name, value in exam.judged.items() if name != "calibration_bins"}
     if exam.split:
@@ -220,4 +240,4 @@ def _board(folder: Path) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "train")

@@ -1,153 +1,43 @@
-"""`python -m service`
+"""`python -m service`: what it takes on the command line. All else is set by `RANKER_*` variables (settings.py)."""
 
-Checks the bundle once, starts a store where none is named, and serves with the workers asked for.
+import argparse
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from model import command
+
+ABOUT = """The ranking service: POST /rank answers with the candidates in the order of the bundle's model, which knows a
+user by the profile and the history in the store.
+
+It is set by RANKER_* variables (docs/settings.md lists all):
+
+  RANKER_BUNDLE       a bundle, or the folder whose `current` points to one; unset: the demo bundle
+  RANKER_REDIS_URL    the store; unset: an embedded one with the demo's users, lost at exit
+  RANKER_HOST, _PORT  where it listens: 127.0.0.1:8000
 """
 
-import logging
-import os
-import shlex
-import signal
-import socket
-import sys
-import threading
-import time
-import urllib.request
-from contextlib import ExitStack
-from itertools import chain
 
-import orjson
-import uvicorn
-from uvicorn.supervisors import Multiprocess
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description=ABOUT,
+        epilog="Users and histories go into a store of your own by python -m service.backfill.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"bst-ranker {version('bst-ranker')}")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="to try a bundle: load this prepared data set's users and histories into the embedded store, the newest "
+        "behaviour as if it had just happened",
+    )
+    arguments = parser.parse_args(argv)
+    from service.serving import serve  # what serves takes longer to import than an answer to --help may
 
-from model.bundle.layout import BundleError
-from model.bundle.reading import Bundle
-from service.api.routes import example, samples
-from service.backfill import load_users
-from service.scoring.scorer import Scorer
-from service.scoring.served import Served
-from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
-from service.store.embedded import EmbeddedStore, EmbeddedStoreError
-from service.store.redis import address
-from service.telemetry import logs, tracing
-from service.telemetry.folder import prepare_folder
-from service.worker import METRICS_FOLDER, PARENT
-
-log = logging.getLogger("ranker")
-
-
-def main() -> int:
-    try:
-        settings = load_settings()
-        logs.configure(settings.log_level, settings.log_format)
-        _warn_of_unknown_settings(settings)
-        if (refusal := tracing.refusal(os.environ)) is not None:
-            log.warning("%s", refusal)
-        if settings.redis_url is not None:
-            address(settings.redis_url)
-        listener = _listen(settings.host, settings.port)
-        bundle = _checked(settings)
-    except (SettingsError, BundleError, ValueError, OSError) as error:
-        print(f"service: {error}", file=sys.stderr)
-        return 1
-    with ExitStack() as stack:
-        stack.callback(listener.close)
-        try:
-            os.environ["RANKER_BUNDLE"] = str(bundle.folder)  # what was checked, though `current` may move on
-            if settings.redis_url is None:
-                os.environ["RANKER_REDIS_URL"] = _embedded(stack, settings)
-        except EmbeddedStoreError as error:
-            print(f"service: {error}", file=sys.stderr)
-            return 1
-        os.environ[METRICS_FOLDER] = str(stack.enter_context(prepare_folder(settings.workers)))
-        os.environ[PARENT] = str(os.getpid())
-        host, port = listener.getsockname()[:2]
-        base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        threading.Thread(target=_announce, args=(base, bundle), daemon=True).start()
-        config = uvicorn.Config(
-            "service.worker:from_environment",
-            factory=True,
-            workers=settings.workers,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            log_config=None,  # its loggers write as ours do
-            log_level="warning" if settings.log_level == "info" else settings.log_level,
-            access_log=False,  # it would write raw paths; at debug ours tells of every request
-            timeout_graceful_shutdown=settings.shutdown_grace_s,
-            server_header=False,
-        )
-        if settings.workers > 1:
-            Multiprocess(config, [listener]).run()
-        else:
-            server = uvicorn.Server(config)
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after an orderly shutdown
-            try:
-                server.run([listener])
-            except KeyboardInterrupt:  # likewise
-                pass
-            return 0 if server.started else 1
-    return 0
-
-
-def _checked(settings: Settings) -> Bundle:
-    """The bundle, its hashes compared and its golden requests answered: once, here, before any worker starts."""
-    begun = time.perf_counter()
-    bundle = Bundle.open(settings.bundle)
-    bundle.verify()
-    served = Served.open(bundle, Scorer(1), settings.precision)
-    facts = (bundle.name, bundle.version, bundle.folder, served.precision, time.perf_counter() - begun)
-    log.info("bundle %s %s at %s, served in %s, checked in %.2f s", *facts)
-    return bundle
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a port in use is one clear line before anything else starts."""
-    family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listener = socket.socket(family, kind)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-        listener.listen(2048)
-        listener.set_inheritable(True)
-    except OSError as error:
-        listener.close()
-        wrong = f"cannot listen on {host}:{port} ({error.strerror})"
-        raise OSError(f"{wrong}; stop what listens there or set RANKER_PORT to another port") from None
-    return listener
-
-
-def _embedded(stack: ExitStack, settings: Settings) -> str:
-    """Starts the embedded store and, for the demo bundle, loads its users; gives the store's URL."""
-    url = stack.enter_context(EmbeddedStore()).url
-    log.warning("RANKER_REDIS_URL is not set: embedded store, lost at exit, not for production")
-    if settings.bundle == DEMO_BUNDLE:
-        lines = DEMO_USERS.read_bytes().splitlines()
-        newest = max(moment[3] for moment in chain(*(orjson.loads(line)["behaviours"] for line in lines)))
-        shift_ms = time.time_ns() // 1_000_000 - newest  # as if the newest click of the demo were made just now
-        loaded = load_users(lines, url, keep=settings.history_keep, ttl_s=settings.history_ttl_s, shift_ms=shift_ms)
-        log.info("%d demo users with %d clicks loaded", loaded.users, loaded.behaviours)
-    return url
-
-
-def _warn_of_unknown_settings(settings: Settings) -> None:
-    known = {f"RANKER_{name.upper()}" for name in type(settings).model_fields}
-    for name in sorted(name for name in os.environ if name.startswith("RANKER_") and name not in known):
-        log.warning("%s is no setting and does nothing; settings: %s", name, ", ".join(sorted(known)))
-
-
-def _announce(base: str, bundle: Bundle) -> None:
-    """Says when the service answers, with a command to try it."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while True:
-        try:
-            opener.open(f"{base}/health/ready", timeout=5).close()
-            break
-        except OSError:
-            time.sleep(0.1)
-    body = orjson.dumps(example(samples(bundle), 5)).decode()
-    print(f"\nready on {base} — docs at {base}/docs, metrics at {base}/metrics. Try:\n")
-    print(f"curl -s {base}/rank -H 'content-type: application/json' -d {shlex.quote(body)}\n", flush=True)
+    return serve(arguments.data)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main, "service", "nothing was started")

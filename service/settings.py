@@ -45,8 +45,8 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(
         None,
-        description="The store: redis://, rediss:// or unix://. Unset: an embedded store with the demo users, lost at "
-        "exit, not for production.",
+        description="The store: redis://, rediss:// or unix://. Unset: an embedded store, lost at exit, not for "
+        "production, with the demo's users for the demo bundle, or those of --data DIR.",
     )
     history_keep: int = Field(
         100,

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
-from model.features.behaviour import EARLIEST_MS, LATEST_MS
+from model.features.behaviour import EARLIEST_MS, LATEST_MS, looks_like
 from service.errors import InvalidRequest, MalformedBody, RankerError, TooManyCandidates
 
 SHOWN = 3  # problems named in one message
@@ -56,8 +56,7 @@ class RankRequest(BaseModel):
     @classmethod
     def _milliseconds(cls, value: int | None) -> int | None:
         if value is not None and not EARLIEST_MS <= value <= LATEST_MS:
-            hint = ", it looks like seconds" if EARLIEST_MS <= value * 1000 <= LATEST_MS else ""
-            raise ValueError(f"milliseconds since 1970 are allowed, from {EARLIEST_MS} to {LATEST_MS}{hint}")
+            raise ValueError(looks_like(value))
         return value
 
 
@@ -117,7 +116,7 @@ def parse_batch(body: bytes, max_candidates: int) -> tuple[list[RankRequest | Ra
     Raises MalformedBody, InvalidRequest.
     """
     try:
-        elements = from_json(body, allow_inf_nan=False)
+        elements = from_json(body)  # NaN is for the features to judge, as in one request
     except ValueError as error:
         raise MalformedBody(str(error)) from None
     if not isinstance(elements, list) or not elements:

@@ -17,6 +17,7 @@ import polars as pl
 from model.bundle.reading import Bundle
 from model.evaluation.measure import score_rows
 from model.prepared.loader import Prepared
+from model.prepared.order import in_order
 from service.app import create_app
 from service.backfill import load_tables
 from service.settings import Settings
@@ -68,7 +69,7 @@ def items_of(bundle: Bundle, count: int) -> list[str]:
 def replay(bundle: Bundle, data: Prepared, url: str, rows: Any) -> None:
     """Impressions asked for one by one, before a store of the whole log: each is scored as `evaluate` scores it."""
     load_tables(data.folder, url, keep=100_000, ttl_s=10_000)
-    frame = pl.read_parquet(data.folder / "tables" / "impressions.parquet").sort("timestamp", maintain_order=True)
+    frame = in_order(pl.read_parquet(data.folder / "tables" / "impressions.parquet"), data.schema)
     context = [f.name for f in data.schema.side("context")]
     expected = score_rows(bundle, data, rows)
     bodies = [
@@ -109,12 +110,12 @@ class Service(Running):
 
 
 @contextmanager
-def serving(**settings: str) -> Iterator[Service]:
-    """A service with these settings and no other, on a free port; see `started`."""
+def serving(*arguments: object, **settings: str) -> Iterator[Service]:
+    """A service with these arguments and settings and no other, on a free port; see `started`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RANKER_")}
     environment |= {"RANKER_PORT": "0", "PYTHONUNBUFFERED": "1"}
     environment |= {f"RANKER_{k.upper()}": v for k, v in settings.items()}
-    with started("-m", "service", environment=environment, kind=Service) as service:
+    with started("-m", "service", *arguments, environment=environment, kind=Service) as service:
         yield service
 
 

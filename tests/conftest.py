@@ -44,4 +44,4 @@ def small_run(small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def small_bundle(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """BST trained on `small_data`, exported; not to be changed in place."""
-    return Bundle.open(publish(small_run, tmp_path_factory.mktemp("bundles")).bundle)
+    return Bundle.open(publish(small_run, tmp_path_factory.mktemp("bundles"), boosting=False).bundle)

@@ -11,7 +11,7 @@ import redis
 
 from loadtest.errors import NoRun
 from model.features.behaviour import Behaviour
-from service.backfill import load_users
+from service.loading.load import load_users
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
 
 NOW_MS = 1_700_000_000_000  # the recommending time of made-up users
@@ -57,7 +57,7 @@ def store(users: Sequence[User]) -> Iterator[str]:
     """The URL of an embedded store that holds these users. Raises NoRun."""
     try:
         with EmbeddedStore() as embedded:
-            load_users(map(orjson.dumps, users), embedded.url, keep=KEEP, ttl_s=TTL_S)
+            load_users([orjson.dumps(user) for user in users], embedded.url, keep=KEEP, ttl_s=TTL_S)
             yield embedded.url
     except (EmbeddedStoreError, redis.RedisError) as error:
         raise NoRun(str(error)) from None

@@ -11,6 +11,7 @@ import orjson
 from loadtest.errors import NoRun
 from loadtest.generator import mix
 from loadtest.generator.budgets import Budget
+from model.textfile import UnreadableFile, numbered_lines
 
 CANDIDATES_DRAWN = 10_000_000  # in all bodies of a scenario, about 100 MB; after them the bodies come round again
 USERS, ITEMS = 1_000, 10_000  # made up where the server offers no ids
@@ -80,12 +81,14 @@ def read_samples(model: bytes) -> Samples | None:
 def read_bodies(path: Path) -> list[Body]:
     """Bodies from JSON lines, sent in this order as they stand, and round again. Raises NoRun for a malformed line."""
     try:
-        lines = path.read_bytes().splitlines()
+        bodies = [_body(f"requests {path}:{number}", line) for number, line in numbered_lines(path)]
     except OSError as error:
         raise NoRun(f"requests {path}: {error.strerror}") from None
-    if not lines:
+    except UnreadableFile as error:
+        raise NoRun(f"requests {error}") from None
+    if not bodies:
         raise NoRun(f"requests {path}: empty; a JSON object per line is needed, with user_id and candidates")
-    return [_body(f"requests {path}:{number}", line) for number, line in enumerate(lines, 1)]
+    return bodies
 
 
 def _body(where: str, line: bytes) -> Body:

@@ -17,6 +17,7 @@ WEIGHTS = "weights.pt"  # as trained: what --warm and --quantize go on from; the
 RECIPE = "recipe.toml"  # what it was trained by, to copy and change
 INT8 = "int8"  # the manifest's and the report's key of the gate's figures (model/graph/quantize.py)
 CATALOG, GOLDEN, GOLDEN_CATALOG = f"catalog/{FILE}", "golden.json", "golden.npy"
+PREVIOUS_CATALOG = "catalog/previous.npy"  # the one before the last swap; in no manifest, and not read while serving
 
 
 class BundleError(ValueError):
@@ -29,12 +30,12 @@ def located(path: Path) -> tuple[Path, dict[str, Any]]:
     return folder, _manifest(folder)
 
 
-def verify_catalog(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Compares the catalogue with the sha256 at its own end, which goes with it when it is swapped in.
+def verify_catalog(folder: Path, manifest: Mapping[str, Any], name: str = CATALOG) -> None:
+    """Compares a catalogue with the sha256 at its own end, which goes with it when it is swapped in.
 
     One without (bundles made before) must be the manifest's. Raises BundleError.
     """
-    path, recorded = folder / CATALOG, manifest["files"][CATALOG]["sha256"]
+    path, recorded = folder / name, manifest["files"][CATALOG]["sha256"]
     try:
         if not Catalog.verify(path) and (sha256 := _sha256(path)) != recorded:
             raise BundleError(
@@ -51,8 +52,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BundleError(f"{folder} is no bundle: it has neither a manifest.json nor a `current`") from None
+    except (FileNotFoundError, NotADirectoryError):
+        inside = [str(path.parent) for path in sorted(folder.glob("*/current"))[:3]]
+        named = f"; it holds {', '.join(inside)}: name one of them" if inside else ""
+        raise BundleError(f"{folder} is no bundle: it has neither a manifest.json nor a `current`{named}") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("schema_version") not in READS:

@@ -4,6 +4,7 @@
                    model.int8.onnx               optional: the graph with an MLP of bytes, on the same tables
                    features.toml, vocab/         how to encode
                    catalog/items.npy             item features; a newer one may be swapped in, also while it is served
+                   catalog/previous.npy          optional: the catalogue before the last swap, to go back to
                    golden.json                   recorded requests with their scores
                    golden.npy                    the catalogue of the items that these requests name
                    report.json, recipe.toml      metrics, data, seed, versions; what it was trained by
@@ -31,6 +32,7 @@ from model.bundle.layout import (
     GRAPH,
     INT8,
     INT8_GRAPH,
+    PREVIOUS_CATALOG,
     VERSION_TIME,
     BundleError,
     _sha256,
@@ -39,7 +41,7 @@ from model.bundle.layout import (
 )
 from model.bundle.session import Session, byte_products
 from model.features.behaviour import Behaviour
-from model.features.catalog import FILE, Catalog, CatalogError
+from model.features.catalog import Catalog, CatalogError
 from model.features.encode import Encoder, Inputs
 from model.features.timeposition import bucket_count
 from model.files import partial_prefix
@@ -94,8 +96,9 @@ class Bundle:
     def verify(self) -> None:
         """Compares every file with its sha256. Raises BundleError, also for a file that the manifest does not list."""
         there = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
-        there = {name for name in there if not name.startswith(f"catalog/{partial_prefix(FILE)}")}  # a swap under way
-        strangers = there - set(self.manifest["files"]) - {"manifest.json"}
+        swapping = tuple(f"catalog/{partial_prefix(Path(name).name)}" for name in (CATALOG, PREVIOUS_CATALOG))
+        there = {name for name in there if not name.startswith(swapping)}
+        strangers = there - set(self.manifest["files"]) - {"manifest.json", PREVIOUS_CATALOG}
         if strangers:
             raise BundleError(f"{self.folder}: {', '.join(sorted(strangers))} not listed in manifest.json")
         for name, facts in self.manifest["files"].items():

@@ -19,6 +19,7 @@ MODULES = {
     "taobao": "model.datasets.taobao",
     "amazon": "model.datasets.amazon",
     "movielens": "model.datasets.movielens",
+    "recbole": "model.datasets.recbole",
     "parquet": "model.datasets.parquet",
 }
 

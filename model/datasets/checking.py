@@ -42,9 +42,29 @@ class Form:
     declared: bool = False  # else the types of ids are those that the tables have
 
 
+WORDS = {"int": "integers", "str": "strings"}
 REPEATED = "stands in an earlier row, one row each is allowed"
 PLACE = ('"{piece}"', '"{file}"', '"{row}"')  # names that no column has
 AGAIN = '"{again}"'
+
+
+def check_columns(source: Source, pieces: Sequence[Piece]) -> None:
+    """Raises DataError where a part lacks a column that its table must have, or that another part has of those."""
+    optional = [name for name in OPTIONAL.get(source.table, ()) if name in source.columns]
+    for piece in pieces:
+        absent = [name for name in (*COLUMNS[source.table], *optional) if name not in piece.columns]
+        if absent:
+            raise DataError(no_columns(source, piece.files[0], absent, list(piece.columns)))
+
+
+def no_columns(source: Source, path: Path, absent: Sequence[str], there: Sequence[str], why: str = "") -> str:
+    """That columns are absent, which there are, and what may be meant."""
+    text = f"{path} has no column {', '.join(absent)}{why}; there are {listed(there)}"
+    free = [column for column in there if column not in COLUMNS[source.table]]
+    for name in absent:
+        if meant := near(name, free):
+            text += f"; --map {source.table}.{meant}={name} may be meant"
+    return text
 
 
 class Table:
@@ -60,7 +80,7 @@ class Table:
         }
         absent = [name for name in self.features if name not in source.columns]
         if absent:
-            raise DataError(self._no_columns(source.path, absent, list(source.columns), " that features.toml names"))
+            raise DataError(no_columns(source, source.path, absent, list(source.columns), " that features.toml names"))
 
     def write(self, to: Path) -> list[str]:
         """Writes the table, passes malformed rows over; returns what must be known. Raises DataError, MalformedLine."""
@@ -81,9 +101,6 @@ class Table:
         return [f"{self.source.table}: {listed(unused)} not used, nested values are no features"] if unused else []
 
     def _casts(self, piece: Piece) -> dict[str, Cast]:
-        absent = [name for name in self.needed if name not in piece.columns]
-        if absent:
-            raise DataError(self._no_columns(piece.files[0], absent, list(piece.columns)))
         casts = {name: self._cast(name, piece) for name in self.needed}
         return casts | {name: self._feature(name, piece) for name in self.features if name in piece.columns}
 
@@ -132,7 +149,7 @@ class Table:
         elif kind == "number":
             cast, allowed = casting.number(x, type), "numbers"
         else:
-            cast, allowed = (casting.integer if declared == "int" else casting.text)(x, type), f"of type {declared}"
+            cast, allowed = (casting.integer if declared == "int" else casting.text)(x, type), WORDS[declared]
         return self._held(cast, name, type, piece, allowed)
 
     def _held(self, cast: Cast | None, name: str, type: str, piece: Piece, allowed: str) -> Cast:
@@ -183,12 +200,13 @@ class Table:
             faults = self._faults(piece, cast)
             values = ", ".join(value for _, _, value in faults)
             rows = self._run(
-                f"SELECT file, row, fault, shown[fault + 1] FROM (SELECT file_index AS file, file_row_number AS row, "
+                f"SELECT file, row, fault, shown[fault + 1] "
+                f"FROM (SELECT {piece.place[0]} AS file, {piece.place[1]} AS row, "
                 f"{self._number(piece, cast)} AS fault, [{values}] AS shown FROM {piece.relation}) "
                 f"WHERE fault IS NOT NULL ORDER BY file, row LIMIT {most}"
             )
             rows = sorted([*rows, *again.get(place, [])])[:most]
-            errors = [(0, reject.line, reject) for reject in piece.rejects]
+            errors = [(piece.files.index(reject.file), reject.line, reject) for reject in piece.rejects]
             where = piece.places([(file, row) for file, row, *_ in rows])
             for (number, _, fault, value), (file, line, unit) in zip(rows, where, strict=True):
                 name = faults[fault][0] if fault >= 0 else self.needed[0]
@@ -225,7 +243,7 @@ class Table:
         """All good rows with their places (`piece`, `file`, `row`) and, as `again`, whether their id stands before."""
         (name,) = COLUMNS[self.source.table]
         parts = [
-            f"SELECT {chosen}, {place} AS {PLACE[0]}, file_index AS {PLACE[1]}, file_row_number AS {PLACE[2]} "
+            f"SELECT {chosen}, {place} AS {PLACE[0]}, {piece.place[0]} AS {PLACE[1]}, {piece.place[1]} AS {PLACE[2]} "
             f"FROM {piece.relation} WHERE NOT coalesce({self._is_wrong(piece, cast)}, false)"
             for place, (piece, cast, chosen) in enumerate(zip(self.pieces, casts, values, strict=True))
         ]
@@ -257,14 +275,6 @@ class Table:
         try:
             return self.con.execute(query).fetchall()
         except duckdb.OutOfMemoryException:
-            raise DataError(f"{self.source.path}: more memory is needed; --memory GIB allows it") from None
+            raise
         except duckdb.Error as error:
             raise DataError(f"{self.source.path} cannot be read: {first_line(error)}") from None
-
-    def _no_columns(self, path: Path, absent: Sequence[str], there: Sequence[str], why: str = "") -> str:
-        text = f"{path} has no column {', '.join(absent)}{why}; there are {listed(there)}"
-        taken = set(self.needed)
-        for name in absent:
-            if meant := near(name, [column for column in there if column not in taken]):
-                text += f"; --map {self.source.table}.{meant}={name}"
-        return text

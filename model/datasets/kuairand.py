@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
+from model.datasets.checks import coverage, unpack_first
 from model.datasets.lines import DAY, FLAG, INT, INTS, MILLISECONDS, TEXT, Column, read
 from model.datasets.tables import ITEM, BadLines, DataError, DataSet, Options, Parts
 
@@ -87,7 +88,13 @@ def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
         _write_log(pl.scan_parquet(parts / "log.parquet"), out)
         _together([users], USERS, bad, parts / "users").sink_parquet(out / "users.parquet")
         _items(_together([videos], VIDEOS, bad, parts / "videos")).sink_parquet(out / "items.parquet")
-    return DataSet(NAME, TIME_ZONE, bad.count)
+        exposed = pl.scan_parquet(parts / "log.parquet")
+        viewers, shown = (exposed.select(pl.col(key).unique()).collect().to_series() for key in ("user_id", "video_id"))
+    if shown.is_empty():
+        raise DataError(f"{logs[0]} holds no exposures")
+    notes = coverage(viewers, pl.read_parquet(out / "users.parquet")["user_id"], users, "users")
+    notes += coverage(shown, pl.read_parquet(out / "items.parquet")["item_id"], videos)
+    return DataSet(NAME, TIME_ZONE, bad.count, tuple(notes))
 
 
 def _files(raw: Path) -> tuple[list[Path], Path, Path]:
@@ -95,7 +102,8 @@ def _files(raw: Path) -> tuple[list[Path], Path, Path]:
     users = _matching(raw, "user_features_*")
     if len(users) != 1:
         names = ", ".join(path.name for path in users) or "none"
-        raise DataError(f"{raw} holds {names} of user_features_*.csv[.gz]; exactly one is allowed")
+        wanted = "user_features_*.csv[.gz]; exactly one is allowed"
+        raise DataError(f"{raw} holds {names} of {wanted}{_data_folder(raw)}{unpack_first(raw)}")
     version = users[0].name.removeprefix("user_features_").split(".")[0]
     logs = _matching(raw, f"log_standard_*_{version}", f"log_standard_*_{version}_part*")
     videos = _matching(raw, f"video_features_basic_{version}")
@@ -104,7 +112,15 @@ def _files(raw: Path) -> tuple[list[Path], Path, Path]:
             f"{raw} holds {len(logs)} of log_standard_*_{version}.csv[.gz] and {len(videos)} of "
             f"video_features_basic_{version}.csv[.gz]; at least one, and exactly one, are needed"
         )
+    there = {path.name for path in logs}
+    twice = sorted(name for name in there if f"{name}.gz" in there)
+    if twice:
+        raise DataError(f"{raw} holds {twice[0]} and {twice[0]}.gz; one of them is allowed")
     return logs, users[0], videos[0]
+
+
+def _data_folder(raw: Path) -> str:
+    return f"; its folder {raw / 'data'} has one" if _matching(raw / "data", "user_features_*") else ""
 
 
 def _matching(raw: Path, *stems: str) -> list[Path]:

@@ -52,6 +52,7 @@ SECONDS = Type(
 TEXT = Type(pl.String(), "text")
 DAY = Type(pl.Date(), "a day like 2022-04-10")
 PATHS = Type(pl.List(pl.List(pl.String())), "a list of lists of texts")  # in objects only
+TEXTS = Type(pl.List(pl.String()), "a list of texts")  # in objects only
 INTS = Type(pl.List(pl.Int64()), "integers with commas between them")
 
 
@@ -282,9 +283,9 @@ def _literal(text: str) -> Any:
 
 def _fits(value: Any, type: Type) -> bool:
     if type.dtype == pl.List(pl.List(pl.String)):
-        return isinstance(value, list) and all(
-            isinstance(path, list) and all(isinstance(name, str) for name in path) for path in value
-        )
+        return isinstance(value, list) and all(_fits(path, TEXTS) for path in value)
+    if type.dtype == pl.List(pl.String):
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
     if type.dtype == pl.Int64:
         return isinstance(value, int) and not isinstance(value, bool) and type.least <= value <= type.most
     return isinstance(value, str)

@@ -6,6 +6,7 @@ a small pool), the rest is drawn from the pool less what the user touched. Same 
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 ROUNDS = 20  # of rejection; a row that is refused half the time is left over once in a million
 NONE = -1
@@ -39,6 +40,24 @@ def draw(pool: Ints, users: Ints, touched_by: Ints, touched: Ints, rng: np.rando
         if len(rest):
             drawn[rows] = rest[rng.integers(len(rest), size=len(rows))]
     return drawn
+
+
+def one_each(positives: pl.DataFrame, items: pl.Series, rng: np.random.Generator) -> tuple[pl.DataFrame, int]:
+    """Impressions: the positives, then one negative of the same user, time and split for each; and how many lack one.
+
+    A negative is drawn uniformly from `items`, which are unique and sorted and hold every positive, but is none of the
+    user's positives, whatever their split: else a negative of train could be a positive of test. `positives` are sorted
+    by user and have the columns user_id, item_id, timestamp, split.
+    """
+    item = items.search_sorted(positives["item_id"]).cast(pl.Int64).to_numpy()
+    user = positives["user_id"].rle_id().cast(pl.Int64).to_numpy()
+    drawn = draw(np.arange(len(items)), user, user, item, rng)
+    has_negative = drawn != NONE
+    shown = positives.select("user_id", "item_id", "timestamp", pl.lit(1, pl.Int8).alias("label"), "split")
+    negatives = shown.filter(has_negative).with_columns(
+        item_id=items.gather(drawn[has_negative]), label=pl.lit(0, pl.Int8)
+    )
+    return pl.concat([shown, negatives]), int((~has_negative).sum())
 
 
 def _contains(ordered: Ints, wanted: Ints) -> npt.NDArray[np.bool_]:

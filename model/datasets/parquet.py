@@ -23,11 +23,11 @@ import duckdb
 import polars as pl
 
 from model.datasets import casting, ownlabels
-from model.datasets.checking import COLUMNS, ENTITIES, IDS, Form, Table
+from model.datasets.checking import COLUMNS, ENTITIES, IDS, Form, Table, check_columns
 from model.datasets.sources import Source, opened
 from model.datasets.staged import Piece, staged
 from model.datasets.tables import ITEM, BadLines, DataError, DataSet, Options
-from model.engine import engine, literal
+from model.engine import engine, first_line, literal
 from model.features.ids import IdType
 from model.features.schema import Schema
 
@@ -42,11 +42,22 @@ def write_tables(raw: Path, out: Path, options: Options, schema: Schema | None =
 
     Without a schema columns of features are passed on as they are, and ids are integers where all tables have such.
     """
+    try:
+        return _written(raw, out, options, schema)
+    except duckdb.OutOfMemoryException as error:
+        raise DataError(f"{raw}: more memory is needed, --memory GIB allows it: {first_line(error)}") from None
+    except duckdb.Error as error:
+        raise DataError(f"{raw} cannot be read: {first_line(error)}") from None
+
+
+def _written(raw: Path, out: Path, options: Options, schema: Schema | None) -> DataSet:
     time_zone, drawn = _meta(raw / "meta.json")
     with TemporaryDirectory(dir=out, prefix=".read-") as folder, engine(out, options.memory_gib) as con:
         sources = opened(con, raw, options.map)
         _refuse_missing(raw, sources, options)
         pieces = {table: staged(con, source, Path(folder)) for table, source in sources.items()}
+        for table, source in sources.items():
+            check_columns(source, pieces[table])
         form = _form(con, pieces, sources, schema)
         bad, notes = BadLines(options.skip_bad), []
         for table, source in sources.items():
@@ -54,7 +65,7 @@ def write_tables(raw: Path, out: Path, options: Options, schema: Schema | None =
         if time_zone != "UTC":
             notes += _without_zone(sources)
         if options.behaviours_from == "impressions":
-            _behaviours(con, out)
+            _behaviours(con, out, form.object_type)
         ownlabels.check(con, out / "impressions.parquet", sources["impressions"].path, options.negatives, drawn)
         if options.negatives:
             notes += ownlabels.draw_negatives(con, out, options.negatives, options.seed, time_zone, form.object_type)
@@ -67,9 +78,8 @@ def write_tables(raw: Path, out: Path, options: Options, schema: Schema | None =
 def _refuse_missing(raw: Path, sources: Mapping[str, Source], options: Options) -> None:
     derived = options.behaviours_from == "impressions"
     if derived and "behaviours" in sources:
-        raise DataError(
-            f"{raw} holds {sources['behaviours'].path.name}; without it --behaviours-from impressions is allowed"
-        )
+        there = sources["behaviours"].path.name
+        raise DataError(f"--behaviours-from impressions: {raw} holds {there}; one source of behaviours is allowed")
     missing = [name for name in ("impressions", "behaviours") if name not in sources]
     if derived:
         missing = [name for name in missing if name != "behaviours"]
@@ -92,7 +102,8 @@ def _form(
         object_type, groups = schema.history.object_type, {group.type for group in schema.groups}
         declared = {"user_id": schema.user_id, "item_id": schema.item_id.type}
     ids = {of: _id_type(con, of, declared.get(of), pieces, sources, object_type) for of in ("user_id", "item_id")}
-    ids["object_id"] = "str" if "str" in groups else ids["item_id"]
+    texts = "str" in groups or _has_other_objects(con, pieces.get("behaviours", ()), object_type)
+    ids["object_id"] = "str" if texts else ids["item_id"]
     features: dict[str, dict[str, tuple[str, IdType]]] = {table: {} for table in SIDES}
     if schema is not None:
         for table, side in SIDES.items():
@@ -100,6 +111,17 @@ def _form(
                 kind = "several" if feature.listed else "one" if feature.typed else "number"
                 features[table][feature.name] = (kind, feature.type)
     return Form(ids, features, object_type, schema is not None)
+
+
+def _has_other_objects(con: duckdb.DuckDBPyConnection, pieces: Sequence[Piece], object_type: str) -> bool:
+    """Whether there are behaviours on objects that are no items, with ids that are no integers: s1, of a shop."""
+    for piece in pieces:
+        cast = casting.integer_id(piece.expressions["object_id"], piece.columns["object_id"])
+        if cast is not None and casting.family(piece.columns["object_id"]) == "text":
+            others = f"{piece.expressions['object_type']} <> {literal(object_type)} AND {cast.refused}"
+            if con.execute(f"SELECT 1 FROM {piece.relation} WHERE {others} LIMIT 1").fetchall():
+                return True
+    return False
 
 
 def _id_type(
@@ -123,14 +145,13 @@ def _id_type(
     ]
     texts = [place for place in there if casting.family(place[2].columns[place[1]]) == "text"]
     numbers = [place for place in there if place not in texts]
-    if numbers and texts:
+    if numbers and texts and declared != "int":  # of integers a row's fault is told
         for table, column, piece in texts:
             cast = casting.integer_id(piece.expressions[column], piece.columns[column])
             assert cast is not None  # of text
-            of_items = (
-                f"{piece.expressions['object_type']} = {literal(object_type)}" if column == "object_id" else "true"
-            )
-            query = f"SELECT {cast.raw} FROM {piece.relation} WHERE {cast.refused} AND {of_items} LIMIT 1"
+            query = f"SELECT {cast.raw} FROM {piece.relation} WHERE {cast.refused}"
+            if column == "object_id":
+                query += f" AND {piece.expressions['object_type']} = {literal(object_type)}"
             refused = con.execute(f"{query} LIMIT 1").fetchall()
             if refused:
                 other, name, whole = numbers[0]
@@ -142,11 +163,11 @@ def _id_type(
     return declared or ("int" if numbers or not there else "str")
 
 
-def _behaviours(con: duckdb.DuckDBPyConnection, out: Path) -> None:
+def _behaviours(con: duckdb.DuckDBPyConnection, out: Path, object_type: str) -> None:
     """Every clicked impression is a behaviour of its time."""
     con.execute(
-        f"COPY (SELECT user_id, 'click' AS action, {literal(ITEM)} AS object_type, item_id AS object_id, timestamp "
-        f"FROM read_parquet({literal(str(out / 'impressions.parquet'))}) WHERE label = 1) "
+        f"COPY (SELECT user_id, 'click' AS action, {literal(object_type)} AS object_type, item_id AS object_id, "
+        f"timestamp FROM read_parquet({literal(str(out / 'impressions.parquet'))}) WHERE label = 1) "
         f"TO {literal(str(out / 'behaviours.parquet'))} (FORMAT parquet)"
     )
 

@@ -17,7 +17,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import groupby
@@ -54,8 +54,9 @@ class Scan:
     expressions: Mapping[str, str]  # name, as renamed → its SQL over the relation
     header: tuple[str, ...] = ()  # of delimited text, as the file has it
     separator: str = ","
-    lenient: bool = False  # its line ends are mixed, which DuckDB reads only so
+    lenient: bool = False  # its line ends are mixed, which its view reads only so (and less strictly)
     hive: bool = False  # folders on the way to its files are columns
+    own: frozenset[str] = frozenset()  # the columns' names before they were renamed
 
     @property
     def query(self) -> str:
@@ -181,7 +182,7 @@ def _source(con: duckdb.DuckDBPyConnection, table: str, path: Path, names: Mappi
         for form, group in groupby(forms, key=lambda pair: pair[1])
     ]
     source = Source(table, path, formats[0], tuple(scans))
-    absent = [name for name in names if not any(names[name] in scan.columns for scan in scans)]
+    absent = [name for name in names if not any(name in scan.own for scan in scans)]
     if absent:
         raise DataError(f"--map {table}.{absent[0]}: {_no_column(path, absent[0], list(source.columns))}")
     return source
@@ -244,6 +245,7 @@ def _scan(
         separator,
         lenient,
         hive,
+        frozenset(columns),
     )
 
 
@@ -313,7 +315,7 @@ def _header(file: Path, tab: bool) -> tuple[list[str], str, bool]:
         raise DataError(f"{file} has no first line that names the columns")
     if any("\ufffd" in name or "\0" in name for name in names):
         raise DataError(f"{file}, line 1: its names are not in UTF-8, which alone is allowed")
-    names = [name or f"unnamed_{place}" for place, name in enumerate(names, 1)]  # pandas writes its index so
+    names = [name.strip() or f"unnamed_{place}" for place, name in enumerate(names, 1)]  # pandas writes its index so
     twice = sorted({name for name in names if [other.lower() for other in names].count(name.lower()) > 1})
     if twice:
         raise DataError(f"{file} has several columns called {', '.join(twice)}; one of each is allowed")
@@ -337,12 +339,6 @@ def _first_line(file: Path) -> None:
 
 def unpacked(file: Path) -> IO[bytes]:
     return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
-
-
-def lines_of(file: Path) -> Iterator[bytes]:
-    """The file's lines as they are; for messages that name one."""
-    with unpacked(file) as text:
-        yield from text
 
 
 def _renames(texts: Sequence[str], there: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -6,8 +6,10 @@ records: DuckDB keeps them as rejects, with the reason.
 """
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,9 @@ from model.datasets.tables import DataError, MalformedLine
 from model.engine import first_line, literal, quoted
 
 REJECTS = 100_000  # lines of one file that are kept to be told; the file is hopeless where there are more
+VIRTUAL = ("file_index", "file_row_number")  # columns that DuckDB adds to Parquet's own
+ROW = '"{row of the file}"'
+Reject = tuple[int, str, str, str]  # place of its first byte from 1, kind, message, text
 IS_OBJECT = "{is an object}"  # beside the keys of JSON lines
 
 
@@ -34,6 +39,8 @@ class Piece:
     rows: int
     separator: str = ","
     rejects: tuple[MalformedLine, ...] = ()  # lines that are no records
+    place: tuple[str, str] = ("file_index", "file_row_number")  # SQL: which file, and which of its rows, from 0
+    contents: tuple[Path, ...] = ()  # the text files, or their copies with even line ends
 
     @property
     def not_a_record(self) -> str | None:
@@ -44,78 +51,146 @@ class Piece:
         """File, place and its unit of rows, told as (number of the file, number of the row from 0)."""
         if self.format == PARQUET:
             return [(self.files[file], row + 1, "row") for file, row in rows]
-        wanted = [row for _, row in rows]
-        file = self.files[0]
-        if self.format == OBJECTS:
-            lines = _object_lines(file, wanted)
-        else:
-            lines = _record_lines(file, self.separator, wanted, {reject.line for reject in self.rejects})
-        return [(file, lines[row], "line") for row in wanted]
+        lines: dict[int, dict[int, int]] = {}
+        for file in {file for file, _ in rows}:
+            wanted = [row for other, row in rows if other == file]
+            if self.format == OBJECTS:
+                lines[file] = _object_lines(self.files[file], wanted)
+            else:
+                rejected = {reject.line for reject in self.rejects if reject.file == self.files[file]}
+                lines[file] = _record_lines(self.contents[file], self.separator, wanted, rejected)
+        return [(self.files[file], lines[file][row], "line") for file, row in rows]
 
 
 def staged(con: duckdb.DuckDBPyConnection, source: Source, folder: Path) -> list[Piece]:
     """The table's pieces, in the order of its rows. Text goes into Parquet files in `folder`. Raises DataError."""
-    if source.format == PARQUET:
-        return [_parquet(con, scan) for scan in source.scans]
-    pieces: list[Piece] = []
-    for scan in source.scans:
-        for file in scan.files:
-            to = folder / f"{source.table}-{len(pieces):06d}.parquet"
-            pieces.append(_text(con, scan, file, to) if scan.format == TEXT else _objects(con, scan, file, to))
+    how = {PARQUET: _parquet, TEXT: _text, OBJECTS: _objects}[source.format]
+    return [
+        piece
+        for number, scan in enumerate(source.scans)
+        for piece in how(con, scan, folder / f"{source.table}-{number:06d}")
+    ]
+
+
+def _parquet(con: duckdb.DuckDBPyConnection, scan: Scan, _: Path) -> list[Piece]:
+    if {name.lower() for name in scan.own}.isdisjoint(VIRTUAL):
+        rows = _count(con, scan.relation, scan.files[0])
+        return [Piece(scan.files, PARQUET, scan.relation, scan.columns, scan.expressions, rows)]
+    # The table's own columns hide the reader's numbers: files one by one, whose rows are counted.
+    pieces = []
+    for file in scan.files:
+        alone = f"read_parquet({literal(str(file))}, hive_partitioning={str(scan.hive).lower()})"
+        numbered = f"(SELECT *, row_number() OVER () - 1 AS {ROW} FROM {alone})"
+        rows = _count(con, alone, file)
+        pieces.append(
+            Piece((file,), PARQUET, numbered, scan.columns, scan.expressions, rows, place=("0", ROW)),
+        )
     return pieces
 
 
-def _parquet(con: duckdb.DuckDBPyConnection, scan: Scan) -> Piece:
-    rows = con.execute(f"SELECT count(*) FROM {scan.relation}").fetchall()[0][0]
-    return Piece(scan.files, PARQUET, scan.relation, scan.columns, scan.expressions, rows)
-
-
-def _text(con: duckdb.DuckDBPyConnection, scan: Scan, file: Path, to: Path) -> Piece:
-    rejects = f"store_rejects=true, rejects_table='rejects', rejects_scan='rejects_scan', rejects_limit={REJECTS}"
-    relation = csv_relation(f"[{literal(str(file))}]", scan.header, scan.separator, scan.hive, scan.lenient, rejects)
-    rows = _copy(con, f"SELECT {_named(scan)} FROM {relation}", to, file)
-    found = con.execute(
-        "SELECT line_byte_position, error_type, error_message, csv_line FROM rejects ORDER BY line_byte_position"
-    ).fetchall()
-    con.execute("DROP TABLE rejects")
-    con.execute("DROP TABLE rejects_scan")
-    return Piece(
-        (file,),
-        TEXT,
-        f"read_parquet({literal(str(to))})",
-        scan.columns,
-        {name: quoted(name) for name in scan.columns},
-        rows,
-        scan.separator,
-        tuple(_rejected(file, len(scan.header), found)),
-    )
-
-
-def _objects(con: duckdb.DuckDBPyConnection, scan: Scan, file: Path, to: Path) -> Piece:
-    objects = objects_relation(f"[{literal(str(file))}]")
-    is_object = f"coalesce(json_type(json) = 'OBJECT', false) AS {quoted(IS_OBJECT)}"
-    rows = _copy(con, f"SELECT {_named(scan)}, {is_object} FROM {objects}", to, file)
-    expressions = {name: quoted(name) for name in scan.columns}
-    return Piece((file,), OBJECTS, f"read_parquet({literal(str(to))})", scan.columns, expressions, rows)
-
-
-def _named(scan: Scan) -> str:
-    return ", ".join(f"{sql} AS {quoted(name)}" for name, sql in scan.expressions.items())
-
-
-def _copy(con: duckdb.DuckDBPyConnection, query: str, to: Path, file: Path) -> int:
+def _count(con: duckdb.DuckDBPyConnection, relation: str, file: Path) -> int:
     try:
-        return int(con.execute(f"COPY ({query}) TO {literal(str(to))} (FORMAT parquet)").fetchall()[0][0])
+        return int(con.execute(f"SELECT count(*) FROM {relation}").fetchall()[0][0])
     except duckdb.Error as error:
         raise DataError(f"{file} cannot be read: {first_line(error)}") from None
 
 
-def _rejected(file: Path, width: int, rejects: Sequence[tuple[int, str, str, str]]) -> list[MalformedLine]:
-    """Each rejected line with its number and the reason, once."""
+def _text(con: duckdb.DuckDBPyConnection, scan: Scan, folder: Path) -> list[Piece]:
+    folder.mkdir()
+    contents, rejects, count = [], [], 0
+    for number, file in enumerate(scan.files):
+        content, to = file, folder / f"{number:08d}.parquet"
+        try:
+            rows, rejected = _copy_text(con, scan, file, to)
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error:  # of mixed line ends, most often
+            content = to.with_suffix(".csv")
+            try:
+                _even_ends(file, content)
+                rows, rejected = _copy_text(con, scan, content, to)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise DataError(f"{file}: broken gzip file: {error}") from None
+            except duckdb.Error as error:
+                raise DataError(f"{file} cannot be read: {first_line(error)}") from None
+        contents.append(content)
+        rejects += _rejected(file, content, len(scan.header), rejected)
+        count += rows
+    return [_staged(scan, folder, count, tuple(rejects), tuple(contents))]
+
+
+def _objects(con: duckdb.DuckDBPyConnection, scan: Scan, folder: Path) -> list[Piece]:
+    folder.mkdir()
+    count = 0
+    is_object = f"coalesce(json_type(json) = 'OBJECT', false) AS {quoted(IS_OBJECT)}"
+    for number, file in enumerate(scan.files):
+        objects = f"SELECT {_named(scan)}, {is_object} FROM {objects_relation(f'[{literal(str(file))}]')}"
+        try:
+            count += _copy(con, objects, folder / f"{number:08d}.parquet")
+        except duckdb.Error as error:
+            raise DataError(f"{file} cannot be read: {first_line(error)}") from None
+    return [_staged(scan, folder, count)]
+
+
+def _staged(
+    scan: Scan, folder: Path, rows: int, rejects: tuple[MalformedLine, ...] = (), contents: tuple[Path, ...] = ()
+) -> Piece:
+    paths = ", ".join(literal(str(folder / f"{number:08d}.parquet")) for number in range(len(scan.files)))
+    return Piece(
+        scan.files,
+        scan.format,
+        f"read_parquet([{paths}])",
+        scan.columns,
+        {name: f"c{number}" for number, name in enumerate(scan.expressions)},
+        rows,
+        scan.separator,
+        rejects,
+        contents=contents,
+    )
+
+
+def _copy_text(con: duckdb.DuckDBPyConnection, scan: Scan, file: Path, to: Path) -> tuple[int, list[Reject]]:
+    """How many records went to `to`, and what was none."""
+    con.execute("DROP TABLE IF EXISTS rejects")
+    con.execute("DROP TABLE IF EXISTS rejects_scan")
+    rejects = f"store_rejects=true, rejects_table='rejects', rejects_scan='rejects_scan', rejects_limit={REJECTS}"
+    relation = csv_relation(f"[{literal(str(file))}]", scan.header, scan.separator, scan.hive, False, rejects)
+    query = f"SELECT {_named(scan)} FROM {relation}"
+    if len(scan.header) == 1:  # a blank line, which is none where there are more columns
+        query += f" WHERE {quoted(scan.header[0])} IS NOT NULL"
+    rows = _copy(con, query, to)
+    places = "SELECT line_byte_position, error_type, error_message, csv_line FROM rejects ORDER BY line_byte_position"
+    return rows, con.execute(places).fetchall()
+
+
+def _even_ends(file: Path, to: Path) -> None:
+    """A copy whose lines all end in LF."""
+    with unpacked(file) as text, to.open("wb") as copy:
+        held = b""
+        while block := text.read(1 << 22):
+            block = held + block
+            held = b"\r" if block.endswith(b"\r") else b""  # its LF may come
+            copy.write(block.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+        copy.write(held.replace(b"\r", b"\n"))
+
+
+def _named(scan: Scan) -> str:
+    """The columns under names that hide none of the reader's."""
+    return ", ".join(f"{sql} AS c{number}" for number, sql in enumerate(scan.expressions.values()))
+
+
+def _copy(con: duckdb.DuckDBPyConnection, query: str, to: Path) -> int:
+    """Writes the query's rows and returns how many they are."""
+    return int(con.execute(f"COPY ({query}) TO {literal(str(to))} (FORMAT parquet)").fetchall()[0][0])
+
+
+def _rejected(file: Path, content: Path, width: int, rejects: Sequence[Reject]) -> list[MalformedLine]:
+    """Each rejected line with its number and the reason, once; a stray quote's record has as many as it swallowed."""
     lines: dict[int, str] = {}
-    numbers = _numbers(file, [max(at - 1, 0) for at, *_ in rejects])
+    numbers = _numbers(content, [max(at - 1, 0) for at, *_ in rejects])
     for (_, kind, message, text), number in zip(rejects, numbers, strict=True):
-        lines.setdefault(number, _reason(kind, message, text, width))
+        for line in range(number, number + 1 + (text or "").strip().count("\n")):
+            lines.setdefault(line, _reason(kind, message, text, width))
     return [MalformedLine(file, number, reason) for number, reason in lines.items()]
 
 
@@ -155,7 +230,7 @@ def _record_lines(file: Path, separator: str, records: Sequence[int], rejected: 
         next(rows, None)
         begin = rows.line_num + 1
         for row in rows:
-            if row and begin not in rejected:
+            if row not in ([], [""]) and begin not in rejected:
                 if record in wanted:
                     lines[record] = begin
                     if len(lines) == len(wanted):

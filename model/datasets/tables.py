@@ -68,7 +68,7 @@ class Options:
     negatives: Natural = 0  # parquet: of a log of positives alone, so many are drawn for each
     memory_gib: Positive = 4.0  # that reading and encoding may take; more is spilled to the disk
     processes: Natural = 0  # that encode; 0: one a core
-    parts: Natural = 0  # of the users, encoded one after another by each process; 0: as memory asks
+    parts: Natural = 0  # of the impressions, encoded one after another by each process; 0: of 500,000 each
 
     def __post_init__(self) -> None:
         check(self, "options of the data set")

@@ -1,4 +1,4 @@
-"""Scores of impressions, and their figures beside a floor that learns nothing."""
+"""Scores of impressions, and their figures beside a floor that learns nothing and gradient boosting on counts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
+from model.evaluation.boosting import boosted_scores
 from model.evaluation.metrics import Floats, auc, gauc, logloss
 from model.features.kinds import ITEM_ID
 from model.features.schema import without_sizes
@@ -73,20 +74,26 @@ def measure(
     score: Floats,
     trained_on: Sequence[str] = ("train",),
     objective: str = "click",
+    boosting: bool = True,
 ) -> dict[str, Any]:
-    """The figures of scores (n,) for impressions (n,), with floor and, where the log knows it, oracle.
+    """The figures of scores (n,) for impressions (n,), beside floor, gradient boosting and, where it is known, oracle.
+
+    Boosting is None where lightgbm is not installed, and for impressions that the model was trained on. The first call
+    on a prepared data set fits it; who does not read it passes `boosting=False`.
 
     Scores that are no probabilities (another objective than click) have no logloss; calibration is then None for pairs,
     and of watched seconds, expected ÷ observed, for watch_time.
     """
     label, user = data.label[rows], data.user[rows]
     truth = data.arrays.get("true_probability")
+    boosted = boosted_scores(data, rows, trained_on) if boosting else None
     figures = {
         "auc": auc(label, score),
         "gauc": gauc(label, score, user),
         "logloss": logloss(label, score) if objective == "click" else None,
         "calibration": float(score.sum() / max(1, label.sum())) if objective == "click" else None,
         "floor_auc": auc(label, floor_scores(data, rows, trained_on)),
+        "gbdt_auc": auc(label, boosted) if boosted is not None else None,
         "oracle_auc": auc(label, truth[rows]) if truth is not None else None,
         "rows": len(rows),
     }

@@ -90,13 +90,14 @@ class Encoder:
 
     @classmethod
     def open(cls, folder: Path) -> "Encoder":
-        """The encoder in a bundle or a prepared data set: `features.toml` and `vocab/`, tables memory-mapped."""
+        """The encoder in a bundle or a prepared data set: `features.toml` and `vocab/`, tables memory-mapped.
+
+        Raises SchemaError, ValueError for a file that is broken or does not go with `features.toml`, and OSError.
+        """
         schema = features_toml.load(folder / "features.toml")
-        statistics = Statistics(**json.loads((folder / "vocab" / "statistics.json").read_text()))
+        statistics = _statistics(folder / "vocab" / "statistics.json", schema)
         vocabularies = {
-            f.name: Vocabulary(Table.open(folder / "vocab" / f"{f.name}.npy"))
-            for f in schema.embedded
-            if f.has_vocabulary
+            f.name: _vocabulary(folder / "vocab" / f"{f.name}.npy") for f in schema.embedded if f.has_vocabulary
         }
         return cls(schema, vocabularies, statistics)
 
@@ -275,6 +276,30 @@ class Encoder:
             _overwrite(self._contexts, columns, own)
         length = count if own else 1
         return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
+
+
+def _statistics(path: Path, schema: Schema) -> Statistics:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    rows, numbers = (content.get(name) if isinstance(content, dict) else None for name in ("rows", "numbers"))
+    if not isinstance(rows, dict) or not isinstance(numbers, dict):
+        raise ValueError(f"{path}: tables `rows` and `numbers` are needed")
+    wanting = [f.name for f in schema.embedded if f.name not in (numbers if f.is_float else rows)]
+    wanting = [name for name in wanting if name not in {f.name for f in schema.embedded if f.fixed_rows}]
+    if wanting:
+        raise ValueError(f"{path}: nothing of {', '.join(wanting)}, which features.toml declares")
+    return Statistics(rows, numbers)
+
+
+def _vocabulary(path: Path) -> Vocabulary:
+    try:
+        return Vocabulary(Table.open(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing, the vocabulary of a feature that features.toml declares") from None
+    except (ValueError, IndexError, EOFError) as error:  # IndexError: an array without fields
+        raise ValueError(f"{path} is cut off or no vocabulary ({error})") from None
 
 
 def _for_each(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:

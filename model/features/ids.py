@@ -6,6 +6,7 @@ specification. Rows begin with PAD (a slot that holds nothing) and UNKNOWN (a va
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Literal
@@ -44,13 +45,11 @@ def canonical(value: Any, id_type: IdType) -> int | str:
             return value
         if type(value) is int and _INT_MIN <= value <= _INT_MAX:  # what JSON and the store can carry
             return str(value)
-        quotes = ": put it in quotes" if isinstance(value, bool | float) else ""
-        raise BadValue(f"{_shown(value)} given, a string is allowed{quotes}")
+        raise BadValue(f"{_shown(value)} given, a string is allowed{_instead(value)}")
     if type(value) is str and (value.isdecimal() or (value[:1] == "-" and value[1:].isdecimal())) and value.isascii():
         value = int(value) if len(value) <= 20 else _INT_MAX + 1
     if type(value) is not int:
-        whole = f": write {int(value)}" if isinstance(value, bool | float) and value % 1 == 0 else ""
-        raise BadValue(f"{_shown(value)} given, an integer is allowed{whole}")
+        raise BadValue(f"{_shown(value)} given, an integer is allowed{_instead(value)}")
     if not _INT_MIN <= value <= _INT_MAX:
         raise BadValue(f"{_shown(value)} given, an integer of 64 bits is allowed")
     return value
@@ -60,18 +59,36 @@ def tidied(value: Any, id_type: IdType) -> Any:
     """What a table holds for an id or a category, as `canonical` takes it; tables are of fewer types than values.
 
     No number (NaN) is None. A whole number is its integer, however the table holds it (21.0 for 21, beside nulls;
-    DECIMAL). A boolean is 1 or 0 where integers are declared, else JSON's word for it.
+    DECIMAL), and a boolean 1 or 0. A time is milliseconds where integers are declared, else ISO 8601 in UTC.
     """
     value = plain(value)
-    if isinstance(value, bool):
-        return int(value) if id_type == "int" else str(value).lower()
-    return int(value) if isinstance(value, float | Decimal) and value % 1 == 0 else value
+    if isinstance(value, date):
+        return milliseconds(value) if id_type == "int" else _iso(value)
+    whole = isinstance(value, bool) or (isinstance(value, float | Decimal) and value % 1 == 0)
+    return int(value) if whole else value
+
+
+def milliseconds(value: date) -> int:
+    """Since 1970, of a day (its midnight) or a time; UTC where it names no zone."""
+    moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
+    zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (zoned - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+def _iso(value: date) -> str:
+    if not isinstance(value, datetime):
+        return value.isoformat()
+    plain_utc = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
+    text = plain_utc.isoformat()
+    return f"{text.rstrip('0') if '.' in text else text}Z"
 
 
 def plain(value: Any) -> Any:
     """A value in Python's own types, and no number (NaN, also DECIMAL's) as None."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
+    if isinstance(value, Decimal) and not value.is_finite():
+        value = float(value)
     return None if is_hole(value) else value
 
 
@@ -172,6 +189,13 @@ def _unreserved(hashed: Keys) -> Keys:
     """Hashes, in place, without the two that stand for no value: two in 2^64 share a key with a neighbour."""
     np.bitwise_xor(hashed, np.uint64(0xFF), out=hashed, where=(hashed | np.uint64(1)) == ABSENT)
     return hashed
+
+
+def _instead(value: Any) -> str:
+    """What to write in the stead of a value that only looks like an id."""
+    if isinstance(value, bool | float) and value % 1 == 0:
+        return f": write {int(value)}"
+    return ": put it in quotes" if isinstance(value, float) else ""
 
 
 def _shown(value: Any) -> str:

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import date
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +31,7 @@ from model.features.ids import (
     is_hole,
     key,
     keys,
+    milliseconds,
     plain,
     tidied,
 )
@@ -260,8 +262,10 @@ class Number(Feature):
         return np.array([_number(value) for value in values], np.float64)
 
     def from_table(self, value: Any) -> Any:
-        """DECIMAL and booleans are numbers too; an empty text (a CSV's) is missing."""
+        """DECIMAL, booleans and times (milliseconds) are numbers too; an empty text (a CSV's) is missing."""
         value = plain(value)
+        if isinstance(value, date):
+            return milliseconds(value)
         if isinstance(value, str):
             return value if value.strip() else None
         return float(value) if isinstance(value, bool | Decimal) else value

@@ -136,6 +136,17 @@ class Schema:
         return tuple(feature for feature in self.features if feature.sequence_width)
 
     @property
+    def remarks(self) -> list[str]:
+        """What is allowed and worth a second look, a sentence each."""
+        if self.sequence:
+            return []
+        items = ", ".join(feature.name for feature in self.side("item") if not feature.is_float)
+        return [
+            "no item feature has a sequence_width, so that no network but bpr can be trained; "
+            f"allowed for: {items} (sequence_width = 32 in features.toml, then prepare again)"
+        ]
+
+    @property
     def item_id(self) -> Feature:
         return next(feature for feature in self.features if feature.name == ITEM_ID)
 

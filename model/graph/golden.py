@@ -14,6 +14,7 @@ from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour
 from model.features.kinds import USER_ID
 from model.prepared.loader import Prepared
+from model.prepared.order import in_order
 from model.prepared.splits import SPLITS
 
 REQUESTS, CANDIDATES = 24, 40
@@ -96,7 +97,13 @@ def _contexts(data: Prepared, chosen: np.ndarray[Any, Any]) -> list[dict[str, An
     features = {f.name: f for f in data.schema.side("context")}
     if not features:
         return [{} for _ in chosen]
-    frame = pl.scan_parquet(data.folder / "tables" / "impressions.parquet").select("timestamp", *features)
-    rows = frame.sort("timestamp", maintain_order=True).select(*features).collect()[chosen.tolist()].to_dicts()
+    time = data.time[chosen]
+    at_once = pl.scan_parquet(data.folder / "tables" / "impressions.parquet").filter(
+        pl.col("timestamp").is_in(np.unique(time).tolist())
+    )
+    frame = in_order(at_once.collect(), data.schema)
+    first = np.searchsorted(data.time, time)  # of the impressions at the same time
+    places = np.searchsorted(frame["timestamp"].to_numpy(), time) + chosen - first
+    rows = frame[places.tolist()].select(*features).to_dicts()
     requests = [{name: features[name].from_table(value) for name, value in row.items()} for row in rows]
     return [{name: value for name, value in row.items() if value is not None} for row in requests]

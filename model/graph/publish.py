@@ -77,11 +77,13 @@ def publish(
     gate: bool = False,
     choice: Choice | None = None,
     exam: Exam | None = None,
+    boosting: bool = True,
 ) -> Published:
     """Exports the run's best weights and opens test once. Raises ExportError.
 
     `gate`: `current` does not move to a model below the floor. `choice` is where the recipe came from. `exam` are the
-    figures of weights before `fit_final`, which has left no split to measure on.
+    figures of weights before `fit_final`, which has left no split to measure on. Without `boosting` no trees are fitted
+    to stand beside the figures.
     """
     data, name = run.data, name or default_name(run.name, run.data.meta["dataset"])
     facts = {
@@ -96,7 +98,7 @@ def publish(
         (draft.folder / RECIPE).write_text(_recipe_toml(run))
         write_json(draft.folder / "golden.json", golden.record(bundle, data))
         write_golden_catalog(bundle)
-        own = exam or _exam(run, bundle)
+        own = exam or _exam(run, bundle, boosting)
         warnings = list(own.warnings)
         if not own.above_floor:
             draft.publish = not gate
@@ -146,7 +148,7 @@ def _export(run: Run, folder: Path) -> tuple[Bundle, float]:
     return bundle, check_parity(run.network, bundle, run.objective)
 
 
-def _exam(run: Run, bundle: Bundle) -> Exam:
+def _exam(run: Run, bundle: Bundle, boosting: bool = True) -> Exam:
     data, figures, gain = run.data, {}, None
     scores = {}
     for split in MEASURED:
@@ -154,7 +156,7 @@ def _exam(run: Run, bundle: Bundle) -> Exam:
         if split in run.trained_on or not len(rows):
             continue
         scores[split] = score_rows(bundle, data, rows)
-        figures[split] = measure(data, rows, scores[split], run.trained_on, run.objective)
+        figures[split] = measure(data, rows, scores[split], run.trained_on, run.objective, boosting)
         if run.objective == "click":
             figures[split]["calibration_bins"] = calibration_bins(data.label[rows], scores[split])
     split = verdict.judged_on(figures)
@@ -176,9 +178,7 @@ def _exam(run: Run, bundle: Bundle) -> Exam:
 def _below(exam: Exam, run: Run, draft: Draft, published: bool) -> str:
     """Why the gate is shut, and what opens it."""
     if exam.split is None:
-        why = (
-            "no impression is left that the model has not seen, or all have one label: no figure says what it is worth"
-        )
+        why = "no impression is left that the model has not seen, or all have one label: nothing says what it is worth"
     else:
         own, floor = verdict.gauge(run.objective)
         why = (

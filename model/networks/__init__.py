@@ -7,11 +7,13 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.features.schema import Schema
-from model.networks.blocks import RankingNetwork
 from model.options import OptionError, read
+
+if TYPE_CHECKING:  # names and options of commands are told without torch, which takes seconds to import
+    from model.networks.blocks import RankingNetwork
 
 _SHARED = ("blocks",)
 
@@ -30,6 +32,12 @@ def config_type(name: str) -> Any:
     return _module(name).Config
 
 
+def network_type(name: str) -> type[RankingNetwork]:
+    """The class, for what it says of itself (blocks.RankingNetwork). Raises OptionError for an unknown name."""
+    kind: type[RankingNetwork] = _module(name).Network
+    return kind
+
+
 def _module(name: str) -> Any:
     if name not in names():
         raise OptionError(f"network {name!r}, allowed: {', '.join(names())}")
@@ -38,7 +46,7 @@ def _module(name: str) -> Any:
 
 def build(
     name: str, schema: Schema, rows: Mapping[str, int], chosen: Mapping[str, Any] | None = None
-) -> RankingNetwork:
+) -> "RankingNetwork":
     """The network `name` for tables of so many `rows`; `chosen` are fields of its Config, others have their defaults.
 
     Raises OptionError for a name or an option that is not there; says which are.

@@ -1,197 +1,218 @@
 """Four canonical tables → the training form: encoded columns, sorted behaviours, ends of histories, meta.json."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import tomli_w
-from tqdm import tqdm
 
-from model.datasets.tables import DataSet
+from model.datasets.tables import DataSet, Options
+from model.engine import cores, engine, progress
 from model.features.catalog import FILE, Catalog
 from model.features.encode import Encoder
 from model.features.ids import Keys
-from model.features.kinds import Column
-from model.features.schema import Group, Schema
+from model.features.kinds import Column, Feature
+from model.features.schema import Schema
 from model.files import write_json
-from model.prepared.entities import Entities, PrepareError, series_column, table_series
+from model.prepared.entities import PrepareError
 from model.prepared.fit import fit
-from model.prepared.splits import SPLITS, _split
+from model.prepared.numbered import Behaviours, Log
+from model.prepared.order import KEPT
+from model.prepared.slices import Plan, encode_slices, save_columns
+from model.prepared.splits import SPLITS, Split, by_day, by_tenths
+from model.prepared.summary import refuse_other_actions, summarised
 
-CHUNK = 1_000_000  # impressions encoded at once: bounds memory, not the result
-KEPT = ("watch_ms", "true_probability")  # columns of impressions that are no features, kept where the log has them
+SLICE = 500_000  # impressions, of some 400 bytes each while they are encoded
+ROWS = 1_000_000  # of an array that are written at once
 
 
-def encode_tables(folder: Path, schema: Schema, dataset: DataSet, older: Encoder | None = None) -> dict[str, Any]:
-    """Encodes `folder/tables` into `folder`: features.toml, vocab/, catalog/, encoded/, meta.json (returned)."""
-    tables = folder / "tables"
-    impressions = _impressions(tables / "impressions.parquet", schema)
-    if impressions.is_empty():
-        raise PrepareError("the log holds no impressions")
-    log = pl.scan_parquet(tables / "behaviours.parquet")
-    history = schema.history
-    behaviours = _of_group(log, history.object_type, history.actions)
-    others = {group.object_type: _of_group(log, group.object_type, group.actions) for group in schema.groups}
-    named = [frame["user_id"] for frame in (impressions, behaviours, *others.values())]
-    users = Entities("user_id", schema.user_id, pl.read_parquet(tables / "users.parquet"), named)
-    shown_or_clicked = [impressions["item_id"], behaviours["object_id"]]
-    items = Entities("item_id", schema.item_id.type, pl.read_parquet(tables / "items.parquet"), shown_or_clicked)
-    user, item = users.rows(impressions["user_id"]), items.rows(impressions["item_id"])
-    time = impressions["timestamp"].to_numpy()
-    split, between = _split(impressions, dataset.time_zone)
-    train = split == SPLITS.index("train")
-    # What was merely drawn was not seen: were it counted, a rare item that is known would tell that it was drawn.
-    shown = train & (impressions["label"].to_numpy() > 0) if dataset.drawn_negatives else train
-    clicks, seen_clicks = _behaviours(
-        behaviours, history.actions, users, items.rows(behaviours["object_id"]), items.keys, user, time, train
-    )
-    seen_items = np.bincount(item[shown], minlength=len(items)) + np.bincount(
-        clicks["clicked"][seen_clicks], minlength=len(items)
-    )
-    columns = {
-        "user": {f.name: users.column(f) for f in schema.side("user")},
-        "item": {f.name: items.column(f) for f in schema.side("item")},
-        "context": {
-            f.name: series_column(f, table_series(impressions, f.name, "impressions")) for f in schema.side("context")
-        },
-    }
-    counts = {
-        "user": np.bincount(user[shown], minlength=len(users)),
-        "item": seen_items,
-        "context": train.astype(np.int64),
-    }
-    arrays = dict(clicks)
-    for group in schema.groups:
-        frame = others[group.object_type]
-        distinct, row = _objects(frame, group)
-        group_arrays, seen_objects = _behaviours(frame, group.actions, users, row, distinct, user, time, train)
-        columns |= {group.object_type: {group.object_type: distinct}}
-        counts[group.object_type] = np.bincount(group_arrays["clicked"][seen_objects], minlength=len(distinct))
-        arrays |= {f"{group.object_type}_{name}": array for name, array in group_arrays.items()}
-    encoder = fit(schema, columns, counts, older)
-    for group in schema.groups:  # an object is known by its id alone, so that its table row can stand for it
-        rows = encoder.rows([group.feature], columns[group.object_type], len(columns[group.object_type]))[:, 0]
-        arrays[f"{group.object_type}_clicked"] = rows.astype(np.int32)[arrays[f"{group.object_type}_clicked"]]
+def encode_tables(
+    folder: Path, schema: Schema, dataset: DataSet, older: Encoder | None = None, how: Options | None = None
+) -> dict[str, Any]:
+    """Encodes `folder/tables` into `folder`: features.toml, vocab/, catalog/, encoded/, meta.json (returned).
 
-    (folder / "features.toml").write_text(tomli_w.dumps(schema.as_dict()))
-    encoder.save(folder / "vocab")
-    (folder / "catalog").mkdir()
-    Catalog.build(schema, items.keys, columns["item"]).save(folder / "catalog" / FILE)
+    Of `how` memory, processes and parts; the bytes written do not depend on them.
+    """
+    how = how or Options()
     encoded = folder / "encoded"
-    encoded.mkdir()
-    arrays |= {
-        "user": user,
-        "item": item,
-        "time": time,
-        "label": impressions["label"].to_numpy().astype(np.int8),
-        "split": split,
-    }
-    for name in KEPT:
-        if name in impressions.columns:
-            arrays[name] = impressions[name].to_numpy()
-    for side, name, count in (
-        ("user", "users", len(users)),
-        ("item", "items", len(items)),
-        ("context", "context", len(time)),
-    ):
-        features = schema.side(side)  # type: ignore[arg-type]  # mypy widens the tuple's literals to str
-        arrays[name] = encoder.rows(features, columns[side], count).astype(np.int32)
-        arrays[f"{name}_numbers"] = encoder.numbers(features, columns[side], count)
-    arrays["cross"] = _crosses(encoder, columns, user, item)
-    for name, array in arrays.items():
-        np.save(encoded / f"{name}.npy", array)
-    users.ids.to_frame("user_id").write_parquet(folder / "encoded" / "users.parquet")
-    items.ids.to_frame("item_id").write_parquet(folder / "encoded" / "items.parquet")
+    encoded.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".work-") as place:
+        work = Path(place)
+        with engine(work, how.memory_gib) as connection:
+            with progress(connection, "numbering ids"):
+                log = Log(connection, folder / "tables", schema, work)
+                found = refuse_other_actions(log)
+                users, items = log.users, log.items
+            with progress(connection, "sorting impressions"):
+                context = log.context(schema.side("context"))
+                coded = tuple(column is not None for column in context.values())
+                impressions = log.write_impressions(list(zip(context, coded, strict=True)))
+                split = _split(log, dataset.time_zone)
+            train = split.sql("train")
+            with progress(connection, "sorting behaviours"):
+                behaviours = {group.object_type: log.write_behaviours(group, train) for group in log.groups}
+            columns, seen = _columns(log, context, behaviours, dataset.drawn_negatives, train)
+            fitted = {
+                feature.name: log.exact_mean(f"c{at}", train)
+                for at, feature in enumerate(schema.side("context"))
+                if feature.is_float and not coded[at]
+            }
+            encoder = fit(schema, columns, seen, fitted, older)
+            count = log.count("shown")
+            kept = tuple(name for name in KEPT if name in log.columns["impressions"])
+            for name, ids in (("users", "user_id"), ("items", "item_id")):
+                log.write(f"SELECT id AS {ids} FROM {ids}s ORDER BY row", encoded / f"{name}.parquet")
+            unused, holes = log.unused(), log.holes()
 
+        (folder / "features.toml").write_text(tomli_w.dumps(schema.as_dict()))
+        encoder.save(folder / "vocab")
+        (folder / "catalog").mkdir(exist_ok=True)
+        Catalog.build(schema, items.keys, _of(columns, schema.side("item"))).save(folder / "catalog" / FILE)
+        for side, entities in (("user", users), ("item", items)):
+            features = schema.side(side)  # type: ignore[arg-type]  # mypy widens the tuple's literals to str
+            save_columns(work, side, _of(columns, features))
+            _save_entities(encoded, side, encoder, columns, len(entities))
+        save_columns(work, "context", context)
+        for at, (group, (done, _)) in enumerate(behaviours.items()):
+            rows = None
+            if at:  # an object is known by its id alone, so that its table row can stand for it
+                feature = schema.groups[at - 1].feature
+                rows = encoder.rows([feature], columns, len(columns[group]))[:, 0].astype(np.int32)
+            _save_behaviours(encoded, f"{group}_" if at else "", done, rows)
+        groups = ("", *(f"{group.object_type}_" for group in schema.groups))
+        _make_room(encoded, schema, encoder, count, groups, {name: log.kept_type(name) for name in kept})
+        plan = Plan(folder, work, impressions, split, coded, groups, kept)
+        parts = how.parts or -(-count // SLICE)
+        told = encode_slices(plan, count, min(parts, count), min(how.processes or cores(), parts))
     meta = {
         "dataset": dataset.name,
         "time_zone": dataset.time_zone,
         "bad_lines": dataset.bad_lines,
-        "notes": list(dataset.notes),
+        "notes": [*dataset.notes, *([split.note] if split.note else []), *schema.remarks],
         "drawn_negatives": dataset.drawn_negatives,
-        "impressions": {name: int((split == code).sum()) for code, name in enumerate(SPLITS)},
-        "click_rate": float(arrays["label"][train].mean()),
-        "split": between,
+        "impressions": dict(zip(SPLITS, told.rows.tolist(), strict=True)),
+        "click_rate": float(told.clicks[0] / max(1, told.rows[0])),
+        "split": split.described,
         "users": len(users),
         "items": len(items),
-        "behaviours": len(clicks["clicked"]),
+        "behaviours": behaviours[schema.history.object_type][0].count,
+        "summary": summarised(told, found, unused) | {"list_holes": holes},
     }
     write_json(folder / "meta.json", meta)
     return meta
 
 
-def _impressions(path: Path, schema: Schema) -> pl.DataFrame:
-    """The columns that encoding needs, in time order
-
-    A log of tens of millions has others (request ids) that fill memory.
-    """
-    frame = pl.scan_parquet(path)
-    wanted = {"user_id", "item_id", "timestamp", "label", "split", *KEPT, *(f.name for f in schema.side("context"))}
-    named = [name for name in frame.collect_schema().names() if name in wanted]
-    return frame.select(named).collect().sort("timestamp", maintain_order=True)
-
-
-def _of_group(behaviours: pl.LazyFrame, object_type: str, actions: Sequence[str]) -> pl.DataFrame:
-    """The behaviours of one group, which can enter its history: the named actions on that type of object."""
-    kept = pl.col("action").is_in(actions) & (pl.col("object_type") == object_type)
-    columns = ("user_id", "action", "object_type", "object_id", "timestamp")  # once each, as in the store
-    return behaviours.filter(kept).select(columns).unique(maintain_order=True).collect()
+def _split(log: Log, time_zone: str) -> Split:
+    if "split" in log.columns["impressions"]:
+        split = Split(None, "of the table")
+    else:
+        days = log.days(time_zone)
+        split = by_day(days) or by_tenths(*log.tenths(), days)
+    if not log.count(f"(SELECT 1 FROM shown WHERE {split.sql('train')} LIMIT 1)"):
+        raise PrepareError("the table's own split leaves train empty")
+    return split
 
 
-def _objects(behaviours: pl.DataFrame, group: Group) -> tuple[Keys, npt.NDArray[np.int64]]:
-    """Keys of a group's distinct objects, and which of them each behaviour is on."""
-    distinct = behaviours["object_id"].unique().sort()
-    code = distinct.to_frame("object_id").with_columns(code=pl.int_range(len(distinct)))
-    row = behaviours.join(code, on="object_id", how="left", maintain_order="left")["code"]
-    return series_column(group.feature, distinct), row.to_numpy().astype(np.int64)
+def _columns(
+    log: Log,
+    context: Mapping[str, Column | None],
+    behaviours: Mapping[str, tuple[Behaviours, Keys]],
+    drawn_negatives: bool,
+    train: str,
+) -> tuple[dict[str, Column], dict[str, npt.NDArray[np.int64]]]:
+    """Raw columns by feature, and how often training saw each of their rows."""
+    columns: dict[str, Column] = {}
+    seen: dict[str, npt.NDArray[np.int64]] = {}
+    # What was merely drawn was not seen: were it counted, a rare item that is known would tell that it was drawn.
+    shown = f"{train} AND label > 0" if drawn_negatives else train
+    clicked, _ = next(iter(behaviours.values()))
+    for side, entities in (("user", log.users), ("item", log.items)):
+        counts = log.counted(
+            f"SELECT {side} AS row, count(*) AS n FROM shown WHERE {shown} GROUP BY {side}", len(entities)
+        )
+        for feature in log.schema.side(side):  # type: ignore[arg-type]
+            columns[feature.name] = entities.column(feature)
+            seen[feature.name] = counts + clicked.seen if side == "item" else counts
+    for place, (name, column) in enumerate(context.items()):
+        if column is not None:
+            columns[name] = column
+            seen[name] = log.counted(
+                f"SELECT c{place} AS row, count(*) AS n FROM shown WHERE {train} GROUP BY c{place}", len(column)
+            )
+    for group in log.schema.groups:
+        done, columns[group.object_type] = behaviours[group.object_type]
+        seen[group.object_type] = done.seen
+    return columns, seen
 
 
-def _behaviours(
-    behaviours: pl.DataFrame,
-    actions: Sequence[str],
-    users: Entities,
-    of_object: npt.NDArray[Any],
-    object_keys: Keys,
-    shown_to: npt.NDArray[np.int32],
-    shown_at: npt.NDArray[np.int64],
-    train: npt.NDArray[np.bool_],
-) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
-    """One group's arrays, and which of its behaviours lie before an impression of the training split.
-
-    Behaviours are sorted by user, time and, in one millisecond, key and action, as serving has them; `begin` is where a
-    user's begin, `end` one past the last strictly before each impression, by one search over (user, time) pairs.
-    """
-    user, time = users.rows(behaviours["user_id"]), behaviours["timestamp"].to_numpy()
-    number = {name: code for code, name in enumerate(actions, 1)}  # 0 is PAD
-    acted = behaviours["action"].replace_strict(number, return_dtype=pl.Int8).to_numpy()
-    order = np.lexsort((acted, object_keys[of_object], time, user))
-    user, time = user[order], time[order]
-    begin = np.zeros(len(users), np.int64)
-    begin[1:] = np.cumsum(np.bincount(user, minlength=len(users)))[:-1]
-    moments = np.unique(time)
-    pair = user.astype(np.int64) * (len(moments) + 1) + np.searchsorted(moments, time)
-    end = np.searchsorted(pair, shown_to.astype(np.int64) * (len(moments) + 1) + np.searchsorted(moments, shown_at))
-    last = np.zeros(len(users), np.int64)
-    np.maximum.at(last, shown_to[train], end[train])
-    arrays = {"clicked": of_object[order], "clicked_at": time, "acted": acted[order], "begin": begin, "end": end}
-    return arrays, np.arange(len(user)) < last[user]
+def _of(columns: Mapping[str, Column], features: Sequence[Feature]) -> dict[str, Column]:
+    return {feature.name: columns[feature.name] for feature in features}
 
 
-def _crosses(
+def _save_entities(encoded: Path, side: str, encoder: Encoder, columns: Mapping[str, Column], count: int) -> None:
+    features = encoder.schema.side(side)  # type: ignore[arg-type]
+    for name, encode in ((f"{side}s", encoder.rows), (f"{side}s_numbers", encoder.numbers)):
+        pieces = (
+            encode(features, {f.name: columns[f.name][at : at + ROWS] for f in features}, min(ROWS, count - at))
+            for at in range(0, count, ROWS)
+        )
+        first: npt.NDArray[Any] = next(pieces)
+        dtype = np.int32 if name == f"{side}s" else np.float32
+        file = np.lib.format.open_memmap(encoded / f"{name}.npy", "w+", dtype, (count, first.shape[1]))
+        at = 0
+        for piece in chain([first], pieces):
+            file[at : at + len(piece)] = piece
+            at += len(piece)
+
+
+def _save_behaviours(encoded: Path, prefix: str, done: Behaviours, rows: npt.NDArray[np.int32] | None) -> None:
+    """A group's arrays; `rows` are the table rows of its objects, where the object is not looked up otherwise."""
+    np.save(encoded / f"{prefix}begin.npy", done.begin)
+    dtypes = {"clicked": np.int32, "clicked_at": np.int64, "acted": np.int8}
+    files = (
+        {
+            name: np.lib.format.open_memmap(encoded / f"{prefix}{name}.npy", "w+", dtype, (done.count,))
+            for name, dtype in dtypes.items()
+        }
+        if done.count
+        else {}
+    )
+    if not done.count:  # an empty file cannot be mapped
+        for name, dtype in dtypes.items():
+            np.save(encoded / f"{prefix}{name}.npy", np.empty(0, dtype))
+    for at in range(0, done.count, ROWS):
+        frame = pl.scan_parquet(done.path).slice(at, ROWS).collect()
+        here, objects = slice(at, at + len(frame)), frame["object"].to_numpy()
+        files["clicked"][here] = objects if rows is None else rows[objects]
+        files["clicked_at"][here] = frame["time"].to_numpy()
+        files["acted"][here] = frame["acted"].to_numpy()
+
+
+def _make_room(
+    encoded: Path,
+    schema: Schema,
     encoder: Encoder,
-    columns: Mapping[str, Mapping[str, Column]],
-    user: npt.NDArray[np.int32],
-    item: npt.NDArray[np.int32],
-) -> npt.NDArray[np.int32]:
-    pieces = []
-    parts = {part for feature in encoder.schema.side("cross") for part in feature.of}
-    for at in tqdm(range(0, len(user), CHUNK), "encoding", unit="M impressions", delay=1, leave=False):
-        to = slice(at, at + CHUNK)
-        chosen = {name: values[user[to]] for name, values in columns["user"].items() if name in parts}
-        chosen |= {name: values[item[to]] for name, values in columns["item"].items() if name in parts}
-        chosen |= {name: values[to] for name, values in columns["context"].items() if name in parts}
-        pieces.append(encoder.cross_rows(chosen, len(user[to])).astype(np.int32))
-    return np.concatenate(pieces)
+    count: int,
+    groups: Sequence[str],
+    kept: Mapping[str, npt.DTypeLike],
+) -> None:
+    """The arrays of the impressions at their full size, which the slices fill."""
+    context = schema.side("context")
+    rows = sum(f.columns for f in context if not f.is_float)
+    plain = {"user": np.int32, "item": np.int32, "time": np.int64, "label": np.int8, "split": np.int8}
+    shapes: dict[str, tuple[Any, tuple[int, ...]]] = {name: (dtype, (count,)) for name, dtype in plain.items()}
+    shapes |= {name: (dtype, (count,)) for name, dtype in kept.items()}
+    shapes |= {f"{group}end": (np.int64, (count,)) for group in groups}
+    shapes["context"] = np.int32, (count, rows)
+    shapes["context_numbers"] = np.float32, (count, sum(f.is_float for f in context))
+    shapes["cross"] = np.int32, (count, len(schema.side("cross")))
+    for name, (dtype, shape) in shapes.items():
+        if 0 in shape:
+            np.save(encoded / f"{name}.npy", np.empty(shape, dtype))
+        else:
+            np.lib.format.open_memmap(encoded / f"{name}.npy", "w+", dtype, shape)

@@ -3,11 +3,7 @@
 The one way there, for `prepare` (a log's tables) and `catalog` (items that change under a running service).
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from model.features.ids import BadValue, IdType, keys
@@ -19,22 +15,16 @@ class PrepareError(ValueError):
 
 
 class Entities:
-    """Users or items: those of their table, then those that only the log (`seen`) names, each with its row."""
+    """Users or items of a table, a row each. Raises PrepareError for an id of another type or that stands twice."""
 
-    def __init__(self, name: str, kind: IdType, table: pl.DataFrame, seen: Sequence[pl.Series] = ()):
+    def __init__(self, name: str, kind: IdType, table: pl.DataFrame):
         self.name, self.kind = name, kind
-        self.dtype = pl.Int64 if kind == "int" else pl.String
         self.frame = table.with_columns(self._cast(table_series(table, name, self.table_name)))
         repeated = self.frame[name].filter(self.frame[name].is_duplicated())
         if len(repeated):
             raise PrepareError(f"{self.table_name}: {name} {repeated[0]!r} stands twice")
-        if seen:
-            others = pl.concat([self._cast(ids) for ids in seen]).unique(maintain_order=True).to_frame(name)
-            unlisted = others.join(self.frame, on=name, how="anti", maintain_order="left")
-            self.frame = pl.concat([self.frame, unlisted], how="diagonal")
         self.ids = self.frame[name]
         self.keys = keys(self.ids.to_numpy() if kind == "int" else self.ids.to_list(), kind)
-        self._numbered = pl.DataFrame({name: self.ids, "row": np.arange(len(self.ids))})
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,13 +33,6 @@ class Entities:
     def table_name(self) -> str:
         return f"{self.name.removesuffix('_id')}s"
 
-    def rows(self, ids: pl.Series) -> npt.NDArray[np.int32]:
-        frame = self._cast(ids).to_frame(self.name)
-        row: npt.NDArray[Any] = frame.join(self._numbered, on=self.name, how="left", maintain_order="left")[
-            "row"
-        ].to_numpy()
-        return row.astype(np.int32)
-
     def column(self, feature: Feature) -> Column:
         if feature.name in (ITEM_ID, USER_ID):
             return self.keys
@@ -57,7 +40,7 @@ class Entities:
 
     def _cast(self, ids: pl.Series) -> pl.Series:
         try:
-            return ids.cast(self.dtype).alias(self.name)
+            return ids.cast(pl.Int64 if self.kind == "int" else pl.String).alias(self.name)
         except pl.exceptions.InvalidOperationError as error:
             raise PrepareError(f"{self.name} is declared {self.kind}: {error}") from None
 

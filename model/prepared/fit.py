@@ -1,6 +1,7 @@
 """Vocabularies and statistics, fitted on the training split alone."""
 
 from collections.abc import Mapping
+from math import fsum
 
 import numpy as np
 import numpy.typing as npt
@@ -16,38 +17,43 @@ Counts = npt.NDArray[np.int64]
 
 def fit(
     schema: Schema,
-    columns: Mapping[str, Mapping[str, Column]],
+    columns: Mapping[str, Column],
     seen: Mapping[str, Counts],
+    fitted: Mapping[str, tuple[float, float]],
     older: Encoder | None = None,
 ) -> Encoder:
-    """Vocabularies and statistics: `seen` counts, per row of a side's columns, how often training saw it.
+    """Vocabularies and statistics of the features by name: `seen` counts how often training saw each row of a column.
 
-    With an `older` encoder its rows stay, new keys get rows after them, and numbers keep their statistics: weights
-    that were learnt with it still mean the same. A group's object is a side of its own, under its name.
+    `fitted` are mean and deviation of the numbers that have no column here. With an `older` encoder its rows stay, new
+    keys get rows after them, and numbers keep their statistics: weights that were learnt with it still mean the same.
     """
     vocabularies: dict[str, Vocabulary] = {}
     rows: dict[str, int] = {}
     numbers: dict[str, tuple[float, float]] = {}
     for feature in schema.embedded:
-        if feature.side == "cross":
-            continue
-        side = feature.name if feature.side == "object" else feature.side
-        values, weight = columns[side][feature.name], seen[side]
-        if feature.has_vocabulary:
-            frequent = _frequent(values, weight, feature.min_count)
+        name = feature.name
+        if feature.has_vocabulary and feature.side != "cross":
+            frequent = _frequent(columns[name], seen[name], feature.min_count)
             if older:
-                vocabularies[feature.name] = older.vocabularies[feature.name].grown(frequent)
+                vocabularies[name] = older.vocabularies[name].grown(frequent)
             else:
-                vocabularies[feature.name] = Vocabulary.build(frequent, FIRST + np.arange(len(frequent)))
-            rows[feature.name] = FIRST + len(vocabularies[feature.name].table.items()[0])
-        elif older and feature.is_float:
-            numbers[feature.name] = older.statistics.numbers[feature.name]
+                vocabularies[name] = Vocabulary.build(frequent, FIRST + np.arange(len(frequent)))
+            rows[name] = FIRST + len(vocabularies[name].table.items()[0])
         elif feature.is_float:
-            known = ~np.isnan(values) & (weight > 0)
-            mean = float(np.average(values[known], weights=weight[known])) if known.any() else 0.0
-            variance = float(np.average((values[known] - mean) ** 2, weights=weight[known])) if known.any() else 1.0
-            numbers[feature.name] = (mean, variance**0.5 or 1.0)
+            numbers[name] = (
+                older.statistics.numbers[name] if older else fitted.get(name) or _spread(columns[name], seen[name])
+            )
     return Encoder(schema, vocabularies, Statistics(rows, numbers))
+
+
+def _spread(values: Column, weight: Counts) -> tuple[float, float]:
+    """Mean and deviation of numbers that stand so often each; sums are exact, so no order of the rows matters."""
+    known = ~np.isnan(values) & (weight > 0)
+    values, weight = values[known], weight[known]
+    if not len(values):
+        return 0.0, 1.0
+    mean = fsum(values * weight) / int(weight.sum())
+    return mean, (fsum((values - mean) ** 2 * weight) / int(weight.sum())) ** 0.5 or 1.0
 
 
 def _frequent(values: Keys, weight: Counts, min_count: int) -> Keys:

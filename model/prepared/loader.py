@@ -33,9 +33,19 @@ from model.features.schema import Schema
 from model.features.timeposition import time_positions
 from model.prepared.splits import SPLITS
 
+_OF_IMPRESSIONS = ("user", "item", "time", "label", "split", "context", "context_numbers", "cross")
+_ARRAYS = (*_OF_IMPRESSIONS, "users", "users_numbers", "items", "items_numbers")
+
+
+class BrokenData(ValueError):
+    """A prepared data set that cannot be read; names the file and says what to do."""
+
 
 class Prepared:
-    """A prepared data set in `folder`. Raises FileNotFoundError with what to do when it is none."""
+    """A prepared data set in `folder`.
+
+    Raises FileNotFoundError with what to do when it is none, BrokenData when something in it is missing or cut off.
+    """
 
     def __init__(self, folder: Path):
         if not (folder / "meta.json").exists():
@@ -43,14 +53,30 @@ class Prepared:
                 f"{folder} is no prepared data set (no meta.json); make one with python -m model.prepare"
             )
         self.folder = folder
-        self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
-        self.encoder = Encoder.open(folder)
-        self.schema = self.encoder.schema
-        self.catalog = Catalog.open(folder / "catalog" / FILE, self.schema)
-        arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted((folder / "encoded").glob("*.npy"))}
+        try:
+            self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+            self.encoder = Encoder.open(folder)
+            self.schema = self.encoder.schema
+            self.catalog = Catalog.open(folder / "catalog" / FILE, self.schema)
+        except (OSError, ValueError) as error:
+            raise BrokenData(f"{folder} is broken ({error}); prepare it again") from None
+        if not isinstance(self.meta, dict) or "dataset" not in self.meta:
+            raise BrokenData(f"{folder} is broken (meta.json names no dataset); prepare it again")
+        arrays = {path.stem: _mapped(path) for path in sorted((folder / "encoded").glob("*.npy"))}
         self.arrays: dict[str, npt.NDArray[Any]] = arrays
-        if "acted" not in arrays:
-            raise FileNotFoundError(f"{folder} was prepared by an older release; prepare it again")
+        groups = ("", *(f"{group.object_type}_" for group in self.schema.groups))
+        of_groups = [
+            f"{group}{name}" for group in groups for name in ("clicked", "clicked_at", "acted", "begin", "end")
+        ]
+        missing = [name for name in (*_ARRAYS, *of_groups) if name not in arrays]
+        if missing:
+            cause = f"no {', '.join(f'encoded/{name}.npy' for name in missing[:3])}"
+            raise FileNotFoundError(f"{folder} is broken, or of an older release ({cause}); prepare it again")
+        lengths = {name: len(arrays[name]) for name in (*_OF_IMPRESSIONS, *(f"{group}end" for group in groups))}
+        if len(set(lengths.values())) > 1:
+            raise BrokenData(
+                f"{folder} is broken (arrays of impressions differ in length: {lengths}); prepare it again"
+            )
         self.user, self.item, self.time, self.label = (arrays[name] for name in ("user", "item", "time", "label"))
         self.rows = {f.name: self.encoder.table_rows(f) for f in self.schema.embedded if not f.is_float}
 
@@ -127,6 +153,14 @@ class Prepared:
             f"gap{suffix}": np.where(visible, gap, PAD),
             f"action{suffix}": np.where(visible, a["acted"][at].astype(np.int64), PAD),
         }
+
+
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise BrokenData(f"{path} is cut off or no array ({error}); prepare the data set again") from None
+    return array
 
 
 def batches(data: Prepared, rows: npt.NDArray[np.int64], size: int) -> Iterator[tuple[npt.NDArray[np.int64], Inputs]]:

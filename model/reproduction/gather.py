@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.evaluation.boosting import boosted_scores
 from model.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, Floats, Interval, difference, interval, resampled_aucs
 from model.evaluation.measure import floor_scores, measure
 from model.evaluation.metrics import auc
@@ -40,6 +41,7 @@ class Exam:
         self.rows = self.data.of_split("test")
         self.label, self.user = self.data.label[self.rows], self.data.user[self.rows]
         self._floors: dict[tuple[str, ...], Floats] = {}
+        self._boosted: dict[tuple[str, ...], Floats | None] = {}
 
     def resampled(self, key: Any, score: Floats) -> npt.NDArray[np.float64]:
         if key not in self._kept:
@@ -52,6 +54,14 @@ class Exam:
         if key not in self._floors:
             self._floors[key] = floor_scores(self.data, self.rows, key)
         return Contestant(self, {("floor", key): self._floors[key]})
+
+    def boosted(self, trained_on: Sequence[str]) -> "Contestant | None":
+        """Gradient boosting on the splits that a network was trained on; None where lightgbm is not installed."""
+        key = tuple(trained_on)
+        if key not in self._boosted:
+            self._boosted[key] = boosted_scores(self.data, self.rows, key)
+        scores = self._boosted[key]
+        return None if scores is None else Contestant(self, {("boosted", key): scores})
 
     def oracle(self) -> "Contestant | None":
         """The probabilities that clicks were drawn with, where the log knows them."""
@@ -119,7 +129,7 @@ def gather(
         if variant.label in contestants:
             own, scored = contestants[variant.label], [run for run in runs if run.scores is not None]
             trained_on = scored[0].result["trained_on"]
-            entry |= _judged(own, to if variant != reference else None, exam.floor(trained_on))
+            entry |= _judged(exam, own, to if variant != reference else None, trained_on)
             entry |= _of_runs(exam, scored, own) | {"trained_on": trained_on}
             entry["score_ms"] = times_ms.get(variant.folder)
             entry["over_wdl"] = {
@@ -127,9 +137,10 @@ def gather(
             }
         networks[variant.label] = entry
     for name in peers or {}:
-        networks[name] = _peer(exam, contestants[name], to, exam.floor(_floors(finished)[0]))
+        networks[name] = _peer(exam, contestants[name], to, _trained_on(finished)[0])
 
-    floors = [{"trained_on": on, **_figures(exam.floor(on))} for on in _floors(finished)]
+    floors = [{"trained_on": on, **_figures(exam.floor(on))} for on in _trained_on(finished)]
+    boosted = [{"trained_on": on, **_figures(trees)} for on in _trained_on(finished) if (trees := exam.boosted(on))]
     oracle = exam.oracle()
     return {
         "dataset": exam.data.meta["dataset"],
@@ -139,6 +150,8 @@ def gather(
         "reference": reference.label if reference else None,
         "floors": floors,
         "floor_auc": floors[0]["auc_mean"],
+        "boosted": boosted,
+        "gbdt_auc": boosted[0]["auc_mean"] if boosted else None,
         "oracle": _figures(oracle) if oracle else None,
         "oracle_auc": oracle.aucs[0] if oracle else None,
         "networks": networks,
@@ -163,12 +176,15 @@ def _beside(row: str, printed: dict[str, Any], variants: Sequence[Variant]) -> d
     return printed | {"ours": ours.label if ours else None}
 
 
-def _judged(own: Contestant, to: Contestant | None, floor: Contestant) -> dict[str, Any]:
-    to_floor = own.above(floor)
+def _judged(exam: Exam, own: Contestant, to: Contestant | None, trained_on: Sequence[str]) -> dict[str, Any]:
+    to_floor, boosted = own.above(exam.floor(trained_on)), exam.boosted(trained_on)
+    to_boosted = own.above(boosted) if boosted else None
     return _figures(own) | {
         "to_reference": asdict(own.above(to)) if to else None,
         "to_floor": asdict(to_floor),
         "below_floor": to_floor.mean < 0,
+        "to_boosted": asdict(to_boosted) if to_boosted else None,
+        "below_boosted": to_boosted is not None and to_boosted.mean < 0,
     }
 
 
@@ -206,17 +222,17 @@ def _of_runs(exam: Exam, runs: Sequence[Finished], own: Contestant) -> dict[str,
     }
 
 
-def _peer(exam: Exam, own: Contestant, to: Contestant | None, floor: Contestant) -> dict[str, Any]:
+def _peer(exam: Exam, own: Contestant, to: Contestant | None, trained_on: Sequence[str]) -> dict[str, Any]:
     """Another program's network, of which nothing but scores is known; probabilities or what ranks like them."""
     figures = []
     for score in own.scores:
         objective = "click" if 0 <= score.min() and score.max() <= 1 else "pairs"
-        figures.append(measure(exam.data, exam.rows, score, objective=objective))
+        figures.append(measure(exam.data, exam.rows, score, objective=objective, boosting=False))
     return {
         "kind": "peer",
         "seeds": list(range(1, len(own.scores) + 1)),
         "failed": {},
-        **_judged(own, to, floor),
+        **_judged(exam, own, to, trained_on),
         **{key: _mean([one.get(key) for one in figures]) for key in MEANS},
         "auc_by_history": _by_history(exam, own),
     }
@@ -232,8 +248,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(there)) if there else None
 
 
-def _floors(finished: Sequence[Finished]) -> list[list[str]]:
-    """The sets of splits that networks were trained on, the most usual first: each has a floor of its own."""
+def _trained_on(finished: Sequence[Finished]) -> list[list[str]]:
+    """The sets of splits that networks were trained on, the most usual first: with bounds of its own each."""
     counted: dict[tuple[str, ...], int] = {}
     for run in finished:
         if run.scores is not None:

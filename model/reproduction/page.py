@@ -30,6 +30,7 @@ def html(report: Mapping[str, Any]) -> str:
     done = {name: entry for name, entry in networks.items() if "auc_mean" in entry}
     main = {name: entry["auc_mean"] for name, entry in done.items() if entry["kind"] == "main"}
     lines = [(f"floor, counted on {' and '.join(floor['trained_on'])}", floor) for floor in report["floors"]]
+    lines += [(f"gradient boosting, on {' and '.join(own['trained_on'])}", own) for own in report["boosted"]]
     lines += [("oracle: the true probabilities", report["oracle"])] if report["oracle"] else []
     return render(
         TEMPLATE,

@@ -3,18 +3,19 @@
 import time
 from collections.abc import Mapping
 from itertools import chain, cycle, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from model.bundle.reading import Bundle
 from model.evaluation.metrics import Floats, auc
 from model.features.ids import PAD
-from model.networks.blocks import RankingNetwork
 from model.prepared.loader import Prepared, batches
-from model.training.batches import tensors
+
+if TYPE_CHECKING:
+    from model.networks.blocks import RankingNetwork
+
 
 Rows = npt.NDArray[np.int64]
 
@@ -43,13 +44,17 @@ def auc_by_history(data: Prepared, rows: Rows, score: Floats) -> list[float | No
     return aucs
 
 
-def attention_by_recency(network: RankingNetwork, data: Prepared, rows: Rows) -> dict[str, Any] | None:
+def attention_by_recency(network: "RankingNetwork", data: Prepared, rows: Rows) -> dict[str, Any] | None:
     """Mean attention weight by place, counted back from the newest behaviour, and by how long ago it was.
 
     None of a network without attention. Only of full histories, so that every weight shares its sum with as
     many others; where those are few, of the longest. Weights are relative: ÷ the mean of their absolute values, so
     that 1 is the weight of a behaviour that is attended to like any other.
     """
+    import torch  # which takes seconds: not for --help
+
+    from model.training.batches import tensors
+
     length, edges_s = data.schema.history.length, data.schema.history.gap_edges_s
     seen = np.minimum(behaviours_before(data, rows), length)
     longest = rows[np.lexsort((np.random.default_rng(0).permutation(len(rows)), -seen))][:ATTENDED]  # ties by chance

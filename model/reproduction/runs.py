@@ -15,24 +15,25 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
-import torch
 from tqdm import tqdm
 
 from model.bundle.reading import Bundle
 from model.evaluation.measure import score_rows
 from model.files import write_json
-from model.graph.publish import publish
 from model.prepared.loader import Prepared
 from model.reproduction import probes
 from model.reproduction.gather import Finished
 from model.reproduction.variants import Variant
 from model.training.choice import Choice
 from model.training.recipe import Recipe, RecipeError
-from model.training.run import Run
+
+if TYPE_CHECKING:
+    from model.training.run import Run
+
 
 RUNS, RESULT, SCORES, CHECKPOINT = "runs", "result.json", "scores.npy", "checkpoint.pt"
 
@@ -81,6 +82,9 @@ def read(folder: Path, variant: Variant) -> Finished | None:
 
 def train(task: Task, data: Prepared) -> Finished:
     """Does the run, or goes on with it. What came of it is written down, a failure too."""
+    from model.graph.publish import publish  # torch takes seconds to import: not for --help
+    from model.training.run import Run
+
     result: dict[str, Any] = {"label": task.variant.label, "identity": task.identity, "failed": None}
     result |= {"recipe_from": task.choice.recipe_from, "recipe_reasons": list(task.choice.reasons)}
     scores = None
@@ -99,7 +103,7 @@ def train(task: Task, data: Prepared) -> Finished:
         result |= {
             "bundle": str(bundle.relative_to(task.folder.resolve())),
             "figures": outcome.figures,
-            "warnings": outcome.warnings,
+            "warnings": outcome.exam.warnings,
             "objective": run.objective,
             "trained_on": run.trained_on,
             "curve": _curve(run),
@@ -136,7 +140,7 @@ def _changes(earlier: Any, now: Any, name: str = "") -> Iterator[str]:
         yield "the data has changed" if name == "data" else f"{name} has changed from {earlier} to {now}"
 
 
-def _resume(run: Run, task: Task) -> None:
+def _resume(run: "Run", task: Task) -> None:
     try:
         if run.resume():
             say(f"{task.name}: goes on from its checkpoint")
@@ -144,13 +148,15 @@ def _resume(run: Run, task: Task) -> None:
         say(f"{task.name}: its checkpoint is of another recipe or other data; it is trained anew")
 
 
-def _curve(run: Run) -> list[dict[str, Any]]:
+def _curve(run: "Run") -> list[dict[str, Any]]:
     """The looks at validation, with `epochs`: how many had been trained by then."""
     looks = run.progress["curve"]
     return [look | {"epochs": (number + 1) / run.how.evaluations} for number, look in enumerate(looks)]
 
 
 def versions() -> dict[str, str]:
+    import torch
+
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -160,6 +166,8 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
+    import torch
+
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),

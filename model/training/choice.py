@@ -46,7 +46,7 @@ def choose(network: str, data: Prepared, named: str | Path | None = None, warm: 
         return Choice(own, WARM, (f"--warm {warm.folder} was trained by it",))
     paths = choose_recipe(network, dataset, named)
     if paths:
-        reason = f"--recipe {named}" if named else f"made for the data set {dataset}"
+        reason = "named by --recipe" if named else f"made for the data set {dataset}"
         return Choice(load_recipe(paths, network), [_short(path) for path in paths], (reason,))
     chosen = suited(data, network)
     return Choice(chosen.recipe, SUITED, chosen.reasons)

@@ -286,7 +286,8 @@ class Run:
             f"the checkpoint {self.checkpoint}" if self.checkpoint.exists() else "the start: no checkpoint is there yet"
         )
         at = f"epoch {self.progress['epoch'] + 1}, batch {batch}"
-        return TrainingError(f"{what} at {at}; the last good state is {state}; a lower learning_rate may help")
+        hint = "a lower learning_rate may help (with --restart)"
+        return TrainingError(f"{what} at {at}; the last good state is {state}; {hint}")
 
     def _note(self, what: str, value: float) -> None:
         if self.board is not None and self.world.rank == 0:
@@ -309,10 +310,13 @@ class Run:
             self._note(f"{name}/{self.how.select}", value)
         total, number = self.progress["losses"]
         self.progress["losses"] = [0.0, 0]
-        figures |= {"train_loss": total / number, "picked_by": picked_by}
+        self.judge(figures | {"train_loss": total / number, "picked_by": picked_by})
+
+    def judge(self, figures: Mapping[str, Any]) -> None:
+        """Takes a look's figures into the curve: the best keep their weights, others count as waited."""
         self.progress["curve"].append({"epoch": self.progress["epoch"] + 1, "batch": self.progress["batch"], **figures})
-        if picked_by > self.progress["best"]:
-            self.progress |= {"best": picked_by, "waited": 0}
+        if figures["picked_by"] > self.progress["best"]:
+            self.progress |= {"best": figures["picked_by"], "waited": 0}
             self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         elif not self.at_chance():
             self.progress["waited"] += 1
@@ -345,7 +349,7 @@ class Run:
             return False
         try:
             content = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
-        except (RuntimeError, UnpicklingError, EOFError) as error:
+        except (RuntimeError, UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RecipeError(f"{self.checkpoint} cannot be read ({reason}); --restart begins anew") from None
         if content["identity"] != self.identity:  # also where the data was prepared anew

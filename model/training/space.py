@@ -17,7 +17,7 @@ from typing import Any, Protocol, get_origin
 
 from model import networks
 from model.features.schema import Schema
-from model.options import OptionError, from_text, hints, refuse_unknown, wrong
+from model.options import Count, OptionError, Positive, check_value, from_text, hints, refuse_unknown, wrong
 from model.training.recipe import Recipe, Training, adapted
 
 Bounds = dict[str, Any]  # {"low": ..., "high": ..., "log": true}, {"choices": [...]}, either with "when"
@@ -89,12 +89,18 @@ class Space:
     """What is drawn around a start. It is widened to hold the start: a search must be able to find what it begins with.
 
     Settings go by the names under which optuna keeps them, "training.learning_rate", and lists as texts, "128-64".
+    Raises OptionError for a value that no recipe can have.
     """
 
     def __init__(self, rooms: Rooms, network: str, start: Recipe, schema: Schema):
         self.network, self.start = network, start
         self.schema = adapted(schema, start)
-        self._hints = {"training": hints(Training), "network": hints(networks.config_type(network))}
+        self._hints: dict[str, dict[str, Any]] = {
+            "training": hints(Training),
+            "network": hints(networks.config_type(network)),
+            "features": dict.fromkeys(FACTORS, Positive),
+            "history": {"length": Count},
+        }
         values: dict[str, Mapping[str, Any]] = {
             "training": asdict(start.training),
             "network": networks.options(network) | start.network,
@@ -106,6 +112,9 @@ class Space:
             room: {name: _holding(bounds, self._values[room][name]) for name, bounds in of.items()}
             for room, of in rooms.items()
         }
+        for room, name, bounds in self._bounds():  # else every trial would find it anew
+            for value in bounds.get("choices", [bounds.get("low"), bounds.get("high")]):
+                check_value(self._hints[room][name], self._value(room, name, value), f"space: [{room}]", name)
 
     def drawn(self, trial: Draws) -> Settings:
         """One draw of every setting that applies."""
@@ -144,9 +153,9 @@ class Space:
         return ((room, name, bounds) for room, of in self.rooms.items() for name, bounds in of.items())
 
     def _value(self, room: str, name: str, value: Any) -> Any:
-        hint = self._hints.get(room, {}).get(name)
+        hint = self._hints[room][name]
         if isinstance(value, str) and get_origin(hint) is tuple:
-            return list(from_text(hint, value, f"[{room}]", name))
+            return from_text(hint, value, f"[{room}]", name)
         return value
 
     def _widths(self, factors: Mapping[str, float]) -> dict[str, dict[str, int]]:

@@ -110,6 +110,7 @@ BAD: list[tuple[Any, int, str, str]] = [
         "unknown 'a'; allowed: age",
     ),
     (b'{"user_id": "u1", "candidates": ["i1"], "context": {"position": NaN}}', 422, "invalid_request", "nan given"),
+    (b'{"user_id": "u1", "candidates": ["i1"], "context": {"position": 1.0}}', 422, "invalid_request", "write 1$"),
     (b'{"user_id": "u1", "candidates": [NaN]}', 422, "invalid_request", r"candidates\[0\]: nan given"),
     (
         {"user_id": "u1", "candidates": [2**70]},

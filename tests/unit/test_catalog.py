@@ -1,10 +1,12 @@
 """Items that change: catalogue files that carry their own hash, made from tables, swapped under a running service."""
 
+import gzip
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import polars as pl
 import pytest
 
 from model import catalog as command
-from model.bundle.layout import CATALOG, GOLDEN_CATALOG, BundleError
+from model.bundle.layout import CATALOG, GOLDEN_CATALOG, PREVIOUS_CATALOG, BundleError
 from model.bundle.reading import Bundle
 from model.features.catalog import Catalog, CatalogError
 from model.features.ids import keys
@@ -163,20 +165,21 @@ def test_the_same_fields_with_other_types_are_another_catalogue(schema: Schema, 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
 def test_a_table_gives_the_same_catalogue_whatever_its_format(schema: Schema, tmp_path: Path, suffix: str) -> None:
     expected = command.build(schema, pl.DataFrame(ROWS))
-    made = command.build(schema, command.read_items(written(tmp_path / f"items{suffix}", ROWS), schema))
+    made = command.build(schema, command.read_items(written(tmp_path / f"items{suffix}", ROWS), schema).table)
     np.testing.assert_equal(columns_of(made), columns_of(expected))
     assert made.columns(keys(["007", "7"], "str"))[1].tolist() == [True, False]
 
 
 def test_the_catalogue_of_a_data_sets_items_is_the_one_that_prepare_made(small_data: Prepared) -> None:
-    table = command.read_items(small_data.folder / "tables" / "items.parquet", small_data.schema)
+    table = command.read_items(small_data.folder / "tables" / "items.parquet", small_data.schema).table
     np.testing.assert_equal(columns_of(command.build(small_data.schema, table)), columns_of(small_data.catalog))
 
 
 def test_merging_keeps_what_the_table_does_not_name(schema: Schema) -> None:
     older = command.build(schema, pl.DataFrame(ROWS))
-    newer = command.build(schema, pl.DataFrame([ROWS[0] | {"price": 2.0}, ROWS[2] | {"item_id": "i9"}]))
-    both = command.merged(older, newer, schema)
+    table = pl.DataFrame([ROWS[0] | {"price": 2.0}, ROWS[2] | {"item_id": "i9"}])
+    newer = command.build(schema, table)
+    both = command.merged(older, command.Items(table, {}), schema)
     expected = [ROWS[0] | {"price": 2.0}, ROWS[1], ROWS[2], ROWS[2] | {"item_id": "i9"}]
     np.testing.assert_equal(columns_of(both), columns_of(command.build(schema, pl.DataFrame(expected))))
     assert command.difference(older, both) == (4, 1, 1, 0)
@@ -184,19 +187,105 @@ def test_merging_keeps_what_the_table_does_not_name(schema: Schema) -> None:
     assert command.difference(older, older) == (3, 0, 0, 0), "a missing number is as missing as before"
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_table_is_read_packed_and_in_parts(schema: Schema, tmp_path: Path, suffix: str) -> None:
+    parts = tmp_path / "items"
+    parts.mkdir()
+    (parts / "_SUCCESS").touch()
+    for number, rows in enumerate((ROWS[:1], ROWS[1:])):
+        plain = written(tmp_path / f"part-{number}{suffix}", rows)
+        (parts / f"{plain.name}.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + plain.read_bytes()))
+    made = command.build(schema, command.read_items(parts, schema).table)
+    np.testing.assert_equal(columns_of(made), columns_of(command.build(schema, pl.DataFrame(ROWS))))
+
+
+def test_types_that_hold_the_meaning_without_loss_are_taken(tmp_path: Path) -> None:
+    """As databases and data frames write integers and numbers."""
+    features = [SCHEMA["feature"][0] | {"type": "int"}, SCHEMA["feature"][1] | {"type": "int"}, *SCHEMA["feature"][2:]]
+    schema = parse(SCHEMA | {"feature": features})
+    plainly = {"item_id": [7, 8], "category_id": [21, None], "price": [1.5, None], "tags": [["a"], ["b"]]}
+    others = pl.DataFrame(
+        {
+            "item_id": pl.Series([7.0, 8.0]),
+            "category_id": pl.Series([21.0, float("nan")]),
+            "price": pl.Series([Decimal("1.50"), None], dtype=pl.Decimal(10, 2)),
+            "tags": [["a", None], [None, "b"]],
+        }
+    )
+    np.testing.assert_equal(
+        columns_of(command.build(schema, others)), columns_of(command.build(schema, pl.DataFrame(plainly)))
+    )
+
+
+def test_merging_a_part_of_the_columns_keeps_the_others(schema: Schema) -> None:
+    older = command.build(schema, pl.DataFrame(ROWS))
+    table = pl.DataFrame({"item_id": ["007", "i9"], "price": [2.0, 9.0]})
+    both = command.merged(older, command.Items(table, {}), schema)
+    new = {"item_id": "i9", "category_id": None, "price": 9.0, "tags": None}
+    expected = [ROWS[0] | {"price": 2.0}, ROWS[1], ROWS[2], new]
+    np.testing.assert_equal(columns_of(both), columns_of(command.build(schema, pl.DataFrame(expected))))
+    with pytest.raises(PrepareError, match=r"no column .* \(category_id, price, tags\); there are item_id, Price"):
+        command.merged(older, command.Items(table.rename({"price": "Price"}), {}), schema)
+
+
+def test_a_json_line_changes_the_keys_that_it_has(schema: Schema, tmp_path: Path) -> None:
+    """null takes a value away, a key that is not there leaves it."""
+    older = command.build(schema, pl.DataFrame(ROWS))
+    lines = ['{"item_id": "007", "price": null}', "", '{"item_id": "i3", "tags": ["z", null], "category_id": "c9"}']
+    (tmp_path / "items.jsonl").write_text("\n".join(lines) + "\n")
+    both = command.merged(older, command.read_items(tmp_path / "items.jsonl", schema), schema)
+    expected = [ROWS[0] | {"price": None}, ROWS[1], ROWS[2] | {"tags": ["z"], "category_id": "c9"}]
+    np.testing.assert_equal(columns_of(both), columns_of(command.build(schema, pl.DataFrame(expected))))
+
+
+def test_a_catalogue_that_would_lose_more_than_a_tenth_asks_first(
+    demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (demo / CATALOG).read_bytes()
+    assert swap(demo, CHANGES) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "leaves out 999 of the catalogue's 1000 items" in said and "--merge" in said and "--shrink" in said
+    assert (demo / CATALOG).read_bytes() == before and not (demo / PREVIOUS_CATALOG).exists()
+    assert swap(demo, CHANGES, "--shrink") == 0
+    assert len(Bundle.open(demo).catalog) == 2
+
+
+def test_a_change_can_be_taken_back_and_the_bundle_stays_whole(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def undo() -> int:
+        return command.main(["--bundle", str(demo), "--undo"])
+
+    assert undo() == 1
+    assert "nothing to go back to" in capsys.readouterr().err
+    first = (demo / CATALOG).read_bytes()
+    assert swap(demo, CHANGES, "--merge") == 0
+    second = (demo / CATALOG).read_bytes()
+    assert swap(demo, CHANGES, "--merge") == 0, "nothing changes, and what is kept is still the one before"
+    modified = (demo / CATALOG).stat().st_mtime_ns
+    for catalogue, kept in ((first, second), (second, first)):
+        assert undo() == 0
+        assert (demo / CATALOG).read_bytes() == catalogue and (demo / PREVIOUS_CATALOG).read_bytes() == kept
+        assert (demo / CATALOG).stat().st_mtime_ns > modified, "a service that watches sees a newer file"
+        Bundle.open(demo).verify()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["added"] == 1
+    (demo / PREVIOUS_CATALOG).write_bytes(first[:1000])
+    assert undo() == 1 and (demo / CATALOG).read_bytes() == second
+    assert sorted(path.name for path in (demo / "catalog").iterdir()) == ["items.npy", "previous.npy"]
+
+
 def test_the_command_tells_people_and_scripts_what_changed(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert swap(demo, CHANGES, "--merge") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].startswith("1001 items: 1 new, 1 changed, 0 gone")
+    assert lines[-3].startswith("1001 items: 1 new, 1 changed, 0 gone")
+    assert lines[-2] == f"the catalogue before is kept: python -m model.catalog --bundle {demo} --undo"
     path = str(demo.resolve() / CATALOG)
     assert json.loads(lines[-1]) == {"catalog": path, "items": 1001, "added": 1, "changed": 1, "removed": 0}
 
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "current").symlink_to(demo)
     told = [row | {"title": "a shoe"} for row in CHANGES]
-    assert swap(tmp_path / "home", told) == 0, "a folder with `current`, and the table is the whole catalogue"
+    assert swap(tmp_path / "home", told, "--shrink") == 0, "a folder with `current`; the table is the whole catalogue"
     said = capsys.readouterr()
     assert "passed over, no item features of this bundle: title" in said.err
     assert json.loads(said.out.splitlines()[-1])["removed"] == 999
@@ -247,7 +336,7 @@ def test_text_that_is_no_list_is_named_by_its_column(schema: Schema, tmp_path: P
 
 
 def test_a_bundle_with_another_catalogue_is_whole_and_answers_as_recorded(demo: Path) -> None:
-    assert swap(demo, CHANGES[1:]) == 0  # not one item that the golden requests name is left
+    assert swap(demo, CHANGES[1:], "--shrink") == 0  # not one item that the golden requests name is left
     bundle = Bundle.open(demo)
     bundle.verify()
     bundle.replay_golden(bundle.session())
@@ -282,7 +371,7 @@ def test_a_bundle_made_before_gets_what_its_golden_requests_need(demo: Path) -> 
     (demo / "manifest.json").write_text(json.dumps(manifest))
     Bundle.open(demo).verify()
 
-    assert swap(demo, CHANGES[1:]) == 0
+    assert swap(demo, CHANGES[1:], "--shrink") == 0
 
     bundle = Bundle.open(demo)
     bundle.verify()
@@ -321,6 +410,8 @@ def test_the_watch_takes_over_what_is_new_once_and_refuses_what_is_broken_once(
     assert look() == [None]
     put(demo, good)
     assert look() == [1001]
+    command.undo(demo)
+    assert look() == [1000]
 
 
 def put(bundle: Path, content: bytes) -> None:

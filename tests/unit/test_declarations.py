@@ -52,7 +52,7 @@ def test_an_option_of_a_feature_is_of_its_type(tmp_path: Path, line: str, says: 
     [
         ('kind = "category"\ntype = "int"', "'x'", "feature 'x': default: 'x' given, an integer is allowed"),
         ('kind = "category"\ntype = "int"', "1.0", "default: 1.0 given, an integer is allowed: write 1"),
-        ('kind = "category"', "true", "default: True given, a string is allowed: put it in quotes"),
+        ('kind = "category"', "true", "default: True given, a string is allowed: write 1"),
         ('kind = "category"', "['a']", "default: ('a',) given, a string is allowed"),
         ('kind = "category"', "{ a = 1 }", "default {'a': 1}, allowed: true, false, whole number, number, text, list"),
         ('kind = "number"\ntransform = "log"', "'x'", "default: 'x' given, a number is allowed"),
@@ -176,4 +176,21 @@ def without_sequence() -> Schema:
 def test_a_network_that_reads_a_sequence_says_that_there_is_none(network: str) -> None:
     with pytest.raises(ValueError, match="no item feature has a sequence_width, .*; allowed for: item_id; "):
         networks.build(network, without_sequence(), {"item_id": 5, "user_id": 5})
+    (remark,) = without_sequence().remarks
+    assert "no item feature has a sequence_width" in remark and not make_schema().remarks
     networks.build("bpr", without_sequence(), {"item_id": 5, "user_id": 5})
+
+
+@pytest.mark.parametrize("name", ["type", "items", "half", "training", "type_", "preis €"])
+def test_a_feature_may_have_any_name_that_torch_has_for_itself(name: str) -> None:
+    item_id = {"name": "item_id", "side": "item", "kind": "id", "sequence_width": 8}
+    other = {"name": name, "side": "item", "kind": "category", "width": 4, "sequence_width": 8}
+    type_ = {"name": "type", "side": "user", "kind": "category", "width": 4}
+    schema = parse({"user_id": "str", "feature": [item_id, other, *([type_] if name != "type" else [])]})
+    rows = {"item_id": 5, name: 7, "type": 7}
+    for network in ("bst", "wdl"):
+        made_of = networks.build(network, schema, rows, {"mlp": (8,)} | ({"heads": 4} if network == "bst" else {}))
+        tables = made_of.embed.sequence
+        assert list(tables) == ["item_id", name] and name in tables and tables[name].num_embeddings == 7
+        assert dict(tables.items())[name] is tables[name]
+        made_of.load_state_dict(made_of.state_dict())

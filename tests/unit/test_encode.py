@@ -20,6 +20,7 @@ from model.features.timeposition import EDGES_S, bucket_count, time_positions
 from model.prepare import PrepareError
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
+from model.prepared.order import in_order
 from tests.worlds import COUPONS, FEATURES, HOUR, make_schema, write_log
 
 NOW = 1_700_000_000_000
@@ -293,7 +294,7 @@ def test_training_and_serving_encode_every_impression_alike(log: tuple[Path, pl.
         row["user_id"]: {k: to_text(v) for k, v in row.items() if k != "user_id" and v is not None}
         for row in users.iter_rows(named=True)
     }
-    impressions = pl.read_parquet(folder / "tables" / "impressions.parquet").sort("timestamp", maintain_order=True)
+    impressions = in_order(pl.read_parquet(folder / "tables" / "impressions.parquet"), data.schema)
     of_user: dict[str, list[Behaviour]] = {}
     for user_id, *rest in behaviours.unique(maintain_order=True).iter_rows():
         of_user.setdefault(user_id, []).append(Behaviour(*rest))
@@ -350,7 +351,8 @@ def test_a_split_of_the_tables_own_is_taken_as_it_is(tmp_path: Path) -> None:
     frame.write_parquet(path)
     meta = encode_tables(tmp_path, make_schema(), DataSet("log", "UTC", 0))
     assert meta["split"] == "of the table" and meta["impressions"] == {"train": 500, "validation": 500, "test": 500}
-    np.testing.assert_array_equal(Prepared(tmp_path).arrays["split"], np.arange(1500) % 3)
+    data = Prepared(tmp_path)
+    np.testing.assert_array_equal(data.arrays["split"], in_order(frame, data.schema)["split"])
     frame.with_columns(split=pl.lit(1, pl.Int8)).write_parquet(path)
     with pytest.raises(PrepareError, match="leaves train empty"):
         encode_tables(tmp_path, make_schema(), DataSet("log", "UTC", 0))
@@ -384,11 +386,38 @@ def test_the_last_day_is_test_and_the_one_before_validation(log: tuple[Path, pl.
     assert json.loads((log[0] / "meta.json").read_text())["split"]["test"] == ["2023-11-19"]
 
 
-def test_a_log_of_two_days_cannot_be_split(tmp_path: Path) -> None:
+def test_a_log_of_two_days_is_split_by_tenths_which_is_told(tmp_path: Path) -> None:
     write_log(tmp_path)
     path = tmp_path / "tables" / "impressions.parquet"
-    pl.read_parquet(path).filter(pl.col("timestamp") < 1_700_006_400_000 + 2 * 24 * HOUR).write_parquet(path)
-    with pytest.raises(PrepareError, match="2 day"):
+    frame = pl.read_parquet(path).filter(pl.col("timestamp") < 1_700_006_400_000 + 2 * 24 * HOUR)
+    frame.write_parquet(path)
+    meta = encode_tables(tmp_path, make_schema(), DataSet("log", "UTC", 0))
+    times = np.sort(frame["timestamp"].to_numpy())
+    validation, test = times[len(times) * 8 // 10], times[len(times) * 9 // 10]
+    split = (times >= validation).astype(int) + (times >= test)
+    np.testing.assert_array_equal(Prepared(tmp_path).arrays["split"], split)
+    assert meta["notes"] == [
+        "test is the last tenth by time, validation the one before: the log has 2 calendar day(s), and a split by days "
+        "takes 3"
+    ]
+
+
+def test_a_small_last_day_is_no_test_split(tmp_path: Path) -> None:
+    write_log(tmp_path)
+    path = tmp_path / "tables" / "impressions.parquet"
+    frame = pl.read_parquet(path)
+    few = frame.head(20).with_columns(timestamp=frame["timestamp"].max() + 24 * HOUR + pl.int_range(20))
+    pl.concat([frame, few]).write_parquet(path)
+    meta = encode_tables(tmp_path, make_schema(), DataSet("log", "UTC", 0))
+    assert meta["impressions"] == {"train": 1215, "validation": 153, "test": 152}  # one of 1216 is tied with the next
+    assert "one holds 20 impressions, below 2% of all" in meta["notes"][0]
+
+
+def test_impressions_of_one_moment_cannot_be_split(tmp_path: Path) -> None:
+    write_log(tmp_path)
+    path = tmp_path / "tables" / "impressions.parquet"
+    pl.read_parquet(path).with_columns(timestamp=pl.lit(1_700_006_400_000)).write_parquet(path)
+    with pytest.raises(PrepareError, match="too few moments.*give the impressions a column `split`"):
         encode_tables(tmp_path, make_schema(), DataSet("log", "UTC", 0))
 
 

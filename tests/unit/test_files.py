@@ -59,3 +59,11 @@ def test_what_a_kill_left_goes_and_what_another_process_writes_stays(tmp_path: P
     write_json(tmp_path / "data.json", {"a": [1]})
     assert (tmp_path / "data.json").read_text() == '{\n "a": [\n  1\n ]\n}\n'
     assert not (tmp_path / f"{prefix}{DEAD}.json").exists() and len(os.listdir(tmp_path)) == 4
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "kept").touch()
+    with pytest.raises(IsADirectoryError, match="work"):
+        write_json(tmp_path / "work", {})
+    assert [path.name for path in tmp_path.rglob("*")] == ["work", "kept"]

@@ -20,6 +20,7 @@ from model.features.schema import Schema, parse
 from model.features.table import Vocabulary
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
+from model.prepared.order import in_order
 from model.training.batches import tensors
 from tests.worlds import write_log
 
@@ -106,8 +107,7 @@ def test_a_new_kind_is_prepared_kept_and_served_alike(schema: Schema, data: Prep
         for row in users.iter_rows(named=True)
     }
     log = pl.read_parquet(data.folder / "tables" / "behaviours.parquet").unique(maintain_order=True)
-    impressions = pl.read_parquet(data.folder / "tables" / "impressions.parquet")
-    impressions = impressions.sort("timestamp", maintain_order=True)
+    impressions = in_order(pl.read_parquet(data.folder / "tables" / "impressions.parquet"), schema)
     switches, prices = set(), set()
     for row, shown in enumerate(impressions.head(300).iter_rows(named=True)):
         before = (pl.col("user_id") == shown["user_id"]) & (pl.col("timestamp") < shown["timestamp"])

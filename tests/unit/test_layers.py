@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 # freely, but never in a circle. The longest prefix counts.
 OPTIONS = {"model.options"}  # a leaf: what an option may be
 ENGINE = {"model.engine"}  # a leaf: DuckDB within its limits
+COMMAND = {"model.command"}  # a leaf: how a command ends
+LINES = {"model.textfile"}  # a leaf: lines of text files as people's tools write them
 FILES_ALONE = {"model.files"}  # a leaf: it writes beside and renames
 FEATURES = {"model.features"}
 ENCODED = FEATURES | FILES_ALONE | OPTIONS | ENGINE | {"model.datasets"}  # what there is before a network
@@ -24,6 +26,8 @@ ARROWS = {
     "model": set(),  # its __init__, and whatever has no arrow yet
     "model.engine": set(),
     "model.files": set(),
+    "model.command": set(),
+    "model.textfile": set(),
     "model.pages": set(),
     "model.options": set(),
     "model.features": FILES_ALONE | OPTIONS,
@@ -31,21 +35,21 @@ ARROWS = {
     "model.networks": FEATURES | OPTIONS,
     "model.datasets": FEATURES | OPTIONS | ENGINE | FILES_ALONE,
     "model.prepared": ENCODED,
-    "model.evaluation": SERVED | {"model.prepared"},
+    "model.evaluation": SERVED | FILES_ALONE | {"model.prepared"},
     "model.training": LEARNT,
     "model.graph": LEARNT | {"model.training"},
     "model.reproduction": TRAINED | {"model.pages"},
     "model.loader": {"model.prepared"},
-    "model.prepare": ENCODED | {"model.prepared"},
-    "model.catalog": SERVED | {"model.prepared"},
-    "model.evaluate": SERVED | {"model.prepared", "model.evaluation"},
-    "model.export": LEARNT | {"model.graph"},
-    "model.train": TRAINED | {"model.evaluate"},
-    "model.search": TRAINED,
-    "model.daily": TRAINED | {"model.datasets"},
-    "model.demo": TRAINED | {"model.datasets", "model.prepare", "model.train"},
-    "model.reproduce": TRAINED | {"model.reproduction"},
-    "service": {"service", *SERVED},  # app, worker and __main__, which know all parts
+    "model.prepare": COMMAND | ENCODED | {"model.prepared"},
+    "model.catalog": SERVED | COMMAND | LINES | FILES_ALONE | {"model.prepared"},
+    "model.evaluate": COMMAND | SERVED | {"model.prepared", "model.evaluation"},
+    "model.export": COMMAND | LEARNT | {"model.graph"},
+    "model.train": COMMAND | TRAINED | {"model.evaluate"},
+    "model.search": COMMAND | TRAINED,
+    "model.daily": COMMAND | TRAINED | {"model.datasets"},
+    "model.demo": COMMAND | TRAINED | {"model.datasets", "model.prepare", "model.train"},
+    "model.reproduce": COMMAND | TRAINED | {"model.reproduction"},
+    "service": {"service", *SERVED, *COMMAND},  # app, worker and __main__, which know all parts
     "service.settings": set(),
     "service.errors": set(),
     "service.wire": FEATURES | {"service.errors"},
@@ -57,20 +61,22 @@ ARROWS = {
     "service.api": SERVED
     | {"service.call", "service.errors", "service.wire", "service.rank", "service.settings"}
     | {"service.store", "service.scoring", "service.telemetry"},
-    "service.backfill": FEATURES | {"service.settings", "service.store"},
-    "loadtest": {"loadtest"},
+    "service.loading": FEATURES | LINES | {"service.store"},
+    "service.backfill": SERVED | COMMAND | {"service.settings", "service.loading"},
+    "loadtest": {"loadtest", *COMMAND},
     "loadtest.errors": set(),
     "loadtest.machine": set(),
     "loadtest.table": set(),
-    "loadtest.generator": {"loadtest.errors", "loadtest.machine"},  # knows HTTP alone
+    "loadtest.generator": {"loadtest.errors", "loadtest.machine", *LINES},  # knows HTTP alone
     "loadtest.verdict": {"loadtest.errors", "loadtest.machine", "loadtest.table", "loadtest.generator", "model.pages"},
     "loadtest.bench": {"loadtest.errors", "loadtest.machine", "loadtest.peers", "model", "service"},
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
     "loadtest.accuracy": {"loadtest", "model"},
-    "loadtest.encoding": {"loadtest", "model.features", "model.files"},
+    "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
     "loadtest.networks": {"loadtest", "model"},
     "loadtest.overhead": {"loadtest", "model"},
+    "loadtest.preparing": {"loadtest", "model"},
     "loadtest.scoring": {"loadtest", "model"},
     "loadtest.training": {"loadtest", "model"},
 }
@@ -159,6 +165,12 @@ def test_the_service_starts_where_neither_torch_nor_a_table_reader_can_be_import
 @pytest.mark.parametrize("verb", ["model.prepare", "model.evaluate", "model.catalog", "service.backfill"])
 def test_what_the_extra_tables_promises_runs_without_torch(verb: str) -> None:
     done = without(TORCH, verb, "--help")
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["model.train", "model.export", "model.daily", "model.reproduce", "model.demo"])
+def test_help_does_not_wait_for_what_takes_seconds_to_import(verb: str) -> None:
+    done = without((*TORCH, "matplotlib", "optuna", "lightgbm"), verb, "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
 
 

@@ -1,8 +1,10 @@
 """Values that tables hold in many ways, holes and missing ones among them, are one value in training and serving."""
 
+import asyncio
 import math
-from datetime import date
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,11 @@ from model.graph import golden
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError, series_column
 from model.prepared.loader import Prepared
+from model.prepared.summary import warnings
+from service.call import Call
+from service.rank import rank
+from service.store.history import Stored
+from service.wire import parse as request_of
 from tests.worlds import HOUR
 
 NAN = float("nan")
@@ -42,7 +49,12 @@ TEXT, WHOLE = feature("category"), feature("category", type="int")
         (WHOLE, NAN, None),
         (WHOLE, "007", 7),
         (TEXT, 21.0, "21"),
-        (TEXT, False, "false"),
+        (TEXT, False, "0"),
+        (TEXT, date(2024, 5, 1), "2024-05-01"),
+        (TEXT, datetime(2024, 5, 1, 12, 0, 0, 500_000), "2024-05-01T12:00:00.5Z"),
+        (TEXT, datetime(2024, 5, 1, 12, tzinfo=timezone(timedelta(hours=2))), "2024-05-01T10:00:00Z"),
+        (WHOLE, date(1970, 1, 2), 86_400_000),
+        (NUMBER, datetime(1970, 1, 1, 0, 0, 1), 1000),
         (TEXT, np.str_("a"), "a"),
         (TEXT, NAN, None),
         (NUMBER, Decimal("9.99"), 9.99),
@@ -77,10 +89,10 @@ def test_a_tables_value_is_that_of_a_request_and_of_the_store(of: Feature, value
     [
         (WHOLE, 21.5, "21.5 given, an integer is allowed"),
         (WHOLE, math.inf, "inf given, an integer is allowed"),
+        (WHOLE, Decimal("Infinity"), "inf given, an integer is allowed"),
         (WHOLE, [1], "[1] given, an integer is allowed"),
         (TEXT, 1.5, "1.5 given, a string is allowed"),
         (TEXT, ["a"], "['a'] given, a string is allowed"),
-        (TEXT, date(2024, 5, 1), "datetime.date(2024, 5, 1) given, a string is allowed"),
         (NUMBER, math.inf, "inf given, a finite number of 32 bits is allowed"),
         (NUMBER, "1,5", "'1,5' given, a number is allowed"),
         (LOG, -math.inf, "-inf given, a finite number of 32 bits is allowed"),
@@ -103,7 +115,8 @@ def test_what_would_lose_something_is_refused(of: Feature, value: Any, says: str
     [
         (WHOLE, 1.0, "1.0 given, an integer is allowed: write 1"),
         (WHOLE, True, "True given, an integer is allowed: write 1"),
-        (TEXT, True, "True given, a string is allowed: put it in quotes"),
+        (TEXT, True, "True given, a string is allowed: write 1"),
+        (TEXT, 1.5, "1.5 given, a string is allowed: put it in quotes"),
         (TAGS, '["a"]', "given, a list is allowed"),
         (NUMBER, True, "True given, a number is allowed"),
     ],
@@ -211,6 +224,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return Prepared(folder)
 
 
+def test_prepare_tells_of_the_holes_in_lists_by_column(data: Prepared) -> None:
+    assert data.meta["summary"]["list_holes"] == {"users.user_tags": 6, "users.user_codes": 3} | {
+        "items.item_tags": 6,
+        "items.item_codes": 3,
+    }
+    assert "users.user_tags: 6 elements of lists hold nothing and were left out" in warnings(data.meta)
+
+
 def test_missing_values_of_every_kind_and_side_are_served_as_they_were_trained(data: Prepared) -> None:
     rows = np.arange(len(data.time))
     recorded = golden.requests(data, rows, 40, 1, np.random.default_rng(0))
@@ -259,3 +280,19 @@ def test_holes_in_profile_request_and_candidate_are_counted(data: Prepared) -> N
     place = data.schema.places("item")["item_tags"].start
     assert encoded.inputs["item"][0, 1, place] >= FIRST
     assert int(MISSING) not in TAGS.column([[None, "b"]])[0].tolist()
+
+
+def test_a_ranked_request_says_how_many_holes_it_had(data: Prepared) -> None:
+    async def read(users: Any) -> list[Stored]:
+        return [Stored({"user_codes": "[null, 1]"}, [], 0)]
+
+    async def score(inputs: Any, stages: Any) -> Any:
+        return np.zeros(inputs["item"].shape[1])
+
+    served: Any = SimpleNamespace(encoder=data.encoder, catalog=data.catalog, score=score)
+    history: Any = SimpleNamespace(read=read)
+    body = (
+        b'{"user_id": "u0", "candidates": [{"item_id": "i1", "item_tags": ["a", null]}], "user": {"user_tags": [null]}}'
+    )
+    ranked = asyncio.run(rank(Call("1", 0.0), request_of(body, 10), 1_700_006_400_000, history, served))
+    assert (ranked.holes, ranked.malformed) == (3, 0)

@@ -11,7 +11,6 @@ import pytest
 
 from model import daily, search
 from model.bundle.reading import Bundle
-from model.options import OptionError
 from model.prepared.loader import Prepared
 from model.training.recipe import load_recipe
 
@@ -93,28 +92,3 @@ def test_a_search_starts_from_the_recipe_writes_a_better_one_and_goes_on_after_a
     assert found.network["mlp"] == [16] and found.training.optimiser == "adam"
     assert found.training.learning_rate == pytest.approx(second["training.learning_rate"])
     assert set(tomllib.loads(out.read_text())["network"]) == {"mlp", "dropout", "blocks"}
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("[training.learning_rat]\nlow = 1\nhigh = 2", r"\[training\]: unknown learning_rat; allowed: "),
-        ("[training.learning_rate]\nlow = 1", "allowed: numbers low < high"),
-        ("[training.learning_rate]\nlow = 1\nhigh = 0.1", "allowed: numbers low < high"),
-        ("[training.learning_rate]\nlow = 0\nhigh = 0.1\nlog = true", "with log above 0"),
-        ("[training.learning_rate]\nlow = 'a'\nhigh = 0.1", "allowed: numbers low < high"),
-        ("[training.epochs]\nchoices = 'abc'", "or choices"),
-        ("[training]\nepochs = 3", "or choices"),
-        ("[network.factors]\nchoices = [8]", "names no setting that bst has"),
-        ("[network", "Expected"),
-    ],
-)
-def test_a_wrong_space_says_what_is_allowed(tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / "space.toml").write_text(text)
-    with pytest.raises(OptionError, match=says):
-        search.load_space(tmp_path / "space.toml", "bst")
-
-
-def test_the_space_that_comes_along_fits_every_network() -> None:
-    for name in ("bst", "bpr", "wdl", "din"):
-        assert search.load_space(search.SPACE, name)["training"]["learning_rate"]["log"] is True

@@ -4,6 +4,7 @@ Runs are processes of their own. Their p99 budgets are generous, since a late se
 be busy; what a run found is compared with what the server did.
 """
 
+import gzip
 import json
 import math
 import shutil
@@ -29,7 +30,7 @@ from loadtest.generator.answers import Log, fault
 from loadtest.generator.arrivals import arrivals
 from loadtest.generator.budgets import Budget
 from loadtest.generator.client import Answer, parse_url
-from loadtest.generator.plan import Body
+from loadtest.generator.plan import Body, read_bodies
 from loadtest.verdict.report import exit_code, judge, late_share, quantiles_ms, summary
 from tests.loads import DEFAULTS, Reply, arguments, budgets_file, ranked, run, serving, taking
 from tests.processes import started
@@ -388,7 +389,7 @@ def test_an_unknown_scenario_is_refused_with_the_names_there_are(tmp_path, capsy
     ("line", "named"),
     [
         (b'{"user_id": "u1", "candidates": ["a"]', "not JSON"),
-        (b"", "not JSON"),
+        (b"user_id,candidates", "not JSON"),
         (b'["u1"]', "an object is allowed"),
         (b'{"candidates": ["a"]}', "no user_id"),
         (b'{"user_id": "u1"}', "candidates is a list"),
@@ -403,6 +404,17 @@ def test_a_malformed_request_is_named_by_file_line_and_reason(tmp_path, capsys, 
     said = refusal(capsys, "--url", "http://127.0.0.1:1", "--budgets", budgets_file(tmp_path, a={}), "--requests", path)
 
     assert f"{path}:2: {named}" in said
+
+
+def test_a_file_of_requests_is_read_as_editors_and_exporters_leave_it(tmp_path):
+    body = b'{"user_id": "u1", "candidates": ["a", "b"]}'
+    packed = gzip.compress(b"\xef\xbb\xbf" + body + b"\r\n\r\n" + body)
+    for content in (b"\xef\xbb\xbf" + body + b"\n\n" + body + b"\n \n", packed):
+        (tmp_path / "requests.jsonl").write_bytes(content)
+        assert read_bodies(tmp_path / "requests.jsonl") == [Body(body, 2)] * 2
+    (tmp_path / "requests.jsonl").write_bytes(packed[:-9])
+    with pytest.raises(NoRun, match="requests .*gzip that is cut off"):
+        read_bodies(tmp_path / "requests.jsonl")
 
 
 @pytest.mark.parametrize(

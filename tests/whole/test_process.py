@@ -8,11 +8,15 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 
 from model.bundle.reading import Bundle
+from model.prepared.loader import Prepared
 from service.settings import DEMO_BUNDLE, DEMO_USERS
 from tests.client import get, post, serving
 from tests.processes import FOLDERS, wait_until
@@ -139,6 +143,59 @@ def test_a_misspelt_setting_is_named(small_bundle: Bundle) -> None:
     with serving(bundle=str(small_bundle.folder), candidates_max="5") as service:
         service.curl()
         assert "RANKER_CANDIDATES_MAX is no setting" in service.output and "RANKER_MAX_CANDIDATES" in service.output
+
+
+def asked(line: str) -> Any:
+    """The body of the curl line."""
+    data = re.search(r"-d '(.*)'", line)
+    assert data
+    return json.loads(data.group(1))
+
+
+def test_a_bundle_is_tried_with_the_users_and_histories_of_its_data(small_bundle: Bundle, small_data: Prepared) -> None:
+    with serving("--data", small_data.folder, bundle=str(small_bundle.folder)) as service:
+        body = asked(service.curl())
+        shown = pl.read_parquet(small_data.folder / "tables" / "impressions.parquet")
+        assert body["user_id"] in shown["user_id"] and set(body["candidates"]) <= set(shown["item_id"])
+        answer = post(f"{service.url}/rank", body)
+        assert answer["history_length"] > 0 and not answer["new_user"] and answer["unknown_items"] == 0
+        assert "loaded, times moved by" in service.output
+        behaviours = pl.read_parquet(small_data.folder / "tables" / "behaviours.parquet")
+        newest = behaviours.sort("timestamp")["user_id"][-1]
+        now = time.time_ns() // 1_000_000
+        ages = [  # of the newest behaviour: before an hour ago there is nothing of it
+            post(f"{service.url}/rank", body | {"user_id": newest, "timestamp": at})["history_length"]
+            for at in (now - 3_600_000, now)
+        ]
+        assert ages[0] < ages[1] or ages[1] == small_bundle.schema.history.length
+
+
+def test_a_bundle_of_one_s_own_without_users_says_how_to_load_them(small_bundle: Bundle, small_data: Prepared) -> None:
+    with serving(bundle=str(small_bundle.folder)) as service:
+        service.curl()
+        assert "every history is empty" in service.output and "--data DIR" in service.output
+        assert str(small_data.folder.resolve()) in service.output, "where the bundle says that it was trained"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "code", "says"),
+    [
+        (("--help",), {}, 0, "RANKER_BUNDLE .*unset: the demo bundle"),
+        (("--version",), {}, 0, "bst-ranker [0-9.]+"),
+        (("--port", "80"), {}, 2, "unrecognized arguments: --port 80"),
+        (("bundles/mine",), {}, 2, "unrecognized arguments: bundles/mine"),
+        (("--data", "d"), {"redis_url": "redis://localhost"}, 1, "--data d .*RANKER_REDIS_URL names a store.*backfill"),
+        (("--data", "d"), {}, 1, "--data d needs the bundle .*RANKER_BUNDLE"),
+        (("--data", "/nowhere"), {"bundle": str(DEMO_BUNDLE)}, 1, "/nowhere.*is not there"),
+    ],
+)
+def test_what_the_command_line_says_is_answered_or_refused(
+    arguments: tuple[str, ...], settings: dict[str, str], code: int, says: str
+) -> None:
+    with serving(*arguments, **settings) as service:
+        assert service.ended() == code
+        assert re.search(says, service.output), service.output
+        assert "ready" not in service.output and "Traceback" not in service.output
 
 
 def test_the_demo_is_small_verified_and_answers_as_recorded() -> None:

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from model import reproduce
 from model.bundle.reading import Bundle
+from model.evaluation.boosting import boosted_scores
 from model.evaluation.measure import floor_scores, score_rows
 from model.networks.blocks import RankingNetwork
 from model.options import OptionError
@@ -129,6 +130,12 @@ def test_the_figures_are_those_of_the_exported_model(story: Story) -> None:
     floor = roc_auc_score(label, floor_scores(data, rows))
     assert story.contents[-1]["floor_auc"] == pytest.approx(floor)
     assert entry["to_floor"]["mean"] == pytest.approx(found - floor)
+    boosted = roc_auc_score(label, boosted_scores(data, rows))
+    assert story.contents[-1]["gbdt_auc"] == pytest.approx(boosted)
+    assert entry["to_boosted"]["mean"] == pytest.approx(found - boosted)
+    assert entry["below_boosted"] == (found < boosted)
+    assert f"gradient boosting                {boosted:.4f}" in story.printed[-1].splitlines()
+    assert "gradient boosting, on train" in story.html()
     assert story.contents[-1]["oracle_auc"] == pytest.approx(
         roc_auc_score(label, data.arrays["true_probability"][rows])
     )
@@ -191,7 +198,8 @@ def test_the_last_line_compares_every_network_to_bst(story: Story) -> None:
     (against,) = line["against_peers"]
     assert (against["ours"], against["theirs"]) == (BST, PEER) and against["low"] > 0
     assert against["mean"] == pytest.approx(networks[BST]["auc_mean"] - networks[PEER]["auc_mean"])
-    assert (line["floor_auc"], line["oracle_auc"]) == (content["floor_auc"], content["oracle_auc"])
+    bounds = ("floor_auc", "gbdt_auc", "oracle_auc")
+    assert [line[bound] for bound in bounds] == [content[bound] for bound in bounds]
 
 
 def test_tuning_on_test_is_a_warning_and_never_a_result(story: Story) -> None:

@@ -1,0 +1,327 @@
+"""A log as whole numbers: users, items and values of the context numbered, impressions and behaviours sorted.
+
+SQL on the engine does what grows with the log: distinct ids, joins, sorts, counts. What comes out are Parquet files of
+numbers in the folder `work`, which slices.py encodes without knowing any id.
+
+Everything is in an order that the rows alone decide, never the files: users and items by id, impressions as order.py
+says. So the prepared data are the same bytes however the log was cut into files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import frexp
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from model.engine import literal, quoted
+from model.features.ids import IdType, Keys
+from model.features.kinds import Column, Feature
+from model.features.schema import Group, History, Schema
+from model.prepared.entities import Entities, PrepareError, series_column
+from model.prepared.order import KEPT
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Behaviours:
+    """One group's behaviours as the folder `work` holds them, sorted by user, time, object's key and action."""
+
+    path: Path  # user, object, time, acted
+    begin: Counts  # (users,), where a user's begin
+    seen: Counts  # (objects,), how often one stands before an impression of the training split
+    count: int
+
+
+class Log:
+    """The tables of the folder `tables` on a connection; numbers its users and items at once."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, tables: Path, schema: Schema, work: Path):
+        self.connection, self.schema, self.work = connection, schema, work
+        self.columns: dict[str, dict[str, str]] = {}  # of each table, with their types
+        for path in sorted(tables.glob("*.parquet")):
+            connection.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM read_parquet({literal(str(path))})")
+            self.columns[path.stem] = {name: str(kind) for name, kind, *_ in self.rows(f"DESCRIBE {path.stem}")}
+        if not self.count("impressions"):
+            raise PrepareError("the log holds no impressions")
+        history = schema.history
+        user, item = ("impressions", "user_id"), ("impressions", "item_id")
+        acting = [("behaviours", "user_id", _of_group(group.object_type, group.actions)) for group in self.groups]
+        clicked = ("behaviours", "object_id", _of_group(history.object_type, history.actions))
+        self.users = self._entities("user_id", schema.user_id, [user, *acting], schema.side("user"))
+        self.items = self._entities("item_id", schema.item_id.type, [item, clicked], schema.side("item"))
+
+    # ---- the engine's answers
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return self.connection.execute(query).fetchall()
+
+    def count(self, table: str) -> int:
+        return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
+
+    def numbers(self, query: str) -> dict[str, npt.NDArray[Any]]:
+        return self.connection.execute(query).fetchnumpy()
+
+    def write(self, query: str, path: Path) -> None:
+        self.connection.execute(f"COPY ({query}) TO {literal(str(path))} (FORMAT parquet, ROW_GROUP_SIZE 250000)")
+
+    def frame(self, query: str) -> pl.DataFrame:
+        path = self.work / "frame.parquet"
+        self.write(query, path)
+        return pl.read_parquet(path, memory_map=False)
+
+    def counted(self, query: str, size: int) -> Counts:
+        """(size,), of a query for `row` and `n`."""
+        answer, counts = self.numbers(query), np.zeros(size, np.int64)
+        counts[answer["row"]] = answer["n"]
+        return counts
+
+    # ---- ids
+
+    def _id(self, table: str, column: str, kind: IdType, where: str = "") -> str:
+        """A column's ids in their declared type, as SQL, of the rows `where`.
+
+        Raises PrepareError for a text that is no integer.
+        """
+        name = quoted(column)
+        if kind == "str":
+            return f"CAST({name} AS VARCHAR)"
+        if self.columns[table][column] == "VARCHAR":
+            wrong = self.rows(
+                f"SELECT {name} FROM (SELECT {name} FROM {table} {where}) "
+                f"WHERE NOT regexp_full_match({name}, '-?[0-9]+') OR TRY_CAST({name} AS BIGINT) IS NULL LIMIT 1"
+            )
+            if wrong:
+                raise PrepareError(
+                    f"{table}: {column} {wrong[0][0]!r} given, features.toml declares int: whole numbers of 64 bits "
+                    'are allowed; or declare it "str"'
+                )
+        return f"TRY_CAST({name} AS BIGINT)"  # of the rows `where` all are integers; others are not looked at
+
+    def _entities(
+        self, name: str, kind: IdType, seen: Sequence[tuple[str, ...]], features: Sequence[Feature]
+    ) -> Entities:
+        """Those of their own table and those that only the log names, by id.
+
+        In the engine they are a table `<name>s`: id, row, key.
+        """
+        table = f"{name.removesuffix('_id')}s"
+        own = self._id(table, name, kind)
+        twice = self.rows(f"SELECT {own} AS id FROM {table} GROUP BY id HAVING count(*) > 1 ORDER BY id LIMIT 1")
+        if twice:
+            raise PrepareError(f"{table}: {name} {twice[0][0]!r} stands twice")
+        named = [f"SELECT {own} AS id FROM {table}"]
+        for source, column, *where in seen:
+            of = " ".join(where)
+            named.append(f"SELECT DISTINCT {self._id(source, column, kind, of)} FROM {source} {of}")
+        lacking = [f.name for f in features if f.name not in (*self.columns[table], "user_id", "item_id")]
+        if lacking:
+            raise PrepareError(
+                f"{table} have no column {lacking[0]!r} that features.toml names; "
+                f"there are {', '.join(self.columns[table])}"
+            )
+        self.connection.execute(
+            f"CREATE TABLE {name}s_by_row AS SELECT id, row_number() OVER (ORDER BY id) - 1 AS row "
+            f"FROM (SELECT DISTINCT id FROM ({' UNION ALL '.join(named)}) WHERE id IS NOT NULL)"
+        )
+        columns = "".join(f", t.{quoted(f.name)}" for f in features if f.name not in ("user_id", "item_id"))
+        frame = self.frame(
+            f"SELECT n.id AS {name}{columns} FROM {name}s_by_row n LEFT JOIN (SELECT *, {own} AS own FROM {table}) t "
+            "ON n.id = t.own ORDER BY n.row"
+        )
+        entities = Entities(name, kind, frame)
+        self._number(f"{name}s", entities.keys)
+        return entities
+
+    def _number(self, table: str, keys: Keys) -> None:
+        """The table `<table>_by_row` with its rows' keys becomes `table`."""
+        numbered = {"row": np.arange(len(keys)), "key": keys}
+        self.connection.register("keys_of_rows", numbered)
+        self.connection.execute(
+            f"CREATE TABLE {table} AS SELECT id, row, key FROM {table}_by_row JOIN keys_of_rows USING (row)"
+        )
+        self.connection.execute(f"DROP TABLE {table}_by_row")
+        self.connection.unregister("keys_of_rows")
+
+    # ---- impressions
+
+    def context(self, features: Sequence[Feature]) -> dict[str, Column | None]:
+        """The distinct values of each context feature as a raw column, a missing one last.
+
+        None: numbers that stand in the log as they are, for which the impressions carry the numbers themselves.
+        """
+        columns: dict[str, Column | None] = {}
+        for place, feature in enumerate(features):
+            if feature.name not in self.columns["impressions"]:
+                raise PrepareError(
+                    f"impressions have no column {feature.name!r} that features.toml names; "
+                    f"there are {', '.join(self.columns['impressions'])}"
+                )
+            name = quoted(feature.name)
+            if not feature.typed and self.columns["impressions"][feature.name] in _NUMBERS:
+                largest = self.rows(f"SELECT max(abs(CAST({name} AS DOUBLE))) FROM impressions WHERE NOT isnan({name})")
+                series_column(feature, pl.Series([largest[0][0]]))  # refuses what 32 bits cannot hold
+                columns[feature.name] = None
+                continue
+            self.connection.execute(
+                f"CREATE TABLE context_{place} AS SELECT value, row_number() OVER (ORDER BY value) - 1 AS code "
+                f"FROM (SELECT DISTINCT {name} AS value FROM impressions WHERE {name} IS NOT NULL)"
+            )
+            values = self.frame(f"SELECT value FROM context_{place} ORDER BY code")["value"]
+            columns[feature.name] = series_column(
+                feature, pl.concat([values, pl.Series("value", [None], values.dtype)])
+            )
+        return columns
+
+    def write_impressions(self, context: Sequence[tuple[str, bool]]) -> Path:
+        """Sorted: user, item, time, label, `split` and KEPT where they are there, and c<n> of the n-th context feature.
+
+        A context feature is (name, whether its impressions carry a code and not a number).
+        """
+        user = self._id("impressions", "user_id", self.schema.user_id)
+        item = self._id("impressions", "item_id", self.schema.item_id.type)
+        there = [name for name in ("split", *KEPT) if name in self.columns["impressions"]]
+        chosen = [f"p.{name}" for name in there]
+        joins = ""
+        for place, (name, coded) in enumerate(context):
+            column = f"p.{quoted(name)}"
+            if coded:
+                joins += f" LEFT JOIN context_{place} ON context_{place}.value = {column}"
+                codes = f"(SELECT count(*) FROM context_{place})"
+                chosen.append(f"CAST(coalesce(context_{place}.code, {codes}) AS INTEGER) AS c{place}")
+            else:
+                chosen.append(f"CAST({column} AS DOUBLE) AS c{place}")
+        order = ", ".join(["time", "user", "item", "label", *(f"c{place}" for place in range(len(context))), *there])
+        path = self.work / "impressions.parquet"
+        self.write(
+            f"SELECT CAST(u.row AS INTEGER) AS user, CAST(i.row AS INTEGER) AS item, p.timestamp AS time, "
+            f"CAST(p.label AS TINYINT) AS label{''.join(f', {c}' for c in chosen)} "
+            f"FROM (SELECT *, {user} AS own_user, {item} AS own_item FROM impressions) p "
+            f"JOIN user_ids u ON u.id = p.own_user JOIN item_ids i ON i.id = p.own_item{joins} ORDER BY {order}",
+            path,
+        )
+        self.connection.execute(f"CREATE VIEW shown AS SELECT * FROM read_parquet({literal(str(path))})")
+        return path
+
+    def exact_mean(self, column: str, where: str) -> tuple[float, float]:
+        """Mean and deviation of a number, (0, 1) where there is none: the same bits in any order of the rows."""
+        known = f"FROM shown WHERE {where} AND {column} IS NOT NULL AND NOT isnan({column})"
+        ((count, largest),) = self.rows(f"SELECT count(*), max(abs({column})) {known}")
+        if not count:
+            return 0.0, 1.0
+        mean = self._exact_sum(column, known, largest) / count
+        ((furthest,),) = self.rows(f"SELECT max(power({column} - {float(mean)!r}, 2)) {known}")
+        variance = self._exact_sum(f"power({column} - {float(mean)!r}, 2)", known, furthest) / count
+        return float(mean), float(variance) ** 0.5 or 1.0
+
+    def _exact_sum(self, expression: str, known: str, largest: float) -> Fraction:
+        """A sum in fixed point of 128 bits: 89 for the largest value, 37 for as many rows as there may be."""
+        places = 89 - frexp(largest)[1]
+        scaled = f"CAST(({expression}) * {2.0 ** (places // 2)!r} * {2.0 ** (places - places // 2)!r} AS HUGEINT)"
+        return Fraction(self.rows(f"SELECT sum({scaled}) {known}")[0][0]) / Fraction(2) ** places
+
+    def days(self, time_zone: str) -> list[tuple[Any, int, int]]:
+        """(day, impressions, first ms) of each calendar day of the zone, in order."""
+        local = f"timezone({literal(time_zone)}, timezone('UTC', make_timestamp_ms(time)))"
+        return self.rows(
+            f"SELECT CAST({local} AS DATE) AS day, count(*), min(time) FROM shown GROUP BY day ORDER BY day"
+        )
+
+    def tenths(self) -> tuple[int, int, int, int]:
+        """Times (ms) of the first impression, of those where the last two tenths begin, and of the last."""
+        count = self.count("shown")
+        places = (0, count * 8 // 10, count * 9 // 10, count - 1)
+        at = [self.rows(f"SELECT time FROM shown LIMIT 1 OFFSET {place}")[0][0] for place in places]
+        return at[0], at[1], at[2], at[3]
+
+    def kept_type(self, name: str) -> npt.DTypeLike:
+        return np.float64 if self.columns["impressions"][name] in ("FLOAT", "DOUBLE") else np.int64
+
+    # ---- behaviours
+
+    @property
+    def groups(self) -> tuple[History | Group, ...]:
+        return (self.schema.history, *self.schema.groups)
+
+    def write_behaviours(self, group: History | Group, train: str) -> tuple[Behaviours, Keys]:
+        """Those of [history] or of a [[group]], and their objects' keys; `train`: which of `shown` are training."""
+        named = group.object_type
+        where = _of_group(named, group.actions)
+        user = self._id("behaviours", "user_id", self.schema.user_id)
+        if isinstance(group, Group):
+            own, objects = self._id("behaviours", "object_id", group.type, where), f"{named}_objects"
+            keys = self._objects(group, own, where, objects)
+        else:
+            own, objects = self._id("behaviours", "object_id", self.schema.item_id.type, where), "item_ids"
+            keys = self.items.keys
+        acted = " ".join(f"WHEN {literal(action)} THEN {code}" for code, action in enumerate(group.actions, 1))
+        path = self.work / f"behaviours-{self.groups.index(group)}.parquet"
+        self.write(
+            "SELECT CAST(u.row AS INTEGER) AS user, CAST(o.row AS INTEGER) AS object, time, acted FROM "
+            f"(SELECT DISTINCT {user} AS own_user, {own} AS own, timestamp AS time, "
+            f"CAST(CASE action {acted} END AS TINYINT) AS acted FROM behaviours {where}) b "
+            f"JOIN user_ids u ON u.id = b.own_user JOIN {objects} o ON o.id = b.own "
+            "ORDER BY u.row, time, o.key, acted",
+            path,
+        )
+        done = f"read_parquet({literal(str(path))})"
+        each = self.counted(f"SELECT user AS row, count(*) AS n FROM {done} GROUP BY user", len(self.users))
+        begin = np.zeros(len(self.users), np.int64)
+        begin[1:] = np.cumsum(each)[:-1]
+        seen = self.counted(
+            f"SELECT b.object AS row, count(*) AS n FROM {done} b JOIN (SELECT user, max(time) AS last FROM shown "
+            f"WHERE {train} GROUP BY user) s ON b.user = s.user WHERE b.time < s.last GROUP BY b.object",
+            len(keys),
+        )
+        return Behaviours(path, begin, seen, int(each.sum())), keys
+
+    def _objects(self, group: Group, own: str, where: str, table: str) -> Keys:
+        """Numbers a group's objects in the engine's table `table`; their keys."""
+        self.connection.execute(
+            f"CREATE TABLE {table}_by_row AS SELECT id, row_number() OVER (ORDER BY id) - 1 AS row "
+            f"FROM (SELECT DISTINCT {own} AS id FROM behaviours {where})"
+        )
+        keys = series_column(group.feature, self.frame(f"SELECT id FROM {table}_by_row ORDER BY row")["id"])
+        self._number(table, keys)
+        return keys
+
+    # ---- what a summary tells
+
+    def unused(self) -> dict[str, list[str]]:
+        """Columns of each table that neither the data set's form nor features.toml names."""
+        used = {"impressions": {"user_id", "item_id", "timestamp", "label", "split", "request_id", *KEPT}}
+        used["impressions"] |= {feature.name for feature in self.schema.side("context")}
+        used["users"] = {"user_id", *(feature.name for feature in self.schema.side("user"))}
+        used["items"] = {"item_id", *(feature.name for feature in self.schema.side("item"))}
+        used["behaviours"] = {"user_id", "action", "object_type", "object_id", "timestamp"}
+        unused = {name: [c for c in self.columns[name] if c not in columns] for name, columns in used.items()}
+        return {name: columns for name, columns in unused.items() if columns}
+
+    def holes(self) -> dict[str, int]:
+        """Elements of lists that hold nothing (["a", null]) and are left out, by table.column; those that have any."""
+        holes: dict[str, int] = {}
+        for side, table in (("user", "users"), ("item", "items"), ("context", "impressions")):
+            for feature in self.schema.side(side):  # type: ignore[arg-type]
+                if feature.listed and self.columns[table][feature.name].endswith("]"):
+                    name = quoted(feature.name)
+                    count = self.rows(f"SELECT coalesce(sum(len({name}) - list_count({name})), 0) FROM {table}")[0][0]
+                    holes |= {f"{table}.{feature.name}": int(count)} if count else {}
+        return holes
+
+    def acted(self) -> list[tuple[str, str, int]]:
+        """(object type, action, behaviours) of all that the log holds, the most frequent first."""
+        kinds = "SELECT object_type, action, count(*) AS n FROM behaviours GROUP BY object_type, action"
+        return self.rows(f"{kinds} ORDER BY n DESC, object_type, action")
+
+
+_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "FLOAT", "DOUBLE")
+
+
+def _of_group(object_type: str, actions: Sequence[str]) -> str:
+    return f"WHERE object_type = {literal(object_type)} AND action IN ({', '.join(map(literal, actions))})"

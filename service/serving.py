@@ -1,0 +1,174 @@
+"""What `python -m service` does.
+
+Checks the bundle once, starts a store where none is named, and serves with the workers asked for.
+"""
+
+import logging
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from model.bundle.layout import BundleError
+from model.bundle.reading import Bundle
+from service import trial
+from service.api.routes import example, samples
+from service.loading.load import load_users
+from service.loading.user import BackfillError
+from service.scoring.scorer import Scorer
+from service.scoring.served import Served
+from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
+from service.store.embedded import EmbeddedStore, EmbeddedStoreError
+from service.store.redis import address
+from service.telemetry import logs, tracing
+from service.telemetry.folder import prepare_folder
+from service.worker import METRICS_FOLDER, PARENT
+
+log = logging.getLogger("ranker")
+
+
+def serve(data: Path | None = None) -> int:
+    """Serves until it is stopped; gives the exit code. `data`: a prepared data set to try the bundle with."""
+    try:
+        settings = load_settings()
+        if data is not None:
+            _refuse_data(data, settings)
+        logs.configure(settings.log_level, settings.log_format)
+        _warn_of_unknown_settings(settings)
+        if (refusal := tracing.refusal(os.environ)) is not None:
+            log.warning("%s", refusal)
+        if settings.redis_url is not None:
+            address(settings.redis_url)
+        listener = _listen(settings.host, settings.port)
+        bundle = _checked(settings)
+    except (SettingsError, BundleError, ValueError, OSError) as error:
+        print(f"service: {error}", file=sys.stderr)
+        return 1
+    with ExitStack() as stack:
+        stack.callback(listener.close)
+        try:
+            os.environ["RANKER_BUNDLE"] = str(bundle.folder)  # what was checked, though `current` may move on
+            if settings.redis_url is None:
+                os.environ["RANKER_REDIS_URL"] = _embedded(stack, settings, bundle, data)
+            body = (trial.example(data, 5) if data else None) or example(samples(bundle), 5)
+        except (EmbeddedStoreError, BackfillError) as error:
+            print(f"service: {error}", file=sys.stderr)
+            return 1
+        os.environ[METRICS_FOLDER] = str(stack.enter_context(prepare_folder(settings.workers)))
+        os.environ[PARENT] = str(os.getpid())
+        host, port = listener.getsockname()[:2]
+        base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        threading.Thread(target=_announce, args=(base, body), daemon=True).start()
+        config = uvicorn.Config(
+            "service.worker:from_environment",
+            factory=True,
+            workers=settings.workers,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            log_config=None,  # its loggers write as ours do
+            log_level="warning" if settings.log_level == "info" else settings.log_level,
+            access_log=False,  # it would write raw paths; at debug ours tells of every request
+            timeout_graceful_shutdown=settings.shutdown_grace_s,
+            server_header=False,
+        )
+        if settings.workers > 1:
+            Multiprocess(config, [listener]).run()
+        else:
+            server = uvicorn.Server(config)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after an orderly shutdown
+            try:
+                server.run([listener])
+            except KeyboardInterrupt:  # likewise
+                pass
+            return 0 if server.started else 1
+    return 0
+
+
+def _checked(settings: Settings) -> Bundle:
+    """The bundle, its hashes compared and its golden requests answered: once, here, before any worker starts."""
+    begun = time.perf_counter()
+    bundle = Bundle.open(settings.bundle)
+    bundle.verify()
+    served = Served.open(bundle, Scorer(1), settings.precision)
+    facts = (bundle.name, bundle.version, bundle.folder, served.precision, time.perf_counter() - begun)
+    log.info("bundle %s %s at %s, served in %s, checked in %.2f s", *facts)
+    return bundle
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a port in use is one clear line before anything else starts."""
+    family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family, kind)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(2048)
+        listener.set_inheritable(True)
+    except OSError as error:
+        listener.close()
+        wrong = f"cannot listen on {host}:{port} ({error.strerror})"
+        raise OSError(f"{wrong}; stop what listens there or set RANKER_PORT to another port") from None
+    return listener
+
+
+def _refuse_data(data: Path, settings: Settings) -> None:
+    """Raises SettingsError where --data could not be what is meant."""
+    if settings.redis_url is not None:
+        raise SettingsError(
+            f"--data {data} goes into the embedded store, but RANKER_REDIS_URL names a store; unset it, or load that "
+            f"store: python -m service.backfill --data {data}"
+        )
+    if "bundle" not in settings.model_fields_set:
+        raise SettingsError(
+            f"--data {data} needs the bundle that was trained on such data: set RANKER_BUNDLE (make run BUNDLE=…)"
+        )
+
+
+def _embedded(stack: ExitStack, settings: Settings, bundle: Bundle, data: Path | None) -> str:
+    """Starts the embedded store with the users of `data`, or with the demo's for the demo; gives the store's URL."""
+    url = stack.enter_context(EmbeddedStore()).url
+    log.warning("RANKER_REDIS_URL is not set: embedded store, lost at exit, not for production")
+    if data is not None:
+        trial.load(data, bundle, url, settings)
+    elif settings.bundle != DEMO_BUNDLE:
+        log.warning("%s", trial.hint(bundle))
+    else:
+        lines = DEMO_USERS.read_bytes().splitlines()
+        newest = max(moment[3] for moment in chain(*(orjson.loads(line)["behaviours"] for line in lines)))
+        shift_ms = time.time_ns() // 1_000_000 - newest  # as if the newest click of the demo were made just now
+        loaded = load_users(lines, url, keep=settings.history_keep, ttl_s=settings.history_ttl_s, shift_ms=shift_ms)
+        log.info("%d demo users with %d clicks loaded", loaded.users, loaded.behaviours)
+    return url
+
+
+def _warn_of_unknown_settings(settings: Settings) -> None:
+    known = {f"RANKER_{name.upper()}" for name in type(settings).model_fields}
+    for name in sorted(name for name in os.environ if name.startswith("RANKER_") and name not in known):
+        log.warning("%s is no setting and does nothing; settings: %s", name, ", ".join(sorted(known)))
+
+
+def _announce(base: str, request: dict[str, Any]) -> None:
+    """Says when the service answers, with a command to try it."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while True:
+        try:
+            opener.open(f"{base}/health/ready", timeout=5).close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    body = orjson.dumps(request).decode()
+    print(f"\nready on {base} — docs at {base}/docs, metrics at {base}/metrics. Try:\n")
+    print(f"curl -s {base}/rank -H 'content-type: application/json' -d {shlex.quote(body)}\n", flush=True)

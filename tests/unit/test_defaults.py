@@ -1,0 +1,131 @@
+"""Settings that suit a log nobody made a recipe for, and patience that waits for one that begins at chance."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model import networks
+from model.features.ids import UNKNOWN
+from model.prepared.loader import Prepared
+from model.training.defaults import suited
+from model.training.patience import at_chance
+from model.training.recipe import Recipe, Training
+from model.training.run import Run
+
+
+@pytest.mark.parametrize("network", networks.names())
+def test_the_default_of_every_network_trains_on_a_small_log(small_data: Prepared, network: str, tmp_path: Path) -> None:
+    choice = suited(small_data, network)
+    run = Run(small_data, network, choice.recipe, 1, tmp_path / "x.pt")
+    rows = small_data.of_split("train")[:128]
+    loss = run.step(rows[:64], rows[64:] if run.objective == "pairs" else None)
+    assert np.isfinite(float(loss)) and choice.reasons
+    assert choice.recipe.training.optimiser == "adam" and choice.recipe.training.select == "validation"
+
+
+class Large(Prepared):
+    """The same log with so many rows to train on."""
+
+    train = 0
+
+    def of_split(self, split: str) -> np.ndarray:
+        return np.broadcast_to(0, (self.train,)) if split == "train" else super().of_split(split)
+
+
+def of_size(data: Prepared, train: int) -> Recipe:
+    large = Large(data.folder)
+    large.train = train
+    return suited(large, "bst").recipe
+
+
+def test_the_more_rows_the_larger_batch_and_mlp_and_the_fewer_epochs(small_data: Prepared) -> None:
+    sizes = [of_size(small_data, rows) for rows in (4_000, 40_000, 400_000, 4_000_000, 400_000_000)]
+    batches = [recipe.training.batch_size for recipe in sizes]
+    epochs = [recipe.training.epochs for recipe in sizes]
+    first = [recipe.network.get("mlp", [1024])[0] for recipe in sizes]
+    assert batches == sorted(batches) and first == sorted(first) and epochs == sorted(epochs, reverse=True)
+    assert (batches[0], first[0], first[-1], epochs[0], epochs[-1]) == (128, 64, 1024, 20, 1)
+
+
+def test_tables_start_anew_only_where_one_epoch_teaches_an_item(small_data: Prepared) -> None:
+    items = small_data.rows["item_id"]
+    often, seldom = of_size(small_data, 150 * items).training, of_size(small_data, 50 * items).training
+    assert often.fresh_tables and often.evaluations == 1, "a look amid an epoch would see tables half learnt"
+    assert not seldom.fresh_tables
+
+
+def test_where_items_do_not_come_back_the_sequence_says_what_they_are(small_data: Prepared) -> None:
+    assert "item_id" not in suited(small_data, "bst").recipe.features
+    changed = Prepared(small_data.folder)
+    items = np.array(changed.arrays["items"])
+    items[:, changed.schema.places("item")["item_id"].start] = UNKNOWN
+    changed.arrays = changed.arrays | {"items": items}
+    choice = suited(changed, "bst")
+    before = {f.name: f.sequence_width for f in changed.schema.sequence}
+    widths = {name: of["sequence_width"] for name, of in choice.recipe.features.items() if "sequence_width" in of}
+    assert widths["item_id"] == 8 and sum(widths.values()) == sum(before[name] for name in widths)
+    assert any("0% show an item that training knows" in reason for reason in choice.reasons)
+
+
+def test_tables_too_large_for_dense_steps_are_trained_lazily(small_data: Prepared) -> None:
+    changed = Prepared(small_data.folder)
+    changed.rows = changed.rows | {"item_id": 10_000_000}
+    assert suited(changed, "bst").recipe.training.lazy and not suited(small_data, "bst").recipe.training.lazy
+
+
+def labels(rows: int, clicks: int) -> np.ndarray:
+    return np.repeat([1, 0], [clicks, rows - clicks]).astype(np.int8)
+
+
+@pytest.mark.parametrize(
+    ("auc", "rows", "clicks", "chance"),
+    [
+        (0.503, 10_000, 5_000, True),
+        (0.498, 10_000, 5_000, True),
+        (0.564, 10_000, 5_000, False),
+        (0.3, 10_000, 5_000, True),
+        (0.55, 700, 80, True),  # its standard error is 0.034
+        (0.58, 700, 80, False),
+        (0.505, 2_000_000, 1_000_000, True),  # 12 standard errors, and nothing learnt
+        (0.52, 2_000_000, 1_000_000, False),
+    ],
+)
+def test_chance_is_what_the_size_of_the_split_cannot_tell_from_nothing(
+    auc: float, rows: int, clicks: int, chance: bool
+) -> None:
+    assert at_chance(auc, labels(rows, clicks)) is chance
+
+
+class Looking(Run):
+    """A run whose looks see these AUCs instead of its own."""
+
+    curve: list[float]
+
+    def look(self) -> None:
+        seen = self.curve[len(self.progress["curve"])]
+        self.judge({"auc": seen, "train_loss": 0.0, "picked_by": seen})
+
+
+def looks_until_it_stops(data: Prepared, curve: list[float], patience: int, tmp_path: Path) -> int:
+    how = Training(batch_size=len(data.of_split("train")), epochs=len(curve), evaluations=1, patience=patience)
+    run = Looking(data, "wdl", Recipe({"mlp": [4]}, how), 1, tmp_path / "x.pt")
+    run.curve = curve
+    run.fit()
+    return len(run.progress["curve"])
+
+
+@pytest.mark.parametrize(
+    ("curve", "patience", "looks"),
+    [
+        ([0.503, 0.498, 0.492, 0.564, 0.726, 0.918], 1, 6),  # it begins at chance, and is waited for
+        ([0.503, 0.498, 0.564, 0.726, 0.720, 0.918], 1, 5),  # once it has learnt, a look without a better AUC counts
+        ([0.726, 0.720, 0.71, 0.70, 0.9], 3, 4),
+        ([0.503, 0.498, 0.501, 0.499], 1, 4),  # nothing is ever learnt: the epochs end it
+        ([0.56, 0.498, 0.501, 0.918], 2, 3),  # it was above chance before
+    ],
+)
+def test_a_look_at_chance_is_not_waited_in_vain(
+    small_data: Prepared, curve: list[float], patience: int, looks: int, tmp_path: Path
+) -> None:
+    assert looks_until_it_stops(small_data, curve, patience, tmp_path) == looks

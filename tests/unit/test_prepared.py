@@ -1,0 +1,243 @@
+"""A log becomes the same bytes however it is cut; what prepare tells of it; what is refused in it."""
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from model.datasets.tables import DataSet, Options
+from model.engine import engine
+from model.features.schema import Schema, parse
+from model.prepared import summary
+from model.prepared.encode import encode_tables
+from model.prepared.entities import PrepareError
+from model.prepared.loader import Prepared
+from model.prepared.numbered import Log
+from model.prepared.slices import ends
+
+DAY, FIRST = 86_400_000, 1_767_225_600_000  # 1 January 2026
+SCHEMA = {
+    "user_id": "str",
+    "history": {"length": 5, "actions": ["click", "buy"]},
+    "feature": [
+        {"name": "user_id", "side": "user", "kind": "id", "type": "str", "min_count": 3, "width": 4},
+        {"name": "age", "side": "user", "kind": "number", "transform": "standard"},
+        {"name": "item_id", "side": "item", "kind": "id", "type": "int", "sequence_width": 4},
+        {"name": "price", "side": "item", "kind": "number", "transform": "standard"},
+        {"name": "tags", "side": "item", "kind": "multi", "type": "str", "max_values": 2, "width": 2},
+        {"name": "page", "side": "context", "kind": "category", "type": "int", "width": 2, "default": 1},
+        {
+            "name": "query",
+            "side": "context",
+            "kind": "multi",
+            "type": "str",
+            "max_values": 2,
+            "width": 2,
+            "default": [],
+        },
+        {"name": "wait", "side": "context", "kind": "number", "transform": "standard", "default": 0.0},
+        {"name": "depth", "side": "context", "kind": "number", "transform": "log", "width": 2, "default": 0},
+        {"name": "user_x_page", "side": "cross", "kind": "category", "of": ["user_id", "page"], "buckets": 99},
+    ],
+    "group": [{"object_type": "coupon", "actions": ["take"], "length": 2, "width": 3}],
+}
+SCHEMA["feature"][-1]["width"] = 2  # type: ignore[index]
+
+
+def schema(**changes: Any) -> Schema:
+    return parse(SCHEMA | changes)
+
+
+def tables(rows: int = 2000, seed: int = 5) -> dict[str, pl.DataFrame]:
+    """Five days with many ties, gaps in every column that may have them, and users that have no row of their own."""
+    draw = np.random.default_rng(seed)
+    some = lambda values: [None if gap else value for value, gap in zip(values, draw.random(rows) < 0.1, strict=True)]  # noqa: E731
+    impressions = pl.DataFrame(
+        {
+            "user_id": [f"u{n}" for n in draw.integers(60, size=rows)],
+            "item_id": draw.integers(-5, 40, size=rows),
+            "timestamp": FIRST + draw.integers(5 * 24 * 60, size=rows) * 60_000,
+            "label": draw.integers(2, size=rows).astype(np.int8),
+            "page": some(draw.integers(4, size=rows).tolist()),
+            "query": some([[f"w{n}" for n in draw.integers(9, size=draw.integers(4))] for _ in range(rows)]),
+            "wait": some((draw.random(rows) * 1e6).tolist()),
+            "depth": some(draw.integers(1000, size=rows).tolist()),
+            "session": "s",
+        }
+    )
+    of = {"click": "item", "buy": "item", "look": "item", "take": "coupon"}
+    action = draw.choice(list(of), size=rows)
+    behaviours = pl.DataFrame(
+        {
+            "user_id": [f"u{n}" for n in draw.integers(60, size=rows)],
+            "action": action,
+            "object_type": [of[name] for name in action],
+            "object_id": [
+                str(n) if of[a] == "item" else f"c{n}"
+                for a, n in zip(action, draw.integers(40, size=rows), strict=True)
+            ],
+            "timestamp": FIRST + draw.integers(5 * 24 * 60, size=rows) * 60_000,
+        }
+    )
+    items = pl.DataFrame(
+        {"item_id": range(30), "price": draw.random(30), "tags": [["a", "b"][: n % 3] for n in range(30)]}
+    )
+    users = pl.DataFrame({"user_id": [f"u{n}" for n in range(50)], "age": [None, *range(49)]})
+    return {"impressions": impressions, "behaviours": behaviours, "items": items, "users": users}
+
+
+def write(folder: Path, frames: dict[str, pl.DataFrame]) -> Path:
+    (folder / "tables").mkdir(parents=True)
+    for name, frame in frames.items():
+        frame.write_parquet(folder / "tables" / f"{name}.parquet")
+    return folder
+
+
+def prepared(folder: Path, frames: dict[str, pl.DataFrame], **how: Any) -> dict[str, bytes]:
+    """Every file but the tables."""
+    encode_tables(write(folder, frames), schema(), DataSet("log", "UTC"), None, Options(**how))
+    kept = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "tables"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+def test_the_same_bytes_whatever_the_parts_the_processes_and_the_order_of_the_rows(tmp_path: Path) -> None:
+    frames = tables()
+    one = prepared(tmp_path / "one", frames, parts=1, processes=1)
+    assert prepared(tmp_path / "many", frames, parts=8, processes=1) == one
+    mixed = {name: frame.sample(fraction=1, shuffle=True, seed=1) for name, frame in frames.items()}
+    assert prepared(tmp_path / "mixed", mixed, parts=3, processes=2, memory_gib=0.2) == one
+    assert {"vocab/user_id.npy", "catalog/items.npy", "encoded/cross.npy", "encoded/coupon_end.npy"} <= set(one)
+
+
+def test_every_end_is_one_past_the_last_behaviour_strictly_before() -> None:
+    draw = np.random.default_rng(0)
+    for behaviours, users in ((0, 3), (1, 1), (500, 7)):
+        owner = np.sort(draw.integers(users, size=behaviours))
+        times = draw.integers(50, size=behaviours)
+        times = times[np.lexsort((times, owner))]
+        begin = np.searchsorted(owner, np.arange(users))
+        user, now = draw.integers(users, size=300).astype(np.int32), draw.integers(52, size=300)
+        expected = [begin[u] + int(((owner == u) & (times < t)).sum()) for u, t in zip(user, now, strict=True)]
+        np.testing.assert_array_equal(ends(begin, times, user, now), expected)
+
+
+@pytest.mark.parametrize("values", [[0.1] * 10 + [1e16, -1e16, 3.0], [1e-300, 2e-300], [5.0], [-7.25, 7.25, 1e38]])
+def test_means_and_deviations_are_the_same_bits_in_any_order(values: list[float], tmp_path: Path) -> None:
+    spreads = set()
+    for seed in range(4):
+        frames = tables(len(values))
+        numbers = np.random.default_rng(seed).permutation(values)
+        frames["impressions"] = frames["impressions"].with_columns(wait=pl.Series(numbers))
+        folder = write(tmp_path / str(seed), frames)
+        with engine(tmp_path, 0.5) as connection:
+            log = Log(connection, folder / "tables", schema(), tmp_path)
+            log.write_impressions([("wait", False)])
+            spreads.add(log.exact_mean("c0", "true"))
+    ((mean, deviation),) = spreads
+    exact, largest = sum(map(Fraction, values)) / len(values), max(map(abs, values))
+    assert abs(Fraction(mean) - exact) <= Fraction(largest) / 2**80 + Fraction(abs(mean)) / 2**53
+    squares = sum((Fraction(value) - exact) ** 2 for value in values) / len(values)
+    assert deviation == pytest.approx(float(squares) ** 0.5 or 1.0, rel=1e-14)
+
+
+def test_statistics_and_vocabularies_count_what_training_saw(tmp_path: Path) -> None:
+    frames = tables()
+    encode_tables(write(tmp_path, frames), schema(), DataSet("log", "UTC"))
+    encoder = Prepared(tmp_path).encoder
+    train = frames["impressions"].filter(pl.col("timestamp") < FIRST + 3 * DAY)
+    waits = train["wait"].drop_nulls().to_list()
+    assert encoder.statistics.numbers["wait"][0] == pytest.approx(math.fsum(waits) / len(waits), rel=1e-15)
+    assert encoder.statistics.numbers["wait"][1] == pytest.approx(np.std(waits), rel=1e-12)
+    prices = dict(zip(frames["items"]["item_id"], frames["items"]["price"], strict=True))
+    last = train.group_by("user_id").agg(last=pl.col("timestamp").max())
+    read = frames["behaviours"].filter(pl.col("action").is_in(["click", "buy"])).unique()
+    clicked = read.join(last, on="user_id").filter(pl.col("timestamp") < pl.col("last"))["object_id"].cast(pl.Int64)
+    seen = [prices[item] for item in (*train["item_id"], *clicked) if item in prices]
+    assert encoder.statistics.numbers["price"] == pytest.approx((np.mean(seen), np.std(seen)), rel=1e-12)
+    often = train["user_id"].value_counts().filter(pl.col("count") >= 3)["user_id"]
+    assert encoder.statistics.rows["user_id"] == 2 + len(often)
+
+
+def test_the_summary_tells_splits_histories_strangers_and_what_is_not_used(tmp_path: Path) -> None:
+    frames = tables()
+    frames["users"] = frames["users"].with_columns(email=pl.col("user_id") + "@example.com")
+    late = frames["impressions"].filter(pl.col("timestamp") >= FIRST + 4 * DAY).with_columns(item_id=pl.lit(999))
+    early = frames["impressions"].filter(pl.col("timestamp") < FIRST + 4 * DAY)
+    frames["impressions"] = pl.concat([early, late.cast(early.schema)])
+    meta = encode_tables(write(tmp_path, frames), schema(), DataSet("log", "UTC"))
+    facts = meta["summary"]["splits"]
+    assert facts["test"]["impressions"] == len(late) and facts["test"]["unknown"]["item_id"] == 1
+    assert facts["test"]["click_rate"] == pytest.approx(late["label"].mean())
+    assert facts["validation"]["unknown"]["item_id"] < 0.2 and "unknown" not in facts["train"]
+    data = Prepared(tmp_path)
+    begin, end = data.arrays["begin"][data.user], data.arrays["end"]
+    for code, name in enumerate(facts):
+        lengths = np.minimum(end - begin, 5)[data.arrays["split"] == code]
+        assert facts[name]["with_history"] == pytest.approx((lengths > 0).mean())
+        quantiles = np.quantile(lengths, [0.1, 0.5, 0.9], method="inverted_cdf").tolist()
+        assert facts[name]["history_lengths"] == quantiles
+    assert meta["summary"]["unused_columns"] == {"impressions": ["session"], "users": ["email"]}
+    told = summary.warnings(meta)
+    assert any("users: not used" in line and "email" in line for line in told)
+    assert any("'look'" in line for line in told)
+    assert any(line.startswith("test ") and str(len(late)) in line for line in summary.lines(meta, 5))
+
+
+@pytest.mark.parametrize(
+    ("history", "groups", "words"),
+    [
+        (
+            {"object_type": "product"},
+            [],
+            r"\[history\].*'product'.*'click', 'buy'.*holds.*object_type 'item' with action",
+        ),
+        ({"actions": ["Click"]}, [], r"\[history\].*'Click'.*object_type 'item' with action 'click' \("),
+        (
+            {},
+            [{"object_type": "cupon", "actions": ["take"]}],
+            r"\[\[group\]\] 'cupon'.*object_type 'coupon' with action 'take'",
+        ),
+        ({}, [{"object_type": "coupon", "actions": ["taken"]}], r"\[\[group\]\] 'coupon'.*'taken'"),
+    ],
+)
+def test_a_history_that_would_always_be_empty_is_refused(
+    history: dict[str, Any], groups: list[dict[str, Any]], words: str, tmp_path: Path
+) -> None:
+    named = schema(history=SCHEMA["history"] | history, group=groups)  # type: ignore[operator]
+    with pytest.raises(PrepareError, match=words):
+        encode_tables(write(tmp_path, tables()), named, DataSet("log", "UTC"))
+
+
+def test_histories_that_are_empty_for_another_reason_are_told(tmp_path: Path) -> None:
+    frames = tables()
+    frames["behaviours"] = frames["behaviours"].with_columns(user_id="x" + pl.col("user_id"))
+    meta = encode_tables(write(tmp_path / "others", frames), schema(), DataSet("log", "UTC"))
+    assert any("every history is empty" in line and "user_id" in line for line in summary.warnings(meta))
+    frames["behaviours"] = frames["behaviours"].clear()
+    meta = encode_tables(write(tmp_path / "none", frames), schema(), DataSet("log", "UTC"))
+    assert any("there are no behaviours" in line for line in summary.warnings(meta))
+
+
+def test_an_id_that_is_not_of_its_declared_type_is_refused_with_the_id(tmp_path: Path) -> None:
+    frames = tables()
+    frames["items"] = frames["items"].with_columns(item_id=pl.lit("b") + pl.col("item_id").cast(pl.String))
+    with pytest.raises(PrepareError, match='items: item_id \'b.*features.toml declares int.*or declare it "str"'):
+        encode_tables(write(tmp_path / "a", frames), schema(), DataSet("log", "UTC"))
+    frames = tables()
+    frames["items"] = pl.concat([frames["items"], frames["items"].head(1)])
+    with pytest.raises(PrepareError, match="items: item_id 0 stands twice"):
+        encode_tables(write(tmp_path / "b", frames), schema(), DataSet("log", "UTC"))
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e39])
+def test_a_number_that_no_network_can_read_is_refused(value: float, tmp_path: Path) -> None:
+    frames = tables()
+    frames["impressions"] = frames["impressions"].with_columns(
+        wait=pl.when(pl.int_range(pl.len()) == 7).then(value).otherwise("wait")
+    )
+    with pytest.raises(PrepareError, match="column wait: .*a finite number"):
+        encode_tables(write(tmp_path, frames), schema(), DataSet("log", "UTC"))
