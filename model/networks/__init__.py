@@ -32,9 +32,9 @@ def config_type(name: str) -> Any:
     return _module(name).Config
 
 
-def network_type(name: str) -> type[RankingNetwork]:
+def network_type(name: str) -> "type[RankingNetwork]":
     """The class, for what it says of itself (blocks.RankingNetwork). Raises OptionError for an unknown name."""
-    kind: type[RankingNetwork] = _module(name).Network
+    kind: type[RankingNetwork] = _module(name).Network  # a local annotation is not evaluated
     return kind
 
 
