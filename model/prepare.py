@@ -72,7 +72,7 @@ def _draft(raw: Path, path: Path, options: Options) -> int:
     try:
         made = draft(raw, path, options)
     except (OSError, ValueError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
+        print(f"prepare: {command.words(error)}", file=sys.stderr)
         return 1
     print("\n".join(made.summary))
     print(f"\n→ {path}. Go through it, then:\n")

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import tomli_w
 
-from model.datasets.profile import Column, auc, columns, comes_back, look, moment, truth
+from model.datasets.profile import OF_WHOM, Column, auc, columns, comes_back, look, moment, truth
 from model.datasets.sources import listed, near, opened
 from model.datasets.tables import ITEM, TABLES, DataError, Options
 from model.engine import engine, first_line, literal
@@ -340,6 +340,7 @@ def _items(log: Log, item_type: IdType) -> list[Entry]:
         " seen_impressions WHERE NOT _late) THEN 1 ELSE 0 END) FROM seen_impressions WHERE _late) FROM seen_impressions"
     )
     back = 1.0 if back is None else back
+    per_item *= log.rows["impressions"] / rows  # of users of whom all rows were looked at, of items not
     entries = _of_table(log, "items")
     tastes = _tastes(log, entries)
     brief = back < RETURNS or per_item < 10
@@ -501,7 +502,11 @@ def _judged(log: Log, column: Column) -> Entry:
         return Entry(column.table, column.name, reason)
     row: dict[str, Any] = {"name": column.name, "side": SIDES[column.table]}
     gaps = f", missing in {column.missing:.1%} of the rows" if column.missing >= 0.0005 else ""
-    held = f"{column.distinct:,} values{gaps}."
+    held = f"{column.distinct:,} value{'s' if column.distinct != 1 else ''}{gaps}: {_width(column.distinct)} wide."
+    if _min_count(column.distinct) > 1:
+        held += f" Those seen less than {_min_count(column.distinct)} times in training share one row."
+    if column.distinct == 1:
+        held += " It tells whether it is there."
     if column.sort == "list":
         of = "int" if column.element == "int" else "str"
         if column.table != "items" and _of_items(log, column):
@@ -674,7 +679,7 @@ def _text(
 ) -> str:
     lines = [HEAD]
     looked = [
-        f"{name}: every {-(-rows // max(1, seen))}th user's or item's rows"
+        f"{name}: the rows of one {OF_WHOM[name].removesuffix('_id')} in {round(rows / max(1, seen))}"
         for name, rows in log.rows.items()
         if (seen := next(iter(log.tables[name].values())).rows) < rows
     ]
