@@ -4,8 +4,9 @@
 
 What `model.train` would take is the start: what the space does not name stays as it is, and the start itself is the
 first trial. The space (model/training/space.py) is widened to hold the start. A trial whose validation AUC falls behind
-the median of the others at the same look is ended early, unless it is still at chance. Test is not opened. Trials are
-kept beside the output (`<out>.db`), so that a search that was killed goes on; another space or start begins anew there.
+the median of the others at the same look is ended early; one at chance has as many looks as its patience before that.
+Test is not opened. Trials are kept beside the output (`<out>.db`), so that a search that was killed goes on; another
+space or start begins anew there.
 """
 
 import argparse

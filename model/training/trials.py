@@ -25,7 +25,8 @@ class Trial(Run):
     def look(self) -> None:
         super().look()
         self.trial.report(self.progress["curve"][-1]["picked_by"], len(self.progress["curve"]))
-        if not self.at_chance() and self.trial.should_prune():
+        early = len(self.progress["curve"]) <= self.how.patience and self.at_chance()
+        if not early and self.trial.should_prune():
             raise optuna.TrialPruned
 
 
