@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, get_origin
+from typing import Annotated, Any, Protocol, get_args, get_origin
 
 from model import networks
 from model.features.schema import Schema
@@ -154,7 +154,8 @@ class Space:
 
     def _value(self, room: str, name: str, value: Any) -> Any:
         hint = self._hints[room][name]
-        if isinstance(value, str) and get_origin(hint) is tuple:
+        kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if isinstance(value, str) and get_origin(kind) is tuple:
             return from_text(hint, value, f"[{room}]", name)
         return value
 
