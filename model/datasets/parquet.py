@@ -24,7 +24,7 @@ import polars as pl
 
 from model.datasets import casting, ownlabels
 from model.datasets.checking import COLUMNS, ENTITIES, IDS, Form, Table, check_columns
-from model.datasets.sources import Source, opened
+from model.datasets.sources import Source, listed, opened
 from model.datasets.staged import Piece, staged
 from model.datasets.tables import ITEM, BadLines, DataError, DataSet, Options
 from model.engine import engine, first_line, literal
@@ -87,7 +87,8 @@ def _refuse_missing(raw: Path, sources: Mapping[str, Source], options: Options) 
         forms = f"{missing[0]}.parquet, .csv, .tsv, .jsonl or a folder {missing[0]} of parts is needed"
         derive = "; or --behaviours-from impressions, which takes every clicked impression for a behaviour"
         hint = derive if missing == ["behaviours"] else ""
-        raise DataError(f"{raw} holds no {' and no '.join(missing)}; {forms}{hint}")
+        there = listed(sorted(path.name for path in raw.iterdir() if path.name not in ("features.toml", "meta.json")))
+        raise DataError(f"{raw} holds no {' and no '.join(missing)}; {forms}{hint}; there are {there or 'none'}")
 
 
 def _form(
@@ -110,7 +111,7 @@ def _form(
             for feature in schema.side(side):  # type: ignore[arg-type]  # mypy widens the literals to str
                 kind = "several" if feature.listed else "one" if feature.typed else "number"
                 features[table][feature.name] = (kind, feature.type)
-    return Form(ids, features, object_type, schema is not None)
+    return Form(ids, features, object_type)
 
 
 def _has_other_objects(con: duckdb.DuckDBPyConnection, pieces: Sequence[Piece], object_type: str) -> bool:
