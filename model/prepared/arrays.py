@@ -1,4 +1,4 @@
-"""Arrays as `.npy` files of their full size, filled by rows: written and not mapped, so that none of it stays in memory."""
+"""Arrays as `.npy` files of their full size, filled by rows: written and not mapped, so that none stays in memory."""
 
 from math import prod
 from pathlib import Path
