@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model import command, datasets
-from model.datasets.draft import draft
+from model.datasets.own.draft import draft
 from model.datasets.tables import Options
 from model.features import schema as features_toml
 from model.features.encode import Encoder

@@ -10,10 +10,10 @@ from typing import Any
 
 import duckdb
 
-from model.datasets import casting
-from model.datasets.casting import Cast
-from model.datasets.sources import Source, listed, near
-from model.datasets.staged import Piece, no_object
+from model.datasets.own import casting
+from model.datasets.own.casting import Cast
+from model.datasets.own.sources import Source, listed, near
+from model.datasets.own.staged import Piece, no_object
 from model.datasets.tables import ITEM, BadLines, DataError, MalformedLine
 from model.engine import first_line, literal, quoted
 from model.features.behaviour import looks_like

@@ -6,8 +6,8 @@ from typing import Any
 
 import tomli_w
 
-from model.datasets.judging import SIDES, Entry, Log
-from model.datasets.profile import OF_WHOM
+from model.datasets.own.judging import SIDES, Entry, Log
+from model.datasets.own.profile import OF_WHOM
 from model.datasets.tables import TABLES
 from model.features.ids import IdType
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import duckdb
 
-from model.datasets.drafttext import summary, text, toml_lines
-from model.datasets.judging import RANKS, Entry, Log, judged, min_count, width
-from model.datasets.profile import Column, auc, columns, comes_back, look, moment, truth
-from model.datasets.sources import listed, near, opened
+from model.datasets.own.drafttext import summary, text, toml_lines
+from model.datasets.own.judging import RANKS, Entry, Log, judged, min_count, width
+from model.datasets.own.profile import Column, auc, columns, comes_back, look, moment, truth
+from model.datasets.own.sources import listed, near, opened
 from model.datasets.tables import ITEM, TABLES, DataError, Options
 from model.engine import engine, first_line, literal
 from model.features.ids import IdType

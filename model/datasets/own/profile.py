@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import duckdb
 
-from model.datasets.casting import NO_VALUE
+from model.datasets.own.casting import NO_VALUE
 from model.engine import literal, quoted
 
 LARGEST = 2_000_000  # rows of a table that are looked at

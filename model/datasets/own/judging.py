@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 
-from model.datasets.profile import Column
+from model.datasets.own.profile import Column
 
 SIDES = {"users": "user", "items": "item", "impressions": "context"}
 
