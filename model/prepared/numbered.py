@@ -95,7 +95,7 @@ class Log:
         if self.columns[table][column] == "VARCHAR":
             wrong = self.rows(
                 f"SELECT {name} FROM (SELECT {name} FROM {table} {where}) "
-                f"WHERE NOT regexp_full_match({name}, '-?[0-9]+') OR TRY_CAST({name} AS BIGINT) IS NULL LIMIT 1"
+                f"WHERE NOT regexp_matches({name}, '^-?[0-9]+$') OR TRY_CAST({name} AS BIGINT) IS NULL LIMIT 1"
             )
             if wrong:
                 raise PrepareError(
@@ -221,14 +221,14 @@ class Log:
         return float(mean), float(variance) ** 0.5 or 1.0
 
     def _exact_sum(self, expression: str, known: str, largest: float) -> Fraction:
-        """A sum in fixed point of 128 bits: 89 for the largest value, 37 for as many rows as there may be."""
-        places = 89 - frexp(largest)[1]
-        scaled = f"CAST(({expression}) * {2.0 ** (places // 2)!r} * {2.0 ** (places - places // 2)!r} AS HUGEINT)"
+        """A sum in fixed point of 38 digits: 88 bits for the largest value, 37 for as many rows as there may be."""
+        places = 88 - frexp(largest)[1]
+        scaled = f"CAST(({expression}) * {2.0 ** (places // 2)!r} * {2.0 ** (places - places // 2)!r} AS DECIMAL(38, 0))"
         return Fraction(self.rows(f"SELECT sum({scaled}) {known}")[0][0]) / Fraction(2) ** places
 
     def days(self, time_zone: str) -> list[tuple[Any, int, int]]:
         """(day, impressions, first ms) of each calendar day of the zone, in order."""
-        local = f"timezone({literal(time_zone)}, timezone('UTC', make_timestamp_ms(time)))"
+        local = f"epoch_ms(time) AT TIME ZONE 'UTC' AT TIME ZONE {literal(time_zone)}"
         return self.rows(
             f"SELECT CAST({local} AS DATE) AS day, count(*), min(time) FROM shown GROUP BY day ORDER BY day"
         )
