@@ -81,13 +81,17 @@ def search(data: Prepared, space: Space, trials: int, seed: int, storage: Path) 
 
         def show(study: optuna.Study, trial: Any) -> None:
             bar.update()
-            finished = [t.value for t in study.trials if t.value is not None]
-            bar.set_postfix_str(f"best {max(finished):.4f}" if finished else "")
+            bar.set_postfix_str(f"best {study.best_value:.4f}" if _whole(study) else "")
             if "refused" in trial.user_attrs:
                 bar.write(f"trial {trial.number} ended: {trial.user_attrs['refused']}", file=sys.stderr)
 
         study.optimize(objective, n_trials=max(0, trials - done), callbacks=[show])
     return study
+
+
+def _whole(study: optuna.Study) -> list[Any]:
+    """Trials that were trained to their end. One that was ended early has a value too: that of its last look."""
+    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         storage = arguments.out.with_name(arguments.out.name + ".db").resolve()
         study = search(data, space, arguments.trials, arguments.seed, storage)
         ends = [trial.user_attrs["refused"] for trial in study.trials if "refused" in trial.user_attrs]
-        if not any(trial.value is not None for trial in study.trials):
+        if not _whole(study):
             raise OptionError(f"no trial came to an end; the last one: {ends[-1] if ends else 'behind the others'}")
     except (OSError, ValueError) as error:
         print(f"search: {command.words(error)}", file=sys.stderr)
@@ -126,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = asdict(space.recipe(best.params))
     changed = {key: value for key, value in recipe["training"].items() if value != asdict(Training())[key]}
     content = tomli_w.dumps({k: v for k, v in (recipe | {"training": changed}).items() if v})
-    whole = sum(trial.value is not None for trial in study.trials)
+    whole = len(_whole(study))
     write_text(
         arguments.out,
         f"# {arguments.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {whole} trials "
