@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model import command, datasets
-from model.datasets.draft import draft
+from model.datasets.own.draft import draft
 from model.datasets.tables import Options
 from model.features import schema as features_toml
 from model.features.encode import Encoder
@@ -72,7 +72,7 @@ def _draft(raw: Path, path: Path, options: Options) -> int:
     try:
         made = draft(raw, path, options)
     except (OSError, ValueError) as error:
-        print(f"prepare: {error}", file=sys.stderr)
+        print(f"prepare: {command.words(error)}", file=sys.stderr)
         return 1
     print("\n".join(made.summary))
     print(f"\n→ {path}. Go through it, then:\n")

@@ -10,18 +10,13 @@ space or start begins anew there.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import optuna
 import tomli_w
-from tqdm import tqdm
 
 from model import command, networks
 from model.files import write_text
@@ -29,12 +24,12 @@ from model.options import OptionError
 from model.prepared.loader import Prepared
 from model.training.choice import choose
 from model.training.recipe import Training
-from model.training.run import Run, TrainingError
 from model.training.space import Space, load_rooms
 
 SPACE = Path(__file__).with_suffix(".toml")
 
 
+<<<<<<< HEAD
 class Trial(Run):
     """A run that tells optuna of every look at validation, and ends where optuna says."""
 
@@ -94,6 +89,8 @@ def _whole(study: optuna.Study) -> list[Any]:
     return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
 
 
+=======
+>>>>>>> main
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.search", description="Search a recipe's settings.")
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
@@ -110,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--trials {arguments.trials}, at least 1")
     if arguments.out.is_dir():
         parser.error(f"--out {arguments.out} is a folder, the recipe's file is needed")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    from model.training.trials import search  # optuna and torch take seconds to import: after the arguments
+
     try:
         data = Prepared(arguments.data)
         choice = choose(arguments.network, data, arguments.recipe)

@@ -121,10 +121,13 @@ def trained(run: "Run", final: bool) -> "Exam | None":
     """Fits the run; with `final` on all days in the end, and then the figures of the weights before come back.
 
     They are in the checkpoint of the last phase, since a run that goes on from there has nothing left to measure on.
+    Raises RecipeError for such a run without `final`.
     """
     from model.graph.publish import Exam, examine
     from model.training.interrupt import stopped_by_ctrl_c
 
+    if run.progress["phase"] == "final" and not final:
+        raise RecipeError(f"{run.checkpoint} is of a run with --final; go on with --final, or --restart drops it")
     with stopped_by_ctrl_c(run):
         if run.progress["phase"] != "final":
             run.fit()
@@ -191,7 +194,11 @@ def _prune(home: Path, keep: int | None, outcome: "Published", before: str | Non
     if not outcome.published:
         print("nothing removed: --keep is for what comes after a published bundle")
         return []
-    return prune(home, keep, outcome.bundle.name, before)
+    try:
+        return prune(home, keep, outcome.bundle.name, before)
+    except OSError as error:
+        outcome.warnings.append(f"--keep {keep}: an old version could not be removed whole: {error}")
+        return []
 
 
 def report(outcome: "Published", removed: Sequence[str], run: "Run") -> None:

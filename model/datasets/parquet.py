@@ -1,4 +1,4 @@
-"""A user's own log: tables of any common form (model/datasets/sources.py) → the four canonical ones, checked.
+"""A user's own log: tables of any common form (model/datasets/own/sources.py) → the four canonical ones, checked.
 
 `raw` holds `impressions` and `behaviours`, and may hold
 
@@ -22,10 +22,10 @@ from zoneinfo import ZoneInfo
 import duckdb
 import polars as pl
 
-from model.datasets import casting, ownlabels
-from model.datasets.checking import COLUMNS, ENTITIES, IDS, Form, Table, check_columns
-from model.datasets.sources import Source, opened
-from model.datasets.staged import Piece, staged
+from model.datasets.own import casting, labels
+from model.datasets.own.checking import COLUMNS, ENTITIES, IDS, Form, Table, check_columns
+from model.datasets.own.sources import Source, listed, opened
+from model.datasets.own.staged import Piece, staged
 from model.datasets.tables import ITEM, BadLines, DataError, DataSet, Options
 from model.engine import engine, first_line, literal
 from model.features.ids import IdType
@@ -66,9 +66,9 @@ def _written(raw: Path, out: Path, options: Options, schema: Schema | None) -> D
             notes += _without_zone(sources)
         if options.behaviours_from == "impressions":
             _behaviours(con, out, form.object_type)
-        ownlabels.check(con, out / "impressions.parquet", sources["impressions"].path, options.negatives, drawn)
+        labels.check(con, out / "impressions.parquet", sources["impressions"].path, options.negatives, drawn)
         if options.negatives:
-            notes += ownlabels.draw_negatives(con, out, options.negatives, options.seed, time_zone, form.object_type)
+            notes += labels.draw_negatives(con, out, options.negatives, options.seed, time_zone, form.object_type)
         for table in ENTITIES:
             if table not in sources:
                 _ids_seen(con, table, out, form)
@@ -87,7 +87,8 @@ def _refuse_missing(raw: Path, sources: Mapping[str, Source], options: Options) 
         forms = f"{missing[0]}.parquet, .csv, .tsv, .jsonl or a folder {missing[0]} of parts is needed"
         derive = "; or --behaviours-from impressions, which takes every clicked impression for a behaviour"
         hint = derive if missing == ["behaviours"] else ""
-        raise DataError(f"{raw} holds no {' and no '.join(missing)}; {forms}{hint}")
+        there = listed(sorted(path.name for path in raw.iterdir() if path.name not in ("features.toml", "meta.json")))
+        raise DataError(f"{raw} holds no {' and no '.join(missing)}; {forms}{hint}; there are {there or 'none'}")
 
 
 def _form(
@@ -110,7 +111,7 @@ def _form(
             for feature in schema.side(side):  # type: ignore[arg-type]  # mypy widens the literals to str
                 kind = "several" if feature.listed else "one" if feature.typed else "number"
                 features[table][feature.name] = (kind, feature.type)
-    return Form(ids, features, object_type, schema is not None)
+    return Form(ids, features, object_type)
 
 
 def _has_other_objects(con: duckdb.DuckDBPyConnection, pieces: Sequence[Piece], object_type: str) -> bool:

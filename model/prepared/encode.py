@@ -1,7 +1,6 @@
 """Four canonical tables → the training form: encoded columns, sorted behaviours, ends of histories, meta.json."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +18,7 @@ from model.features.ids import Keys
 from model.features.kinds import Column, Feature
 from model.features.schema import Schema
 from model.files import write_json
+from model.prepared.arrays import make, put
 from model.prepared.entities import PrepareError
 from model.prepared.fit import fit
 from model.prepared.numbered import Behaviours, Log
@@ -156,41 +156,28 @@ def _of(columns: Mapping[str, Column], features: Sequence[Feature]) -> dict[str,
 
 def _save_entities(encoded: Path, side: str, encoder: Encoder, columns: Mapping[str, Column], count: int) -> None:
     features = encoder.schema.side(side)  # type: ignore[arg-type]
-    for name, encode in ((f"{side}s", encoder.rows), (f"{side}s_numbers", encoder.numbers)):
-        pieces = (
-            encode(features, {f.name: columns[f.name][at : at + ROWS] for f in features}, min(ROWS, count - at))
-            for at in range(0, count, ROWS)
-        )
-        first: npt.NDArray[Any] = next(pieces)
-        dtype = np.int32 if name == f"{side}s" else np.float32
-        file = np.lib.format.open_memmap(encoded / f"{name}.npy", "w+", dtype, (count, first.shape[1]))
-        at = 0
-        for piece in chain([first], pieces):
-            file[at : at + len(piece)] = piece
-            at += len(piece)
+    rows, numbers = encoded / f"{side}s.npy", encoded / f"{side}s_numbers.npy"
+    make(rows, np.int32, (count, sum(f.columns for f in features if not f.is_float)))
+    make(numbers, np.float32, (count, sum(f.is_float for f in features)))
+    for at in range(0, count, ROWS):
+        piece = {feature.name: columns[feature.name][at : at + ROWS] for feature in features}
+        length = min(ROWS, count - at)
+        put(rows, at, encoder.rows(features, piece, length))
+        put(numbers, at, encoder.numbers(features, piece, length))
 
 
 def _save_behaviours(encoded: Path, prefix: str, done: Behaviours, rows: npt.NDArray[np.int32] | None) -> None:
     """A group's arrays; `rows` are the table rows of its objects, where the object is not looked up otherwise."""
     np.save(encoded / f"{prefix}begin.npy", done.begin)
-    dtypes = {"clicked": np.int32, "clicked_at": np.int64, "acted": np.int8}
-    files = (
-        {
-            name: np.lib.format.open_memmap(encoded / f"{prefix}{name}.npy", "w+", dtype, (done.count,))
-            for name, dtype in dtypes.items()
-        }
-        if done.count
-        else {}
-    )
-    if not done.count:  # an empty file cannot be mapped
-        for name, dtype in dtypes.items():
-            np.save(encoded / f"{prefix}{name}.npy", np.empty(0, dtype))
+    files = {name: encoded / f"{prefix}{name}.npy" for name in ("clicked", "clicked_at", "acted")}
+    for file, dtype in zip(files.values(), (np.int32, np.int64, np.int8), strict=True):
+        make(file, dtype, (done.count,))
     for at in range(0, done.count, ROWS):
         frame = pl.scan_parquet(done.path).slice(at, ROWS).collect()
-        here, objects = slice(at, at + len(frame)), frame["object"].to_numpy()
-        files["clicked"][here] = objects if rows is None else rows[objects]
-        files["clicked_at"][here] = frame["time"].to_numpy()
-        files["acted"][here] = frame["acted"].to_numpy()
+        objects = frame["object"].to_numpy()
+        put(files["clicked"], at, objects if rows is None else rows[objects])
+        put(files["clicked_at"], at, frame["time"].to_numpy())
+        put(files["acted"], at, frame["acted"].to_numpy())
 
 
 def _make_room(
@@ -212,7 +199,4 @@ def _make_room(
     shapes["context_numbers"] = np.float32, (count, sum(f.is_float for f in context))
     shapes["cross"] = np.int32, (count, len(schema.side("cross")))
     for name, (dtype, shape) in shapes.items():
-        if 0 in shape:
-            np.save(encoded / f"{name}.npy", np.empty(shape, dtype))
-        else:
-            np.lib.format.open_memmap(encoded / f"{name}.npy", "w+", dtype, shape)
+        make(encoded / f"{name}.npy", dtype, shape)

@@ -165,7 +165,7 @@ class Log:
                 )
             name = quoted(feature.name)
             if not feature.typed and self.columns["impressions"][feature.name] in _NUMBERS:
-                largest = self.rows(f"SELECT max(abs(CAST({name} AS DOUBLE))) FROM impressions WHERE NOT isnan({name})")
+                largest = self.rows(f"SELECT max(abs(CAST({name} AS DOUBLE))) FROM impressions WHERE {_known(name)}")
                 series_column(feature, pl.Series([largest[0][0]]))  # refuses what 32 bits cannot hold
                 columns[feature.name] = None
                 continue
@@ -196,7 +196,7 @@ class Log:
                 codes = f"(SELECT count(*) FROM context_{place})"
                 chosen.append(f"CAST(coalesce(context_{place}.code, {codes}) AS INTEGER) AS c{place}")
             else:
-                chosen.append(f"CAST({column} AS DOUBLE) AS c{place}")
+                chosen.append(f"CASE WHEN {_known(column)} THEN CAST({column} AS DOUBLE) END AS c{place}")
         order = ", ".join(["time", "user", "item", "label", *(f"c{place}" for place in range(len(context))), *there])
         path = self.work / "impressions.parquet"
         self.write(
@@ -211,7 +211,7 @@ class Log:
 
     def exact_mean(self, column: str, where: str) -> tuple[float, float]:
         """Mean and deviation of a number, (0, 1) where there is none: the same bits in any order of the rows."""
-        known = f"FROM shown WHERE {where} AND {column} IS NOT NULL AND NOT isnan({column})"
+        known = f"FROM shown WHERE {where} AND {column} IS NOT NULL"
         ((count, largest),) = self.rows(f"SELECT count(*), max(abs({column})) {known}")
         if not count:
             return 0.0, 1.0
@@ -321,6 +321,11 @@ class Log:
 
 
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "FLOAT", "DOUBLE")
+
+
+def _known(column: str) -> str:
+    """A number that is one: DuckDB answers isnan from Parquet's statistics, which know of no NaN, but not these two."""
+    return f"(isfinite(CAST({column} AS DOUBLE)) OR isinf(CAST({column} AS DOUBLE)))"
 
 
 def _of_group(object_type: str, actions: Sequence[str]) -> str:

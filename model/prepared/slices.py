@@ -24,6 +24,7 @@ from tqdm import tqdm
 from model.features.encode import Encoder
 from model.features.ids import UNKNOWN
 from model.features.kinds import Column
+from model.prepared.arrays import put
 from model.prepared.splits import SPLITS, Split
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -111,9 +112,9 @@ def _end_with_parent() -> None:
 
 @lru_cache(maxsize=1)
 def _opened(folder: Path, work: Path) -> tuple[Encoder, Arrays, Mapping[str, Mapping[str, Column]]]:
-    """Encoder, arrays to fill and to look into, and raw columns by side, memory-mapped."""
+    """Encoder, arrays to look into, and raw columns by side, memory-mapped."""
     encoder = Encoder.open(folder)
-    arrays = {path.stem: np.load(path, mmap_mode="r+") for path in (folder / "encoded").glob("*.npy")}
+    arrays = {path.stem: np.load(path, mmap_mode="r") for path in (folder / "encoded").glob("*.npy")}
     columns: dict[str, dict[str, Column]] = {"user": {}, "item": {}, "context": {}}
     for path in work.glob("columns-*.npy"):
         _, side, name = path.stem.split("-", 2)
@@ -134,11 +135,14 @@ def _encode(plan: Plan, at: int, to: int) -> Seen:
     user, item, time = (frame[name].to_numpy() for name in ("user", "item", "time"))
     split = plan.split.of(frame)
     label = frame["label"].to_numpy()
-    here = slice(at, to)
+
+    def write(name: str, rows: npt.NDArray[Any]) -> None:
+        put(plan.folder / "encoded" / f"{name}.npy", at, rows)
+
     for name, values in {"user": user, "item": item, "time": time, "label": label, "split": split}.items():
-        arrays[name][here] = values
+        write(name, values)
     for name in plan.kept:
-        arrays[name][here] = frame[name].to_numpy()
+        write(name, frame[name].to_numpy())
 
     context: dict[str, Column] = {}
     for place, feature in enumerate(schema.side("context")):
@@ -147,19 +151,19 @@ def _encode(plan: Plan, at: int, to: int) -> Seen:
     count = to - at
     features = schema.side("context")
     context_rows = encoder.rows(features, context, count)
-    arrays["context"][here] = context_rows
-    arrays["context_numbers"][here] = encoder.numbers(features, context, count)
+    write("context", context_rows)
+    write("context_numbers", encoder.numbers(features, context, count))
     parts = {part for feature in schema.side("cross") for part in feature.of}
     chosen = {name: values for name, values in context.items() if name in parts}
     chosen |= {name: values[user] for name, values in columns["user"].items() if name in parts}
     chosen |= {name: values[item] for name, values in columns["item"].items() if name in parts}
-    arrays["cross"][here] = encoder.cross_rows(chosen, count)
+    write("cross", encoder.cross_rows(chosen, count))
 
     lengths = np.zeros((len(SPLITS), schema.history.length + 1), np.int64)
     for prefix in plan.groups:
         begin = arrays[f"{prefix}begin"]
         end = ends(begin, arrays[f"{prefix}clicked_at"], user, time)
-        arrays[f"{prefix}end"][here] = end
+        write(f"{prefix}end", end)
         if not prefix:
             length = np.minimum(end - begin[user], schema.history.length)
             for code in range(len(SPLITS)):

@@ -35,6 +35,7 @@ def html(report: Mapping[str, Any]) -> str:
     return render(
         TEMPLATE,
         sources=sources(done),
+        told=[(n, said) for n, e in done.items() if e["kind"] != "warning" for said in e.get("warnings", [])],
         report=report,
         done=done,
         shown=plots.compared(networks),

@@ -103,7 +103,7 @@ def train(task: Task, data: Prepared) -> Finished:
         result |= {
             "bundle": str(bundle.relative_to(task.folder.resolve())),
             "figures": outcome.figures,
-            "warnings": outcome.warnings,
+            "warnings": outcome.exam.warnings,
             "objective": run.objective,
             "trained_on": run.trained_on,
             "curve": _curve(run),

@@ -286,7 +286,8 @@ class Run:
             f"the checkpoint {self.checkpoint}" if self.checkpoint.exists() else "the start: no checkpoint is there yet"
         )
         at = f"epoch {self.progress['epoch'] + 1}, batch {batch}"
-        return TrainingError(f"{what} at {at}; the last good state is {state}; a lower learning_rate may help")
+        hint = "a lower learning_rate may help (with --restart)"
+        return TrainingError(f"{what} at {at}; the last good state is {state}; {hint}")
 
     def _note(self, what: str, value: float) -> None:
         if self.board is not None and self.world.rank == 0:

@@ -1,6 +1,7 @@
 """AUC, GAUC, logloss and the floor: by hand and against scikit-learn."""
 
 import shutil
+from copy import copy
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.evaluate import evaluate
-from model.evaluation.measure import floor_scores
+from model.evaluation.measure import check_encoding, floor_scores
 from model.evaluation.metrics import auc, calibration_bins, gauc, logloss
 from model.prepared.loader import Prepared
 
@@ -104,3 +105,18 @@ def test_data_that_is_encoded_otherwise_is_not_evaluated(
     assert Prepared(other / "data").schema.history.actions == ("buy",)
     with pytest.raises(BundleError, match=r"encode differently: features.toml"):
         evaluate(small_bundle, Prepared(other / "data"), "test")
+    shutil.copytree(small_data.folder, other / "grown")
+    (other / "grown" / "vocab" / "colour.npy").touch()
+    more = copy(small_data)
+    more.folder = other / "grown"
+    with pytest.raises(BundleError, match=r"encode differently: colour.npy; a bundle goes with the data set"):
+        check_encoding(small_bundle, more)
+
+
+def test_a_split_without_impressions_is_not_measured(small_bundle: Bundle, small_data: Prepared) -> None:
+    untested = copy(small_data)
+    split = np.array(small_data.arrays["split"])
+    split[small_data.of_split("test")] = 0
+    untested.arrays = small_data.arrays | {"split": split}
+    with pytest.raises(ValueError, match="no impressions of test; there are some of train, validation"):
+        evaluate(small_bundle, untested, "test")

@@ -168,7 +168,9 @@ def test_what_the_extra_tables_promises_runs_without_torch(verb: str) -> None:
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("verb", ["model.train", "model.export", "model.daily", "model.reproduce", "model.demo"])
+@pytest.mark.parametrize(
+    "verb", ["model.train", "model.search", "model.export", "model.daily", "model.reproduce", "model.demo"]
+)
 def test_help_does_not_wait_for_what_takes_seconds_to_import(verb: str) -> None:
     done = without((*TORCH, "matplotlib", "optuna", "lightgbm"), verb, "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr

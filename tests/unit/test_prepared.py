@@ -241,3 +241,15 @@ def test_a_number_that_no_network_can_read_is_refused(value: float, tmp_path: Pa
     )
     with pytest.raises(PrepareError, match="column wait: .*a finite number"):
         encode_tables(write(tmp_path, frames), schema(), DataSet("log", "UTC"))
+
+
+def test_a_number_that_is_none_is_missing(tmp_path: Path) -> None:
+    frames = tables()
+    holes = pl.int_range(pl.len()) % 3 == 0
+    for name, hole in (("null", None), ("nan", math.nan)):
+        changed = frames["impressions"].with_columns(pl.when(holes).then(hole).otherwise("wait").alias("wait"))
+        encode_tables(write(tmp_path / name, frames | {"impressions": changed}), schema(), DataSet("log", "UTC"))
+    one, other = (Prepared(tmp_path / name) for name in ("null", "nan"))
+    assert one.encoder.statistics == other.encoder.statistics
+    np.testing.assert_array_equal(one.arrays["context_numbers"], other.arrays["context_numbers"])
+    assert np.isfinite(other.arrays["context_numbers"]).all() and (other.arrays["context_numbers"] == 0).sum() > 600

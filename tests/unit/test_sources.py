@@ -13,7 +13,7 @@ import pytest
 
 from model import prepare
 from model.datasets import parquet
-from model.datasets.sources import opened
+from model.datasets.own.sources import opened
 from model.datasets.tables import TABLES, DataError, DataSet, MalformedLine, Options
 from model.engine import engine
 from model.features import schema as features_toml

@@ -344,8 +344,8 @@ def test_bst_without_layer_norm_adds_and_nothing_else() -> None:
     ("name", "options", "message"),
     [
         ("bst", {"position": "time"}, "'time', allowed: gap, index, none"),
-        ("din", {"unit": ()}, "at least one layer each"),
-        ("wdl", {"mlp": ()}, "at least one layer"),
+        ("din", {"unit": ()}, "list of: whole number from 1 and at least 1 of them"),
+        ("wdl", {"mlp": ()}, "mlp \\[\\], allowed: list of: whole number from 1 and at least 1 of them"),
         ("wdl_seq", {"unit": (8,)}, "unknown unit; allowed: mlp, mlp_dropout"),
     ],
 )

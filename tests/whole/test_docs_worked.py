@@ -18,14 +18,14 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         yield Shell(tmp_path, stack)
 
 
-def assert_answers(answer: str, shown: str) -> None:
+def assert_answers(answer: str, shown: str, scatter: float = 0.02) -> None:
     """The same keys, the same order of items and the same scores, by what a processor may differ in."""
     real: dict[str, Any] = json.loads(answer)
     page: dict[str, Any] = json.loads(shown)
     assert list(real) == list(page) and list(real["timings_ms"]) == list(page["timings_ms"])
     assert [item["item_id"] for item in real["items"]] == [item["item_id"] for item in page["items"]]
     scores = [item["score"] for item in page["items"]]
-    assert [item["score"] for item in real["items"]] == pytest.approx(scores, abs=0.02)
+    assert [item["score"] for item in real["items"]] == pytest.approx(scores, abs=scatter)
     for key in ("model", "variant", "history_length", "unknown_items", "new_user", "degraded"):
         assert real[key] == page[key], key
 
@@ -48,13 +48,16 @@ def test_the_worked_example_goes_from_zero_to_a_served_model(shell: Shell, tmp_p
             output = shell.run(block.text)
         elif block.language == "toml":  # of the drafted file
             assert block.text in (tmp_path / "my-tables" / "features.toml").read_text()
-        elif block.language == "text":  # figures, as the command before prints them
-            for name, figure in re.findall(r"^(\w+) +([\d.]+)$", block.text, re.MULTILINE):
-                (real,) = re.findall(rf"^{name} +([\d.]+)$", output, re.MULTILINE)
-                assert float(real) == pytest.approx(float(figure), abs=0.03), name
+        elif block.language == "text":  # what the command before prints: figures of a model, and all else as it stands
+            for line in block.text.splitlines():
+                if figure := re.fullmatch(r"(\w+) +([\d.]+)", line):
+                    (real,) = re.findall(rf"^{figure[1]} +([\d.]+)$", output, re.MULTILINE)
+                    assert float(real) == pytest.approx(float(figure[2]), abs=0.03), line
+                else:
+                    assert line in output.splitlines(), line
         else:
             assert block.language == "json"
-            assert_answers(output, block.text)
+            assert_answers(output, block.text, scatter=0.05)  # its model was trained here
     assert '"book-new"' in output
 
 

@@ -126,6 +126,8 @@ def test_the_figures_are_those_of_the_exported_model(story: Story) -> None:
     found = roc_auc_score(label, score_rows(Bundle.open(bundle), data, rows))
     assert entry["auc"] == pytest.approx([found]) and entry["auc_mean"] == entry["auc"][0]
     assert entry["ci95"][0] < entry["auc_mean"] < entry["ci95"][1] and entry["auc_sd"] is None
+    assert entry["recipe_from"] == ["model/recipes/simulated.toml", "model/recipes/bst_simulated.toml"]
+    assert "by model/recipes/simulated.toml" in story.html() and "To look at first" in story.html()
     assert entry["parameters"] > 1000 and entry["rows_per_s"] > 0 and len(entry["curves"]["1"]) == 2
     floor = roc_auc_score(label, floor_scores(data, rows))
     assert story.contents[-1]["floor_auc"] == pytest.approx(floor)

@@ -152,6 +152,8 @@ def test_a_killed_final_run_keeps_the_figures_of_the_run_before(
         train.trained(Dying(tiny, "wdl", recipe, 1, tmp_path / "x.pt"), final=True)
     again = Run(tiny, "wdl", recipe, 1, tmp_path / "x.pt")
     assert again.resume() and again.progress["phase"] == "final"
+    with pytest.raises(RecipeError, match="a run with --final; go on with --final"):
+        train.trained(again, final=False)
     exam = train.trained(again, final=True)
     assert exam is not None and exam.judged["auc"] == pytest.approx(story.lines[2]["auc"], abs=1e-9)
     whole = torch.load(Path(story.lines[2]["bundle"]) / "weights.pt", weights_only=True)

@@ -1,4 +1,4 @@
-"""One table of a user's log, row by row: cast to canonical columns, what cannot be told by file, row, column and value.
+"""One table of a user's log: cast to canonical columns; what cannot be cast is told by file, row, column and value.
 
 The good rows are written in one pass. Only where some are missing then, a second one finds out which, and why.
 """
@@ -10,10 +10,10 @@ from typing import Any
 
 import duckdb
 
-from model.datasets import casting
-from model.datasets.casting import Cast
-from model.datasets.sources import Source, listed, near
-from model.datasets.staged import Piece, no_object
+from model.datasets.own import casting
+from model.datasets.own.casting import Cast
+from model.datasets.own.sources import Source, listed, near
+from model.datasets.own.staged import Piece, no_object
 from model.datasets.tables import ITEM, BadLines, DataError, MalformedLine
 from model.engine import first_line, literal, quoted
 from model.features.behaviour import looks_like
@@ -39,7 +39,6 @@ class Form:
     ids: Mapping[str, IdType]  # user_id, item_id, object_id → their type
     features: Mapping[str, Mapping[str, tuple[str, IdType]]]  # table → column → how it is read, and its type
     object_type: str = ITEM  # of the behaviours whose objects are items
-    declared: bool = False  # else the types of ids are those that the tables have
 
 
 WORDS = {"int": "integers", "str": "strings"}
@@ -166,8 +165,7 @@ class Table:
         for name, type in piece.columns.items():
             if name not in values and (sql := casting.plain(piece.expressions[name], type)):
                 values[name] = sql
-        order = [name for name in (*piece.columns,) if name in values]
-        return ", ".join(f"{values[name]} AS {quoted(name)}" for name in order)
+        return ", ".join(f"{values[name]} AS {quoted(name)}" for name in piece.columns if name in values)
 
     def _unused(self, piece: Piece) -> list[str]:
         known = (*self.needed, *self.features)

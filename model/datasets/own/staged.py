@@ -16,7 +16,17 @@ from pathlib import Path
 
 import duckdb
 
-from model.datasets.sources import BOM, OBJECTS, PARQUET, TEXT, Scan, Source, csv_relation, objects_relation, unpacked
+from model.datasets.own.sources import (
+    BOM,
+    OBJECTS,
+    PARQUET,
+    TEXT,
+    Scan,
+    Source,
+    csv_relation,
+    objects_relation,
+    unpacked,
+)
 from model.datasets.tables import DataError, MalformedLine
 from model.engine import first_line, literal, quoted
 

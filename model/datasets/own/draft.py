@@ -7,16 +7,16 @@ impressions is known before the click.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from textwrap import shorten, wrap
 from typing import Any
 
 import duckdb
-import tomli_w
 
-from model.datasets.profile import Column, auc, columns, comes_back, look, moment, truth
-from model.datasets.sources import listed, near, opened
+from model.datasets.own.drafttext import summary, text, toml_lines
+from model.datasets.own.judging import RANKS, Entry, Log, judged, min_count, width
+from model.datasets.own.profile import Column, auc, columns, comes_back, look, moment, truth
+from model.datasets.own.sources import listed, near, opened
 from model.datasets.tables import ITEM, TABLES, DataError, Options
 from model.engine import engine, first_line, literal
 from model.features.ids import IdType
@@ -34,57 +34,27 @@ NEEDED = {
     "items": ("item_id",),
     "users": ("user_id",),
 }
-SIDES = {"users": "user", "items": "item", "impressions": "context"}
 
-OWN = 0.9  # distinct values per row from which a column tells rows apart and nothing else
-FEW, SOME = 12, 30  # distinct whole numbers that are categories whatever they are called; unless they count something
-TELLS = 0.98  # the AUC from which a column knows the label
-GIVES_AWAY = 0.3  # of all clicks, those that a value gives away which nothing else has
+TELLS = 0.95  # the AUC from which a column knows the label: how long a video was played tells its click by .978
+HINTS = 0.75  # … if it is also called as such columns are
+GIVES_AWAY = 0.2  # of all clicks, those that a value gives away which nothing else has
 STAYS = 0.3  # of the newest rows, those whose value is an old one; below, a vocabulary knows none when it serves
 LONGEST, SHORTEST = 50, 10  # of a history
 RETURNS = 0.8  # of the newest rows, those with an item that was shown before; below, items come and go
 
-COUNTS = set(
-    "age price cost amount count counts num qty quantity duration length size days years months hours minutes seconds"
-    " secs mins ms distance km miles meters weight height width income salary balance followers following views plays"
-    " clicks likes comments shares sales reviews score rating ratings stars bpm tempo stock followed friends fans"
-    " budget revenue discount percent pct ratio popularity calories words pages nights rooms guests capacity population"
-    " area sqm sqft mileage tenure visits orders purchases downloads installs kcal grams volume"
-    " time elapsed gap diff delta interval remaining lag".split()
-)
-CODES = set(
-    "id ids uuid guid key code hash token sku isbn ean asin barcode category genre type class group zip".split()
-)
-RANKS = {"position", "pos", "rank", "slot", "place", "page"}
-PLACES = RANKS | {"hour", "week", "month", "weekday", "dow", "day"}
-PERSONAL = set(
-    "email mail firstname lastname surname fullname username nickname login street address birthday birthdate dob ssn"
-    " iban passport phone telephone msisdn ip".split()
-)
-TIMES = {"at", "ts", "time", "timestamp", "date", "datetime", "epoch", "created", "updated"}
 AFTERWARDS = set(  # what is known of an impression only once it was clicked, or was not
     "clicked click clicks dwell watch watched watchtime listened purchased purchase bought ordered converted conversion"
     " conversions revenue gmv completed completion finished skipped liked shared saved rated reward outcome applied"
     " booked booking engagement engaged bounced bounce replied hired played opened viewed added checkout cart feedback"
-    " response spent scroll result success accepted declined refunded paid".split()
+    " response spent scroll result success accepted declined refunded paid follow like comment forward share save"
+    " favorite favourite collect hate dislike skip buy subscribe install retweet reply finish".split()
 )
+DURING = set("play view watch read listen seconds secs ms time progress percent pct depth long completion".split())
 BEFORE = set(  # … unless it is of earlier times
     "past prev previous last before avg mean hist history historical lifetime total since ctr cvr recent ago per"
     " days 7d 30d 1d 14d 90d d prior earlier first user item user's".split()
 )
-AGGREGATES = {"clicks", "ctr", "views", "plays", "purchases", "orders", "sales", "popularity", "downloads", "bookings"}
-SHOWN = {
-    "impression",
-    "impressions",
-    "exposure",
-    "expose",
-    "exposed",
-    "show",
-    "shown",
-    "display",
-    "displayed",
-    "served",
-}
+SHOWN = set("impression impressions exposure expose exposed show shown display displayed served".split())
 AGAINST = set(
     "skip skipped dislike disliked hide hidden report block blocked unlike unfollow remove removed delete deleted"
     " return returned refund cancel cancelled canceled dismiss dismissed downvote reject rejected"
@@ -93,40 +63,10 @@ AGAINST = set(
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A `[[feature]]` with its reason, or, without a row, a column that is left out."""
-
-    table: str
-    name: str
-    why: str
-    row: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
 class Draft:
     text: str  # of features.toml
     summary: tuple[str, ...]
     needs: tuple[str, ...] = ()  # options without which prepare would refuse these tables
-
-
-@dataclass
-class Log:
-    """The tables, looked at."""
-
-    con: duckdb.DuckDBPyConnection
-    tables: dict[str, dict[str, Column]] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)  # of the whole tables
-
-    def one(self, query: str) -> tuple[Any, ...]:
-        row = self.con.execute(query).fetchone()
-        assert row is not None  # an aggregate has one row
-        return row
-
-    def id(self, table: str, name: str) -> str:
-        """SQL of an id as text, so that 7, 7.0 and "7" are one."""
-        column = self.tables[table][name]
-        whole = column.sort == "int" or (column.sort == "float" and column.whole)
-        return f"CAST(CAST({column.expression} AS HUGEINT) AS VARCHAR)" if whole else column.expression
 
 
 def drafted(con: duckdb.DuckDBPyConnection, tables: Iterable[str], behaviours_from: str = "tables") -> Draft:
@@ -156,7 +96,7 @@ def drafted(con: duckdb.DuckDBPyConnection, tables: Iterable[str], behaviours_fr
     user_type, item_type = _id_types(log, history["object_type"])
     entries = [*_users(log, user_type), *_items(log, item_type), *_context(log, bool(positives and negatives))]
     return Draft(
-        _text(log, history, groups, user_type, entries, notes), _summary(log, history, entries, notes), tuple(needs)
+        text(log, history, groups, user_type, entries, notes), summary(log, history, entries, notes), tuple(needs)
     )
 
 
@@ -284,14 +224,14 @@ def _group(log: Log, name: str, count: int) -> list[str]:
         "actions": actions,
         "length": max(5, min(LONGEST, int(most))),
         "type": "int" if numbers else "str",
-        "min_count": _min_count(distinct),
-        "width": _width(distinct),
+        "min_count": min_count(distinct),
+        "width": width(distinct),
     }
     lines = [
         f"# {count:,} behaviours are on objects of type {name!r} ({distinct:,} of them), which are no items. The"
         " network atrank reads them:"
     ]
-    return [*lines, "#", *(f"# {line}" for line in ("[[group]]", *_toml(row))), ""]
+    return [*lines, "#", *(f"# {line}" for line in ("[[group]]", *toml_lines(row))), ""]
 
 
 def _id_types(log: Log, object_type: str) -> tuple[IdType, IdType]:
@@ -337,6 +277,7 @@ def _items(log: Log, item_type: IdType) -> list[Entry]:
         " seen_impressions WHERE NOT _late) THEN 1 ELSE 0 END) FROM seen_impressions WHERE _late) FROM seen_impressions"
     )
     back = 1.0 if back is None else back
+    per_item *= log.rows["impressions"] / rows  # of users of whom all rows were looked at, of items not
     entries = _of_table(log, "items")
     tastes = _tastes(log, entries)
     brief = back < RETURNS or per_item < 10
@@ -433,7 +374,7 @@ def _context(log: Log, measurable: bool) -> list[Entry]:
         if name in taken:
             entries.append(Entry("impressions", name, f"stands in {taken[name]} too, and is taken from there"))
             continue
-        entry = _judged(log, column)
+        entry = judged(log, column)
         row, words = entry.row, column.tokens
         if row is None:
             entries.append(entry)
@@ -446,7 +387,7 @@ def _context(log: Log, measurable: bool) -> list[Entry]:
         elif given >= GIVES_AWAY:
             why = f"{given:.0%} of the clicks have a value here that nothing else has: known only after the click?"
             entry = Entry("impressions", name, why)
-        elif words & AFTERWARDS and not words & BEFORE:
+        elif (words & AFTERWARDS and not words & BEFORE) or (words & DURING and area >= HINTS):
             entry = Entry("impressions", name, f"by its name it is known only after the click (AUC alone {area:.3f})")
         elif column.distinct > 2 and row["kind"] == "category":
             back = comes_back(log.con, column)
@@ -487,250 +428,12 @@ def _of_table(log: Log, table: str) -> list[Entry]:
             why = f"users have a column of this name too; --map {table}.{name}={table[:-1]}_{name} tells them apart"
             entries.append(Entry(table, name, why))
             continue
-        entries.append(_judged(log, column))
+        entries.append(judged(log, column))
     return entries
-
-
-def _judged(log: Log, column: Column) -> Entry:
-    """A feature, or why it is none; from the column's own values and name alone."""
-    reason = _useless(column)
-    if reason:
-        return Entry(column.table, column.name, reason)
-    row: dict[str, Any] = {"name": column.name, "side": SIDES[column.table]}
-    gaps = f", missing in {column.missing:.1%} of the rows" if column.missing >= 0.0005 else ""
-    held = f"{column.distinct:,} values{gaps}."
-    if column.sort == "list":
-        of = "int" if column.element == "int" else "str"
-        if column.table != "items" and _of_items(log, column):
-            why = "lists of item ids: what a user did belongs in behaviours, where it has its time"
-            return Entry(column.table, column.name, why)
-        row |= {"kind": "multi", "type": of, "max_values": max(1, min(20, column.listed))}
-        row |= _sized(column.distinct)
-        why = f"Lists of {column.distinct:,} different values{gaps}; 95 % of the rows have at most {column.listed}."
-        return Entry(column.table, column.name, why, row)
-    if _counts(log, column):
-        low, middle, high = column.quantiles or (0, 0, 0)
-        skewed = (column.low or 0) >= 0 and high >= 8 and high - middle > 3 * (middle - low)
-        row |= (
-            {"kind": "number", "transform": "log", "width": 4}
-            if skewed
-            else {"kind": "number", "transform": "standard"}
-        )
-        spread = f"A number: median {middle:g}, 98 % between {low:g} and {high:g}{gaps}"
-        why = f"{spread}: skewed, so by powers of √2, embedded." if skewed else f"{spread}: mean 0 and deviation 1."
-        if column.tokens & AGGREGATES and column.table != "impressions":
-            why += " If it was counted over all days, it knows the test day: count the days before alone."
-        return Entry(column.table, column.name, why, row)
-    row |= {"kind": "category", "type": "int" if column.integers or column.sort == "bool" else "str"} | _sized(
-        column.distinct
-    )
-    why = held
-    if column.sort == "bool":
-        why += " true is 1, false 0."
-    if column.integers and column.distinct > SOME and not column.tokens & (CODES | PLACES):
-        why += ' Whole numbers taken for names of things; if they count something, write kind = "number".'
-    if column.separator:
-        why += f" Several values between {column.separator!r}? As a list (in CSV a JSON list) it would be a multi."
-    if column.looks == "padded":
-        why += " Text: as whole numbers they would lose their leading zeros."
-    return Entry(column.table, column.name, why, row)
-
-
-def _of_items(log: Log, column: Column) -> bool:
-    (share,) = log.one(
-        "SELECT avg(CASE WHEN CAST(e AS VARCHAR) IN (SELECT id FROM known) THEN 1 ELSE 0 END)"
-        f" FROM (SELECT unnest({column.expression}) AS e FROM seen_{column.table} LIMIT 100000)"
-    )
-    return bool((share or 0) > 0.8)
-
-
-def _useless(column: Column) -> str:
-    """Why a column is no feature; empty where nothing speaks against it."""
-    words, own = column.tokens, column.distinct >= OWN * column.present and column.present >= 5
-    if not column.present or (column.sort == "list" and not column.distinct):
-        return "no value in any row"
-    if column.sort == "other":
-        return "its values have parts (objects, lists of lists); columns of these could be features"
-    if column.distinct == 1 and column.sort != "list" and not 0.05 <= column.missing <= 0.95:
-        return f"the same value in every row ({str(column.common)[:40]})"
-    if column.looks in ("email", "phone", "ip"):
-        kind = {"email": "e-mail addresses", "phone": "phone numbers", "ip": "network addresses"}[column.looks]
-        return f"personal data: {kind}"
-    personal = words & (PERSONAL | {"name"}) if column.table == "users" else words & PERSONAL
-    if (
-        column.table != "items"
-        and personal
-        and (column.sort == "text" and column.distinct > 2 or column.integers and (column.low or 0) >= 10**6)
-    ):
-        return f"personal data, by its name ({column.distinct:,} values)"
-    if column.sort == "time" or _is_epoch(column):
-        return "a time: what it means (weekday, age in days) could be a feature, the moment itself never comes back"
-    if column.looks == "url":
-        return "addresses of pages or files"
-    if column.looks == "object":
-        return "texts of objects or lists that are no JSON lists; columns of their parts could be features"
-    if column.sort == "list":
-        return "lists of fractions (an embedding?), for which there is no kind" if column.element == "float" else ""
-    if own and (column.sort == "text" or column.integers and _is_number_of_rows(column)):
-        share = column.distinct / column.present
-        return f"a value of its own in nearly every row ({share:.0%}): it names rows, and there is nothing to learn"
-    lengthy = column.words >= 4 or column.characters >= 60
-    if column.sort == "text" and lengthy and column.distinct > max(50, 0.1 * column.present):
-        return f"free text: {column.words:.0f} words in the mean, {column.distinct:,} different ones"
-    if set(column.name) & set("./\\\n") or column.name == "key":
-        return "its name cannot be a feature's (. / and \\ are none of it, nor is it key): --map gives it another"
-    return ""
-
-
-def _is_number_of_rows(column: Column) -> bool:
-    """Whether whole numbers that are all different name rows in the stead of counting something."""
-    low, high = column.low or 0, column.high or 0
-    dense = column.distinct >= OWN * (high - low + 1)
-    return bool(dense or column.tokens & CODES or (low >= 10**7 and high < 10 * low)) and not column.tokens & COUNTS
-
-
-def _is_epoch(column: Column) -> bool:
-    """Whether whole numbers are times, since 1970 or as 20260131."""
-    if column.sort not in ("int", "float") or not column.whole and column.sort == "float":
-        return False
-    low, high, named = column.low or 0, column.high or 0, bool(column.tokens & TIMES)
-    since = any(9.4e8 * unit <= low and high <= 2.1e9 * unit for unit in ((1, 1e3, 1e6, 1e9) if named else (1e3, 1e6)))
-    written = 19_000_101 <= low and high <= 21_001_231 and column.distinct > 1 and _are_days(column)
-    return since or written
-
-
-def _are_days(column: Column) -> bool:
-    return all(1 <= int(v) // 100 % 100 <= 12 and 1 <= int(v) % 100 <= 31 for v in (column.low or 0, column.high or 0))
-
-
-def _counts(log: Log, column: Column) -> bool:
-    """Whether a column is a number: a fraction, or whole numbers that count something."""
-    if column.sort == "float" and not column.integers:
-        return True
-    if not column.integers or column.tokens & CODES or column.distinct <= FEW:
-        return False
-    if column.tokens & PLACES and column.distinct <= 100 or "year" in column.tokens and (column.low or 0) > 1000:
-        return False
-    if column.tokens & COUNTS:
-        return True
-    if column.distinct <= SOME:
-        return False
-    low, middle, high = column.low or 0, column.middle or 0, column.high or 0
-    if high - middle > 3 * (
-        middle - low + 1
-    ):  # few large among many small: what is counted is spread so, codes are not
-        return True
-    shown = log.rows["impressions"] * column.present / max(1, column.rows)
-    return shown / column.distinct < 30  # too few rows per value to learn each
-
-
-def _sized(distinct: int) -> dict[str, int]:
-    count = _min_count(distinct)
-    return ({"min_count": count} if count > 1 else {}) | {"width": _width(distinct)}
-
-
-def _min_count(distinct: int) -> int:
-    return 1 if distinct <= 50 else 3
-
-
-def _width(distinct: int) -> int:
-    return 4 if distinct <= 50 else 8 if distinct <= 5_000 else 16
 
 
 def _tokens(text: str) -> set[str]:
     return set(Column("", text, "", "text", 0, 0, 0).tokens)
-
-
-# ---- text
-
-
-HEAD = """\
-# Drafted from the tables by `python -m model.prepare --draft`; each choice has its reason. Go through it: you know the
-# log, the draft only counted. docs/data.md explains every key.
-"""
-CROSSES = """\
-# Crosses are left out. One that often helps, a user's or a request's feature with the item or its category:
-#
-# [[feature]]
-# name = "{of}_x_item"
-# side = "cross"
-# kind = "category"
-# of = ["{of}", "item_id"]
-# buckets = 20000
-# width = 4
-"""
-
-
-def _text(
-    log: Log,
-    history: Mapping[str, Any],
-    groups: Sequence[str],
-    user_type: IdType,
-    entries: Sequence[Entry],
-    notes: Sequence[str],
-) -> str:
-    lines = [HEAD]
-    looked = [
-        f"{name}: every {-(-rows // max(1, seen))}th user's or item's rows"
-        for name, rows in log.rows.items()
-        if (seen := next(iter(log.tables[name].values())).rows) < rows
-    ]
-    if looked:
-        lines += [*_comment(f"Looked at a part of what is there: {', '.join(looked)}."), ""]
-    lines += [f'user_id = "{user_type}"', ""]
-    for note in notes:
-        lines += _comment(note)
-    lines += ["[history]", *_toml(history), "", *groups]
-    for table, side in SIDES.items():
-        chosen = [entry for entry in entries if entry.table == table and entry.row is not None]
-        out = [entry for entry in entries if entry.table == table and entry.row is None]
-        if chosen or out:
-            lines += [f"# ---- {side}", ""]
-        for entry in chosen:
-            lines += [*_comment(entry.why), "[[feature]]", *_toml(entry.row or {}), ""]
-        if out:
-            lines += [
-                f"# Left out of {table}:",
-                *(line for entry in out for line in _comment(f"{entry.name}: {entry.why}", "  ")),
-                "",
-            ]
-    for entry in entries:
-        if entry.row and entry.row["kind"] == "category" and entry.row["side"] in ("user", "context"):
-            return "\n".join([*lines, CROSSES.format(of=entry.name)])
-    return "\n".join(lines)
-
-
-def _summary(log: Log, history: Mapping[str, Any], entries: Sequence[Entry], notes: Sequence[str]) -> tuple[str, ...]:
-    lines = []
-    for table in TABLES:
-        there = log.tables.get(table)
-        lines.append(f"{table}: {log.rows[table]:,} rows, {len(there)} columns" if there else f"{table}: no such table")
-        for entry in entries:
-            if entry.table == table:
-                what = _short(entry.row) if entry.row else "left out"
-                lines.append(f"  {entry.name:<22} {what:<26} {shorten(entry.why, 100, placeholder=' …')}")
-    lines.append(f"history: {', '.join(history['actions'])} on {history['object_type']}, newest {history['length']}")
-    return (*lines, *(f"  {note}" for note in notes))
-
-
-def _short(row: Mapping[str, Any]) -> str:
-    kind = row["kind"] + (f" {row['transform']}" if "transform" in row else f" {row['type']}")
-    widths = [str(row[key]) for key in ("width", "sequence_width") if key in row]
-    return f"{kind}, {' + '.join(widths)} wide" if widths else kind
-
-
-def _toml(row: Mapping[str, Any]) -> list[str]:
-    return [f"{key} = {_value(value)}" for key, value in row.items()]
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    return tomli_w.dumps({"k": value}).strip().removeprefix("k = ")
-
-
-def _comment(text: str, indent: str = "") -> list[str]:
-    return [f"# {indent}{line}" for line in wrap(" ".join(text.split()), 116 - len(indent), break_long_words=False)]
 
 
 def draft(raw: Path, path: Path, options: Options) -> Draft:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import duckdb
 
-from model.datasets.casting import NO_VALUE
+from model.datasets.own.casting import NO_VALUE
 from model.engine import literal, quoted
 
 LARGEST = 2_000_000  # rows of a table that are looked at
@@ -34,7 +34,7 @@ PATTERNS = {
     "url": r"(?i)(https?|s3|gs|ftp)://\S+|www\.\S+|/?(\S+/)+\S+\.(jpe?g|png|webp|gif|mp[34]|html?)",
     "several": r"[^|]+\|[^\s].*",
     "semicolons": r"[^;]+;\s?\S.*",
-    "commas": r"[^,\s]+,[^\s].*",
+    "commas": r"[^,\s\[(]+,[^\s]*[^\s)\]]",
     "ip": r"\d{1,3}(\.\d{1,3}){3}|[0-9a-fA-F]{0,4}(:[0-9a-fA-F]{0,4}){4,7}",
 }
 NEARLY = 0.95  # a few bad addresses do not make a column of e-mail one of words
@@ -257,8 +257,8 @@ def auc(con: duckdb.DuckDBPyConnection, column: Column) -> tuple[float, float]:
     """How well a column of impressions alone tells their `_label`, and which share of the clicks it gives away.
 
     The AUC is of the value itself or, of categories, of the click rate that its value has in the other half of the
-    rows; .5 tells nothing. A click is given away by a value that so many clicks and nothing else have that chance is
-    out of the question: of numbers, `not 0` and `there` are such values.
+    rows; .5 tells nothing. A click is given away by a value that so many clicks and next to nothing else have that
+    chance is out of the question: of numbers, `not 0` and `there` are such values.
     """
     number = column.sort in ("int", "float")
     v = column.expression if column.sort != "list" else f"CAST({column.expression} AS VARCHAR)"
@@ -285,7 +285,7 @@ def auc(con: duckdb.DuckDBPyConnection, column: Column) -> tuple[float, float]:
         con,
         f"WITH base AS (SELECT least(avg(y), .999999) AS r, sum(y) AS clicks FROM told),"
         f" g AS (SELECT count(*) AS n, sum(y) AS p FROM told GROUP BY {group})"
-        " SELECT sum(p) FILTER (p = n AND n * ln(r) < -14) / nullif(max(clicks), 0) FROM g, base",
+        " SELECT sum(p) FILTER (p >= .98 * n AND n * ln(r) < -14) / nullif(max(clicks), 0) FROM g, base",
     )
     return float(best), float(given or 0)
 
