@@ -113,6 +113,21 @@ def test_the_same_bytes_whatever_the_parts_the_processes_and_the_order_of_the_ro
     assert {"vocab/user_id.npy", "catalog/items.npy", "encoded/cross.npy", "encoded/coupon_end.npy"} <= set(one)
 
 
+def test_columns_may_be_called_as_the_engine_calls_its_own(tmp_path: Path) -> None:
+    frames = tables(500)
+    plain = prepared(tmp_path / "plain", frames)
+    names = "id own row key value code time user item own_user own_item day n".split()
+    more = [pl.lit("x").alias(name) for name in names]
+    named = prepared(tmp_path / "named", {table: frame.with_columns(more) for table, frame in frames.items()})
+    del plain["meta.json"], named["meta.json"]  # it tells which columns are not used
+    assert named == plain
+
+
+def test_what_the_engine_cannot_do_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(PrepareError, match=r"^more memory is needed than 0\.0001 GiB, --memory allows it: [^\n]+$"):
+        prepared(tmp_path, tables(500), memory_gib=0.0001)
+
+
 def test_every_end_is_one_past_the_last_behaviour_strictly_before() -> None:
     draw = np.random.default_rng(0)
     for behaviours, users in ((0, 3), (1, 1), (500, 7)):
