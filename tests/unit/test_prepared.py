@@ -1,6 +1,9 @@
 """A log becomes the same bytes however it is cut; what prepare tells of it; what is refused in it."""
 
 import math
+import os
+import signal
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -126,6 +129,15 @@ def test_columns_may_be_called_as_the_engine_calls_its_own(tmp_path: Path) -> No
 def test_what_the_engine_cannot_do_is_told_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(PrepareError, match=r"^more memory is needed than 0\.0001 GiB, --memory allows it: [^\n]+$"):
         prepared(tmp_path, tables(500), memory_gib=0.0001)
+
+
+def test_ctrl_c_during_a_query_is_a_keyboard_interrupt(tmp_path: Path) -> None:
+    endless = "SELECT sum(a.range * b.range) FROM range(1_000_000) a, range(1_000_000) b"
+    pressed = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), engine(tmp_path, 0.1) as connection:
+        pressed.start()
+        connection.execute(endless).fetchall()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_every_end_is_one_past_the_last_behaviour_strictly_before() -> None:
