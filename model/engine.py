@@ -36,7 +36,21 @@ def engine(spill: Path, memory_gib: float, threads: int | None = None) -> Iterat
             connection.execute(
                 "SET enable_progress_bar = true; SET enable_progress_bar_print = false"
             )  # `progress` asks
-            yield connection
+            with _interruptible():
+                yield connection
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C during a query, which DuckDB tells as an error of its own, is Python's KeyboardInterrupt."""
+    try:
+        yield
+    except duckdb.InterruptException:
+        raise KeyboardInterrupt from None
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from None
+        raise
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from zoneinfo import ZoneInfo
 import duckdb
 import polars as pl
 
+from model.datasets.checks import TOLD_BELOW
 from model.datasets.own import casting, labels
 from model.datasets.own.checking import COLUMNS, ENTITIES, IDS, Form, Table, check_columns
 from model.datasets.own.sources import Source, listed, opened
@@ -58,6 +59,8 @@ def _written(raw: Path, out: Path, options: Options, schema: Schema | None) -> D
         pieces = {table: staged(con, source, Path(folder)) for table, source in sources.items()}
         for table, source in sources.items():
             check_columns(source, pieces[table])
+        if schema is not None:
+            _refuse_undescribed(raw, sources, schema)
         form = _form(con, pieces, sources, schema)
         bad, notes = BadLines(options.skip_bad), []
         for table, source in sources.items():
@@ -70,8 +73,11 @@ def _written(raw: Path, out: Path, options: Options, schema: Schema | None) -> D
         if options.negatives:
             notes += labels.draw_negatives(con, out, options.negatives, options.seed, time_zone, form.object_type)
         for table in ENTITIES:
-            if table not in sources:
+            if table in sources:
+                notes += _coverage(con, table, sources[table].path, out, bool(form.features[table]))
+            else:
                 _ids_seen(con, table, out, form)
+        notes += _objects_known(con, out, form.object_type)
     return DataSet(NAME, time_zone, bad.count, tuple(notes), drawn or options.negatives > 0)
 
 
@@ -89,6 +95,55 @@ def _refuse_missing(raw: Path, sources: Mapping[str, Source], options: Options) 
         hint = derive if missing == ["behaviours"] else ""
         there = listed(sorted(path.name for path in raw.iterdir() if path.name not in ("features.toml", "meta.json")))
         raise DataError(f"{raw} holds no {' and no '.join(missing)}; {forms}{hint}; there are {there or 'none'}")
+
+
+def _refuse_undescribed(raw: Path, sources: Mapping[str, Source], schema: Schema) -> None:
+    for table in ENTITIES:
+        columns = [f.name for f in schema.side(SIDES[table]) if f.name not in IDS]  # type: ignore[arg-type]
+        if columns and table not in sources:
+            raise DataError(
+                f"{raw} holds no {table}, of which features.toml names {listed(columns)}; {table}.parquet, .csv, .tsv, "
+                f".jsonl or a folder {table} of parts is needed, or a features.toml without them"
+            )
+
+
+def _coverage(con: duckdb.DuckDBPyConnection, table: str, path: Path, out: Path, has_features: bool) -> list[str]:
+    """A note where a table describes less than half of the log. Refuses one whose features no impression would have."""
+    (name,) = COLUMNS[table]
+    shown, own = (f"read_parquet({literal(str(out / f'{of}.parquet'))})" for of in ("impressions", table))
+    ids = f"SELECT DISTINCT {name} AS id FROM {shown}"
+    count, known, example = con.execute(
+        f"SELECT count(*), count(id) FILTER (id IN (SELECT {name} FROM {own})), min(id) FROM ({ids})"
+    ).fetchall()[0]
+    there = con.execute(f"SELECT min({name}) FROM {own}").fetchall()[0][0]
+    if not known and there is not None and has_features:
+        raise DataError(
+            f"{path} describes none of the {count} {table} that were shown: its ids are like {there!r}, those of the "
+            f"impressions like {example!r}; one spelling is needed"
+        )
+    if known < TOLD_BELOW * count:
+        return [f"{path.name} describes {known} of the {count} {table} of the impressions; the others have no features"]
+    return []
+
+
+def _objects_known(con: duckdb.DuckDBPyConnection, out: Path, object_type: str) -> list[str]:
+    """A note where histories hold other items than those that were shown or described: ids written otherwise."""
+    shown, items, done = (
+        f"read_parquet({literal(str(out / f'{of}.parquet'))})" for of in ("impressions", "items", "behaviours")
+    )
+    count, known, example, other = con.execute(
+        f"SELECT count(*), count(*) FILTER (known), min(id) FILTER (NOT known), (SELECT min(item_id) FROM {shown}) "
+        f"FROM (SELECT id, id IN (SELECT CAST(item_id AS VARCHAR) FROM {shown} UNION ALL "
+        f"SELECT CAST(item_id AS VARCHAR) FROM {items}) AS known "
+        f"FROM (SELECT DISTINCT CAST(object_id AS VARCHAR) AS id FROM {done} "
+        f"WHERE object_type = {literal(object_type)}))"
+    ).fetchall()[0]
+    if known >= TOLD_BELOW * count:
+        return []
+    return [
+        f"of the {count} objects of behaviours {known} are items that were shown or described: are ids written alike? "
+        f"One is {example!r}, that of an impression {str(other)!r}"
+    ]
 
 
 def _form(
@@ -149,8 +204,11 @@ def _id_type(
     if numbers and texts and declared != "int":  # of integers a row's fault is told
         for table, column, piece in texts:
             cast = casting.integer_id(piece.expressions[column], piece.columns[column])
-            assert cast is not None  # of text
-            query = f"SELECT {cast.raw} FROM {piece.relation} WHERE {cast.refused}"
+            as_text = casting.text(piece.expressions[column], piece.columns[column])
+            assert cast is not None and as_text is not None  # of text
+            # 007 and 7.0 are integers, but not the text that stands for 7 where ids are strings: nothing would join.
+            other_text = f"CAST({cast.sql} AS VARCHAR) <> {as_text.sql}" if declared else "false"
+            query = f"SELECT {cast.raw} FROM {piece.relation} WHERE (({cast.refused}) OR {other_text})"
             if column == "object_id":
                 query += f" AND {piece.expressions['object_type']} = {literal(object_type)}"
             refused = con.execute(f"{query} LIMIT 1").fetchall()

@@ -1,17 +1,20 @@
 """Four canonical tables → the training form: encoded columns, sorted behaviours, ends of histories, meta.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import tomli_w
 
 from model.datasets.tables import DataSet, Options
-from model.engine import cores, engine, progress
+from model.engine import cores, engine, first_line, progress
 from model.features.catalog import FILE, Catalog
 from model.features.encode import Encoder
 from model.features.ids import Keys
@@ -41,7 +44,7 @@ def encode_tables(
     how = how or Options()
     encoded = folder / "encoded"
     encoded.mkdir(exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".work-") as place:
+    with _told(how), TemporaryDirectory(dir=folder, prefix=".work-") as place:
         work = Path(place)
         with engine(work, how.memory_gib) as connection:
             with progress(connection, "numbering ids"):
@@ -105,6 +108,23 @@ def encode_tables(
     }
     write_json(folder / "meta.json", meta)
     return meta
+
+
+@contextmanager
+def _told(how: Options) -> Iterator[None]:
+    """What machine and engine refuse, in words."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise PrepareError(
+            f"more memory is needed than {how.memory_gib:g} GiB, --memory allows it: {first_line(error)}"
+        ) from None
+    except duckdb.Error as error:
+        raise PrepareError(f"the engine gave up: {first_line(error)}") from None
+    except BrokenProcessPool:
+        raise PrepareError(
+            "a process that encodes was ended from outside, for its memory? --processes 1 takes least"
+        ) from None
 
 
 def _split(log: Log, time_zone: str) -> Split:

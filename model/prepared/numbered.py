@@ -27,6 +27,7 @@ from model.prepared.entities import Entities, PrepareError, series_column
 from model.prepared.order import KEPT
 
 Counts = npt.NDArray[np.int64]
+OWN, OWN_USER = '"{own}"', '"{own user}"'  # names that no column of the user's has: SQL would take theirs for ours
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Log:
         """
         table = f"{name.removesuffix('_id')}s"
         own = self._id(table, name, kind)
-        twice = self.rows(f"SELECT {own} AS id FROM {table} GROUP BY id HAVING count(*) > 1 ORDER BY id LIMIT 1")
+        twice = self.rows(f"SELECT {own} FROM {table} GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 LIMIT 1")
         if twice:
             raise PrepareError(f"{table}: {name} {twice[0][0]!r} stands twice")
         named = [f"SELECT {own} AS id FROM {table}"]
@@ -132,8 +133,8 @@ class Log:
         )
         columns = "".join(f", t.{quoted(f.name)}" for f in features if f.name not in ("user_id", "item_id"))
         frame = self.frame(
-            f"SELECT n.id AS {name}{columns} FROM {name}s_by_row n LEFT JOIN (SELECT *, {own} AS own FROM {table}) t "
-            "ON n.id = t.own ORDER BY n.row"
+            f"SELECT n.id AS {name}{columns} FROM {name}s_by_row n LEFT JOIN (SELECT *, {own} AS {OWN} FROM {table}) t "
+            f"ON n.id = t.{OWN} ORDER BY n.row"
         )
         entities = Entities(name, kind, frame)
         self._number(f"{name}s", entities.keys)
@@ -202,8 +203,8 @@ class Log:
         self.write(
             f"SELECT CAST(u.row AS INTEGER) AS user, CAST(i.row AS INTEGER) AS item, p.timestamp AS time, "
             f"CAST(p.label AS TINYINT) AS label{''.join(f', {c}' for c in chosen)} "
-            f"FROM (SELECT *, {user} AS own_user, {item} AS own_item FROM impressions) p "
-            f"JOIN user_ids u ON u.id = p.own_user JOIN item_ids i ON i.id = p.own_item{joins} ORDER BY {order}",
+            f"FROM (SELECT *, {user} AS {OWN_USER}, {item} AS {OWN} FROM impressions) p "
+            f"JOIN user_ids u ON u.id = p.{OWN_USER} JOIN item_ids i ON i.id = p.{OWN}{joins} ORDER BY {order}",
             path,
         )
         self.connection.execute(f"CREATE VIEW shown AS SELECT * FROM read_parquet({literal(str(path))})")
@@ -255,7 +256,7 @@ class Log:
         where = _of_group(named, group.actions)
         user = self._id("behaviours", "user_id", self.schema.user_id)
         if isinstance(group, Group):
-            own, objects = self._id("behaviours", "object_id", group.type, where), f"{named}_objects"
+            own, objects = self._id("behaviours", "object_id", group.type, where), f"objects_{self.groups.index(group)}"
             keys = self._objects(group, own, where, objects)
         else:
             own, objects = self._id("behaviours", "object_id", self.schema.item_id.type, where), "item_ids"

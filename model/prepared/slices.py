@@ -5,6 +5,7 @@ of slices and processes.
 """
 
 import os
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -72,7 +73,12 @@ def encode_slices(plan: Plan, count: int, slices: int, processes: int) -> Seen:
             assert total is not None
             return total
         with _pool(processes) as pool:
-            running = {pool.submit(_encode, plan, at, to): to - at for at, to in pieces}
+            # Processes begin here, with Ctrl-C blocked for good: it is for this one, which ends them.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                running = {pool.submit(_encode, plan, at, to): to - at for at, to in pieces}
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             every = []
             for done in as_completed(running):
                 every.append(done.result())

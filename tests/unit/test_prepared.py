@@ -1,6 +1,9 @@
 """A log becomes the same bytes however it is cut; what prepare tells of it; what is refused in it."""
 
 import math
+import os
+import signal
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,30 @@ def test_the_same_bytes_whatever_the_parts_the_processes_and_the_order_of_the_ro
     mixed = {name: frame.sample(fraction=1, shuffle=True, seed=1) for name, frame in frames.items()}
     assert prepared(tmp_path / "mixed", mixed, parts=3, processes=2, memory_gib=0.2) == one
     assert {"vocab/user_id.npy", "catalog/items.npy", "encoded/cross.npy", "encoded/coupon_end.npy"} <= set(one)
+
+
+def test_columns_may_be_called_as_the_engine_calls_its_own(tmp_path: Path) -> None:
+    frames = tables(500)
+    plain = prepared(tmp_path / "plain", frames)
+    names = "id own row key value code time user item own_user own_item day n".split()
+    more = [pl.lit("x").alias(name) for name in names]
+    named = prepared(tmp_path / "named", {table: frame.with_columns(more) for table, frame in frames.items()})
+    del plain["meta.json"], named["meta.json"]  # it tells which columns are not used
+    assert named == plain
+
+
+def test_what_the_engine_cannot_do_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(PrepareError, match=r"^more memory is needed than 0\.0001 GiB, --memory allows it: [^\n]+$"):
+        prepared(tmp_path, tables(500), memory_gib=0.0001)
+
+
+def test_ctrl_c_during_a_query_is_a_keyboard_interrupt(tmp_path: Path) -> None:
+    endless = "SELECT sum(a.range * b.range) FROM range(1_000_000) a, range(1_000_000) b"
+    pressed = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), engine(tmp_path, 0.1) as connection:
+        pressed.start()
+        connection.execute(endless).fetchall()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_every_end_is_one_past_the_last_behaviour_strictly_before() -> None:

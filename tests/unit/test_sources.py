@@ -440,7 +440,7 @@ REFUSED = [  # table, column, value of the second row (as the column's type), wh
     ("behaviours", "timestamp", -1, "timestamp: -1 lies before 1970; milliseconds since 1970"),
     ("behaviours", "timestamp", 1_767_268_800.5, "timestamp: 1767268800.5 looks like seconds"),
     ("impressions", "timestamp", None, "timestamp: nothing given, milliseconds since 1970"),
-    ("impressions", "timestamp", datetime(1970, 1, 2, tzinfo=UTC), "timestamp: '1970-01-02 00:00:00+00' is no time"),
+    ("impressions", "timestamp", datetime(1970, 1, 2, tzinfo=UTC), "timestamp: 1970-01-02 00:00:00+00 given, times"),
     ("impressions", "timestamp", "01/02/2026", "timestamp: '01/02/2026' is no time; milliseconds since 1970"),
     ("impressions", "label", 0.5, "label: 0.5 given, 0 or 1 are allowed"),
     ("impressions", "label", "yes", "label: yes given, 0 or 1 are allowed"),
@@ -454,6 +454,8 @@ REFUSED = [  # table, column, value of the second row (as the column's type), wh
     ("impressions", "user_id", 2.0**53, "user_id: 9007199254740992.0 given, whole numbers below 2^53, where floats"),
     ("impressions", "user_id", "u8", "user_id: u8 given, integers of 64 bits"),
     ("impressions", "slot", 1.5, "slot: 1.5 given, integers are allowed, as features.toml declares it int"),
+    ("impressions", "user_id", " ", "user_id: nothing given, integers or strings are allowed"),
+    ("items", "tags", '[["x"]]', 'tags: [["x"]] given, lists of strings, in text as JSON'),
     ("items", "brand", "b", "brand: b given, integers are allowed, as features.toml declares it int"),
     ("items", "title", 2.5, "title: 2.5 given, strings or whole numbers are allowed, as features.toml declares it str"),
     ("items", "price", "1,5", "price: 1,5 given, finite numbers of 32 bits are allowed"),
@@ -484,6 +486,121 @@ def test_what_would_lose_something_is_told_by_file_row_column_and_value(
     assert f"{table}.parquet, row 2: {said}" in refusal(raw, tmp_path / "out")
     made, tables = read(raw, tmp_path / "skipped", skip_bad=1) if table != "impressions" else (None, {})
     assert made is None or (made.bad_lines == 1 and len(tables[table]) == len(own[table]) - 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('["a"]', 'title: ["a"] given, strings or whole numbers are allowed'),
+        ('{"a": 1}', 'title: {"a":1} given, strings or whole numbers are allowed'),
+        ("1.5", "title: 1.5 given, strings or whole numbers are allowed"),
+    ],
+)
+def test_a_value_of_json_is_no_text_because_it_can_be_written(tmp_path: Path, value: str, said: str) -> None:
+    raw = write(tmp_path / "raw", own_tables())
+    (raw / "items.parquet").unlink()
+    lines = [f'{{"item_id": {n}, "price": 1, "brand": 21, "title": "t", "tags": []}}' for n in (1, 2, 3)]
+    lines[1] = lines[1].replace('"t"', value)
+    (raw / "items.jsonl").write_text("\n".join(lines))
+
+    assert f"items.jsonl, line 2: {said}" in refusal(raw, tmp_path / "out")
+
+
+def test_whole_floats_and_switches_of_json_are_as_those_of_columns(tmp_path: Path) -> None:
+    own = own_tables()
+    raw = write(tmp_path / "raw", own)
+    for name in ("impressions", "items", "users"):
+        (raw / f"{name}.parquet").unlink()
+    shown = own["impressions"].with_columns(pl.col("user_id", "item_id", "label").cast(pl.Float64))
+    (raw / "impressions.jsonl").write_text(shown.write_ndjson())
+    (raw / "users.jsonl").write_text('{"user_id": 7.0}\n{"user_id": "8"}\n')
+    (raw / "items.jsonl").write_text(
+        '{"item_id": 1.0, "price": "2", "brand": true, "title": 3.0, "tags": [true, null, 2.0, "z"]}\n'
+        '{"item_id": "2", "price": 2.5, "brand": 7.0, "title": true, "tags": null}\n{"item_id": 3, "tags": []}\n'
+    )
+
+    _, tables = read(raw, tmp_path / "out", schema_of("str", "str"))
+
+    assert tables["impressions"]["user_id"].to_list() == ["7", "8", "7", "8"]
+    assert tables["users"]["user_id"].to_list() == ["7", "8"]
+    assert tables["items"].select("item_id", "price", "brand", "title", "tags").rows() == [
+        ("1", 2.0, 1, "3", ["1", None, "2", "z"]),
+        ("2", 2.5, 7, "1", None),
+        ("3", None, None, None, []),
+    ]
+
+
+def test_spaces_around_numbers_of_text_are_none_of_theirs(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", own_tables())
+    (raw / "impressions.parquet").unlink()
+    text = own_tables()["impressions"].write_csv()
+    (raw / "impressions.csv").write_text(text.replace(",", " , "))
+
+    assert_canonical(read(raw, tmp_path / "out")[1])
+
+
+def test_tables_that_describe_nothing_of_the_log_are_refused(tmp_path: Path) -> None:
+    own = own_tables()
+    own["items"] = own["items"].with_columns(pl.col("item_id") + 100)
+    said = "items.parquet describes none of the 3 items that were shown: its ids are like 101, those of the impressions"
+    assert said in refusal(write(tmp_path / "others", own), tmp_path / "no-features")
+
+    own = own_tables()
+    own["users"] = own["users"].with_columns(pl.col("user_id") + 100)  # of which no feature is named
+    made, _ = read(write(tmp_path / "users", own), tmp_path / "no-users")
+    assert "users.parquet describes 0 of the 2 users" in made.notes[-1]
+
+    own = own_tables()
+    del own["items"]
+    said = "holds no items, of which features.toml names price, brand, title, tags; items.parquet, .csv"
+    assert said in refusal(write(tmp_path / "items", own), tmp_path / "no-items")
+
+    own = own_tables()
+    own["behaviours"] = own["behaviours"].with_columns(pl.col("object_id") + 100)
+    made, _ = read(write(tmp_path / "objects", own), tmp_path / "made")
+    assert "of the 2 objects of behaviours 0 are items that were shown or described" in made.notes[-1]
+
+
+def test_digits_that_are_another_text_than_the_number_of_another_table_are_refused(tmp_path: Path) -> None:
+    own = own_tables()
+    own["users"] = pl.DataFrame({"user_id": ["007", "8"]})
+    said = "users.parquet: user_id is text ('007'), but user_id of behaviours.parquet is BIGINT"
+    assert said in refusal(write(tmp_path / "raw", own), tmp_path / "out", schema_of("str"))
+
+
+def test_parts_of_text_without_a_byte_hold_no_rows_and_a_list_in_some_parts_is_not_passed_on(tmp_path: Path) -> None:
+    own = own_tables()
+    raw = write(tmp_path / "raw", own)
+    shown = own["impressions"]
+    (raw / "impressions.parquet").unlink()
+    (raw / "impressions").mkdir()
+    for part, rows in enumerate((shown[:2], None, shown[2:])):
+        (raw / f"impressions/part-{part}.json").write_text("" if rows is None else rows.write_ndjson())
+    assert_canonical(read(raw, tmp_path / "out")[1])
+
+    for part in (raw / "impressions").iterdir():
+        part.unlink()
+    shown[:2].with_columns(other=1).write_parquet(raw / "impressions/part-0.parquet")
+    shown[2:].with_columns(other=pl.lit([1.5])).write_parquet(raw / "impressions/part-1.parquet")
+    made, tables = read(raw, tmp_path / "lists")
+    assert "impressions: other not used" in made.notes[0]
+    assert_canonical(tables)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "said"),
+    [
+        ("users.csv", b"PAR1....PAR1", "users.csv is Parquet; call it so (.parquet)"),
+        ("users.jsonl", b"\x1f\x8b\x08", "users.jsonl is gzip; call it so (.gz)"),
+        ("users.csv", "user_id".encode("utf-16"), "users.csv is text in UTF-16; a file or a folder of Parquet"),
+        ("users.csv", b"PK\x03\x04", "users.csv is a zip archive or an Excel sheet; a file or a folder of Parquet"),
+    ],
+)
+def test_a_file_of_another_form_than_its_name_says_is_told(tmp_path: Path, name: str, start: bytes, said: str) -> None:
+    raw = write(tmp_path / "raw", own_tables())
+    (raw / "users.parquet").unlink()
+    (raw / name).write_bytes(start)
+    assert said in refusal(raw, tmp_path / "out")
 
 
 def test_a_row_of_parts_is_told_by_its_part(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ WIDE = ("UBIGINT", "HUGEINT", "UHUGEINT", "BIGNUM")
 FLOATS = {"FLOAT": 1 << 24, "DOUBLE": 1 << 53}  # up to where they hold every integer
 LEAST_ID = -(1 << 63) + 2  # the two below are reserved (model/features/ids.py)
 LARGEST = 3.4028234663852886e38  # of 32 bits, which is what networks read
+MIXED = "MIXED"  # JSON values of several types, or fractions among them: each is taken as its own type
 NO_VALUE = "('', 'nan', 'null', 'none', 'na', '\\n')"  # lower case, as texts
 
 
@@ -55,7 +56,7 @@ def family(type: str) -> str:
         return "decimal"
     if type.startswith(("TIMESTAMP", "DATE")):
         return "time"
-    if type.startswith(("VARCHAR", "ENUM", "UUID", "BLOB", "TIME")) or type == '"NULL"':  # TIME: of a day
+    if type.startswith(("VARCHAR", "ENUM", "UUID", "BLOB", "TIME", MIXED)) or type == '"NULL"':  # TIME: of a day
         return "text"
     return "other"
 
@@ -65,13 +66,22 @@ def element(type: str) -> str:
     return type[: type.rindex("[")]
 
 
+def _raw(x: str, type: str) -> str:
+    """A value as messages show it."""
+    return _text(x, type) if type == MIXED else x
+
+
 def _text(x: str, type: str) -> str:
     if type == "BLOB":  # text of old writers, which do not say so
         return f"TRY(decode({x}))"
+    if type == MIXED:
+        return f"({x} ->> '$')"
     return x if type == "VARCHAR" else f"CAST({x} AS VARCHAR)"
 
 
 def _missing(x: str, type: str) -> str:
+    if type == MIXED:
+        return f"({_text(x, type)} IS NULL OR (json_type({x}) = 'DOUBLE' AND lower({_text(x, type)}) = 'nan'))"
     return f"({x} IS NULL OR {_nan(x)})" if type in FLOATS else f"{x} IS NULL"
 
 
@@ -83,7 +93,7 @@ def _nan(x: str) -> str:
 def _no_value(x: str, type: str) -> str:
     """Missing, also as texts say it where a number is meant."""
     if family(type) == "text" and type != "UUID":
-        return f"({x} IS NULL OR lower(trim({_text(x, type)})) IN {NO_VALUE})"
+        return f"({_text(x, type)} IS NULL OR lower(trim({_text(x, type)})) IN {NO_VALUE})"
     return _missing(x, type)
 
 
@@ -100,7 +110,7 @@ def _whole(x: str, type: str) -> str | None:
     if kind == "text":
         text = _text(x, type)
         digits = f"TRY_CAST(split_part({text}, '.', 1) AS BIGINT)"
-        return f"CASE {_digits(text)} WHEN regexp_full_match({text}, '-?[0-9]+(\\.0*)?') THEN {digits} END"
+        return f"CASE {_digits(text)} WHEN regexp_full_match({text}, '\\s*-?[0-9]+(\\.0*)?\\s*') THEN {digits} END"
     return None
 
 
@@ -118,8 +128,8 @@ def integer(x: str, type: str) -> Cast | None:
         return None
     if family(type) == "text":
         text = _text(x, type)
-        sql = f"coalesce({sql}, CASE lower({text}) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
-    return Cast(sql, _no_value(x, type), "integers", x)
+        sql = f"coalesce({sql}, CASE lower(trim({text})) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
+    return Cast(sql, _no_value(x, type), "integers", _raw(x, type))
 
 
 def integer_id(x: str, type: str) -> Cast | None:
@@ -130,12 +140,14 @@ def integer_id(x: str, type: str) -> Cast | None:
     allowed = f"integers of 64 bits ({LEAST_ID} to {(1 << 63) - 1})"
     if type in FLOATS:
         allowed = f"whole numbers below 2^{FLOATS[type].bit_length() - 1}, where floats have no gaps,"
-    return Cast(sql, _no_value(x, type), allowed, x).within(LEAST_ID, (1 << 63) - 1, allowed)
+    return Cast(sql, _no_value(x, type), allowed, _raw(x, type)).within(LEAST_ID, (1 << 63) - 1, allowed)
 
 
 def text(x: str, type: str) -> Cast | None:
     """An id or a category that is declared str; None where the type cannot hold one."""
     kind = family(type)
+    if type == MIXED:
+        return Cast(_mixed(x), _missing(x, type), "strings or whole numbers", _text(x, type))
     if kind == "text":
         return Cast(_text(x, type), f"{x} IS NULL", "strings", x)
     if kind == "integer":
@@ -150,6 +162,26 @@ def text(x: str, type: str) -> Cast | None:
     if kind == "time":
         return Cast(_iso(x, type), f"{x} IS NULL", "strings", x)
     return None
+
+
+def text_id(x: str, type: str) -> Cast | None:
+    """An id that is declared str: a blank one is none, or all who have none would be one."""
+    cast = text(x, type)
+    if cast is None or family(type) != "text":
+        return cast
+    blank = f"trim({_text(x, type)}) = ''"
+    return Cast(f"CASE WHEN NOT ({blank}) THEN {cast.sql} END", f"({cast.missing} OR {blank})", cast.allowed, cast.raw)
+
+
+def _mixed(x: str) -> str:
+    """JSON's own types as columns of these are taken: 21.0 is 21, true is 1; nested values are refused."""
+    value = f"({x} ->> '$')"
+    whole = f"CAST({_whole(f'TRY_CAST({value} AS DOUBLE)', 'DOUBLE')} AS VARCHAR)"
+    return (
+        f"CASE json_type({x}) WHEN 'DOUBLE' THEN {whole} "
+        f"WHEN 'BOOLEAN' THEN CASE {value} WHEN 'true' THEN '1' ELSE '0' END "
+        f"WHEN 'ARRAY' THEN NULL WHEN 'OBJECT' THEN NULL ELSE {value} END"
+    )
 
 
 def _iso(x: str, type: str) -> str:
@@ -169,12 +201,12 @@ def number(x: str, type: str) -> Cast | None:
         sql = f"CAST(epoch_ms(CAST({x} AS TIMESTAMP)) AS DOUBLE)"
     elif kind == "text":
         text = _text(x, type)
-        written = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+        written = r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
         sql = f"CASE WHEN regexp_full_match({text}, '{written}') THEN TRY_CAST({text} AS DOUBLE) END"
-        sql = f"CASE lower({text}) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE {sql} END"
+        sql = f"CASE lower(trim({text})) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE {sql} END"
     else:
         return None
-    return Cast(sql, _no_value(x, type), "", x).within(-LARGEST, LARGEST, "finite numbers of 32 bits")
+    return Cast(sql, _no_value(x, type), "", _raw(x, type)).within(-LARGEST, LARGEST, "finite numbers of 32 bits")
 
 
 def moment(x: str, type: str) -> Cast | None:
@@ -186,15 +218,15 @@ def moment(x: str, type: str) -> Cast | None:
         sql = _milliseconds(x, type)
     elif kind == "text":
         text = _text(x, type)
-        digits = f"regexp_full_match({text}, '-?[0-9]+(\\.[0-9]*)?')"
-        date = f"regexp_full_match({text}, '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}.*')"
+        digits = f"regexp_full_match({text}, '\\s*-?[0-9]+(\\.[0-9]*)?\\s*')"
+        date = f"regexp_full_match({text}, '\\s*[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}.*')"
         sql = (
             f"CASE {_digits(text)} WHEN {digits} THEN TRY_CAST(split_part({text}, '.', 1) AS BIGINT) "
             f"WHEN {date} THEN epoch_ms(TRY_CAST({text} AS TIMESTAMPTZ)) END"
         )
     else:
         return None
-    return Cast(sql, _no_value(x, type), "", x).within(EARLIEST_MS, LATEST_MS, MS_ALLOWED)
+    return Cast(sql, _no_value(x, type), "", _raw(x, type)).within(EARLIEST_MS, LATEST_MS, MS_ALLOWED)
 
 
 def _milliseconds(x: str, type: str) -> str:
@@ -207,7 +239,7 @@ def _milliseconds(x: str, type: str) -> str:
 def flag(x: str, type: str) -> Cast | None:
     """0 or 1; None where the type is no number."""
     cast = integer(x, type) if family(type) != "time" else None
-    return cast and Cast(f"CAST({cast.sql} AS BIGINT)", cast.missing, "", x).within(0, 1, "0 or 1")
+    return cast and Cast(f"CAST({cast.sql} AS BIGINT)", cast.missing, "", cast.raw).within(0, 1, "0 or 1")
 
 
 def choice(x: str, type: str, names: tuple[str, ...]) -> Cast | None:
@@ -220,15 +252,16 @@ def choice(x: str, type: str, names: tuple[str, ...]) -> Cast | None:
         whens = " ".join(f"WHEN '{name}' THEN {place}" for place, name in enumerate(names))
         sql = f"CASE lower(trim({_text(x, type)})) {whens} ELSE {sql} END"
     allowed = ", ".join(names) + f" or 0 to {len(names) - 1}"
-    return Cast(sql, cast.missing, allowed, x)
+    return Cast(sql, cast.missing, allowed, cast.raw)
 
 
 def several(x: str, type: str, declared: str) -> Cast | None:
     """A list of integers or texts, its holes kept; None where the type is no list. A text may hold a JSON list."""
     if family(type) == "text":
-        listed = f"from_json(CASE WHEN json_valid({_text(x, type)}) THEN {_text(x, type)} END, '[\"VARCHAR\"]')"
-        inner = _listed(f"TRY({listed})", "VARCHAR", declared)
-        return inner and Cast(inner.sql, _no_value(x, type), f'{inner.allowed}, in text as JSON (["a", "b"]),', x)
+        listed = f"from_json(CASE WHEN json_valid({_text(x, type)}) THEN {_text(x, type)} END, '[\"JSON\"]')"
+        inner = _listed(f"TRY({listed})", MIXED, declared)
+        words = f'lists of {"integers" if declared == "int" else "strings"}, in text as JSON (["a", "b"]),'
+        return inner and Cast(inner.sql, _no_value(x, type), words, _raw(x, type))
     if family(type) != "list":
         return None
     return _listed(x, type.rpartition("[")[0], declared)

@@ -3,6 +3,7 @@
 The good rows are written in one pass. Only where some are missing then, a second one finds out which, and why.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,18 @@ class Form:
     object_type: str = ITEM  # of the behaviours whose objects are items
 
 
+HELD = {  # what a column may hold, for messages
+    "timestamp": "timestamps, days, milliseconds or text like 2026-01-31T10:00:00Z",
+    "label": "0 and 1, or true and false,",
+    "action": "strings",
+    "object_type": "strings",
+    "split": "train, validation, test or 0 to 2",
+    "watch_ms": "whole numbers",
+    "true_probability": "numbers from 0 to 1",
+}
 WORDS = {"int": "integers", "str": "strings"}
+DAY = re.compile(r"\s*\d{4,}-\d{2}-\d{2}")
+ISO_TOO = ", or text like 2026-01-31T10:00:00Z"
 REPEATED = "stands in an earlier row, one row each is allowed"
 PLACE = ('"{piece}"', '"{file}"', '"{row}"')  # names that no column has
 AGAIN = '"{again}"'
@@ -122,7 +134,7 @@ class Table:
             cast = cast and cast.within(0, 1, "0 to 1")
         else:
             cast = casting.text(x, type)
-        return self._held(cast, name, type, piece, "integers or strings" if name in IDS else "another type")
+        return self._held(cast, name, type, piece, "integers or strings" if name in IDS else HELD[name])
 
     def _id(self, name: str, piece: Piece) -> Cast | None:
         x, type = piece.expressions[name], piece.columns[name]
@@ -131,7 +143,7 @@ class Table:
         declared = self.form.ids[name]
         if declared == "int":
             return casting.integer_id(x, type)
-        cast = casting.text(x, type)
+        cast = casting.text_id(x, type)
         if name == "object_id" and self.form.ids["item_id"] == "int" and cast:  # other objects have text for ids
             whole = casting.integer_id(x, type)
             if whole is not None:
@@ -162,18 +174,19 @@ class Table:
         for name, narrow in (("label", "TINYINT"), ("split", "TINYINT")):
             if name in values and name in self.needed:
                 values[name] = f"CAST({values[name]} AS {narrow})"
-        for name, type in piece.columns.items():
-            if name not in values and (sql := casting.plain(piece.expressions[name], type)):
+        for name in piece.columns:
+            if name not in values and (sql := self._plain(name, piece)):
                 values[name] = sql
         return ", ".join(f"{values[name]} AS {quoted(name)}" for name in piece.columns if name in values)
 
     def _unused(self, piece: Piece) -> list[str]:
         known = (*self.needed, *self.features)
-        return [
-            name
-            for name, type in piece.columns.items()
-            if name not in known and casting.plain(piece.expressions[name], type) is None
-        ]
+        return [name for name in piece.columns if name not in known and self._plain(name, piece) is None]
+
+    def _plain(self, name: str, piece: Piece) -> str | None:
+        """A column that no feature names, passed on; None where it is nested, or a list in some of the parts alone."""
+        lists = {piece.columns[name].count("[") for piece in self.pieces if name in piece.columns}
+        return casting.plain(piece.expressions[name], piece.columns[name]) if len(lists) == 1 else None
 
     def _faults(self, piece: Piece, casts: Mapping[str, Cast]) -> list[tuple[str, str, str]]:
         """What can be wrong with a row: (column, SQL that is true then, the value as SQL)."""
@@ -217,10 +230,12 @@ class Table:
         if not name:
             return no_object(file, line)
         allowed = casts[name].allowed
-        if value is None:
+        if value is None or not value.strip():
             return f"{name}: nothing given, {'integers or strings' if name in IDS else allowed} are allowed"
         if name == "timestamp":
-            return f"{name}: {looks_like(value)}"
+            if DAY.match(value):
+                return f"{name}: {value[:60]} given, times from 1973 to 5138 like 2026-01-31T10:00:00Z are allowed"
+            return f"{name}: {looks_like(value)}{'' if value.strip('-.0123456789') == '' else ISO_TOO}"
         shown = "NaN" if value.lower() == "nan" else value if len(value) <= 60 else value[:57] + "..."
         kind, type = self.features.get(name, ("number", "str"))
         remedy = ""

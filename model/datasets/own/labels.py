@@ -47,9 +47,7 @@ def draw_negatives(
     table = f"read_parquet({literal(str(impressions))})"
     acts = pl.scan_parquet(out / "behaviours.parquet").filter(object_type=object_type)
     day = f"CAST(timezone({literal(time_zone)}, make_timestamptz(timestamp * 1000)) AS DATE)"
-    days = con.execute(
-        f"SELECT {day} AS day, min(timestamp), max(timestamp) FROM {table} GROUP BY day ORDER BY day"
-    ).fetchall()
+    days = con.execute(f"SELECT {day}, min(timestamp), max(timestamp) FROM {table} GROUP BY 1 ORDER BY 1").fetchall()
     with TemporaryDirectory(dir=out, prefix=".drawn-") as folder:
         parts = Parts(Path(folder) / "days")
         for place, (_, first, last) in enumerate(tqdm(days, "drawing negatives", unit="day", delay=1, leave=False)):

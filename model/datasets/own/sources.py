@@ -26,6 +26,7 @@ from typing import IO
 
 import duckdb
 
+from model.datasets.own.casting import MIXED
 from model.datasets.tables import TABLES, DataError
 from model.engine import first_line, literal, quoted
 
@@ -38,7 +39,18 @@ SUFFIXES = {
     ".ndjson": OBJECTS,
     ".json": OBJECTS,
 }
+PLAIN = ("VARCHAR", "BIGINT", "UBIGINT", "NULL")  # types of JSON whose text is the value; others are told apart later
 ALLOWED = "a file or a folder of Parquet, CSV, TSV or JSON lines"
+MAGIC = (  # first bytes of a file, of which form they tell, and how its name ends
+    (b"PAR1", PARQUET, ".parquet"),
+    (b"\x1f\x8b", "gzip", ".gz"),
+    (b"PK\x03\x04", "a zip archive or an Excel sheet", ""),
+    (b"\x28\xb5\x2f\xfd", "packed by zstd", ""),
+    (b"ORC", "ORC", ""),
+    (b"Obj\x01", "Avro", ""),
+    (b"\xff\xfe", "text in UTF-16", ""),
+    (b"\xfe\xff", "text in UTF-16", ""),
+)
 BOM = b"\xef\xbb\xbf"
 SHOWN = 40  # columns that a message names
 
@@ -60,7 +72,12 @@ class Scan:
 
     @property
     def query(self) -> str:
-        chosen = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in self.expressions.items())
+        """All columns; JSON's mixed values as text."""
+        texts = {MIXED: "({} ->> '$')", f"{MIXED}[]": "list_transform({}, lambda e: e ->> '$')"}
+        chosen = ", ".join(
+            f"{texts.get(self.columns[name], '{}').format(sql)} AS {quoted(name)}"
+            for name, sql in self.expressions.items()
+        )
         return f"SELECT {chosen} FROM {self.relation}"
 
 
@@ -169,9 +186,12 @@ def _source(con: duckdb.DuckDBPyConnection, table: str, path: Path, names: Mappi
     formats = sorted({_format(file, path) or "" for file in files})
     if len(formats) > 1:
         raise DataError(f"{path} holds parts as {' and '.join(formats)}; one format is allowed")
+    if formats[0] != PARQUET and path.is_dir():  # Spark writes a part without rows so
+        files = [file for file in files if file.stat().st_size] or files[:1]
     for file in files:
         if not file.stat().st_size:
             raise DataError(f"{file} is empty; {ALLOWED} is needed, with its columns' names")
+        _refuse_other_form(file, formats[0])
     hive = path.is_dir() and any("=" in name for file in files for name in file.relative_to(path).parts[:-1])
     # Consecutive files alone are read together: the order of rows is that of the files.
     forms = [(file, _form(con, file, formats[0], path)) for file in files]
@@ -186,6 +206,16 @@ def _source(con: duckdb.DuckDBPyConnection, table: str, path: Path, names: Mappi
     if absent:
         raise DataError(f"--map {table}.{absent[0]}: {_no_column(path, absent[0], list(source.columns))}")
     return source
+
+
+def _refuse_other_form(file: Path, format: str) -> None:
+    """Refuses a file that is of another form than its name says, which its first bytes tell."""
+    with file.open("rb") as raw:
+        start = raw.read(4)
+    for magic, form, suffix in MAGIC:
+        named = format if format != TEXT and format != OBJECTS or file.suffix != ".gz" else "gzip"
+        if start.startswith(magic) and form != named:
+            raise DataError(f"{file} is {form}; {f'call it so ({suffix})' if suffix else ALLOWED + ' is allowed'}")
 
 
 def _no_column(path: Path, name: str, there: Sequence[str]) -> str:
@@ -286,15 +316,19 @@ def _keys(
         raise DataError(f"{files[0]} holds no JSON object; one a line is needed")
     columns, expressions = {}, {}
     for key, kind in structure.items():
-        pointer = literal("/" + key.replace("~", "~0").replace("/", "~1"))
-        if isinstance(kind, list):
-            nested = not isinstance(kind[0], str) if kind else False
-            columns[key] = "JSON" if nested else "VARCHAR[]"
-            expressions[key] = f"json -> {pointer}" if nested else f"from_json(json -> {pointer}, '[\"VARCHAR\"]')"
-        elif isinstance(kind, dict):
-            columns[key], expressions[key] = "JSON", f"json -> {pointer}"
+        value = f"json -> {literal('/' + key.replace('~', '~0').replace('/', '~1'))}"
+        of = (kind or ["NULL"])[0] if isinstance(kind, list) else kind
+        if not key:
+            continue  # no column can be called so
+        if not isinstance(of, str):
+            columns[key], expressions[key] = "JSON", value
+        elif of in PLAIN:
+            columns[key] = "VARCHAR[]" if isinstance(kind, list) else "VARCHAR"
+            listed = f"from_json({value}, '[\"VARCHAR\"]')"
+            expressions[key] = listed if isinstance(kind, list) else value.replace("->", "->>", 1)
         else:
-            columns[key], expressions[key] = "VARCHAR", f"json ->> {pointer}"
+            columns[key] = f"{MIXED}[]" if isinstance(kind, list) else MIXED
+            expressions[key] = f"from_json({value}, '[\"JSON\"]')" if isinstance(kind, list) else value
     return columns, expressions
 
 
