@@ -120,4 +120,4 @@ def test_lists_are_drawn_as_texts_and_come_back_as_lists(tmp_path: Path) -> None
 def test_trials_that_cannot_be_kept_are_one_line(tmp_path: Path, small_data: Prepared) -> None:
     (tmp_path / "kept.db").write_text("no database")
     with pytest.raises(OptionError, match="kept.db, which keeps the trials, cannot be read or written: .*database$"):
-        searched(small_data, space(tmp_path, ""), 1, 1, tmp_path / "kept.db")
+        searched(small_data, space(tmp_path, "[training.epochs]\nlow = 1\nhigh = 2"), 1, 1, tmp_path / "kept.db")

@@ -197,6 +197,7 @@ def test_what_is_refused_leaves_no_folder(
         with pytest.raises(ValueError, match="allowed: letters, digits"):
             check_name(name)
     assert "cannot name a bundle" in refused(capsys, arguments(tiny, weak, tmp_path / "out", "--name", "../x"))
+    assert "cannot name a bundle" in refused(capsys, arguments(tiny, weak, tmp_path / "out", "--name", ""))
     assert not (tmp_path / "out").exists()
 
 
