@@ -12,10 +12,13 @@ scored by its features, a feature's value likewise by the rest.
 """
 
 import argparse
+import csv
+import gzip
 import json
 import os
 import shutil
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,11 +94,31 @@ def _read(path: Path, schema: Schema) -> Items:
             case ".jsonl" | ".ndjson":
                 return _objects(path)
             case ".csv" | ".tsv" as suffix:
-                separator = "\t" if suffix == ".tsv" else ","
-                return Items(_with_lists(pl.read_csv(path, infer_schema=False, separator=separator), schema), {})
-    except (pl.exceptions.PolarsError, UnreadableFile) as error:
+                return Items(_with_lists(_delimited(path, "\t" if suffix == ".tsv" else ",;\t|"), schema), {})
+    except (pl.exceptions.PolarsError, UnreadableFile, csv.Error, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise PrepareError(f"{path} cannot be read: {_first_line(error)}") from None
     raise PrepareError(f"{path} given, {', '.join(READ)} are read, also with .gz")
+
+
+def _delimited(path: Path, separators: str) -> pl.DataFrame:
+    """Delimited text, every value as text; split by what splits its first line into most fields, as prepare does."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        separator = max(separators, key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
+        file.seek(0)
+        rows = csv.reader(file, delimiter=separator, strict=True)
+        names = [name.strip() for name in next(rows, [])]
+        if not any(names) or len(set(names)) < len(names):
+            raise PrepareError(f"{path}, line 1: {first.strip()[:60]!r} given, a name for each column is needed")
+        fields: list[str] = []  # of all rows: one list takes less memory than a list for each row
+        for row in rows:
+            if len(row) not in (0, len(names)):
+                raise PrepareError(
+                    f"{path}, line {rows.line_num}: {len(row)} fields given, {len(names)} are in the header"
+                )
+            fields += row
+    columns = {name: fields[at :: len(names)] for at, name in enumerate(names)}
+    return pl.DataFrame(columns, dict.fromkeys(names, pl.String)).with_columns(pl.all().replace("", None))
 
 
 def _named(part: Items, name: str) -> npt.NDArray[np.bool_]:
@@ -136,9 +159,18 @@ def _with_lists(table: pl.DataFrame, schema: Schema) -> pl.DataFrame:
         if feature.listed and feature.name in table.columns:
             try:
                 table = table.with_columns(pl.col(feature.name).str.json_decode(pl.List(pl.String)))
-            except pl.exceptions.PolarsError as error:
-                raise PrepareError(f"column {feature.name}: JSON lists are allowed: {_first_line(error)}") from None
+            except pl.exceptions.PolarsError:
+                wrong = next((text for text in table[feature.name] if text and not _is_list(text)), "a list in a list")
+                allowed = 'a JSON list is allowed: ["a", "b"]'
+                raise PrepareError(f"column {feature.name}: {wrong[:60]!r} given, {allowed}") from None
     return table
+
+
+def _is_list(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), list)
+    except ValueError:
+        return False
 
 
 def _first_line(error: Exception) -> str:

@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.split == "test" == bundle.manifest.get("selected_on")
     ):
         print(f"evaluate: the model has seen {arguments.split}: its figures say nothing of new rows", file=sys.stderr)
+    if figures["auc"] is None:
+        print(f"evaluate: all labels of {arguments.split} are alike, so that it has no AUC", file=sys.stderr)
     print(table(figures))
     print(json.dumps(figures))
     return 0

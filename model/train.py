@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     world, run = World(), None
     try:
         data = Prepared(arguments.data)
-        name = check_name(arguments.name or default_name(arguments.network, data.meta["dataset"]))
+        name = check_name(
+            default_name(arguments.network, data.meta["dataset"]) if arguments.name is None else arguments.name
+        )
         home = arguments.out / name
         checkpoint = home / f".training-{arguments.seed}.pt"
         warm = open_warm(arguments.warm, arguments.network)

@@ -62,7 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BackfillError, ValueError, OSError, redis.RedisError) as error:
         print(f"backfill: {command.words(error)}", file=sys.stderr)
         return 1
-    for note in loaded.notes:
+    notes = list(loaded.notes)
+    if options.users and schema is None:
+        notes.append("no --bundle given: every field is loaded, and ids stay as they are written (007 is not 7)")
+    if not loaded.users:
+        notes.append(f"{options.users or options.data} holds no users: nothing is loaded")
+    for note in notes:
         print(f"backfill: {note}", file=sys.stderr)
     figures = {name: value for name, value in loaded._asdict().items() if name != "notes"}
     print(json.dumps({**figures, "seconds": round(time.monotonic() - started, 3)}))

@@ -22,7 +22,7 @@ Seconds = npt.NDArray[np.float64]
 def read_times(path: Path) -> Seconds:
     """Seconds from the first time of the log, ascending, (n,) with n of at least 2. Raises NoRun."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise NoRun(f"replay {path}: {getattr(error, 'strerror', None) or 'not text'}") from None
     times = [_seconds(f"replay {path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]

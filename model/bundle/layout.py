@@ -53,7 +53,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        inside = [str(path.parent) for path in sorted(folder.glob("*/current"))[:3]]
+        bundles = sorted(folder.glob("*/current")) or sorted(folder.glob("[0-9]*/manifest.json"))[::-1]
+        inside = [str(path.parent) for path in bundles[:3]]  # versions are there, and none is published: newest first
         named = f"; it holds {', '.join(inside)}: name one of them" if inside else ""
         raise BundleError(f"{folder} is no bundle: it has neither a manifest.json nor a `current`{named}") from None
     except (OSError, ValueError) as error:

@@ -258,7 +258,7 @@ def _meta(path: Path) -> tuple[str, bool]:
     """The time zone, and whether negatives were drawn by the user."""
     if not path.is_file():
         return "UTC", False
-    text = path.read_text(errors="replace")
+    text = path.read_text("utf-8-sig", errors="replace")
     allowed = '{"time_zone": "Europe/Berlin"} or another IANA name is allowed, and "drawn_negatives": true or false'
     try:
         meta = json.loads(text)

@@ -91,7 +91,7 @@ def measure(
         "auc": auc(label, score),
         "gauc": gauc(label, score, user),
         "logloss": logloss(label, score) if objective == "click" else None,
-        "calibration": float(score.sum() / max(1, label.sum())) if objective == "click" else None,
+        "calibration": float(score.sum() / label.sum()) if objective == "click" and label.any() else None,
         "floor_auc": auc(label, floor_scores(data, rows, trained_on)),
         "gbdt_auc": auc(label, boosted) if boosted is not None else None,
         "oracle_auc": auc(label, truth[rows]) if truth is not None else None,

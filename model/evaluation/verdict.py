@@ -14,6 +14,7 @@ from model.evaluation.metrics import Floats
 
 FEW_CLICKS = 200  # of either class: the AUC's 95 % interval is then some ±0.04 wide
 MOSTLY_EMPTY = 0.5
+CHANCE = {"floor_auc": 0.5, "floor_watch_correlation": 0.0}  # a floor can lie below it, and is none then
 FEWEST_RESAMPLES, MOST_ROWS = 100, 2_000_000  # of a large test: users are drawn, and the interval is scaled
 WORK = 200_000_000  # resamples × impressions
 
@@ -31,9 +32,15 @@ def gauge(objective: str) -> tuple[str, str]:
 
 
 def above_floor(figures: Mapping[str, Any] | None, objective: str) -> bool:
-    """Whether a model may be served unasked: it is not below what learns nothing. Unmeasured: no."""
-    own, floor = gauge(objective)
-    return figures is not None and figures[own] is not None and figures[own] >= figures[floor]
+    """Whether a model may be served unasked: it is below neither the floor nor chance. Unmeasured: no."""
+    own, _ = gauge(objective)
+    return figures is not None and figures[own] is not None and figures[own] >= least(figures, objective)
+
+
+def least(figures: Mapping[str, Any], objective: str) -> float:
+    """What a model must reach: the floor, and never less than what a random order has."""
+    _, floor = gauge(objective)
+    return float(max(figures[floor], CHANCE[floor]))
 
 
 def gain(

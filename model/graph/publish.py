@@ -181,10 +181,11 @@ def _below(exam: Exam, run: Run, draft: Draft, published: bool) -> str:
         why = "no impression is left that the model has not seen, or all have one label: nothing says what it is worth"
     else:
         own, floor = verdict.gauge(run.objective)
-        why = (
-            f"{own} {exam.judged[own]:.4f} on {exam.split} is below the {exam.judged[floor]:.4f} of the floor, which "
-            "adds up click rates and learns nothing"
-        )
+        least = verdict.least(exam.judged, run.objective)
+        what = "the floor, which adds up click rates and learns nothing"
+        if least > exam.judged[floor]:
+            what = f"a random order (the floor, {exam.judged[floor]:.4f}, is below that itself)"
+        why = f"{own} {exam.judged[own]:.4f} on {exam.split} is below the {least:.4f} of {what}"
     if published:
         return f"{why}; it is `current` all the same"
     link = shlex.join(["ln", "-sfn", draft.version, str(draft.home / "current")])

@@ -71,6 +71,7 @@ def encode_tables(
             for name, ids in (("users", "user_id"), ("items", "item_id")):
                 log.write(f"SELECT id AS {ids} FROM {ids}s ORDER BY row", encoded / f"{name}.parquet")
             unused, holes = log.unused(), log.holes()
+            unlisted = log.unlisted(behaviours[schema.history.object_type][0].path)
 
         (folder / "features.toml").write_text(tomli_w.dumps(schema.as_dict()))
         encoder.save(folder / "vocab")
@@ -104,7 +105,7 @@ def encode_tables(
         "users": len(users),
         "items": len(items),
         "behaviours": behaviours[schema.history.object_type][0].count,
-        "summary": summarised(told, found, unused) | {"list_holes": holes},
+        "summary": summarised(told, found, unused) | {"list_holes": holes, "unlisted": unlisted},
     }
     write_json(folder / "meta.json", meta)
     return meta

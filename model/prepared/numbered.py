@@ -315,6 +315,47 @@ class Log:
                     holes |= {f"{table}.{feature.name}": int(count)} if count else {}
         return holes
 
+    def unlisted(self, clicked: Path) -> dict[str, dict[str, float]]:
+        """By table of items and of users: share of the rows of each other table whose id it does not list.
+
+        Of a table that holds no features nothing is lacking. `clicked` are the behaviours of [history].
+        Raises PrepareError where these are on no item that is listed or shown: their ids are written otherwise.
+        """
+        places = (
+            ("item", self.schema.item_id.type, self.schema.side("item"), "impressions", "shown", "item"),
+            ("item", self.schema.item_id.type, self.schema.side("item"), "behaviours", str(clicked), "object"),
+            ("user", self.schema.user_id, self.schema.side("user"), "impressions", "shown", "user"),
+        )
+        shares: dict[str, dict[str, float]] = {}
+        for name, kind, features, source, relation, column in places:
+            own = self._id(f"{name}s", f"{name}_id", kind)
+            listed = f"SELECT row FROM {name}_ids WHERE id IN (SELECT {own} FROM {name}s)"
+            relation = relation if source == "impressions" else f"read_parquet({literal(relation)})"
+            of = f"FROM (SELECT {column} AS row, count(*) AS n FROM {relation} GROUP BY {column}) s"
+            ((known, rows),) = self.rows(
+                f"SELECT coalesce(sum(n) FILTER (l.row IS NOT NULL), 0), coalesce(sum(n), 0) {of} "
+                f"LEFT JOIN ({listed}) l ON s.row = l.row"
+            )
+            if rows and source == "behaviours" and not known:
+                self._refuse_strangers(of)
+            if known < rows and any(feature.name != f"{name}_id" for feature in features):
+                shares.setdefault(f"{name}s", {})[source] = int(rows - known) / int(rows)
+        return shares
+
+    def _refuse_strangers(self, clicked: str) -> None:
+        """Raises PrepareError where none of the items in histories is shown in any impression."""
+        if self.rows(f"SELECT 1 {clicked} JOIN shown ON shown.item = s.row LIMIT 1"):
+            return
+        other, shown = (
+            self.rows(f"SELECT id FROM item_ids JOIN ({rows}) USING (row) ORDER BY id LIMIT 1")[0][0]
+            for rows in (f"SELECT row {clicked}", "SELECT item AS row FROM shown")
+        )
+        raise PrepareError(
+            f"none of the behaviours on {self.schema.history.object_type!r} is on an item of the log: behaviours have "
+            f"object_id {other!r}, impressions item_id {shown!r}; one way of writing an item's id is allowed, or no "
+            "history says anything of a candidate"
+        )
+
     def acted(self) -> list[tuple[str, str, int]]:
         """(object type, action, behaviours) of all that the log holds, the most frequent first."""
         kinds = "SELECT object_type, action, count(*) AS n FROM behaviours GROUP BY object_type, action"

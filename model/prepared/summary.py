@@ -104,6 +104,9 @@ def warnings(meta: dict[str, Any]) -> list[str]:
         told.append(f"{table}: not used, since features.toml does not name them: {', '.join(columns)}")
     for column, count in summary.get("list_holes", {}).items():
         told.append(f"{column}: {count} elements of lists hold nothing and were left out")
+    for table, shares in summary.get("unlisted", {}).items():
+        of = " and ".join(f"{share:.1%} of the {source}" for source, share in shares.items())
+        told.append(f"{table}: {of} name {table} that are not in this table: all their features are missing there")
     if actions["absent"]:
         named = ", ".join(f"action {action!r} on {kind!r}" for kind, action in actions["absent"])
         told.append(f"features.toml names {named}, which no behaviour is")

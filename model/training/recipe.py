@@ -85,7 +85,7 @@ def load_recipe(paths: Sequence[Path], network: str) -> Recipe:
     merged: dict[str, dict[str, Any]] = {f.name: {} for f in fields(Recipe)}
     for path in paths:
         try:
-            content = tomllib.loads(path.read_text())
+            content = tomllib.loads(path.read_text("utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: {error}") from None
         refuse_unknown(content, merged, str(path))

@@ -205,7 +205,7 @@ class Run:
                 self.start_tables_anew()
             bar = tqdm(total=len(rows), initial=at * size, unit=" rows", unit_scale=True, delay=1, mininterval=0.5)
             bar.disable = bar.disable or self.world.rank > 0
-            bar.set_description(f"{self.progress['phase']}: epoch {epoch + 1}/{epochs}")
+            bar.set_description(f"{self.progress['phase']}: epoch {epoch + 1}/{epochs}", refresh=False)
             with bar:
                 for batch in shuffled_batches(rows, size, self.seed, epoch, at):
                     self.optimiser.pace(1 - (1 - self.how.decay) * self.progress["batch"] / steps)

@@ -41,7 +41,7 @@ class Draws(Protocol):
 def load_rooms(path: Path, network: str) -> Rooms:
     """The settings to search, without those that the network does not have. Raises OptionError."""
     try:
-        space = tomllib.loads(path.read_text())
+        space = tomllib.loads(path.read_text("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{path}: {error}") from None
     known = {

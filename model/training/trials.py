@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import optuna
+from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from model.options import OptionError
@@ -31,7 +32,20 @@ class Trial(Run):
 
 
 def search(data: Prepared, space: Space, trials: int, seed: int, storage: Path) -> Any:
-    """The finished study. A trial that cannot be trained counts as pruned, its reason in `refused`."""
+    """The finished study. A trial that cannot be trained counts as pruned, its reason in `refused`.
+
+    Raises OptionError where the file `storage` cannot be read or written.
+    """
+    try:
+        return _searched(data, space, trials, seed, storage)
+    except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+        raise OptionError(
+            f"{storage}, which keeps the trials, cannot be read or written: {str(cause).splitlines()[0]}"
+        ) from None
+
+
+def _searched(data: Prepared, space: Space, trials: int, seed: int, storage: Path) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     begin = json.dumps([data.fingerprint, space.rooms, asdict(space.start), seed], sort_keys=True)
     study = optuna.create_study(

@@ -12,6 +12,7 @@ from model.features.schema import Schema
 from service.store.format import pack
 
 DAY_MS = 86_400_000
+LONGEST_ID = 256  # of a user, as in a request (service/wire.py)
 
 
 class BackfillError(Exception):
@@ -40,8 +41,11 @@ class Fields:
         self._user_id: IdType = schema.user_id if schema else "str"
 
     def user_id(self, value: Any) -> str:
-        """Raises BadValue."""
-        return str(canonical(value, self._user_id))
+        """Raises BadValue, also for an id that no request can name."""
+        user_id = str(canonical(value, self._user_id))
+        if not 1 <= len(user_id) <= LONGEST_ID:
+            raise BadValue(f"{len(user_id)} characters given, 1 to {LONGEST_ID} are allowed")
+        return user_id
 
     def behaviour(self, action: str, object_type: str, object_id: Any, timestamp: int) -> Behaviour:
         """Raises ValueError: for another clock's time, a `|`, or an id that its declared type refuses."""

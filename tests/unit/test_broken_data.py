@@ -109,6 +109,11 @@ def test_what_is_no_bundle_says_so_and_names_those_inside(tmp_path: Path) -> Non
     for path in (tmp_path, file, tmp_path / "nothing"):
         with pytest.raises(BundleError, match="is no bundle: it has neither a manifest.json nor a `current`$"):
             Bundle.open(path)
+    for version in ("20260101T000000-1", "20260102T000000-2"):  # written, and not published
+        (tmp_path / "weak" / version).mkdir(parents=True)
+        (tmp_path / "weak" / version / "manifest.json").touch()
+    with pytest.raises(BundleError, match=f"it holds {tmp_path}/weak/20260102T000000-2, {tmp_path}/weak/20260101"):
+        Bundle.open(tmp_path / "weak")
     (tmp_path / "bst_mine" / "current").mkdir(parents=True)
     with pytest.raises(BundleError, match=f"it holds {tmp_path}/bst_mine: name one of them"):
         Bundle.open(tmp_path)

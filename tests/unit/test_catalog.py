@@ -328,8 +328,26 @@ def test_a_table_that_cannot_be_read_is_one_clear_line(
 
 def test_text_that_is_no_list_is_named_by_its_column(schema: Schema, tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text('item_id,category_id,price,tags\ni1,c1,1,"[1"\n')
-    with pytest.raises(PrepareError, match="column tags: JSON lists are allowed"):
+    with pytest.raises(PrepareError, match=r"""column tags: '\[1' given, a JSON list is allowed: \["a", "b"\]"""):
         command.read_items(tmp_path / "items.csv", schema)
+
+
+def test_delimited_text_is_split_as_prepare_splits_it_and_a_short_line_is_no_missing_value(
+    schema: Schema, tmp_path: Path
+) -> None:
+    file = tmp_path / "items.csv"
+    file.write_text("item_id; price\r\n007;1.5\r\n\r\ni2;\r\n", "utf-8-sig")
+    assert command.read_items(file, schema).table.to_dicts() == [
+        {"item_id": "007", "price": "1.5"},
+        {"item_id": "i2", "price": None},
+    ]
+    for line, says in (("i1", "line 3: 1 fields given, 2 are"), ("i1,1,2", "line 3: 3 fields"), ('"i1,1', "cannot be")):
+        file.write_text(f"item_id,price\ni0,1\n{line}\n")
+        with pytest.raises(PrepareError, match=says):
+            command.read_items(file, schema)
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"item_id,price\n" * 999)[:-9])
+    with pytest.raises(PrepareError, match="cut.csv.gz cannot be read"):
+        command.read_items(tmp_path / "cut.csv.gz", schema)
 
 
 # ---- the bundle

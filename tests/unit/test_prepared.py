@@ -249,6 +249,22 @@ def test_histories_that_are_empty_for_another_reason_are_told(tmp_path: Path) ->
     assert any("there are no behaviours" in line for line in summary.warnings(meta))
 
 
+def test_ids_that_one_table_writes_otherwise_are_told_and_refused_where_none_is_alike(tmp_path: Path) -> None:
+    frames = tables()
+    meta = encode_tables(write(tmp_path / "some", frames), schema(), DataSet("log", "UTC"))
+    lacking = ~frames["impressions"]["item_id"].is_in(frames["items"]["item_id"].to_list())
+    clicked = frames["behaviours"].filter(pl.col("object_type") == "item", pl.col("action").is_in(["click", "buy"]))
+    strange = ~clicked.unique()["object_id"].is_in(frames["items"]["item_id"].cast(pl.String).to_list())
+    shares = {"impressions": lacking.mean(), "behaviours": strange.mean()}
+    assert meta["summary"]["unlisted"]["items"] == pytest.approx(shares)
+    assert any(f"{lacking.mean():.1%} of the impressions" in line for line in summary.warnings(meta))
+    other = frames["behaviours"].with_columns(
+        object_id=pl.when(pl.col("object_type") == "item").then("9000" + pl.col("object_id")).otherwise("object_id")
+    )
+    with pytest.raises(PrepareError, match="none of the behaviours on 'item'.*object_id 9000.*item_id "):
+        encode_tables(write(tmp_path / "other", frames | {"behaviours": other}), schema(), DataSet("log", "UTC"))
+
+
 def test_an_id_that_is_not_of_its_declared_type_is_refused_with_the_id(tmp_path: Path) -> None:
     frames = tables()
     frames["items"] = frames["items"].with_columns(item_id=pl.lit("b") + pl.col("item_id").cast(pl.String))

@@ -12,6 +12,7 @@ from model.prepared.loader import Prepared
 from model.training.defaults import suited
 from model.training.recipe import Recipe, Training
 from model.training.space import Space, load_rooms
+from model.training.trials import search as searched
 from tests.worlds import make_schema
 
 
@@ -114,3 +115,9 @@ def test_lists_are_drawn_as_texts_and_come_back_as_lists(tmp_path: Path) -> None
     assert around.rooms["network"]["mlp"]["choices"] == ["1024-512-256", "64-32", "128"]
     assert around.recipe({"network.mlp": "64-32"}).network["mlp"] == (64, 32)
     assert around.recipe({"network.mlp": "128"}).network["mlp"] == (128,)
+
+
+def test_trials_that_cannot_be_kept_are_one_line(tmp_path: Path, small_data: Prepared) -> None:
+    (tmp_path / "kept.db").write_text("no database")
+    with pytest.raises(OptionError, match="kept.db, which keeps the trials, cannot be read or written: .*database$"):
+        searched(small_data, space(tmp_path, "[training.epochs]\nlow = 1\nhigh = 2"), 1, 1, tmp_path / "kept.db")

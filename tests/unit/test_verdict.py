@@ -25,6 +25,8 @@ def test_scores_that_are_nan_are_refused_and_infinite_ones_ranked() -> None:
         ({"auc": 0.7, "floor_auc": 0.7}, "click", True),
         ({"auc": 0.69, "floor_auc": 0.7}, "click", False),
         ({"auc": 0.69, "floor_auc": 0.7}, "pairs", False),
+        ({"auc": 0.49, "floor_auc": 0.47}, "click", False),  # chance is better than both
+        ({"auc": 0.51, "floor_auc": 0.47}, "click", True),
         ({"auc": None, "floor_auc": None}, "click", False),
         (None, "click", False),
         # watched time is not clicks: judged by what it learns

@@ -155,6 +155,8 @@ def test_no_users_are_no_error(valkey_url):
         ('{"user_id": null}', "user_id"),
         ('{"user_id": true}', "user_id"),
         ('{"user_id": 1.5}', "user_id"),
+        ('{"user_id": ""}', "user_id: 0 characters given, 1 to 256 are allowed"),  # as a request's
+        ('{"user_id": "' + "x" * 257 + '"}', "user_id: 257 characters"),
         ('{"user_id": "u", "users": {}}', "users: Extra inputs"),
         ('{"user_id": "u", "user": {"age": {}}}', "age: {} given"),
         ('{"user_id": "u", "user": {"tags": [[1]]}}', "tags: .* given"),
@@ -420,6 +422,11 @@ def test_the_command_loads_lines_and_names_a_malformed_one(valkey_url, tmp_path)
     ended = backfill("--users", str(good), "--url", valkey_url)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1])["users"] == 1
+    assert "no --bundle given" in ended.stderr and "holds no users" not in ended.stderr
+
+    good.write_text("\n")
+    ended = backfill("--users", str(good), "--url", valkey_url)
+    assert ended.returncode == 0 and f"{good} holds no users" in ended.stderr
 
     ended = backfill("--users", str(bad), "--url", valkey_url)
     assert ended.returncode == 1

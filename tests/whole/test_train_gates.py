@@ -197,6 +197,7 @@ def test_what_is_refused_leaves_no_folder(
         with pytest.raises(ValueError, match="allowed: letters, digits"):
             check_name(name)
     assert "cannot name a bundle" in refused(capsys, arguments(tiny, weak, tmp_path / "out", "--name", "../x"))
+    assert "cannot name a bundle" in refused(capsys, arguments(tiny, weak, tmp_path / "out", "--name", ""))
     assert not (tmp_path / "out").exists()
 
 
@@ -295,6 +296,8 @@ def test_a_recipe_has_a_name_or_a_path_and_an_unknown_one_says_which_there_are(
     assert paper.recipe.network == {"mlp": [1024, 512, 256]} and choose("bpr", tiny, "paper").recipe.network == {}
     assert choose("bpr", tiny, "kuairand").recipe_from == [f"model/recipes/{n}kuairand.toml" for n in ("", "bpr_")]
     assert choose("bst", tiny, str(RECIPES / "paper.toml")) == choose("bst", tiny, RECIPES / "paper.toml")
+    (tmp_path / "bom.toml").write_text("[training]\nepochs = 3\n", "utf-8-sig")  # as Windows' editors write it
+    assert choose("bst", tiny, tmp_path / "bom.toml").recipe.training.epochs == 3
     for unknown in ("papers", "demo_features", str(tmp_path)):
         with pytest.raises(RecipeError, match=r"--recipe .*: .* allowed: a TOML file, or one of amazon, .*paper"):
             choose("bst", tiny, unknown)
