@@ -17,7 +17,7 @@ from typing import Any
 
 from model import command, datasets
 from model.datasets.own.draft import draft
-from model.datasets.tables import Options
+from model.datasets.tables import MalformedLine, Options
 from model.features import schema as features_toml
 from model.features.encode import Encoder
 from model.features.schema import Schema
@@ -146,7 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         meta = prepare(arguments.dataset, arguments.raw, arguments.out, options, arguments.features, arguments.grow)
     except (OSError, ValueError) as error:
-        print(f"prepare: {command.words(error)}", file=sys.stderr)
+        hint = "; --skip-bad N passes over N malformed rows" if isinstance(error, MalformedLine) else ""
+        print(f"prepare: {command.words(error)}{hint}", file=sys.stderr)
         return 1
     if meta["bad_lines"]:
         print(f"prepare: {meta['bad_lines']} malformed lines passed over", file=sys.stderr)

@@ -20,6 +20,7 @@ WIDE = ("UBIGINT", "HUGEINT", "UHUGEINT", "BIGNUM")
 FLOATS = {"FLOAT": 1 << 24, "DOUBLE": 1 << 53}  # up to where they hold every integer
 LEAST_ID = -(1 << 63) + 2  # the two below are reserved (model/features/ids.py)
 LARGEST = 3.4028234663852886e38  # of 32 bits, which is what networks read
+TRUE, FALSE = "('true', 't')", "('false', 'f')"  # as texts, lower case; Postgres writes the short ones
 NO_VALUE = "('', 'nan', 'null', 'none', 'na', '\\n')"  # lower case, as texts
 
 
@@ -118,7 +119,7 @@ def integer(x: str, type: str) -> Cast | None:
         return None
     if family(type) == "text":
         text = _text(x, type)
-        sql = f"coalesce({sql}, CASE lower({text}) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
+        sql = f"coalesce({sql}, CASE WHEN lower({text}) IN {TRUE} THEN 1 WHEN lower({text}) IN {FALSE} THEN 0 END)"
     return Cast(sql, _no_value(x, type), "integers", x)
 
 
@@ -171,7 +172,7 @@ def number(x: str, type: str) -> Cast | None:
         text = _text(x, type)
         written = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
         sql = f"CASE WHEN regexp_full_match({text}, '{written}') THEN TRY_CAST({text} AS DOUBLE) END"
-        sql = f"CASE lower({text}) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE {sql} END"
+        sql = f"CASE WHEN lower({text}) IN {TRUE} THEN 1.0 WHEN lower({text}) IN {FALSE} THEN 0.0 ELSE {sql} END"
     else:
         return None
     return Cast(sql, _no_value(x, type), "", x).within(-LARGEST, LARGEST, "finite numbers of 32 bits")
