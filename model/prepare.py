@@ -89,7 +89,8 @@ def _draft(raw: Path, path: Path, options: Options) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.prepare", description="Raw log → prepared data set.")
-    parser.add_argument("--dataset", required=True, choices=datasets.names())
+    of = "parquet: tables of your own, as CSV and JSON lines too; simulated; else a public log"
+    parser.add_argument("--dataset", required=True, choices=datasets.names(), help=of)
     parser.add_argument("--raw", type=Path, help="folder of the raw log (not for simulated)")
     parser.add_argument("--out", type=Path, help="folder of the prepared data set; an older one is replaced")
     parser.add_argument("--features", type=Path, help="features.toml to use instead of the data set's own")

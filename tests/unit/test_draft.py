@@ -446,7 +446,10 @@ def test_a_draft_takes_nothing_from_a_person_and_says_what_it_needs(
     assert (raw / "features.toml").read_text() == "mine"
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "no impressions" in refusal(capsys, "--raw", str(empty))
+    assert f"{empty} holds no impressions; impressions.parquet, .csv" in refusal(capsys, "--raw", str(empty))
+    acts = write(tmp_path / "acts", "csv", impressions=shown, behaviours=shown)
+    said = refusal(capsys, "--raw", str(acts), "--behaviours-from", "impressions")
+    assert "holds behaviours.csv; one source" in said, "as prepare would refuse it"
     none = write(tmp_path / "none", "parquet", impressions=pl.DataFrame(shown).clear())
     assert refusal(capsys, "--raw", str(none))
 

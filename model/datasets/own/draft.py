@@ -16,7 +16,7 @@ import duckdb
 from model.datasets.own.drafttext import summary, text, toml_lines
 from model.datasets.own.judging import RANKS, Entry, Log, judged, min_count, width
 from model.datasets.own.profile import Column, auc, columns, comes_back, look, moment, truth
-from model.datasets.own.sources import listed, near, opened
+from model.datasets.own.sources import listed, near, opened, refuse_missing
 from model.datasets.tables import ITEM, TABLES, DataError, Options
 from model.engine import engine, first_line, literal
 from model.features.ids import IdType
@@ -476,7 +476,9 @@ def draft(raw: Path, path: Path, options: Options) -> Draft:
         raise DataError(f"{path}: there is no folder {path.parent}")
     with engine(path.resolve().parent, options.memory_gib) as con:
         try:
-            made = drafted(con, opened(con, raw, options.map), options.behaviours_from)
+            sources = opened(con, raw, options.map)
+            refuse_missing(raw, sources, ("impressions",), options.behaviours_from == "impressions")
+            made = drafted(con, sources, options.behaviours_from)
         except duckdb.Error as error:
             raise DataError(f"{raw} cannot be read: {first_line(error)}") from None
     try:
