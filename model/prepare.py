@@ -17,7 +17,7 @@ from typing import Any
 
 from model import command, datasets
 from model.datasets.own.draft import draft
-from model.datasets.tables import Options
+from model.datasets.tables import MalformedLine, Options
 from model.features import schema as features_toml
 from model.features.encode import Encoder
 from model.features.schema import Schema
@@ -89,7 +89,8 @@ def _draft(raw: Path, path: Path, options: Options) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.prepare", description="Raw log → prepared data set.")
-    parser.add_argument("--dataset", required=True, choices=datasets.names())
+    of = "parquet: tables of your own, as CSV and JSON lines too; simulated; else a public log"
+    parser.add_argument("--dataset", required=True, choices=datasets.names(), help=of)
     parser.add_argument("--raw", type=Path, help="folder of the raw log (not for simulated)")
     parser.add_argument("--out", type=Path, help="folder of the prepared data set; an older one is replaced")
     parser.add_argument("--features", type=Path, help="features.toml to use instead of the data set's own")
@@ -146,7 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         meta = prepare(arguments.dataset, arguments.raw, arguments.out, options, arguments.features, arguments.grow)
     except (OSError, ValueError) as error:
-        print(f"prepare: {command.words(error)}", file=sys.stderr)
+        hint = "; --skip-bad N passes over N malformed rows" if isinstance(error, MalformedLine) else ""
+        print(f"prepare: {command.words(error)}{hint}", file=sys.stderr)
         return 1
     if meta["bad_lines"]:
         print(f"prepare: {meta['bad_lines']} malformed lines passed over", file=sys.stderr)

@@ -29,68 +29,6 @@ from model.training.space import Space, load_rooms
 SPACE = Path(__file__).with_suffix(".toml")
 
 
-<<<<<<< HEAD
-class Trial(Run):
-    """A run that tells optuna of every look at validation, and ends where optuna says."""
-
-    trial: optuna.Trial
-
-    def look(self) -> None:
-        super().look()
-        self.trial.report(self.progress["curve"][-1]["picked_by"], len(self.progress["curve"]))
-        early = len(self.progress["curve"]) <= self.how.patience and self.at_chance()
-        if not early and self.trial.should_prune():
-            raise optuna.TrialPruned
-
-
-def search(data: Prepared, space: Space, trials: int, seed: int, storage: Path) -> Any:
-    """The finished study. A trial that cannot be trained counts as pruned, its reason in `refused`."""
-    begin = json.dumps([data.fingerprint, space.rooms, asdict(space.start), seed], sort_keys=True)
-    study = optuna.create_study(
-        study_name=f"{space.network} {hashlib.sha256(begin.encode()).hexdigest()[:16]}",
-        storage=f"sqlite:///{storage}",
-        load_if_exists=True,
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
-    )
-    if not study.trials:
-        study.enqueue_trial(dict(space.starting()))
-
-    def objective(trial: optuna.Trial) -> float:
-        try:
-            recipe = space.recipe(space.drawn(trial))
-            recipe = replace(recipe, training=replace(recipe.training, refit=False, select="validation"))
-            with TemporaryDirectory() as folder:
-                run = Trial(data, space.network, recipe, seed, Path(folder) / "checkpoint.pt")
-                run.trial = trial
-                run.fit()
-        except (OptionError, TrainingError) as error:
-            trial.set_user_attr("refused", str(error))
-            raise optuna.TrialPruned(str(error)) from None
-        trial.set_user_attr("looks", len(run.progress["curve"]))
-        return float(run.progress["best"])
-
-    done = sum(trial.state.is_finished() for trial in study.trials)
-    with tqdm(total=trials, initial=min(done, trials), unit="trial") as bar:
-
-        def show(study: optuna.Study, trial: Any) -> None:
-            bar.update()
-            bar.set_postfix_str(f"best {study.best_value:.4f}" if _whole(study) else "")
-            if "refused" in trial.user_attrs:
-                bar.write(f"trial {trial.number} ended: {trial.user_attrs['refused']}", file=sys.stderr)
-
-        study.optimize(objective, n_trials=max(0, trials - done), callbacks=[show])
-    return study
-
-
-def _whole(study: optuna.Study) -> list[Any]:
-    """Trials that were trained to their end. One that was ended early has a value too: that of its last look."""
-    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-
-
-=======
->>>>>>> main
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.search", description="Search a recipe's settings.")
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
@@ -107,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--trials {arguments.trials}, at least 1")
     if arguments.out.is_dir():
         parser.error(f"--out {arguments.out} is a folder, the recipe's file is needed")
-    from model.training.trials import search  # optuna and torch take seconds to import: after the arguments
+    from model.training.trials import search, whole  # optuna and torch take seconds to import: after the arguments
 
     try:
         data = Prepared(arguments.data)
@@ -119,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         storage = arguments.out.with_name(arguments.out.name + ".db").resolve()
         study = search(data, space, arguments.trials, arguments.seed, storage)
         ends = [trial.user_attrs["refused"] for trial in study.trials if "refused" in trial.user_attrs]
-        if not _whole(study):
+        if not whole(study):
             raise OptionError(f"no trial came to an end; the last one: {ends[-1] if ends else 'behind the others'}")
     except (OSError, ValueError) as error:
         print(f"search: {command.words(error)}", file=sys.stderr)
@@ -128,11 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = asdict(space.recipe(best.params))
     changed = {key: value for key, value in recipe["training"].items() if value != asdict(Training())[key]}
     content = tomli_w.dumps({k: v for k, v in (recipe | {"training": changed}).items() if v})
-    whole = len(_whole(study))
+    finished = len(whole(study))
+    ended = len(study.trials) - finished
     write_text(
         arguments.out,
-        f"# {arguments.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {whole} trials "
-        f"of\n# model.search (and {len(study.trials) - whole} ended early), seed {arguments.seed}. "
+        f"# {arguments.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {finished} "
+        f"trials of\n# model.search (and {ended} ended early), seed {arguments.seed}. "
         f"The start: {study.trials[0].value or 0:.4f}.\n\n{content}",
     )
     print(content)

@@ -48,7 +48,8 @@ def example(data: Path, candidates: int) -> dict[str, Any] | None:
     rows = rows if len(rows) else shown.collect()
     if not len(rows):
         return None
-    items = shown.select(pl.col("item_id").unique(maintain_order=True).tail(candidates)).collect()["item_id"]
+    # Each item's last row, not its first: those first shown last are the ones that training does not know.
+    items = shown.collect().unique("item_id", keep="last", maintain_order=True).tail(candidates)["item_id"]
     return {"user_id": rows["user_id"][-1], "candidates": items.to_list()}
 
 

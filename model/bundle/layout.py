@@ -56,6 +56,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
         bundles = sorted(folder.glob("*/current")) or sorted(folder.glob("[0-9]*/manifest.json"))[::-1]
         inside = [str(path.parent) for path in bundles[:3]]  # versions are there, and none is published: newest first
         named = f"; it holds {', '.join(inside)}: name one of them" if inside else ""
+        versions = [str(path.parent) for path in sorted(folder.glob("*/manifest.json"))[-3:]]
+        if versions:
+            raise BundleError(
+                f"{folder} has no `current`: no version of it was published (model.train said why); name one: "
+                f"{', '.join(versions)}"
+            ) from None
         raise BundleError(f"{folder} is no bundle: it has neither a manifest.json nor a `current`{named}") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None

@@ -25,7 +25,7 @@ import polars as pl
 from model.datasets.checks import TOLD_BELOW
 from model.datasets.own import casting, labels
 from model.datasets.own.checking import COLUMNS, ENTITIES, IDS, Form, Table, check_columns
-from model.datasets.own.sources import Source, listed, opened
+from model.datasets.own.sources import Source, listed, opened, refuse_missing
 from model.datasets.own.staged import Piece, staged
 from model.datasets.tables import ITEM, BadLines, DataError, DataSet, Options
 from model.engine import engine, first_line, literal
@@ -55,7 +55,7 @@ def _written(raw: Path, out: Path, options: Options, schema: Schema | None) -> D
     time_zone, drawn = _meta(raw / "meta.json")
     with TemporaryDirectory(dir=out, prefix=".read-") as folder, engine(out, options.memory_gib) as con:
         sources = opened(con, raw, options.map)
-        _refuse_missing(raw, sources, options)
+        refuse_missing(raw, sources, ("impressions", "behaviours"), options.behaviours_from == "impressions")
         pieces = {table: staged(con, source, Path(folder)) for table, source in sources.items()}
         for table, source in sources.items():
             check_columns(source, pieces[table])
@@ -79,22 +79,6 @@ def _written(raw: Path, out: Path, options: Options, schema: Schema | None) -> D
                 _ids_seen(con, table, out, form)
         notes += _objects_known(con, out, form.object_type)
     return DataSet(NAME, time_zone, bad.count, tuple(notes), drawn or options.negatives > 0)
-
-
-def _refuse_missing(raw: Path, sources: Mapping[str, Source], options: Options) -> None:
-    derived = options.behaviours_from == "impressions"
-    if derived and "behaviours" in sources:
-        there = sources["behaviours"].path.name
-        raise DataError(f"--behaviours-from impressions: {raw} holds {there}; one source of behaviours is allowed")
-    missing = [name for name in ("impressions", "behaviours") if name not in sources]
-    if derived:
-        missing = [name for name in missing if name != "behaviours"]
-    if missing:
-        forms = f"{missing[0]}.parquet, .csv, .tsv, .jsonl or a folder {missing[0]} of parts is needed"
-        derive = "; or --behaviours-from impressions, which takes every clicked impression for a behaviour"
-        hint = derive if missing == ["behaviours"] else ""
-        there = listed(sorted(path.name for path in raw.iterdir() if path.name not in ("features.toml", "meta.json")))
-        raise DataError(f"{raw} holds no {' and no '.join(missing)}; {forms}{hint}; there are {there or 'none'}")
 
 
 def _refuse_undescribed(raw: Path, sources: Mapping[str, Source], schema: Schema) -> None:

@@ -75,6 +75,12 @@ def of_figures(
             f"the gain over the floor on {split}, {gain_over_floor['mean']:+.4f} ({interval}), is within noise: "
             "other users might have shown none; more rows on test, or more seeds (python -m model.reproduce), tell"
         )
+    constant = _constant_logloss(figures)
+    if objective == "click" and constant is not None and figures["logloss"] > constant:
+        warnings.append(
+            f"logloss {figures['logloss']:.4f} on {split} is worse than the {constant:.4f} of always saying the click "
+            "rate: the scores are too sure of themselves, and order candidates, but are no probabilities"
+        )
     boosted = figures.get("gbdt_auc")
     if boosted is not None and objective == "click" and boosted > figures["auc"]:
         warnings.append(
@@ -82,6 +88,14 @@ def of_figures(
             f"{figures['auc']:.4f}; python -m model.search looks for better settings"
         )
     return warnings
+
+
+def _constant_logloss(figures: Mapping[str, Any]) -> float | None:
+    """What saying the split's own click rate of every impression costs; None where it is not known."""
+    bins = figures.get("calibration_bins") or []
+    rows = sum(b["rows"] for b in bins)
+    rate = sum(b["rows"] * b["observed"] for b in bins) / rows if rows else 0.0
+    return float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate)) if 0 < rate < 1 else None
 
 
 def of_sizes(sizes: Mapping[str, tuple[int, int]]) -> list[str]:

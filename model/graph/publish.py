@@ -7,6 +7,8 @@ served only where whoever trains it says so (model/evaluation/verdict.py).
 import os
 import shlex
 import shutil
+import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from model.bundle.writing import Draft, write_golden_catalog, writing
 from model.evaluation import verdict
 from model.evaluation.measure import floor_scores, measure, score_rows
 from model.evaluation.metrics import calibration_bins
+from model.features.kinds import ITEM_ID, USER_ID
 from model.files import beside, write_json
 from model.graph import golden
 from model.graph.write import check_parity, example_batch, write_graph
@@ -103,6 +106,8 @@ def publish(
         if not own.above_floor:
             draft.publish = not gate
             warnings.insert(0, _below(own, run, draft, draft.publish))
+        if draft.publish:
+            warnings += other_log(draft.home, [feature.name for feature in run.schema.features])
         report = {
             **own.figures,
             "data": data.meta,
@@ -126,6 +131,25 @@ def publish(
         }
         write_json(draft.folder / "report.json", report)
     return Published(draft.finished, draft.publish, own, warnings)
+
+
+def other_log(home: Path, features: Sequence[str]) -> list[str]:
+    """A warning where `current` is of another log: less than half of all its columns and ours are in both.
+
+    Logs of one's own have one default name. What cannot be read is no reason to warn.
+    """
+    try:
+        entries = tomllib.loads((home / "current" / "features.toml").read_text(encoding="utf-8"))["feature"]
+        before = {entry["name"] for entry in entries} - {USER_ID, ITEM_ID}
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    after = set(features) - {USER_ID, ITEM_ID}
+    if 2 * len(before & after) >= len(before | after):
+        return []
+    return [
+        f"{home / 'current'} was a model of other columns ({', '.join(sorted(before - after)[:5])}) and is this one "
+        "now: of two logs, --name gives each bundle a name of its own"
+    ]
 
 
 def default_name(network: str, dataset: str) -> str:

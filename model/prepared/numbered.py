@@ -224,7 +224,9 @@ class Log:
     def _exact_sum(self, expression: str, known: str, largest: float) -> Fraction:
         """A sum in fixed point of 38 digits: 88 bits for the largest value, 37 for as many rows as there may be."""
         places = 88 - frexp(largest)[1]
-        scaled = f"CAST(({expression}) * {2.0 ** (places // 2)!r} * {2.0 ** (places - places // 2)!r} AS DECIMAL(38, 0))"
+        scaled = (
+            f"CAST(({expression}) * {2.0 ** (places // 2)!r} * {2.0 ** (places - places // 2)!r} AS DECIMAL(38, 0))"
+        )
         return Fraction(self.rows(f"SELECT sum({scaled}) {known}")[0][0]) / Fraction(2) ** places
 
     def days(self, time_zone: str) -> list[tuple[Any, int, int]]:

@@ -78,10 +78,14 @@ def _searched(data: Prepared, space: Space, trials: int, seed: int, storage: Pat
 
         def show(study: optuna.Study, trial: Any) -> None:
             bar.update()
-            finished = [t.value for t in study.trials if t.value is not None]
-            bar.set_postfix_str(f"best {max(finished):.4f}" if finished else "")
+            bar.set_postfix_str(f"best {study.best_value:.4f}" if whole(study) else "")
             if "refused" in trial.user_attrs:
                 bar.write(f"trial {trial.number} ended: {trial.user_attrs['refused']}", file=sys.stderr)
 
         study.optimize(objective, n_trials=max(0, trials - done), callbacks=[show])
     return study
+
+
+def whole(study: optuna.Study) -> list[Any]:
+    """Trials that were trained to their end. One that was ended early has a value too: that of its last look."""
+    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))

@@ -362,6 +362,55 @@ def test_two_tables_alone(tmp_path: Path) -> None:
     assert_trains(raw, tmp_path / "data", "--negatives", "1")
 
 
+def test_an_export_of_postgres_has_t_and_f_and_telephone_numbers_without_spaces(tmp_path: Path) -> None:
+    shown = [
+        {"user_id": r["user"], "item_id": r["item"], "timestamp": r["at"], "label": "ft"[r["label"]]}
+        for r in log(30, 20, 600, 2, seed=6)
+    ]
+    raw = write(
+        tmp_path / "raw",
+        "csv",
+        impressions=shown,
+        items=[{"item_id": n, "explicit": "ft"[n % 3 > 0]} for n in range(20)],
+        users=[{"user_id": n, "contact": f"+4917055512{n:02d}", "phone": 4_917_055_512_300.0 + n} for n in range(30)],
+    )
+    schema, text = drafted(raw)
+    assert kinds(schema, "explicit") == [("category", "int")]
+    reasons = left_out(text)
+    assert "phone numbers" in reasons["contact"] and "personal" in reasons["phone"]
+    assert_trains(raw, tmp_path / "data", "--behaviours-from", "impressions")
+    labels = pl.read_parquet(tmp_path / "data" / "tables" / "impressions.parquet")["label"]
+    assert labels.to_list() == [int(row["label"] == "t") for row in shown]
+
+
+def test_rows_at_which_prepare_will_stop_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = log(30, 20, 600, 2, seed=7)
+    times = [{"user_id": row["user"], "timestamp": row["at"]} for row in shown]
+    raw = write(
+        tmp_path / "raw",
+        "parquet",
+        impressions=[time | {"item_id": r["item"], "label": r["label"]} for time, r in zip(times, shown, strict=True)],
+        behaviours=[
+            time | {"action": "search" if gap else "click", "object_type": "item", "object_id": None if gap else 1.0}
+            for time, gap in zip(times, [True, True, *[False] * 598], strict=True)
+        ],
+    )
+    drafted(raw)
+    said = capsys.readouterr().out
+    assert "behaviours: prepare will stop at 2 of 600 rows (2 without a readable object_id): --skip-bad 2 " in said
+    assert "impressions: prepare will stop" not in said
+    arguments = ["--dataset", "parquet", "--raw", str(raw), "--out", str(tmp_path / "data")]
+    assert prepare.main(arguments) == 1
+    assert capsys.readouterr().err.endswith("; --skip-bad N passes over N malformed rows\n")
+    assert prepare.main([*arguments, "--skip-bad", "2"]) == 0
+
+    ratings = [time | {"item_id": r["item"], "label": r["item"] % 5 + 1} for time, r in zip(times, shown, strict=True)]
+    rated = write(tmp_path / "rated", "parquet", impressions=ratings)
+    drafted(rated)
+    said = capsys.readouterr().out
+    assert "without a label of 0 or 1" in said and "--negatives" not in said
+
+
 def test_the_next_command_and_the_last_line_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = log(10, 10, 100, 2)
     raw = write(
@@ -397,7 +446,10 @@ def test_a_draft_takes_nothing_from_a_person_and_says_what_it_needs(
     assert (raw / "features.toml").read_text() == "mine"
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "no impressions" in refusal(capsys, "--raw", str(empty))
+    assert f"{empty} holds no impressions; impressions.parquet, .csv" in refusal(capsys, "--raw", str(empty))
+    acts = write(tmp_path / "acts", "csv", impressions=shown, behaviours=shown)
+    said = refusal(capsys, "--raw", str(acts), "--behaviours-from", "impressions")
+    assert "holds behaviours.csv; one source" in said, "as prepare would refuse it"
     none = write(tmp_path / "none", "parquet", impressions=pl.DataFrame(shown).clear())
     assert refusal(capsys, "--raw", str(none))
 

@@ -66,6 +66,17 @@ def test_what_figures_say_is_told_once_and_with_what_to_do() -> None:
     assert verdict.of_figures(None, None, None, "click") == []
 
 
+def test_a_logloss_worse_than_the_click_rate_s_own_is_told() -> None:
+    bins = [{"expected": 0.9, "observed": 0.5, "rows": 50}, {"expected": 0.1, "observed": 0.1, "rows": 150}]
+    figures = {"auc": 0.71, "floor_auc": 0.7, "calibration_bins": bins}  # a click rate of 0.2: 0.5004
+    (told,) = verdict.of_figures("test", figures | {"logloss": 0.51}, None, "click")
+    assert "logloss 0.5100 on test is worse than the 0.5004" in told
+    assert verdict.of_figures("test", figures | {"logloss": 0.50}, None, "click") == []
+    assert verdict.of_figures("test", figures | {"logloss": 0.51}, None, "pairs") == [], (
+        "no probabilities were promised"
+    )
+
+
 def test_still_rising_at_the_last_look_is_told() -> None:
     (told,) = verdict.of_course(looks(0.5, 0.6, 0.7), 3)
     assert "epochs = 6" in told and "recipe.toml" in told

@@ -21,6 +21,7 @@ FLOATS = {"FLOAT": 1 << 24, "DOUBLE": 1 << 53}  # up to where they hold every in
 LEAST_ID = -(1 << 63) + 2  # the two below are reserved (model/features/ids.py)
 LARGEST = 3.4028234663852886e38  # of 32 bits, which is what networks read
 MIXED = "MIXED"  # JSON values of several types, or fractions among them: each is taken as its own type
+TRUE, FALSE = "('true', 't')", "('false', 'f')"  # as texts, lower case; Postgres writes the short ones
 NO_VALUE = "('', 'nan', 'null', 'none', 'na', '\\n')"  # lower case, as texts
 
 
@@ -128,7 +129,8 @@ def integer(x: str, type: str) -> Cast | None:
         return None
     if family(type) == "text":
         text = _text(x, type)
-        sql = f"coalesce({sql}, CASE lower(trim({text})) WHEN 'true' THEN 1 WHEN 'false' THEN 0 END)"
+        low = f"lower(trim({text}))"
+        sql = f"coalesce({sql}, CASE WHEN {low} IN {TRUE} THEN 1 WHEN {low} IN {FALSE} THEN 0 END)"
     return Cast(sql, _no_value(x, type), "integers", _raw(x, type))
 
 
@@ -203,7 +205,8 @@ def number(x: str, type: str) -> Cast | None:
         text = _text(x, type)
         written = r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
         sql = f"CASE WHEN regexp_full_match({text}, '{written}') THEN TRY_CAST({text} AS DOUBLE) END"
-        sql = f"CASE lower(trim({text})) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE {sql} END"
+        low = f"lower(trim({text}))"
+        sql = f"CASE WHEN {low} IN {TRUE} THEN 1.0 WHEN {low} IN {FALSE} THEN 0.0 ELSE {sql} END"
     else:
         return None
     return Cast(sql, _no_value(x, type), "", _raw(x, type)).within(-LARGEST, LARGEST, "finite numbers of 32 bits")

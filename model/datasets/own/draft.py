@@ -16,7 +16,7 @@ import duckdb
 from model.datasets.own.drafttext import summary, text, toml_lines
 from model.datasets.own.judging import RANKS, Entry, Log, judged, min_count, width
 from model.datasets.own.profile import Column, auc, columns, comes_back, look, moment, truth
-from model.datasets.own.sources import listed, near, opened
+from model.datasets.own.sources import listed, near, opened, refuse_missing
 from model.datasets.tables import ITEM, TABLES, DataError, Options
 from model.engine import engine, first_line, literal
 from model.features.ids import IdType
@@ -33,6 +33,17 @@ NEEDED = {
     "behaviours": ("user_id", "action", "object_type", "object_id", "timestamp"),
     "items": ("item_id",),
     "users": ("user_id",),
+}
+
+MARKED = {  # where a table's rows lie once _mark has been there, and as what
+    "impressions": (
+        "seen_impressions",
+        {"user_id": "_user", "item_id": "_item", "timestamp": "_at", "label": "_label"},
+    ),
+    "behaviours": (
+        "done",
+        {"user_id": "_user", "action": "_action", "object_type": "_type", "object_id": "_object", "timestamp": "_at"},
+    ),
 }
 
 TELLS = 0.95  # the AUC from which a column knows the label: how long a video was played tells its click by .978
@@ -87,17 +98,17 @@ def drafted(con: duckdb.DuckDBPyConnection, tables: Iterable[str], behaviours_fr
             "CREATE OR REPLACE TEMP TABLE done AS SELECT _user, _item AS _object, 'click' AS _action, 'item' AS"
             " _type, _at FROM seen_impressions WHERE coalesce(_label, 1) = 1"
         )
-    positives, negatives = log.one(
-        "SELECT count(*) FILTER (_label = 1), count(*) FILTER (_label = 0) FROM seen_impressions"
+    positives, negatives, unlabelled = log.one(
+        "SELECT count(*) FILTER (_label = 1), count(*) FILTER (_label = 0), count(*) FILTER (_label IS NULL)"
+        " FROM seen_impressions"
     )
-    if not negatives:
+    if not negatives and not unlabelled:
         needs.append("--negatives 1")
     history, groups, notes = _history(log, derived)
     user_type, item_type = _id_types(log, history["object_type"])
     entries = [*_users(log, user_type), *_items(log, item_type), *_context(log, bool(positives and negatives))]
-    return Draft(
-        text(log, history, groups, user_type, entries, notes), summary(log, history, entries, notes), tuple(needs)
-    )
+    told = (*summary(log, history, entries, notes), *_malformed(log, derived))
+    return Draft(text(log, history, groups, user_type, entries, notes), told, tuple(needs))
 
 
 def _require(table: str, there: Mapping[str, Column]) -> None:
@@ -130,6 +141,24 @@ def _mark(log: Log) -> None:
             f" CAST(object_type AS VARCHAR) AS _type, {moment(log.tables['behaviours']['timestamp'])} AS _at"
             " FROM seen_behaviours"
         )
+
+
+def _malformed(log: Log, derived: bool) -> list[str]:
+    """A line for each table with rows at which prepare will stop, as nothing stands where it needs a value."""
+    lines = []
+    for table in (name for name in log.tables if not (derived and name == "behaviours")):
+        seen, values = MARKED.get(table) or (f"seen_{table}", {name: log.id(table, name) for name in NEEDED[table]})
+        holes = [f"{value} IS NULL" for value in values.values()]
+        each = ", ".join(f"count(*) FILTER ({hole})" for hole in holes)
+        rows, bad, *counts = log.one(f"SELECT count(*), count(*) FILTER ({' OR '.join(holes)}), {each} FROM {seen}")
+        if bad:
+            said = {name: "label of 0 or 1" if name == "label" else f"readable {name}" for name in values}
+            which = ", ".join(
+                f"{count:,} without a {said[name]}" for name, count in zip(values, counts, strict=True) if count
+            )
+            remedy = f"--skip-bad {bad} passes over them" if bad < rows else "mend them first"
+            lines.append(f"{table}: prepare will stop at {bad:,} of {rows:,} rows ({which}): {remedy}")
+    return lines
 
 
 # ---- history
@@ -447,7 +476,9 @@ def draft(raw: Path, path: Path, options: Options) -> Draft:
         raise DataError(f"{path}: there is no folder {path.parent}")
     with engine(path.resolve().parent, options.memory_gib) as con:
         try:
-            made = drafted(con, opened(con, raw, options.map), options.behaviours_from)
+            sources = opened(con, raw, options.map)
+            refuse_missing(raw, sources, ("impressions",), options.behaviours_from == "impressions")
+            made = drafted(con, sources, options.behaviours_from)
         except duckdb.Error as error:
             raise DataError(f"{raw} cannot be read: {first_line(error)}") from None
     try:

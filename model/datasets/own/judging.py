@@ -28,7 +28,7 @@ RANKS = {"position", "pos", "rank", "slot", "place", "page"}
 PLACES = RANKS | {"hour", "week", "month", "weekday", "dow", "day"}
 PERSONAL = set(
     "email mail firstname lastname surname fullname username nickname login street address birthday birthdate dob ssn"
-    " iban passport phone telephone msisdn ip".split()
+    " iban passport phone telephone tel msisdn ip".split()
 )
 TIMES = {"at", "ts", "time", "timestamp", "date", "datetime", "epoch", "created", "updated"}
 AGGREGATES = {"clicks", "ctr", "views", "plays", "purchases", "orders", "sales", "popularity", "downloads", "bookings"}
@@ -137,7 +137,7 @@ def _useless(column: Column) -> str:
     if (
         column.table != "items"
         and personal
-        and (column.sort == "text" and column.distinct > 2 or column.integers and (column.low or 0) >= 10**6)
+        and (column.sort == "text" and column.distinct > 2 or column.whole and (column.low or 0) >= 10**6)
     ):
         return f"personal data, by its name ({column.distinct:,} values)"
     if column.sort == "time" or _is_epoch(column):

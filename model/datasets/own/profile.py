@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import duckdb
 
-from model.datasets.own.casting import NO_VALUE
+from model.datasets.own.casting import FALSE, NO_VALUE, TRUE
 from model.engine import literal, quoted
 
 LARGEST = 2_000_000  # rows of a table that are looked at
@@ -24,12 +24,13 @@ PATTERNS = {
     "int": r"-?(0|[1-9]\d{0,17})",  # as it would be written back; 007 and +7 are texts
     "number": _NUMBER,
     "padded": r"-?0\d+",
-    "bool": r"(?i)true|false",
+    "bool": r"(?i)true|false|t|f",  # Postgres writes t and f
     "date": r"\d{4}-\d{2}(-\d{2}([T ]\d{1,2}:\d{2}.*)?)?|\d{1,2}[./]\d{1,2}[./]\d{4}( .*)?|\d{4}/\d{1,2}/\d{1,2}.*",
     "clock": r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[aApP][mM])?",
     "list": r"\[[\s\S]*\]",
     "object": r"\{[\s\S]*\}",
     "email": r"[^@\s]+@[^@\s]+\.[^@\s]+",
+    "abroad": r"\+[1-9]\d{7,14}",  # a telephone number, though it could be cast to a number
     "phone": r"(\+|00)[\d\s().\-/]{7,}|\(?\d{2,5}\)?[\s\-/]\d{2,4}([\s\-/]\d{2,5})+",
     "url": r"(?i)(https?|s3|gs|ftp)://\S+|www\.\S+|/?(\S+/)+\S+\.(jpe?g|png|webp|gif|mp[34]|html?)",
     "several": r"[^|]+\|[^\s].*",
@@ -169,7 +170,7 @@ def _sort(con: duckdb.DuckDBPyConnection, table: str, name: str, declared: str) 
     for sort_of_text, pattern in (("int", "int"), ("bool", "bool"), ("time", "date"), ("time", "clock")):
         if known and of[pattern] == known:
             return rows, sort_of_text, facts | {"looks": pattern}  # type: ignore[return-value]
-    if known and of["number"] == known and not of["padded"]:
+    if known and of["number"] == known and not of["padded"] and of["abroad"] < NEARLY * known:
         return rows, "float", facts
     for pattern in ("email", "ip", "phone", "url", "object", "padded"):
         if of[pattern] >= (NEARLY * present if pattern != "padded" else 1):
@@ -248,8 +249,8 @@ def truth(column: Column) -> str:
     """SQL of a label, 1 or 0."""
     text = f"lower(CAST({quoted(column.name)} AS VARCHAR))"
     return (
-        f"CASE WHEN {text} IN ('true', 't', 'yes', 'y') OR TRY_CAST({text} AS DOUBLE) = 1 THEN 1"
-        f" WHEN {text} IN ('false', 'f', 'no', 'n') OR TRY_CAST({text} AS DOUBLE) = 0 THEN 0 END"
+        f"CASE WHEN {text} IN {TRUE} OR TRY_CAST({text} AS DOUBLE) = 1 THEN 1"
+        f" WHEN {text} IN {FALSE} OR TRY_CAST({text} AS DOUBLE) = 0 THEN 0 END"
     )
 
 

@@ -123,6 +123,20 @@ def opened(con: duckdb.DuckDBPyConnection, raw: Path, renames: Sequence[str] = (
     return sources
 
 
+def refuse_missing(raw: Path, sources: Mapping[str, Source], needed: Sequence[str], derived: bool) -> None:
+    """Raises DataError where a table is missing, or where behaviours are derived that are a table already."""
+    if derived and "behaviours" in sources:
+        there = sources["behaviours"].path.name
+        raise DataError(f"--behaviours-from impressions: {raw} holds {there}; one source of behaviours is allowed")
+    missing = [name for name in needed if name not in sources and not (derived and name == "behaviours")]
+    if missing:
+        forms = f"{missing[0]}.parquet, .csv, .tsv, .jsonl or a folder {missing[0]} of parts is needed"
+        derive = "; or --behaviours-from impressions, which takes every clicked impression for a behaviour"
+        hint = derive if missing == ["behaviours"] else ""
+        there = listed(sorted(path.name for path in raw.iterdir() if path.name not in ("features.toml", "meta.json")))
+        raise DataError(f"{raw} holds no {' and no '.join(missing)}; {forms}{hint}; there are {there or 'none'}")
+
+
 def near(name: str, there: Sequence[str]) -> str | None:
     """Which column is probably meant by a name that no column has."""
     synonyms = SYNONYMS.get(name, "").split()
