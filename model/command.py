@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from types import TracebackType
 from typing import NoReturn
 
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell tells of SIGINT and SIGPIPE
@@ -42,6 +43,21 @@ def run(main: Callable[[], int | None], name: str, kept: str = AGAIN) -> NoRetur
     except OSError:  # what is left in it goes nowhere: Python would flush it once more, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def quiet_while_importing() -> None:
+    """Ctrl-C before `run` has begun, while a command imports what it needs, is one line too."""
+    if sys.argv[:1] != ["-m"]:  # so it is as long as the packages on the way to the module are imported
+        return
+    usual = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            _say(f"\ninterrupted; {AGAIN}")
+        else:
+            usual(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def _say(line: str) -> None:

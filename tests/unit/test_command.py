@@ -72,3 +72,24 @@ def test_ctrl_c_leaves_no_traceback_and_nothing_half_written(tmp_path: Path) -> 
         assert "prepare: interrupted; --out is as it was" in command.output
         assert "Traceback" not in command.output
     assert list(tmp_path.iterdir()) == []
+
+
+WHILE_IMPORTING = """
+import builtins, runpy, sys
+
+def stop(name, *rest, usual=builtins.__import__, **more):
+    if name == "argparse":
+        raise KeyboardInterrupt
+    return usual(name, *rest, **more)
+
+sys.argv[:] = ["-m"]
+builtins.__import__ = stop
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("module", ["model.evaluate", "service.backfill", "loadtest.encoding"])
+def test_ctrl_c_while_a_command_imports_what_it_needs_is_one_line(module: str) -> None:
+    command = [sys.executable, "-c", WHILE_IMPORTING.format(module=module)]
+    interrupted = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert interrupted.returncode and interrupted.stderr == "\ninterrupted; nothing is left half-written\n"

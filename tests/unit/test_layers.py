@@ -23,7 +23,7 @@ SERVED = FEATURES | {"model.bundle"}  # all of model/ that the service knows
 LEARNT = SERVED | FILES_ALONE | OPTIONS | {"model.prepared", "model.evaluation", "model.networks"}
 TRAINED = LEARNT | {"model.training", "model.graph"}
 ARROWS = {
-    "model": set(),  # its __init__, and whatever has no arrow yet
+    "model": COMMAND,  # its __init__, and whatever has no arrow yet
     "model.engine": set(),
     "model.files": set(),
     "model.command": set(),
