@@ -16,6 +16,7 @@ from model.bundle.reading import Bundle
 from model.prepared.loader import Prepared
 from model.training.defaults import suited
 from model.training.recipe import RECIPES, Recipe, RecipeError, choose_recipe, load_recipe, parse
+from model.training.trying import tried
 
 SUITED, WARM = "suited", "warm"
 
@@ -49,7 +50,12 @@ def choose(network: str, data: Prepared, named: str | Path | None = None, warm: 
         reason = "named by --recipe" if named else f"made for the data set {dataset}"
         return Choice(load_recipe(paths, network), [_short(path) for path in paths], (reason,))
     chosen = suited(data, network)
-    return Choice(chosen.recipe, SUITED, chosen.reasons)
+    if chosen.rival is None:
+        return Choice(chosen.recipe, SUITED, chosen.reasons)
+    anew, kept = tried(data, network, [chosen.recipe, chosen.rival.recipe])
+    reason = f"Both were tried on validation: tables anew at every epoch {anew:.4f}, tables kept {kept:.4f}."
+    taken = chosen if anew >= kept else chosen.rival
+    return Choice(taken.recipe, SUITED, (*taken.reasons, reason))
 
 
 def _of_bundle(bundle: Bundle, network: str) -> Recipe | None:

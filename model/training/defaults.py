@@ -6,7 +6,7 @@ validation are looked at, test never; what is left to validation is when to stop
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model import networks
@@ -18,15 +18,21 @@ from model.training.recipe import Recipe, Training
 BATCHES = ((10_000, 128), (50_000, 256), (2_000_000, 512))  # rows below which a batch has so many; else 1024
 MLPS = ((10_000, (64, 32)), (100_000, (128, 64)), (20_000_000, (256, 128, 64)))  # else the paper's
 DENSE = 4_000_000  # weights of all tables up to which Adam moves every row: it costs a step some 10 ms
-PASSES, EPOCHS = 10_000_000, 20  # rows that all epochs together may visit; epochs at most
-SHOWN = 100  # impressions of an item that teach it in one epoch
+PASSES, EPOCHS = 10_000_000, 40  # rows that all epochs together may visit; epochs at most
+SHOWN = 20  # impressions of an item that teach it in one epoch
+TRIED = (10_000, 1_000_000)  # rows from which on, and up to which, trying both ways is worth its time
 KNOWN = 0.7  # share of validation's impressions of known items below which an item says less than what it is
+
+
+KEPT = {"evaluations": 2, "patience": 6}
+ANEW = {"fresh_tables": 100, "decay": 0.05, "evaluations": 1, "patience": 3}  # and a look at the end of each epoch
 
 
 @dataclass(frozen=True)
 class Suited:
     recipe: Recipe
     reasons: tuple[str, ...]  # sentences for people
+    rival: "Suited | None" = None  # no rule tells which of the two is better: training tries both on validation
 
 
 @dataclass
@@ -37,6 +43,7 @@ class Settings:
     training: dict[str, Any] = field(default_factory=dict)
     features: dict[str, dict[str, int]] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
+    anew: str = ""  # the reason among them why tables start anew
 
 
 def suited(data: Prepared, network: str) -> Suited:
@@ -52,14 +59,19 @@ def suited(data: Prepared, network: str) -> Suited:
         _sequence_width(settings, data)
         _user_width(settings, data, reads_history="history" not in kind.unseen)
     recipe = Recipe(settings.network, Training(**settings.training), settings.features)
-    return Suited(recipe, tuple(settings.reasons))
+    rival = None
+    if recipe.training.fresh_tables and TRIED[0] <= rows <= TRIED[1]:
+        kept = {name: value for name, value in settings.training.items() if name not in ANEW} | KEPT
+        reasons = (reason for reason in settings.reasons if reason != settings.anew)
+        rival = Suited(replace(recipe, training=Training(**kept)), tuple(reasons))
+    return Suited(recipe, tuple(settings.reasons), rival)
 
 
 def _size(settings: Settings, rows: int, options: Mapping[str, Any]) -> None:
     batch = next((size for below, size in BATCHES if rows < below), 1024)
     epochs = max(1, min(EPOCHS, PASSES // max(1, rows)))
     settings.training |= {"optimiser": "adam", "learning_rate": 0.002, "batch_size": batch, "epochs": epochs}
-    settings.training |= {"evaluations": 2, "patience": 6} if epochs > 1 else {"evaluations": 4, "patience": 4}
+    settings.training |= KEPT if epochs > 1 else {"evaluations": 4, "patience": 4}
     settings.reasons.append(
         f"Adam at 0.002 in batches of {batch} for {rows:,} rows: the paper's Adagrad at 0.01 was made for 47 billion."
     )
@@ -95,11 +107,12 @@ def _tables(settings: Settings, data: Prepared, rows: int) -> None:
         settings.reasons.append(f"A step moves the rows of its batch alone: the tables hold {weights:,} weights.")
     shown = rows / max(1, data.rows[ITEM_ID])
     if shown >= SHOWN and settings.training["epochs"] > 1:
-        settings.training |= {"fresh_tables": 100, "decay": 0.05, "evaluations": 1, "patience": 3}
-        settings.reasons.append(
+        settings.training |= ANEW
+        settings.anew = (
             f"Tables above 100 rows start anew at every epoch: an item is shown {shown:.0f} times, so that one epoch "
             "teaches it and the next would learn it by heart, while attention wants several."
         )
+        settings.reasons.append(settings.anew)
 
 
 def _sequence_width(settings: Settings, data: Prepared) -> None:

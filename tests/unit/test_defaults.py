@@ -1,5 +1,8 @@
 """Settings that suit a log nobody made a recipe for, and patience that waits for one that begins at chance."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +11,12 @@ import pytest
 from model import networks
 from model.features.ids import UNKNOWN
 from model.prepared.loader import Prepared
+from model.training.choice import choose
 from model.training.defaults import suited
 from model.training.patience import at_chance
 from model.training.recipe import Recipe, Training
 from model.training.run import Run
+from model.training.trying import asked, tried
 
 
 @pytest.mark.parametrize("network", networks.names())
@@ -45,14 +50,49 @@ def test_the_more_rows_the_larger_batch_and_mlp_and_the_fewer_epochs(small_data:
     epochs = [recipe.training.epochs for recipe in sizes]
     first = [recipe.network.get("mlp", [1024])[0] for recipe in sizes]
     assert batches == sorted(batches) and first == sorted(first) and epochs == sorted(epochs, reverse=True)
-    assert (batches[0], first[0], first[-1], epochs[0], epochs[-1]) == (128, 64, 1024, 20, 1)
+    assert (batches[0], first[0], first[-1], epochs[0], epochs[-1]) == (128, 64, 1024, 40, 1)
 
 
 def test_tables_start_anew_only_where_one_epoch_teaches_an_item(small_data: Prepared) -> None:
     items = small_data.rows["item_id"]
-    often, seldom = of_size(small_data, 150 * items).training, of_size(small_data, 50 * items).training
+    often, seldom = of_size(small_data, 150 * items).training, of_size(small_data, 10 * items).training
     assert often.fresh_tables and often.evaluations == 1, "a look amid an epoch would see tables half learnt"
     assert not seldom.fresh_tables
+
+
+def log_of_ones_own(small_data: Prepared, folder: Path) -> Prepared:
+    """The small log under a name that the project has no recipe for."""
+    shutil.copytree(small_data.folder, folder)
+    meta = json.loads((folder / "meta.json").read_text()) | {"dataset": "parquet"}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return Prepared(folder)
+
+
+def test_where_no_rule_tells_validation_does(small_data: Prepared, tmp_path: Path) -> None:
+    data = log_of_ones_own(small_data, tmp_path / "data")
+    both = suited(data, "bst")
+    assert both.rival and both.recipe.training.fresh_tables and not both.rival.recipe.training.fresh_tables
+    assert any("start anew" in reason for reason in both.reasons)
+    assert not any("start anew" in reason for reason in both.rival.reasons)
+    question = asked(data, "bst", [both.recipe, both.rival.recipe])
+    for aucs, better in (([0.7, 0.6], both), ([0.6, 0.7], both.rival)):
+        (data.folder / "tried").mkdir(exist_ok=True)
+        (data.folder / "tried" / "bst.json").write_text(json.dumps({"asked": question, "auc": aucs}))
+        choice = choose("bst", data)
+        assert choice.recipe == better.recipe and choice.reasons[:-1] == better.reasons
+        assert f"anew at every epoch {aucs[0]:.4f}, tables kept {aucs[1]:.4f}" in choice.reasons[-1]
+
+
+def test_what_was_tried_is_kept_and_asked_anew_for_other_settings(small_data: Prepared, tmp_path: Path) -> None:
+    data = log_of_ones_own(small_data, tmp_path / "data")
+    how = Training(optimiser="adam", learning_rate=0.002, batch_size=512, evaluations=1)
+    slow = replace(how, learning_rate=1e-6)
+    recipes = [Recipe({"mlp": (16,)}, training) for training in (how, slow)]
+    aucs = tried(data, "wdl", recipes)
+    assert aucs[0] > aucs[1] and tried(data, "wdl", recipes) == aucs
+    kept = json.loads((data.folder / "tried" / "wdl.json").read_text())
+    assert kept == {"asked": asked(data, "wdl", recipes), "auc": aucs}
+    assert asked(data, "wdl", recipes[:1]) != kept["asked"] != asked(data, "din", recipes)
 
 
 def test_where_items_do_not_come_back_the_sequence_says_what_they_are(small_data: Prepared) -> None:
