@@ -18,6 +18,7 @@ from model.training.recipe import Recipe, Training
 BATCHES = ((10_000, 128), (50_000, 256), (2_000_000, 512))  # rows below which a batch has so many; else 1024
 MLPS = ((10_000, (64, 32)), (100_000, (128, 64)), (20_000_000, (256, 128, 64)))  # else the paper's
 DENSE = 4_000_000  # weights of all tables up to which Adam moves every row: it costs a step some 10 ms
+RATE = 0.002
 PASSES, EPOCHS = 10_000_000, 40  # rows that all epochs together may visit; epochs at most
 SHOWN = 20  # impressions of an item that teach it in one epoch
 TRIED = (10_000, 1_000_000)  # rows from which on, and up to which, trying both ways is worth its time
@@ -25,7 +26,9 @@ KNOWN = 0.7  # share of validation's impressions of known items below which an i
 
 
 KEPT = {"evaluations": 2, "patience": 6}
-ANEW = {"fresh_tables": 100, "decay": 0.05, "evaluations": 1, "patience": 3}  # and a look at the end of each epoch
+# A look at the end of each epoch: tables that have just begun say little. A higher rate: they begin often.
+ANEW = {"fresh_tables": 100, "decay": 0.05, "evaluations": 1, "patience": 3}
+ANEW_RATE = 0.004  # from TRIED[0] rows on: below, where an epoch has few steps, it gained nothing
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def suited(data: Prepared, network: str) -> Suited:
     recipe = Recipe(settings.network, Training(**settings.training), settings.features)
     rival = None
     if recipe.training.fresh_tables and TRIED[0] <= rows <= TRIED[1]:
-        kept = {name: value for name, value in settings.training.items() if name not in ANEW} | KEPT
+        kept = {name: value for name, value in settings.training.items() if name not in ANEW}
+        kept |= KEPT | {"learning_rate": RATE}
         reasons = (reason for reason in settings.reasons if reason != settings.anew)
         rival = Suited(replace(recipe, training=Training(**kept)), tuple(reasons))
     return Suited(recipe, tuple(settings.reasons), rival)
@@ -70,10 +74,10 @@ def suited(data: Prepared, network: str) -> Suited:
 def _size(settings: Settings, rows: int, options: Mapping[str, Any]) -> None:
     batch = next((size for below, size in BATCHES if rows < below), 1024)
     epochs = max(1, min(EPOCHS, PASSES // max(1, rows)))
-    settings.training |= {"optimiser": "adam", "learning_rate": 0.002, "batch_size": batch, "epochs": epochs}
+    settings.training |= {"optimiser": "adam", "learning_rate": RATE, "batch_size": batch, "epochs": epochs}
     settings.training |= KEPT if epochs > 1 else {"evaluations": 4, "patience": 4}
     settings.reasons.append(
-        f"Adam at 0.002 in batches of {batch} for {rows:,} rows: the paper's Adagrad at 0.01 was made for 47 billion."
+        f"Adam at {RATE} in batches of {batch} for {rows:,} rows: the paper's Adagrad at 0.01 was made for 47 billion."
     )
     settings.reasons.append(
         f"At most {epochs} epochs, ended where validation gets no better: a small log needs several, and is learnt by "
@@ -107,10 +111,11 @@ def _tables(settings: Settings, data: Prepared, rows: int) -> None:
         settings.reasons.append(f"A step moves the rows of its batch alone: the tables hold {weights:,} weights.")
     shown = rows / max(1, data.rows[ITEM_ID])
     if shown >= SHOWN and settings.training["epochs"] > 1:
-        settings.training |= ANEW
+        rate = ANEW_RATE if rows >= TRIED[0] else RATE
+        settings.training |= ANEW | {"learning_rate": rate}
         settings.anew = (
-            f"Tables above 100 rows start anew at every epoch: an item is shown {shown:.0f} times, so that one epoch "
-            "teaches it and the next would learn it by heart, while attention wants several."
+            f"Tables above 100 rows start anew at every epoch, at a rate of {rate}: an item is shown {shown:.0f} times, so "
+            "one epoch teaches it and the next would learn it by heart, while attention wants several."
         )
         settings.reasons.append(settings.anew)
 
