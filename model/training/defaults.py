@@ -114,7 +114,7 @@ def _tables(settings: Settings, data: Prepared, rows: int) -> None:
         rate = ANEW_RATE if rows >= TRIED[0] else RATE
         settings.training |= ANEW | {"learning_rate": rate}
         settings.anew = (
-            f"Tables above 100 rows start anew at every epoch, at a rate of {rate}: an item is shown {shown:.0f} times, so "
+            f"Tables above 100 rows start anew at every epoch, at {rate}: an item is shown {shown:.0f} times, so "
             "one epoch teaches it and the next would learn it by heart, while attention wants several."
         )
         settings.reasons.append(settings.anew)

@@ -14,9 +14,7 @@ from tempfile import TemporaryDirectory
 
 from model.files import write_json
 from model.prepared.loader import Prepared
-from model.training.parallel import World
 from model.training.recipe import Recipe
-from model.training.run import Run
 
 SEED = 1
 FOLDER = "tried"  # of the prepared data
@@ -29,6 +27,9 @@ def tried(data: Prepared, network: str, recipes: Sequence[Recipe]) -> list[float
         answer = json.loads(kept.read_text())
         if answer["asked"] == asked(data, network, recipes):
             return [float(auc) for auc in answer["auc"]]
+    from model.training.parallel import World  # torch takes seconds to import: not for --help
+    from model.training.run import Run
+
     aucs = []
     for number, recipe in enumerate(recipes, 1):
         with TemporaryDirectory() as folder:
