@@ -53,16 +53,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        bundles = sorted(folder.glob("*/current")) or sorted(folder.glob("[0-9]*/manifest.json"))[::-1]
-        inside = [str(path.parent) for path in bundles[:3]]  # versions are there, and none is published: newest first
-        named = f"; it holds {', '.join(inside)}: name one of them" if inside else ""
-        versions = [str(path.parent) for path in sorted(folder.glob("*/manifest.json"))[-3:]]
+        bundles = sorted(folder.glob("*/current"))
+        versions = sorted(folder.glob("[0-9]*T*/manifest.json"))[::-1]  # newest first
+        inside = [str(one.parent) for one in (bundles or versions)[:3]]
+        why = "it has neither a manifest.json nor a `current`"
         if versions:
-            raise BundleError(
-                f"{folder} has no `current`: no version of it was published (model.train said why); name one: "
-                f"{', '.join(versions)}"
-            ) from None
-        raise BundleError(f"{folder} is no bundle: it has neither a manifest.json nor a `current`{named}") from None
+            why = "it has no `current`, since no version of it was published (model.train said why)"
+        named = f"; it holds {', '.join(inside)}: name one of them" if inside else ""
+        raise BundleError(f"{folder} is no bundle: {why}{named}") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("schema_version") not in READS:

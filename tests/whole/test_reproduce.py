@@ -349,7 +349,7 @@ def test_a_wrong_variant_says_what_is_allowed(label: str, says: str) -> None:
         (["--peers-scores", "{tmp}/text.npz"], "text.npz is no .npz file of scores"),
         (["--peers-scores", "{tmp}/short.npz"], "'x' is float64 (3,); expected are {rows} finite scores"),
         (["--peers-scores", "{tmp}/strings.npz"], "expected are {rows} finite scores"),
-        (["--peers-scores", "{tmp}/nowhere.npz"], "No such file"),
+        (["--peers-scores", "{tmp}/nowhere.npz"], "nowhere.npz is not there"),
     ],
 )
 def test_wrong_input_is_one_line(

@@ -52,9 +52,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     whole = Run(small_data, "bst", recipe, 5, tmp_path / "whole.pt")
     whole.fit()
 
+    epoch = 1 if dies_in == "select" else 0  # refit may take one epoch alone
+
     class Dying(Run):
         def step(self, rows: Any, inputs: Any) -> torch.Tensor:
-            if (self.progress["phase"], self.progress["epoch"], self.progress["batch"]) == (dies_in, 1, 3):
+            if (self.progress["phase"], self.progress["epoch"], self.progress["batch"]) == (dies_in, epoch, 3):
                 raise Killed  # what survives is what `fit` saved on its way
             return super().step(rows, inputs)
 
@@ -63,7 +65,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
         first.fit()
     second = Run(small_data, "bst", recipe, 5, tmp_path / "killed.pt")
     torch.rand(7)  # whatever else drew random numbers meanwhile
-    assert second.resume() and (second.progress["epoch"], second.progress["batch"]) == (1, 3)
+    assert second.resume() and (second.progress["epoch"], second.progress["batch"]) == (epoch, 3)
     second.fit()
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(second)[name]), name
