@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         home = arguments.out / name
         checkpoint = home / f".training-{arguments.seed}.pt"
         warm = open_warm(arguments.warm, arguments.network)
-        choice = choose(arguments.network, data, arguments.recipe, warm)
         with _alone(home, arguments.seed, world):
             _check_left(checkpoint, arguments)
+            choice = choose(arguments.network, data, arguments.recipe, warm)  # may train, to try
             run = Run(
                 data,
                 arguments.network,

@@ -7,7 +7,7 @@
                      it; and whether the user drew the impressions without a click, which then nobody was shown
     features.toml    the feature table, unless --features names one
 
-Columns of any type that holds the meaning without loss are taken (model/datasets/casting.py). Ids are integers or
+Columns of any type that holds the meaning without loss are taken (model/datasets/own/casting.py). Ids are integers or
 strings as features.toml declares them, of one type in all tables. Columns that no feature names are passed on, but for
 nested ones. A row is malformed that has a missing id, a time that is not in milliseconds, a label other than 0 and 1 or
 a value that its feature cannot hold, as is the second row of an item or a user.
@@ -22,7 +22,6 @@ from zoneinfo import ZoneInfo
 import duckdb
 import polars as pl
 
-from model.datasets.checks import TOLD_BELOW
 from model.datasets.own import casting, labels
 from model.datasets.own.checking import COLUMNS, ENTITIES, IDS, Form, Table, check_columns
 from model.datasets.own.sources import Source, listed, opened, refuse_missing
@@ -73,11 +72,8 @@ def _written(raw: Path, out: Path, options: Options, schema: Schema | None) -> D
         if options.negatives:
             notes += labels.draw_negatives(con, out, options.negatives, options.seed, time_zone, form.object_type)
         for table in ENTITIES:
-            if table in sources:
-                notes += _coverage(con, table, sources[table].path, out, bool(form.features[table]))
-            else:
+            if table not in sources:
                 _ids_seen(con, table, out, form)
-        notes += _objects_known(con, out, form.object_type)
     return DataSet(NAME, time_zone, bad.count, tuple(notes), drawn or options.negatives > 0)
 
 
@@ -89,45 +85,6 @@ def _refuse_undescribed(raw: Path, sources: Mapping[str, Source], schema: Schema
                 f"{raw} holds no {table}, of which features.toml names {listed(columns)}; {table}.parquet, .csv, .tsv, "
                 f".jsonl or a folder {table} of parts is needed, or a features.toml without them"
             )
-
-
-def _coverage(con: duckdb.DuckDBPyConnection, table: str, path: Path, out: Path, has_features: bool) -> list[str]:
-    """A note where a table describes less than half of the log. Refuses one whose features no impression would have."""
-    (name,) = COLUMNS[table]
-    shown, own = (f"read_parquet({literal(str(out / f'{of}.parquet'))})" for of in ("impressions", table))
-    ids = f"SELECT DISTINCT {name} AS id FROM {shown}"
-    count, known, example = con.execute(
-        f"SELECT count(*), count(id) FILTER (id IN (SELECT {name} FROM {own})), min(id) FROM ({ids})"
-    ).fetchall()[0]
-    there = con.execute(f"SELECT min({name}) FROM {own}").fetchall()[0][0]
-    if not known and there is not None and has_features:
-        raise DataError(
-            f"{path} describes none of the {count} {table} that were shown: its ids are like {there!r}, those of the "
-            f"impressions like {example!r}; one spelling is needed"
-        )
-    if known < TOLD_BELOW * count:
-        return [f"{path.name} describes {known} of the {count} {table} of the impressions; the others have no features"]
-    return []
-
-
-def _objects_known(con: duckdb.DuckDBPyConnection, out: Path, object_type: str) -> list[str]:
-    """A note where histories hold other items than those that were shown or described: ids written otherwise."""
-    shown, items, done = (
-        f"read_parquet({literal(str(out / f'{of}.parquet'))})" for of in ("impressions", "items", "behaviours")
-    )
-    count, known, example, other = con.execute(
-        f"SELECT count(*), count(*) FILTER (known), min(id) FILTER (NOT known), (SELECT min(item_id) FROM {shown}) "
-        f"FROM (SELECT id, id IN (SELECT CAST(item_id AS VARCHAR) FROM {shown} UNION ALL "
-        f"SELECT CAST(item_id AS VARCHAR) FROM {items}) AS known "
-        f"FROM (SELECT DISTINCT CAST(object_id AS VARCHAR) AS id FROM {done} "
-        f"WHERE object_type = {literal(object_type)}))"
-    ).fetchall()[0]
-    if known >= TOLD_BELOW * count:
-        return []
-    return [
-        f"of the {count} objects of behaviours {known} are items that were shown or described: are ids written alike? "
-        f"One is {example!r}, that of an impression {str(other)!r}"
-    ]
 
 
 def _form(

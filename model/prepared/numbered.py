@@ -321,26 +321,31 @@ class Log:
         """By table of items and of users: share of the rows of each other table whose id it does not list.
 
         Of a table that holds no features nothing is lacking. `clicked` are the behaviours of [history].
-        Raises PrepareError where these are on no item that is listed or shown: their ids are written otherwise.
+        Raises PrepareError where ids are written otherwise: a table lists none of what was shown, or histories hold
+        nothing that was.
         """
-        places = (
-            ("item", self.schema.item_id.type, self.schema.side("item"), "impressions", "shown", "item"),
-            ("item", self.schema.item_id.type, self.schema.side("item"), "behaviours", str(clicked), "object"),
-            ("user", self.schema.user_id, self.schema.side("user"), "impressions", "shown", "user"),
-        )
+        done = f"read_parquet({literal(str(clicked))})"
+        places = (("item", "impressions", "shown", "item"), ("item", "behaviours", done, "object"))
         shares: dict[str, dict[str, float]] = {}
-        for name, kind, features, source, relation, column in places:
+        for name, source, relation, column in (*places, ("user", "impressions", "shown", "user")):
+            kind = self.schema.user_id if name == "user" else self.schema.item_id.type
+            has_features = any(feature.name != f"{name}_id" for feature in self.schema.side(name))  # type: ignore[arg-type]
             own = self._id(f"{name}s", f"{name}_id", kind)
             listed = f"SELECT row FROM {name}_ids WHERE id IN (SELECT {own} FROM {name}s)"
-            relation = relation if source == "impressions" else f"read_parquet({literal(relation)})"
             of = f"FROM (SELECT {column} AS row, count(*) AS n FROM {relation} GROUP BY {column}) s"
             ((known, rows),) = self.rows(
                 f"SELECT coalesce(sum(n) FILTER (l.row IS NOT NULL), 0), coalesce(sum(n), 0) {of} "
                 f"LEFT JOIN ({listed}) l ON s.row = l.row"
             )
-            if rows and source == "behaviours" and not known:
+            if rows and not known and source == "behaviours":
                 self._refuse_strangers(of)
-            if known < rows and any(feature.name != f"{name}_id" for feature in features):
+            elif rows and not known and has_features and self.count(f"{name}s"):
+                table, shown = self._examples(name, f"({listed})", f"(SELECT row {of})")
+                raise PrepareError(
+                    f"{name}s describe none of those that were shown: they have {name}_id {table!r}, impressions "
+                    f"{shown!r}; one way of writing an id is allowed"
+                )
+            if known < rows and has_features:
                 shares.setdefault(f"{name}s", {})[source] = int(rows - known) / int(rows)
         return shares
 
@@ -348,15 +353,16 @@ class Log:
         """Raises PrepareError where none of the items in histories is shown in any impression."""
         if self.rows(f"SELECT 1 {clicked} JOIN shown ON shown.item = s.row LIMIT 1"):
             return
-        other, shown = (
-            self.rows(f"SELECT id FROM item_ids JOIN ({rows}) USING (row) ORDER BY id LIMIT 1")[0][0]
-            for rows in (f"SELECT row {clicked}", "SELECT item AS row FROM shown")
-        )
+        other, shown = self._examples("item", f"(SELECT row {clicked})", "(SELECT item AS row FROM shown)")
         raise PrepareError(
             f"none of the behaviours on {self.schema.history.object_type!r} is on an item of the log: behaviours have "
             f"object_id {other!r}, impressions item_id {shown!r}; one way of writing an item's id is allowed, or no "
             "history says anything of a candidate"
         )
+
+    def _examples(self, name: str, *rows: str) -> list[Any]:
+        """The least id among each of these rows of users or items."""
+        return [self.rows(f"SELECT min(id) FROM {name}_ids JOIN {of} USING (row)")[0][0] for of in rows]
 
     def acted(self) -> list[tuple[str, str, int]]:
         """(object type, action, behaviours) of all that the log holds, the most frequent first."""

@@ -5,6 +5,7 @@ every epoch gain 0.06 of AUC on one log and lose 0.03 on the next (model/LOG.md)
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -35,7 +36,8 @@ def tried(data: Prepared, network: str, recipes: Sequence[Recipe]) -> list[float
         with TemporaryDirectory() as folder:
             how = replace(recipe.training, refit=False, select="validation")
             run = Run(data, network, replace(recipe, training=how), SEED, Path(folder) / "checkpoint.pt")
-            run.progress["phase"] = f"trying {number} of {len(recipes)}"
+            if run.world.rank == 0:
+                print(f"trying recipe {number} of {len(recipes)} on validation", file=sys.stderr)
             run.train(data.of_split("train"), how.epochs, how.evaluations)
         aucs.append(float(run.progress["best"]))
     if World().rank == 0:

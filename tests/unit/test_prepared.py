@@ -265,6 +265,21 @@ def test_ids_that_one_table_writes_otherwise_are_told_and_refused_where_none_is_
         encode_tables(write(tmp_path / "other", frames | {"behaviours": other}), schema(), DataSet("log", "UTC"))
 
 
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("items", "items describe none of those that were shown: they have item_id 1000, impressions -5; one way"),
+        ("users", "users describe none of those that were shown: they have user_id 'xu0', impressions 'u0'; one way"),
+    ],
+)
+def test_a_table_that_describes_nothing_of_the_log_is_refused(table: str, words: str, tmp_path: Path) -> None:
+    frames = tables()
+    otherwise = pl.col("item_id") + 1000 if table == "items" else "x" + pl.col("user_id")
+    frames[table] = frames[table].with_columns(otherwise.alias(f"{table[:-1]}_id"))
+    with pytest.raises(PrepareError, match=words):
+        encode_tables(write(tmp_path, frames), schema(), DataSet("log", "UTC"))
+
+
 def test_an_id_that_is_not_of_its_declared_type_is_refused_with_the_id(tmp_path: Path) -> None:
     frames = tables()
     frames["items"] = frames["items"].with_columns(item_id=pl.lit("b") + pl.col("item_id").cast(pl.String))

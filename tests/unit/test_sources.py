@@ -539,26 +539,11 @@ def test_spaces_around_numbers_of_text_are_none_of_theirs(tmp_path: Path) -> Non
     assert_canonical(read(raw, tmp_path / "out")[1])
 
 
-def test_tables_that_describe_nothing_of_the_log_are_refused(tmp_path: Path) -> None:
-    own = own_tables()
-    own["items"] = own["items"].with_columns(pl.col("item_id") + 100)
-    said = "items.parquet describes none of the 3 items that were shown: its ids are like 101, those of the impressions"
-    assert said in refusal(write(tmp_path / "others", own), tmp_path / "no-features")
-
-    own = own_tables()
-    own["users"] = own["users"].with_columns(pl.col("user_id") + 100)  # of which no feature is named
-    made, _ = read(write(tmp_path / "users", own), tmp_path / "no-users")
-    assert "users.parquet describes 0 of the 2 users" in made.notes[-1]
-
+def test_a_table_whose_features_are_named_must_be_there(tmp_path: Path) -> None:
     own = own_tables()
     del own["items"]
     said = "holds no items, of which features.toml names price, brand, title, tags; items.parquet, .csv"
     assert said in refusal(write(tmp_path / "items", own), tmp_path / "no-items")
-
-    own = own_tables()
-    own["behaviours"] = own["behaviours"].with_columns(pl.col("object_id") + 100)
-    made, _ = read(write(tmp_path / "objects", own), tmp_path / "made")
-    assert "of the 2 objects of behaviours 0 are items that were shown or described" in made.notes[-1]
 
 
 def test_digits_that_are_another_text_than_the_number_of_another_table_are_refused(tmp_path: Path) -> None:
