@@ -35,7 +35,7 @@ from model.command import run as run_command
 from model.evaluation.metrics import auc
 from model.prepared.loader import Prepared
 from model.prepared.splits import SPLITS
-from model.training.choice import choose
+from model.training.choosing.choice import choose
 
 NETWORKS = {"BST": "bst", "DIN": "din", "WDL": "wdl"}  # theirs → ours, whose recipe gives the size of a batch
 RATES = (1e-3, 2e-3, 4e-3)

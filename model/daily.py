@@ -37,7 +37,7 @@ from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 from model.prepared.loader import Prepared, batches
 from model.prepared.splits import SPLITS
-from model.training.choice import choose
+from model.training.choosing.choice import choose
 from model.training.recipe import Recipe
 
 FEWEST = 3  # days before the first one that is scored: train, validation

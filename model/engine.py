@@ -4,6 +4,7 @@ What is asked of it is SQL whose clauses other engines have too, so that a later
 """
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,26 +32,54 @@ def engine(spill: Path, memory_gib: float, threads: int | None = None) -> Iterat
             "autoload_known_extensions": False,
         }
         with duckdb.connect(config=settings) as connection:
-            connection.execute("SET enable_progress_bar = false")
             connection.execute("SET TimeZone = 'UTC'")
-            connection.execute(
-                "SET enable_progress_bar = true; SET enable_progress_bar_print = false"
-            )  # `progress` asks
-            with _interruptible():
+            # Counted, for `progress`, and never printed by itself.
+            connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
+            with _interruptible(connection):
                 yield connection
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C during a query, which DuckDB tells as an error of its own, is Python's KeyboardInterrupt."""
+def _interruptible(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Ctrl-C during a query is Python's KeyboardInterrupt; DuckDB tells it as an error of its own."""
     try:
-        yield
+        with _ended_by_ctrl_c(connection):
+            yield
     except duckdb.InterruptException:
         raise KeyboardInterrupt from None
     except RuntimeError as error:
         if str(error) == "Query interrupted":
             raise KeyboardInterrupt from None
         raise
+
+
+@contextmanager
+def _ended_by_ctrl_c(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Ctrl-C ends the query under way. DuckDB looks for signals only where it has a moment: at times 20 s later."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)  # as signals need it
+    done = threading.Event()
+
+    def watch() -> None:
+        while (byte := os.read(reads, 1)) and byte[0] != signal.SIGINT:
+            pass
+        while byte and not done.wait(0.05):  # what comes just before a query would be lost
+            connection.interrupt()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    before = signal.set_wakeup_fd(writes)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        done.set()
+        os.close(writes)
+        watcher.join()
+        os.close(reads)
 
 
 @contextmanager

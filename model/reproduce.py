@@ -36,7 +36,7 @@ from model.reproduction import probes
 from model.reproduction.gather import Exam, Finished, gather, standard
 from model.reproduction.runs import RESULT, RUNS, Task, machine, read, say, train, versions
 from model.reproduction.variants import DEFAULT, Variant, ablations, parse_all
-from model.training.choice import choose
+from model.training.choosing.choice import choose
 
 PAGE, CONTENT, TIMES = "report.html", "report.json", "scoring_times.json"
 

@@ -3,10 +3,10 @@
     python -m model.search --data data/kuairand --network bst --trials 30 --out bst_kuairand.toml
 
 What `model.train` would take is the start: what the space does not name stays as it is, and the start itself is the
-first trial. The space (model/training/space.py) is widened to hold the start. A trial whose validation AUC falls behind
-the median of the others at the same look is ended early; one at chance has as many looks as its patience before that.
-Test is not opened. Trials are kept beside the output (`<out>.db`), so that a search that was killed goes on; another
-space or start begins anew there.
+first trial. The space (model/training/choosing/space.py) is widened to hold the start. A trial whose validation AUC
+falls behind the median of the others at the same look is ended early; one at chance has as many looks as its patience
+before that. Test is not opened. Trials are kept beside the output (`<out>.db`), so that a search that was killed goes
+on; another space or start begins anew there.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from model import command, networks
 from model.files import write_text
 from model.options import OptionError
 from model.prepared.loader import Prepared
-from model.training.choice import choose
+from model.training.choosing.choice import choose
+from model.training.choosing.space import Space, load_rooms
 from model.training.recipe import Training
-from model.training.space import Space, load_rooms
 
 SPACE = Path(__file__).with_suffix(".toml")
 
@@ -45,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--trials {arguments.trials}, at least 1")
     if arguments.out.is_dir():
         parser.error(f"--out {arguments.out} is a folder, the recipe's file is needed")
-    from model.training.trials import search, whole  # optuna and torch take seconds to import: after the arguments
+    from model.training.choosing.trials import (  # optuna and torch take seconds to import: after the arguments
+        search,
+        whole,
+    )
 
     try:
         data = Prepared(arguments.data)

@@ -22,7 +22,7 @@ from model.bundle.versions import check_name, current, prune
 from model.evaluate import table
 from model.files import AlreadyHeld, held
 from model.prepared.loader import Prepared
-from model.training.choice import choose
+from model.training.choosing.choice import choose
 from model.training.recipe import RecipeError
 
 if TYPE_CHECKING:  # torch takes seconds to import: after the arguments are read

@@ -27,7 +27,7 @@ from model.features.kinds import ITEM_ID, USER_ID
 from model.files import beside, write_json
 from model.graph import golden
 from model.graph.write import check_parity, example_batch, write_graph
-from model.training.choice import Choice
+from model.training.choosing.choice import Choice
 from model.training.run import Run
 
 MEASURED = ("validation", "test")

@@ -50,7 +50,7 @@ class RankingNetwork(nn.Module):
         return None
 
     def wide_parameters(self) -> list[nn.Parameter]:
-        """What FTRL trains (model/training/ftrl.py)."""
+        """What FTRL trains (model/training/optimisers/ftrl.py)."""
         return []
 
     @property

@@ -28,7 +28,7 @@ from model.prepared.loader import Prepared
 from model.reproduction import probes
 from model.reproduction.gather import Finished
 from model.reproduction.variants import Variant
-from model.training.choice import Choice
+from model.training.choosing.choice import Choice
 from model.training.recipe import Recipe, RecipeError
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """Recipes: what a training run does otherwise than the defaults, which are the paper's where it prints them.
 
 `model/recipes/<dataset>.toml` holds for all networks on a data set, `<network>_<dataset>.toml` goes on top of it; both
-are taken where they exist, and each setting there carries its reason. A log without either: model/training/defaults.py.
+are taken where they exist, and each setting there carries its reason. For a log without either
+model/training/choosing/defaults.py has settings.
 """
 
 import tomllib

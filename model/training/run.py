@@ -31,7 +31,7 @@ from model.training import objective
 from model.training.batches import shuffled_batches, tensors
 from model.training.histories import empty_share
 from model.training.memory import keep_freed
-from model.training.optimiser import Optimiser
+from model.training.optimisers.optimiser import Optimiser
 from model.training.pairs import Pairs
 from model.training.parallel import World
 from model.training.patience import at_chance

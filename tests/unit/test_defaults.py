@@ -11,12 +11,12 @@ import pytest
 from model import networks
 from model.features.ids import UNKNOWN
 from model.prepared.loader import Prepared
-from model.training.choice import choose
-from model.training.defaults import suited
+from model.training.choosing.choice import choose
+from model.training.choosing.defaults import suited
+from model.training.choosing.trying import asked, tried
 from model.training.patience import at_chance
 from model.training.recipe import Recipe, Training
 from model.training.run import Run
-from model.training.trying import asked, tried
 
 
 @pytest.mark.parametrize("network", networks.names())

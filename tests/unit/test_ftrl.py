@@ -5,7 +5,7 @@ from math import copysign, exp, sqrt
 import pytest
 import torch
 
-from model.training.ftrl import Ftrl
+from model.training.optimisers.ftrl import Ftrl
 
 ROWS = 12
 ALPHA, BETA, L1, L2 = 0.5, 1.0, 1.5, 0.1

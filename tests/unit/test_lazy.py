@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.training.lazy import SMALL, LazyAdagrad, LazyAdam
+from model.training.optimisers.lazy import SMALL, LazyAdagrad, LazyAdam
 
 
 @pytest.mark.parametrize("rows", [50, SMALL + 1])

@@ -9,10 +9,10 @@ import pytest
 from model import networks, search
 from model.options import OptionError
 from model.prepared.loader import Prepared
-from model.training.defaults import suited
+from model.training.choosing.defaults import suited
+from model.training.choosing.space import Space, load_rooms
+from model.training.choosing.trials import search as searched
 from model.training.recipe import Recipe, Training
-from model.training.space import Space, load_rooms
-from model.training.trials import search as searched
 from tests.worlds import make_schema
 
 

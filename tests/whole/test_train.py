@@ -19,7 +19,7 @@ from model.features.table import Vocabulary
 from model.options import OptionError
 from model.prepared.loader import Prepared
 from model.training import warm
-from model.training.lazy import LazyAdagrad
+from model.training.optimisers.lazy import LazyAdagrad
 from model.training.recipe import RECIPES, Recipe, RecipeError, Training, choose_recipe, load_recipe
 from model.training.run import Run, TrainingError, predict
 from tests.processes import finished, started, wait_until

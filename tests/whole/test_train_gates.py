@@ -26,7 +26,7 @@ from model.files import held
 from model.graph.publish import publish
 from model.prepare import prepare
 from model.prepared.loader import Prepared
-from model.training.choice import SUITED, WARM, choose
+from model.training.choosing.choice import SUITED, WARM, choose
 from model.training.histories import empty_share
 from model.training.interrupt import stopped_by_ctrl_c
 from model.training.recipe import RECIPES, Recipe, RecipeError, Training, load_recipe, recipe_names

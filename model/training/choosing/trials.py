@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from model.options import OptionError
 from model.prepared.loader import Prepared
+from model.training.choosing.space import Space
 from model.training.run import Run, TrainingError
-from model.training.space import Space
 
 
 class Trial(Run):

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from model.networks.blocks import RankingNetwork
-from model.training.ftrl import Ftrl
-from model.training.lazy import LazyAdagrad, LazyAdam
+from model.training.optimisers.ftrl import Ftrl
+from model.training.optimisers.lazy import LazyAdagrad, LazyAdam
 from model.training.recipe import Training
 
 

@@ -3,7 +3,7 @@
 --recipe NAME_OR_PATH            that one
 --warm BUNDLE                    the bundle's own: other widths would not fit its weights
 model/recipes/<dataset>.toml …   where the project has one for the data set
-else                             model/training/defaults.py: what suits the log
+else                             model/training/choosing/defaults.py: what suits the log
 """
 
 import json
@@ -14,9 +14,9 @@ from pathlib import Path
 from model.bundle.layout import REPORT
 from model.bundle.reading import Bundle
 from model.prepared.loader import Prepared
-from model.training.defaults import suited
+from model.training.choosing.defaults import suited
+from model.training.choosing.trying import tried
 from model.training.recipe import RECIPES, Recipe, RecipeError, choose_recipe, load_recipe, parse
-from model.training.trying import tried
 
 SUITED, WARM = "suited", "warm"
 
