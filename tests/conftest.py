@@ -14,7 +14,7 @@ from model.training.run import Run
 from tests.worlds import SMALL
 
 pytest_plugins = ["tests.stores"]
-pytest.register_assert_rewrite("tests.batches", "tests.client", "tests.loads", "tests.processes")
+pytest.register_assert_rewrite("tests.batches", "tests.client", "tests.loads", "tests.own_tables", "tests.processes")
 
 
 @pytest.fixture(scope="session")
