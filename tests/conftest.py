@@ -14,7 +14,9 @@ from model.training.run import Run
 from tests.worlds import SMALL
 
 pytest_plugins = ["tests.stores"]
-pytest.register_assert_rewrite("tests.batches", "tests.client", "tests.loads", "tests.own_tables", "tests.processes")
+pytest.register_assert_rewrite(
+    "tests.batches", "tests.client", "tests.loads", "tests.own_tables", "tests.processes", "tests.raw_logs"
+)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ import pytest
 from model import datasets, prepare
 from model.datasets import kuairand, lines, parquet
 from model.datasets.lines import DAY, FLAG, INT, INTS, MILLISECONDS, TEXT, Column
-from model.datasets.tables import TABLES, BadLines, DataError, DataSet, MalformedLine, Options
+from model.datasets.tables import BadLines, DataError, DataSet, MalformedLine, Options
 from model.features import schema as features_toml
+from tests.raw_logs import canonical
 
 NOW = 1_650_812_741_436
 COLUMNS = {"user": Column(INT, required=True), "name": Column(TEXT), "tags": Column(INTS)}
@@ -209,13 +210,6 @@ def write_kuairand(folder: Path, logs: dict[str, str], version: str = "pure", us
     (folder / f"user_features_{version}.csv").write_text(users)
     (folder / f"video_features_basic_{version}.csv").write_text(videos)
     return folder
-
-
-def canonical(module, raw: Path, out: Path, skip_bad: int = 0) -> tuple[DataSet, dict[str, pl.DataFrame]]:
-    out.mkdir()
-    made = module.write_tables(raw, out, Options(skip_bad=skip_bad))
-    assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.parquet" for name in TABLES)
-    return made, {name: pl.read_parquet(out / f"{name}.parquet") for name in TABLES}
 
 
 def test_the_official_kuairand_files_become_canonical_tables(tmp_path):

@@ -21,6 +21,11 @@ FORMS = ("parquet", "csv", "jsonl")
 Rows = list[dict[str, Any]]
 
 
+def impression(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `log` under the names that the tables have."""
+    return {"user_id": row["user"], "item_id": row["item"], "timestamp": row["at"], "label": row["label"]}
+
+
 def log(users: int, items: int, rows: int, groups: int, seed: int = 0) -> Rows:
     """Impressions over ten days, in order: each user takes to one group of items, `item % groups`."""
     draw = random.Random(seed)
@@ -269,10 +274,7 @@ def test_news_come_and_go_so_the_sequence_leans_on_the_section(tmp_path: Path) -
         "parquet",
         impressions=[
             {
-                "user_id": row["user"],
-                "item_id": row["item"],
-                "timestamp": row["at"],
-                "label": row["label"],
+                **impression(row),
                 "day": row["at"].day,
             }
             for row in shown
@@ -461,10 +463,7 @@ def test_a_column_of_item_ids_in_lists_is_no_feature(tmp_path: Path) -> None:
         "parquet",
         impressions=[
             {
-                "user_id": r["user"],
-                "item_id": r["item"],
-                "timestamp": r["at"],
-                "label": r["label"],
+                **impression(r),
                 "seen": [1, 2, r["item"]],
             }
             for r in shown

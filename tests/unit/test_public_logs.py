@@ -1,35 +1,18 @@
 """Public logs as they are downloaded: releases of Amazon, ML-100K, RecBole, copies of Taobao; and what is refused."""
 
-import gzip
 import json
 from pathlib import Path
-from types import ModuleType
 
-import polars as pl
 import pytest
 
 from model import prepare as prepare_verb
 from model.datasets import amazon, kuairand, movielens, recbole, taobao
-from model.datasets.tables import TABLES, TEST, TRAIN, VALIDATION, DataError, DataSet, MalformedLine, Options
+from model.datasets.tables import TABLES, TEST, TRAIN, VALIDATION, DataError, DataSet, MalformedLine
+from tests.raw_logs import canonical, write
 
 DAY_S = 86_400
 NOW_S = 1_500_000_000
 MIDNIGHT = taobao.FIRST_S
-Tables = dict[str, pl.DataFrame]
-
-
-def canonical(module: ModuleType, raw: Path, out: Path, **options) -> tuple[DataSet, Tables]:
-    out.mkdir(parents=True)
-    log = module.write_tables(raw, out, Options(**options))
-    assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.parquet" for name in TABLES)
-    return log, {name: pl.read_parquet(out / f"{name}.parquet") for name in TABLES}
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plain = content.encode() if isinstance(content, str) else content
-    path.write_bytes(gzip.compress(plain) if path.suffix == ".gz" else plain)
-    return path.parent
 
 
 def objects(*records: dict) -> str:

@@ -1,6 +1,5 @@
 """Taobao, Amazon and MovieLens: official forms, splits, negatives that leak nothing, ties, and the real pieces."""
 
-import gzip
 import json
 from pathlib import Path
 
@@ -18,24 +17,10 @@ from model.prepare import main as prepare_main
 from model.prepare import prepare
 from model.prepared.loader import Prepared
 from model.prepared.splits import SPLITS
+from tests.raw_logs import Tables, canonical, write
 
 DAY_S = 86_400
 MIDNIGHT = taobao.FIRST_S  # 25 November 2017, 00:00 in Shanghai
-Tables = dict[str, pl.DataFrame]
-
-
-def canonical(module, raw: Path, out: Path, **options) -> tuple[DataSet, Tables]:
-    out.mkdir(parents=True)
-    made = module.write_tables(raw, out, Options(**options))
-    assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.parquet" for name in TABLES)
-    return made, {name: pl.read_parquet(out / f"{name}.parquet") for name in TABLES}
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plain = content.encode() if isinstance(content, str) else content
-    path.write_bytes(gzip.compress(plain) if path.suffix == ".gz" else plain)
-    return path.parent
 
 
 def pairs(frame: pl.DataFrame, item: str = "item_id") -> set[tuple]:
