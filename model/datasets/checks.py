@@ -5,8 +5,6 @@ its name: renamed files read by their name once lost every category without a wo
 """
 
 import ast
-import gzip
-import zlib
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from model.datasets.tables import DataError
+from model.datasets.tables import BOM, DataError, unpacked
 
 PEEKED = 1000  # records that are looked at; a release repeats its keys in every one of them
 LEAST_COVERED, TOLD_BELOW = 0.01, 0.5  # of a log's items or users that their file must describe
@@ -25,13 +23,10 @@ LONGEST = 1 << 20  # bytes of a line that are looked at
 
 def first_lines(path: Path, count: int = PEEKED) -> list[bytes]:
     """Up to `count` lines that are not blank, without their ends and a byte-order mark. Raises DataError, OSError."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        try:
-            lines = [line.rstrip(b"\r\n") for line in islice(iter(lambda: file.readline(LONGEST), b""), count)]
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path}: broken gzip file: {error}") from None
+    with unpacked(path) as file:
+        lines = [line.rstrip(b"\r\n") for line in islice(iter(lambda: file.readline(LONGEST), b""), count)]
     if lines:
-        lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+        lines[0] = lines[0].removeprefix(BOM)
     return [line for line in lines if line.strip()]
 
 

@@ -24,7 +24,7 @@ import orjson
 import polars as pl
 from tqdm import tqdm
 
-from model.datasets.tables import MS_ALLOWED, BadLines, DataError, MalformedLine
+from model.datasets.tables import BOM, MS_ALLOWED, BadLines, DataError, MalformedLine
 from model.features.behaviour import EARLIEST_MS, LATEST_MS
 
 CHUNK_BYTES = 8 << 20  # of text read at once: bounds memory, not the result
@@ -131,7 +131,7 @@ def _lines(path: Path) -> Iterator[Callable[[int], list[bytes]]]:
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise DataError(f"{path}: broken gzip file: {error}") from None
             if first and lines:
-                lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+                lines[0] = lines[0].removeprefix(BOM)
             bar.update(packed.tell() - bar.n)
             return lines
 

@@ -11,9 +11,13 @@ Every data set module has `write_tables(raw, out, options) -> DataSet`, which wr
 Ids are Int64 or String, as the log has them; timestamps int64 milliseconds since 1970 UTC; labels int8, 0 or 1.
 """
 
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 import polars as pl
 
@@ -22,6 +26,7 @@ from model.options import Count, Natural, Positive, check
 
 TABLES = ("behaviours", "impressions", "items", "users")
 TRAIN, VALIDATION, TEST = range(3)  # of the column `split`, in the order of model/prepared/splits.py's SPLITS
+BOM = b"\xef\xbb\xbf"  # with which editors mark UTF-8
 ITEM = "item"  # the type of object that all behaviours of these data sets have
 
 
@@ -72,6 +77,17 @@ class Options:
 
     def __post_init__(self) -> None:
         check(self, "options of the data set")
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a text file, of a packed one (.gz) those in it. Raises DataError where a packed one is broken."""
+    packed: Any = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    with packed as file:
+        try:
+            yield file
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{path}: broken gzip file: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,19 @@ TSV all are text; of JSON lines values are text, as they are written, and lists 
 """
 
 import csv
-import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
-from typing import IO
 
 import duckdb
 
 from model.datasets.own.casting import MIXED
-from model.datasets.tables import TABLES, DataError
+from model.datasets.tables import BOM, TABLES, DataError, unpacked
 from model.engine import first_line, literal, quoted
 
 PARQUET, TEXT, OBJECTS = "Parquet", "CSV", "JSON lines"
@@ -51,7 +48,6 @@ MAGIC = (  # first bytes of a file, of which form they tell, and how its name en
     (b"\xff\xfe", "text in UTF-16", ""),
     (b"\xfe\xff", "text in UTF-16", ""),
 )
-BOM = b"\xef\xbb\xbf"
 SHOWN = 40  # columns that a message names
 
 
@@ -348,12 +344,8 @@ def _keys(
 
 def _header(file: Path, tab: bool) -> tuple[list[str], str, bool]:
     """The columns' names, what separates them, and if line ends are mixed."""
-    with unpacked(file) as text:
-        lines = io.TextIOWrapper(text, "utf-8-sig", errors="replace", newline="")
-        try:
-            start = lines.read(1 << 20)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{file}: broken gzip file: {error}") from None
+    with unpacked(file) as packed, io.TextIOWrapper(packed, "utf-8-sig", errors="replace", newline="") as text:
+        start = text.read(1 << 20)
     # A .csv is split by what splits its first line into most fields.
     separators = ("\t",) if tab else (",", ";", "\t", "|")
     splits = {sep: next(csv.reader(io.StringIO(start, newline=""), delimiter=sep), []) for sep in separators}
@@ -375,18 +367,11 @@ def _header(file: Path, tab: bool) -> tuple[list[str], str, bool]:
 def _first_line(file: Path) -> None:
     """Refuses a JSON file that is no lines of objects."""
     with unpacked(file) as text:
-        try:
-            start = text.read(4096).removeprefix(BOM).lstrip()
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{file}: broken gzip file: {error}") from None
+        start = text.read(4096).removeprefix(BOM).lstrip()
     if start[:1] == b"[":
         raise DataError(f"{file} is one JSON array; an object a line is allowed, as `jq -c '.[]'` makes them")
     if not start:
         raise DataError(f"{file} is empty; a JSON object a line is needed")
-
-
-def unpacked(file: Path) -> IO[bytes]:
-    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
 
 
 def _renames(texts: Sequence[str], there: Sequence[str]) -> dict[str, dict[str, str]]:

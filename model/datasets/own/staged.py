@@ -6,10 +6,8 @@ records: DuckDB keeps them as rejects, with the reason.
 """
 
 import csv
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,6 @@ from pathlib import Path
 import duckdb
 
 from model.datasets.own.sources import (
-    BOM,
     OBJECTS,
     PARQUET,
     TEXT,
@@ -25,9 +22,8 @@ from model.datasets.own.sources import (
     Source,
     csv_relation,
     objects_relation,
-    unpacked,
 )
-from model.datasets.tables import DataError, MalformedLine
+from model.datasets.tables import BOM, DataError, MalformedLine, unpacked
 from model.engine import first_line, literal, quoted
 
 REJECTS = 100_000  # lines of one file that are kept to be told; the file is hopeless where there are more
@@ -119,8 +115,6 @@ def _text(con: duckdb.DuckDBPyConnection, scan: Scan, folder: Path) -> list[Piec
             try:
                 _even_ends(file, content)
                 rows, rejected = _copy_text(con, scan, content, to)
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise DataError(f"{file}: broken gzip file: {error}") from None
             except duckdb.Error as error:
                 raise DataError(f"{file} cannot be read: {first_line(error)}") from None
         contents.append(content)
