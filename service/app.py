@@ -22,12 +22,13 @@ from service.api.endpoint import Parts, install
 from service.api.observed import Observed
 from service.api.routes import ASSETS, ENDPOINTS, STAGES_OF, http_error, samples
 from service.errors import RankerError
-from service.rank import REASONS
 from service.scoring.catalog import CatalogWatch
 from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Served
 from service.settings import Settings
 from service.store.counted import Counted
+from service.store.history import REASONS
+from service.store.ladder import Ladder
 from service.store.redis import opened
 from service.telemetry import tracing
 from service.telemetry.counts import Metrics
@@ -47,7 +48,7 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
     served = Served.open(bundle, Scorer(settings.score_threads), settings.precision)
     metrics = Metrics(metrics_folder, STAGES_OF, REASONS, budgets_s=[budget / 1000 for budget in settings.budgets_ms])
     live = Live(announce(metrics, served, time.perf_counter() - begun))
-    history = Counted(opened(settings), metrics)
+    history = Ladder(Counted(opened(settings), metrics))
     parts = Parts(settings, live, history, metrics)
 
     app = FastAPI(

@@ -1,9 +1,11 @@
 """What one request carries, from its arrival to its line in the log."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from service.errors import ClientGone, DeadlineExceeded
 
 
 @dataclass(slots=True)
@@ -21,6 +23,20 @@ class Call:
     slot: int | None = None  # the row of that model in the metrics
     degraded: list[str] = field(default_factory=list)  # what the answer does without
     error: str | None = None  # kind of the error that the caller gets
+    gone: Callable[[], bool] = lambda: False  # whether the caller has hung up
+    upload_s: float = 0.0  # of `begun` until the body was there: the caller's time, not ours
+
+    def left_s(self) -> float | None:
+        """Seconds until the deadline, negative once it has passed; None where there is none."""
+        return None if self.deadline is None else self.deadline - time.perf_counter()
+
+    def check(self, before: str) -> None:
+        """Raises DeadlineExceeded or ClientGone where `before`, the stage to come, would be in vain."""
+        if self.gone():
+            raise ClientGone(f"the caller hung up before {before}")
+        if self.deadline is not None and (late_s := time.perf_counter() - self.deadline) > 0:
+            allowed_ms = (self.deadline - self.begun) * 1000
+            raise DeadlineExceeded(f"{allowed_ms:.0f} ms are over by {late_s * 1000:.0f} ms, before {before}")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

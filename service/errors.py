@@ -34,6 +34,34 @@ class InvalidRequest(RankerError):
     kind, status = "invalid_request", 422
 
 
+class SlowUpload(RankerError):
+    """The caller took longer to send the body than the whole answer may take."""
+
+    kind, status = "slow_upload", 408
+
+
+class Overloaded(RankerError):
+    """More is waiting than can be answered in time."""
+
+    kind, status, shed = "overloaded", 429, True
+
+    def __init__(self, message: str, retry_after_s: int = 1):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(RankerError):
+    """Too late to be of use; what was not begun by then was not begun."""
+
+    kind, status = "deadline_exceeded", 504
+
+
+class ClientGone(RankerError):
+    """Who asked has hung up; nobody reads this."""
+
+    kind, status = "client_gone", 499  # nginx's status for it
+
+
 class TooManyCandidates(RankerError):
     kind, status, shed = "too_many_candidates", 422, True
 

@@ -4,7 +4,6 @@ No HTTP and no Redis here: api/routes.py hands the parts in.
 """
 
 import asyncio
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +18,8 @@ from service.call import Call
 from service.errors import InvalidRequest, RankerError
 from service.scoring.scorer import Scores
 from service.scoring.served import Served
-from service.store.history import History, Stored, StoreUnavailable
+from service.store.history import Asked, History, Stored
 from service.wire import RankRequest
-
-log = logging.getLogger("ranker")
-
-HISTORY = "history"  # in `degraded`: the store did not answer, and the user was ranked as a new one
-REASONS = (HISTORY,)
 
 
 @dataclass(frozen=True)
@@ -67,17 +61,17 @@ async def rank(call: Call, request: RankRequest, now: int, history: History, ser
     user_id = _user(request, served)
 
     with call.stage("history"):
-        [stored], degraded = await _histories(history, [(user_id, request.timestamp)])
+        [stored] = await history.read([Asked(str(user_id), request.timestamp)], served.wanted)
 
     with call.stage("encode"):
-        ready = _encode(request, user_id, stored, degraded, now, served)
+        ready = _encode(request, user_id, stored, now, served)
 
     scores = await served.score(ready.encoded.inputs, call.stages)  # stages `queue` and `score`
 
     with call.stage("sort"):
         ranked = _sort(ready, scores)
 
-    call.degraded = degraded
+    call.degraded = ranked.degraded
     return ranked
 
 
@@ -99,14 +93,15 @@ async def rank_many(
             answers[at] = error
 
     with call.stage("history"):
-        histories, degraded = await _histories(history, [(user, request.timestamp) for request, user in valid.values()])
+        asked = [Asked(str(user_id), request.timestamp) for request, user_id in valid.values()]
+        histories = await history.read(asked, served.wanted)
 
     ready: dict[int, Encodable] = {}
     with call.stage("encode"):
         for (at, (request, user_id)), stored in zip(valid.items(), histories, strict=True):
             await asyncio.sleep(0)  # other requests of this worker come between
             try:
-                ready[at] = _encode(request, user_id, stored, degraded, now, served)
+                ready[at] = _encode(request, user_id, stored, now, served)
             except RankerError as error:
                 answers[at] = error
 
@@ -114,7 +109,7 @@ async def rank_many(
         scores = await served.score_many([one.encoded.inputs for one in ready.values()], call.stages)
         with call.stage("sort"):
             answers |= {at: _sort(one, scores_C) for (at, one), scores_C in zip(ready.items(), scores, strict=True)}
-        call.degraded = degraded
+        call.degraded = sorted({reason for one in ready.values() for reason in one.degraded})
     return [answers[at] for at in range(len(requests))]
 
 
@@ -125,18 +120,7 @@ def _user(request: RankRequest, served: Served) -> int | str:
         raise InvalidRequest(f"user_id: {error}") from None
 
 
-async def _histories(history: History, users: Sequence[tuple[int | str, int | None]]) -> tuple[list[Stored], list[str]]:
-    """What the store holds of each user (id, and the time before which), and the reasons why it is missing."""
-    try:
-        return await history.read([(str(user_id), before) for user_id, before in users]), []
-    except StoreUnavailable as error:
-        log.debug("ranked without history: %s", error)  # `ranker_degraded_total` counts them; the log need not
-        return [Stored({}, [], 0) for _ in users], [HISTORY]
-
-
-def _encode(
-    request: RankRequest, user_id: int | str, stored: Stored, degraded: list[str], now: int, served: Served
-) -> Encodable:
+def _encode(request: RankRequest, user_id: int | str, stored: Stored, now: int, served: Served) -> Encodable:
     at = request.timestamp if request.timestamp is not None else now
     try:
         encoded = served.encoder.encode(
@@ -151,6 +135,7 @@ def _encode(
         )
     except BadValue as error:
         raise InvalidRequest(str(error)) from None
+    degraded = [stored.missing] if stored.missing else []
     new_user = not degraded and not stored.profile and not stored.behaviours
     age_s = max(0, at - stored.behaviours[-1].timestamp) / 1000 if stored.behaviours else None
     return Encodable(request, encoded, new_user, degraded, stored.skipped, age_s)

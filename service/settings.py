@@ -80,6 +80,31 @@ class Settings(BaseSettings):
         description="auto takes the bundle's int8 graph where that graph passed its gate and the processor multiplies "
         "bytes, else fp32, and the log says why; int8 refuses to start without such a graph.",
     )
+    timeout_ms: int = Field(
+        200,
+        ge=0,
+        le=600_000,
+        description="Deadline of a request to /rank without a `timeout_ms` of its own, from its first byte on: what is "
+        "late by then is not begun (504). 0: none.",
+    )
+    batch_timeout_ms: int = Field(
+        10_000, ge=0, le=600_000, description="Deadline of a call of /rank/batch, which holds many requests. 0: none."
+    )
+    queue_candidates: int = Field(
+        50_000,
+        ge=1,
+        description="Candidates under way in a worker, waiting ones included; more are refused (429), as are those "
+        "whose predicted wait is too long.",
+    )
+    admin_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port for /health and /metrics by a process of their own, which load does not reach. 0: none.",
+    )
+    max_batch_requests: int = Field(
+        2_000, ge=1, description="Requests in one call of /rank/batch; more is refused before any work."
+    )
     max_batch_candidates: int = Field(
         20_000,
         ge=1,

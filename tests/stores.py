@@ -18,14 +18,19 @@ import pytest
 import redis
 
 from model.features.behaviour import Behaviour
+from model.features.wanted import Wanted
 from service.store.embedded import EmbeddedStore
-from service.store.history import History, Stored
+from service.store.history import Asked, History, Store, Stored, StoreUnavailable
 from service.store.redis import RedisHistory
 
+ALL = Wanted((), ())  # nothing is left out by name
 
-async def read_one(history: History, user_id: str, before: int | None) -> Stored:
+
+async def read_one(history: History | Store, user_id: str, before: int | None) -> Stored:
     """What a history knows of one user."""
-    [stored] = await history.read([(user_id, before)])
+    [stored] = await history.read([Asked(user_id, before)], ALL)
+    if isinstance(stored, StoreUnavailable):
+        raise stored
     return stored
 
 

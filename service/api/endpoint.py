@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.answers import call_of
 from service.call import Call
-from service.errors import KINDS, MethodNotAllowed, NotFound
+from service.errors import KINDS, ClientGone, MethodNotAllowed, NotFound
 from service.scoring.served import Live
 from service.settings import Settings
 from service.store.history import History
@@ -65,7 +65,7 @@ class Door(APIRoute):
 
 def install(app: FastAPI, endpoints: Iterable[Endpoint], parts: Parts, ids: Ids) -> None:
     """Adds the routes, in their order; `ids` fill the documented examples."""
-    refusals = sorted({error.status for error in KINDS} - {NotFound.status, MethodNotAllowed.status})
+    refusals = sorted({error.status for error in KINDS} - {NotFound.status, MethodNotAllowed.status, ClientGone.status})
     for endpoint in endpoints:
         extra = None if endpoint.example is None else {"requestBody": _documented(endpoint.example(ids))}
         errors: dict[int | str, Any] = {status: {"model": ErrorResponse} for status in refusals if endpoint.stages}

@@ -15,6 +15,7 @@ from model.bundle.reading import Bundle
 from model.bundle.session import Session
 from model.features.catalog import Catalog
 from model.features.encode import Encoder, Inputs
+from model.features.wanted import Wanted
 from service.call import Call
 from service.scoring.scorer import Scorer, Scores
 
@@ -36,6 +37,7 @@ class Served:
     name: str
     version: str
     scorer: Scorer  # whose threads run the graph; shared by all that is served
+    wanted: Wanted  # what it reads of a user
     variant: str | None = None
     slot: int | None = None  # its row in the metrics
 
@@ -46,7 +48,9 @@ class Served:
         It raises too where int8 is asked for and cannot be had; `auto` then says why, and takes fp32.
         """
         chosen, session = _session(bundle, precision)
-        served = cls(bundle, bundle.encoder, bundle.catalog, session, chosen, bundle.name, bundle.version, scorer)
+        wanted = Wanted.of(bundle.encoder.schema)
+        named = (bundle.name, bundle.version)
+        served = cls(bundle, bundle.encoder, bundle.catalog, session, chosen, *named, scorer, wanted)
         if chosen == "fp32":  # an int8 graph was proven when its session was made
             bundle.replay_golden(session)
         request: dict[str, Any] = bundle.golden()[0]

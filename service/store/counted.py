@@ -1,22 +1,25 @@
-"""A history whose round trips are counted and timed."""
+"""A store whose round trips are counted and timed."""
 
 import time
 from collections.abc import Sequence
 
-from service.store.history import History, Stored, StoreTimedOut, StoreUnavailable
+from model.features.wanted import Wanted
+from service.store.history import Asked, Store, Stored, StoreTimedOut, StoreUnavailable
 from service.telemetry.counts import Metrics
 
 
 class Counted:
-    """A history whose round trips are counted and timed."""
+    """A store whose round trips are counted and timed."""
 
-    def __init__(self, history: History, metrics: Metrics):
-        self._history, self._metrics = history, metrics
+    def __init__(self, store: Store, metrics: Metrics):
+        self._store, self._metrics = store, metrics
 
-    async def read(self, users: Sequence[tuple[str, int | None]]) -> list[Stored]:
+    async def read(
+        self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None
+    ) -> list[Stored | StoreUnavailable]:
         begun = time.perf_counter()
         try:
-            stored = await self._history.read(users)
+            stored = await self._store.read(users, wanted, timeout_s)
         except StoreUnavailable as error:
             late = isinstance(error, StoreTimedOut)
             self._count("timeout" if late else "error", begun)
@@ -31,4 +34,4 @@ class Counted:
         self._metrics.size("ranker_store_duration_seconds", time.perf_counter() - begun)
 
     async def close(self) -> None:
-        await self._history.close()
+        await self._store.close()

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from model.features.behaviour import Behaviour
+from model.features.wanted import Wanted
+
+TIMEOUT, ERROR, OPEN, CACHED = "history:timeout", "history:error", "history:open", "history:cached"
+REASONS = (TIMEOUT, ERROR, OPEN, CACHED)  # why a user is ranked without what the store holds; `degraded` says them
 
 
 class StoreUnavailable(Exception):
@@ -26,17 +30,38 @@ class Stored(NamedTuple):
     profile: dict[str, str]
     behaviours: list[Behaviour]
     skipped: int
+    complete: bool = True  # whether the store still holds all that the model would have read
+    missing: str | None = None  # of REASONS: the store did not give it
+
+
+class Asked(NamedTuple):
+    """One user to read. `before`: only what happened strictly earlier (ms); None is a live request."""
+
+    user_id: str
+    before: int | None
+
+
+class Store(Protocol):
+    """A store that may fail."""
+
+    async def read(
+        self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None
+    ) -> list[Stored | StoreUnavailable]:
+        """What is known of several users, in one round trip: of each, or why it cannot be had.
+
+        A live request sees all that the store holds: it has happened, a click stamped ahead of our clock included.
+        `timeout_s` is for all of it; None is the store's own. Raises StoreUnavailable, where all failed alike.
+        """
+        ...
+
+    async def close(self) -> None: ...
 
 
 class History(Protocol):
-    """Where users' profiles and behaviours are read from."""
+    """Where users' profiles and behaviours are read from, whatever the store does."""
 
-    async def read(self, users: Sequence[tuple[str, int | None]]) -> list[Stored]:
-        """What is known of several users, (user id, before) each, in one round trip.
-
-        Of the behaviours the newest that happened strictly before `before` (ms). None means a live request: all that
-        the store holds has happened, a click stamped ahead of our clock included. Raises StoreUnavailable.
-        """
+    async def read(self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None) -> list[Stored]:
+        """As Store's, but it never raises: what cannot be had is empty or remembered, and `missing` says why."""
         ...
 
     async def close(self) -> None: ...

@@ -10,9 +10,10 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import ConnectionError, InvalidResponse, ResponseError, TimeoutError
 
 from model.features.behaviour import Behaviour
+from model.features.wanted import Wanted
 from service.settings import Settings
 from service.store.format import history_key, profile_key, queue_write, unpack
-from service.store.history import Stored, StoreTimedOut, StoreUnavailable
+from service.store.history import Asked, Stored, StoreTimedOut, StoreUnavailable
 
 
 def address(url: str) -> str:
@@ -62,14 +63,16 @@ class RedisHistory:
         )
         self._keep, self._ttl_s, self._timeout_s = keep, ttl_s, timeout_s
 
-    async def read(self, users: Sequence[tuple[str, int | None]]) -> list[Stored]:
+    async def read(
+        self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None
+    ) -> list[Stored | StoreUnavailable]:
         pipeline = self._redis.pipeline(transaction=False)
         at_most = ("BYSCORE", "REV", "LIMIT", 0, self._keep)
         for user_id, before in users:
             pipeline.execute_command("HGETALL", profile_key(user_id))
             newest = "+inf" if before is None else f"({before}"
             pipeline.execute_command("ZRANGE", history_key(user_id), newest, "-inf", *at_most)
-        replies = await self._execute(pipeline)
+        replies = await self._execute(pipeline, timeout_s)
         pairs = zip(replies[::2], replies[1::2], users, strict=True)
         return [_stored(fields, members, before) for fields, members, (_, before) in pairs]
 
@@ -85,10 +88,12 @@ class RedisHistory:
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def _execute(self, pipeline: Any) -> list[Any]:
+    async def _execute(self, pipeline: Any, timeout_s: float | None = None) -> list[Any]:
         try:
             # with raise_on_error redis-py would put the command, and so the user's id, into the message
-            async with asyncio.timeout(self._timeout_s):  # the whole of it; a cut-off command closes its connection
+            async with asyncio.timeout(
+                timeout_s or self._timeout_s
+            ):  # the whole of it; a cut-off command closes its connection
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
             for reply in replies:
                 if isinstance(reply, Exception):

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from service.errors import SHED
 
 STAGES = ("parse", "history", "queue", "encode", "score", "sort", "serialise")
-OUTCOMES = ("ok", "degraded", "refused", "failed")
+OUTCOMES = ("ok", "degraded", "refused", "shed", "late", "gone", "failed")
+_OUTCOME_OF = {429: "shed", 499: "gone", 504: "late"}
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 UNMATCHED = "unmatched"  # the route of a request that no route matches
 TOTAL = "total"  # the stage that is the whole request
@@ -105,7 +106,8 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
 OF_REQUESTS = {  # what the times of requests are shown as: type and help text
     "ranker_requests_total": (
         "counter",
-        "Requests answered: ok, degraded (ranked without something), refused (4xx) or failed (5xx).",
+        "Requests answered: ok, degraded (ranked without something), refused (4xx), shed (429), late (504), gone (the "
+        "caller hung up) or failed (5xx).",
     ),
     "ranker_request_duration_seconds": ("histogram", "Time from a request's arrival to its answer, in seconds."),
     "ranker_stage_duration_seconds": ("histogram", "Time in one stage of a request, in seconds."),
@@ -140,6 +142,8 @@ OF_WORKERS = {  # gauges of each worker that lives, by its slot
 
 def outcome_of(status: int, degraded: bool = False) -> str:
     """The outcome label of an answered request, from its HTTP status."""
+    if status in _OUTCOME_OF:
+        return _OUTCOME_OF[status]
     if status >= 500:
         return "failed"
     if status >= 400:

@@ -105,7 +105,7 @@ def test_a_store_that_does_not_answer_degrades_all_of_them_and_is_waited_for_onc
 
     with black_hole_url() as url:
         answer, metrics = run(go(url))
-    assert [one["degraded"] for one in answer.json()] == [["history"]] * 9
+    assert [one["degraded"] for one in answer.json()] == [["history:timeout"]] * 9
     assert answer.json()[0]["timings_ms"]["history"] < 9 * 1000 / 2  # the timeout is one second, waited for once
     families = {family.name: family for family in text_string_to_metric_families(metrics)}
     degraded = {s.labels["version"]: s.value for s in families["ranker_degraded"].samples if s.value}

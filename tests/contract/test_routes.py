@@ -12,8 +12,8 @@ from service.api.endpoint import Door
 from service.api.routes import ALLOWED, ENDPOINTS, STAGES_OF
 from service.app import create_app
 from service.errors import KINDS, OF_STATUS, SHED
-from service.rank import REASONS
 from service.settings import MOST_BUDGETS, Settings
+from service.store.history import REASONS
 from service.telemetry.counts import Metrics
 from service.telemetry.folder import FOLDER_BYTES_PER_WORKER
 from tests.client import client_of, run
@@ -36,7 +36,7 @@ def test_the_documentation_holds_the_table_and_nothing_else(app: FastAPI) -> Non
 
 def test_documented_errors_are_those_of_the_error_tree(app: FastAPI) -> None:
     responses = app.openapi()["paths"]["/rank"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "413", "422", "500"}
+    assert set(responses) == {"200", "400", "408", "413", "422", "429", "500", "504"}
     assert {int(status) for status in responses} - {200} <= {error.status for error in KINDS}
     assert all(OF_STATUS[error.status].status == error.status for error in KINDS)
 

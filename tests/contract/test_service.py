@@ -93,10 +93,10 @@ def test_a_replay_sees_only_what_happened_strictly_before_and_a_live_request_all
 def test_a_dead_store_costs_history_and_not_the_answer(small_bundle: Bundle) -> None:
     items = items_of(small_bundle, 5)
     with dead_url() as dead, black_hole_url() as hole:
-        for url in (dead, hole):
+        for url, why in ((dead, "history:error"), (hole, "history:timeout")):
             (answer,) = ask(small_bundle, url, {"user_id": "u1", "candidates": items, "timestamp": NOW})
             body = answer.json()
-            assert answer.status_code == 200 and body["degraded"] == ["history"] and len(body["items"]) == 5
+            assert answer.status_code == 200 and body["degraded"] == [why] and len(body["items"]) == 5
             assert body["history_length"] == 0 and not body["new_user"]
 
 
@@ -290,7 +290,7 @@ def test_a_caller_that_hangs_up_is_no_failure_of_ours(
             return (await client.get("/metrics")).text
 
     metrics = run(go())
-    assert requests(metrics, "/rank", "refused") == 1 and requests(metrics, "/rank", "failed") == 0
+    assert requests(metrics, "/rank", "gone") == 1 and requests(metrics, "/rank", "failed") == 0
     assert "failed" not in caplog.text
 
 
@@ -304,7 +304,7 @@ def test_strange_things_in_the_store_cost_no_answer(small_bundle: Bundle, store_
     items = items_of(small_bundle, 3)
     one, two = ask(small_bundle, store_url, *({"user_id": u, "candidates": items} for u in ("u1", "u2")))
     assert one.status_code == 200 and one.json()["history_length"] == 1 and not one.json()["degraded"]
-    assert two.status_code == 200 and two.json()["degraded"] == ["history"]
+    assert two.status_code == 200 and two.json()["degraded"] == ["history:error"]
 
 
 def test_a_bundle_whose_users_have_no_profile_is_served_all_the_same(

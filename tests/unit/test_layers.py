@@ -55,8 +55,8 @@ ARROWS = {
     "service.wire": FEATURES | {"service.errors"},
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
-    "service.call": set(),
-    "service.scoring": SERVED | {"service.call"},
+    "service.call": {"service.errors"},
+    "service.scoring": SERVED | {"service.call", "service.errors"},
     "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
     "service.api": SERVED
     | {"service.call", "service.errors", "service.wire", "service.rank", "service.settings"}

@@ -1,0 +1,28 @@
+"""What a model reads of a user, for whoever fetches it from a store."""
+
+from typing import NamedTuple
+
+from model.features.schema import Schema
+
+
+class Newest(NamedTuple):
+    """The newest `most` behaviours of one action on one type of object."""
+
+    action: str
+    object_type: str
+    most: int
+
+
+class Wanted(NamedTuple):
+    """Fields of the profile, and kinds of behaviours."""
+
+    fields: tuple[str, ...]
+    behaviours: tuple[Newest, ...]
+
+    @classmethod
+    def of(cls, schema: Schema) -> "Wanted":
+        fields = tuple(feature.name for feature in schema.features if feature.side == "user")
+        items = schema.history
+        newest = [Newest(action, items.object_type, items.length) for action in items.actions]
+        newest += [Newest(action, one.object_type, one.length) for one in schema.groups for action in one.actions]
+        return cls(fields, tuple(newest))
