@@ -9,6 +9,16 @@ from service.errors import ClientGone, DeadlineExceeded
 
 
 @dataclass(slots=True)
+class Ticket:
+    """What a request was let in with (scoring/admission.py). Work is in seconds."""
+
+    candidates: int
+    work_s: float  # its own
+    together_s: float  # its own and what was under way before it
+    bulk: bool  # a batch, which lets single requests pass
+
+
+@dataclass(slots=True)
 class Call:
     """One request under way. Times are of `time.perf_counter`, in seconds."""
 
@@ -24,7 +34,12 @@ class Call:
     degraded: list[str] = field(default_factory=list)  # what the answer does without
     error: str | None = None  # kind of the error that the caller gets
     gone: Callable[[], bool] = lambda: False  # whether the caller has hung up
-    upload_s: float = 0.0  # of `begun` until the body was there: the caller's time, not ours
+    upload_s: float = 0.0  # from `begun` until the body was there: the caller's time, not ours
+    ticket: Ticket | None = None  # None: it ranks nothing, or was not let in
+
+    def spent_s(self) -> float:
+        """Seconds that the request has taken us so far."""
+        return time.perf_counter() - self.begun - self.upload_s
 
     def left_s(self) -> float | None:
         """Seconds until the deadline, negative once it has passed; None where there is none."""

@@ -16,10 +16,12 @@ from model.features.ids import BadValue, canonical
 from model.features.kinds import ITEM_ID
 from service.call import Call
 from service.errors import InvalidRequest, RankerError
-from service.scoring.scorer import Scores
+from service.scoring.lanes import Scores
 from service.scoring.served import Served
 from service.store.history import Asked, History, Stored
 from service.wire import RankRequest
+
+STORE_SHARE = 0.5  # of the time left: what is over goes to queue and scoring
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,26 @@ async def rank(call: Call, request: RankRequest, now: int, history: History, ser
     user_id = _user(request, served)
 
     with call.stage("history"):
-        [stored] = await history.read([Asked(str(user_id), request.timestamp)], served.wanted)
+        [stored] = await history.read([Asked(str(user_id), request.timestamp)], served.wanted, store_share_s(call))
 
+    call.check("encode")
     with call.stage("encode"):
         ready = _encode(request, user_id, stored, now, served)
 
-    scores = await served.score(ready.encoded.inputs, call.stages)  # stages `queue` and `score`
+    scores = await served.score(ready.encoded.inputs, call)  # stages `queue` and `score`
 
+    call.check("sort")
     with call.stage("sort"):
         ranked = _sort(ready, scores)
 
     call.degraded = ranked.degraded
     return ranked
+
+
+def store_share_s(call: Call) -> float | None:
+    """What of the time that is left the store may take, in seconds; None: as much as it is set to."""
+    left_s = call.left_s()
+    return None if left_s is None else max(0.0, left_s) * STORE_SHARE
 
 
 async def rank_many(
@@ -106,7 +116,7 @@ async def rank_many(
                 answers[at] = error
 
     if ready:
-        scores = await served.score_many([one.encoded.inputs for one in ready.values()], call.stages)
+        scores = await served.score_many([one.encoded.inputs for one in ready.values()], call)
         with call.stage("sort"):
             answers |= {at: _sort(one, scores_C) for (at, one), scores_C in zip(ready.items(), scores, strict=True)}
         call.degraded = sorted({reason for one in ready.values() for reason in one.degraded})

@@ -15,7 +15,7 @@ import urllib.request
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import uvicorn
@@ -24,6 +24,7 @@ from uvicorn.supervisors import Multiprocess
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from service import trial
+from service.api.arrival import Door, stamped
 from service.api.routes import example, samples
 from service.loading.load import load_users
 from service.loading.user import BackfillError
@@ -76,7 +77,7 @@ def serve(data: Path | None = None) -> int:
             factory=True,
             workers=settings.workers,
             loop="uvloop",
-            http="httptools",
+            http=cast(Any, Door),  # on httptools; its type wants an asyncio.Protocol, its code does not
             ws="none",
             log_config=None,  # its loggers write as ours do
             log_level="warning" if settings.log_level == "info" else settings.log_level,
@@ -115,6 +116,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
+        stamped(listener)
         listener.listen(2048)
         listener.set_inheritable(True)
     except OSError as error:

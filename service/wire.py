@@ -51,6 +51,9 @@ class RankRequest(BaseModel):
         None, description="Recommending time in ms, for replays: only what happened strictly before it is seen."
     )
     top_k: Annotated[StrictInt, Field(ge=1)] | None = Field(None, description="Return the best so many only.")
+    timeout_ms: Annotated[StrictInt, Field(ge=1, le=600_000)] | None = Field(
+        None, description="Deadline in ms from the request's first byte on; else RANKER_TIMEOUT_MS."
+    )
 
     @field_validator("timestamp")
     @classmethod

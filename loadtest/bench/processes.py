@@ -45,7 +45,8 @@ def service(
     """
     if environment is None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RANKER_")}
-        settings = {"history_timeout_ms": 1_000} | settings  # a busy machine makes no answer fast and degraded
+        # A busy machine makes no answer fast and degraded, nor refuses any.
+        settings = {"history_timeout_ms": 1_000, "timeout_ms": 10_000} | settings
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

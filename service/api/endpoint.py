@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from service.api.answers import call_of
+from service.api.gate import Gate
 from service.call import Call
 from service.errors import KINDS, ClientGone, MethodNotAllowed, NotFound
 from service.scoring.served import Live
@@ -30,6 +31,7 @@ class Parts:
     settings: Settings
     live: Live
     history: History
+    gate: Gate
     metrics: Metrics
 
 
@@ -49,6 +51,7 @@ class Endpoint:
     answer: Any = None  # type of the documented answer
     media: type[Response] = JSONResponse
     example: Callable[[Ids], Any] | None = None  # a body that works
+    bulk: bool = False  # it ranks many requests at once, and lets single ones pass
 
 
 class Door(APIRoute):

@@ -15,9 +15,18 @@ from starlette.responses import RedirectResponse
 
 from model.bundle.reading import Bundle
 from service.api.answers import call_of, error_response, json_response, ranked_body, timings_ms
+from service.api.arrival import ARRIVAL, Arrival
 from service.api.endpoint import Endpoint, Ids, Parts
 from service.call import Call
-from service.errors import OF_STATUS, BodyTooLarge, InvalidRequest, RankerError, TooManyCandidates, error_body
+from service.errors import (
+    OF_STATUS,
+    BodyTooLarge,
+    InvalidRequest,
+    RankerError,
+    SlowUpload,
+    TooManyCandidates,
+    error_body,
+)
 from service.rank import Ranked, rank, rank_many
 from service.telemetry.families import STAGES
 from service.wire import ErrorResponse, RankResponse, parse, parse_batch
@@ -28,10 +37,13 @@ SAMPLES = 1000  # ids that GET /model offers at most
 
 async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
     served, settings = parts.live.take(call), parts.settings
-    ranking = parse(await _body(request, settings.max_body_bytes), settings.max_candidates)
+    body = await _body(call, request, settings.max_body_bytes)
+    call.check("parse")
+    ranking = parse(body, settings.max_candidates)
     if settings.log_user_ids:
         call.user_id = ranking.user_id
-    call.stages["parse"] = time.perf_counter() - call.begun
+    call.stages["parse"] = call.spent_s()
+    parts.gate.counted(call, 1, len(ranking.candidates), len(body), ranking.timeout_ms)
 
     now = ranking.timestamp if ranking.timestamp is not None else time.time_ns() // 1_000_000
     ranked = await rank(call, ranking, now, parts.history, served)
@@ -43,11 +55,14 @@ async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
 
 async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Response:
     served, settings = parts.live.take(call), parts.settings
-    rankings, in_all = parse_batch(await _body(request, settings.max_body_bytes), settings.max_candidates)
+    body = await _body(call, request, settings.max_body_bytes)
+    call.check("parse")
+    rankings, in_all = parse_batch(body, settings.max_candidates)
     parts.metrics.size("ranker_batch_requests", len(rankings))
     if in_all > settings.max_batch_candidates:
         raise TooManyCandidates(f"{in_all} candidates in all, at most {settings.max_batch_candidates}")
-    call.stages["parse"] = time.perf_counter() - call.begun
+    call.stages["parse"] = call.spent_s()
+    parts.gate.counted(call, len(rankings), in_all, len(body), None)
 
     answers = await rank_many(call, rankings, time.time_ns() // 1_000_000, parts.history, served)
     with call.stage("serialise"):
@@ -86,8 +101,29 @@ def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:
             parts.metrics.add("ranker_degraded", slot=call.slot, reason=reason)
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """The body, read no further than `limit` bytes. Raises BodyTooLarge."""
+async def _body(call: Call, request: Request, limit: int) -> bytes:
+    """The body, read no further than `limit` bytes. Raises BodyTooLarge, SlowUpload, ClientDisconnect.
+
+    What the caller takes for it is not our time: it goes into `upload_s`.
+    """
+    arrival: Arrival | None = request.scope.get(ARRIVAL)
+    if arrival is None or arrival.whole is not None:  # nothing to wait for, or nobody knows
+        body = await _read(request, limit)
+    else:
+        try:
+            async with asyncio.timeout(call.left_s()):
+                body = await _read(request, limit)
+        except TimeoutError:
+            # Until now it was the caller's time, and what it took us is not worth telling.
+            call.upload_s = time.perf_counter() - call.begun
+            told = f"no whole body within {call.upload_s * 1000:.0f} ms"
+            raise SlowUpload(f"{told}, which is all that the answer may take") from None
+    if arrival is not None and arrival.whole is not None:
+        call.upload_s = arrival.whole - arrival.begun
+    return body
+
+
+async def _read(request: Request, limit: int) -> bytes:
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limit:
         raise BodyTooLarge(f"{announced} bytes, at most {limit}")
@@ -190,6 +226,7 @@ ENDPOINTS = (
         "Rank candidates for several users: a list of requests, one answer or error each, in their order",
         list[RankResponse | ErrorResponse],
         example=lambda ids: [example(ids, 10) | {"top_k": 3}],
+        bulk=True,
     ),
     Endpoint(
         "GET",
@@ -213,6 +250,7 @@ ENDPOINTS = (
     Endpoint("GET", "/", get_home),
 )
 STAGES_OF = {endpoint.path: endpoint.stages for endpoint in ENDPOINTS}
+BULK = {endpoint.path: endpoint.bulk for endpoint in ENDPOINTS if endpoint.stages}  # of the routes that rank
 ALLOWED = ", ".join(
     f"{method} " + ", ".join(endpoint.path for endpoint in ENDPOINTS if endpoint.method == method)
     for method in dict.fromkeys(endpoint.method for endpoint in ENDPOINTS)

@@ -92,7 +92,7 @@ class RedisHistory:
         try:
             # with raise_on_error redis-py would put the command, and so the user's id, into the message
             async with asyncio.timeout(
-                timeout_s or self._timeout_s
+                self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
             ):  # the whole of it; a cut-off command closes its connection
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
             for reply in replies:

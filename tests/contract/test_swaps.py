@@ -70,7 +70,13 @@ def test_no_answer_mixes_two_models_or_two_catalogues(
     catalogs = (small_bundle.catalog, shuffled(small_bundle))
 
     async def go() -> set[Key]:
-        settings = Settings(bundle=small_bundle.folder, redis_url=valkey_url, history_timeout_ms=5000, score_threads=2)
+        settings = Settings(
+            bundle=small_bundle.folder,
+            redis_url=valkey_url,
+            history_timeout_ms=5000,
+            timeout_ms=60_000,
+            score_threads=2,
+        )
         async with AsyncExitStack() as stack:
             app = create_app(settings, stack.enter_context(prepare_folder(1)))
             await stack.enter_async_context(app.router.lifespan_context(app))
