@@ -33,7 +33,8 @@ async def client_of(
     bundle: Bundle, url: str, closed_pool: bool = False, traces: Tracing | None = None, **changes: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the service, started as uvicorn would start it; with `closed_pool` its scoring threads are dead."""
-    settings = Settings(bundle=bundle.folder, redis_url=url, history_timeout_ms=1000, timeout_ms=60_000, **changes)
+    given = {"history_timeout_ms": 1000, "timeout_ms": 60_000} | changes  # a busy machine is no reason to fail
+    settings = Settings(bundle=bundle.folder, redis_url=url, **given)
     async with AsyncExitStack() as stack:
         app = create_app(settings, stack.enter_context(prepare_folder(1)), traces)
         await stack.enter_async_context(app.router.lifespan_context(app))

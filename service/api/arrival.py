@@ -44,7 +44,6 @@ class Arrival:
     def gone(self) -> bool:
         """Whether the caller has hung up."""
         cycle = self._cycle
-        # Of pipelined requests uvicorn tells the last alone that the connection is lost.
         return cycle is not None and (cycle.disconnected or cycle.transport.is_closing())
 
 
@@ -108,6 +107,17 @@ class _Http(HttpToolsProtocol):
     read_at = 0.0  # when the first byte of what is being parsed could be read
     _arrival: Arrival
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._earlier: list[RequestResponseCycle] = []  # of pipelined requests those before the last
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells the last one alone; one that is under way would fail when it answers.
+        for cycle in self._earlier:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._arrival = Arrival(self.read_at)
@@ -120,6 +130,8 @@ class _Http(HttpToolsProtocol):
             if answer is not None:
                 self._answer(answer)
                 return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._earlier = [cycle for cycle in self._earlier if not cycle.response_complete] + [self.cycle]
         super().on_headers_complete()
         self._arrival._cycle = self.cycle
 
