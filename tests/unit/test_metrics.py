@@ -279,7 +279,8 @@ def test_the_whole_of_every_request_is_timed_by_outcome_and_stages_where_they_te
     assert seen.get(parse) == (pytest.approx(0.001, rel=0.02) if outcome in WITH_STAGES else None)
 
 
-def test_what_is_of_the_moment_is_told_by_worker_and_begins_anew_with_each(metrics, tmp_path, stack):
+def test_what_is_of_the_moment_is_told_by_worker_and_begins_anew_with_each(tmp_path, stack):
+    metrics = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
     names = {
         "ranker_in_flight_candidates": 700,
         "ranker_admission_cost_seconds": 1.5e-5,
@@ -301,7 +302,7 @@ def test_a_reader_is_no_worker_and_tells_the_same(metrics, tmp_path, stack):
     empty = tmp_path / "empty"
     empty.mkdir()
     before = samples(Reader(empty, form).render()[0].decode())
-    assert not [key for key in before if key[0].startswith("ranker_worker_")]  # nobody has started yet
+    assert ("ranker_worker_up", ("worker", "0")) not in before  # nobody has started yet
 
     metrics.observe("/rank", "ok", {"score": 0.005}, 0.01, metrics.model("demo", "1", network="bst", sha="abc"))
     files = {path: path.read_bytes() for path in tmp_path.glob("worker-*")}
@@ -316,8 +317,7 @@ def test_workers_are_well_while_their_loops_beat(tmp_path, stack):
     assert reader.health(2) == Health(2, 0, 0, stuck=False) and reader.health(2).live  # they are about to start
 
     two = [Metrics(tmp_path, ROUTES, REASONS, clock=lambda: now_s[0]) for _ in range(2)]
-    for metrics in two:
-        stack.callback(metrics.close)
+    stack.callback(two[1].close)
     assert reader.health(2) == Health(2, 2, 0, stuck=False)  # they load their bundle
     two[0].model("demo", "1", network="bst", sha="abc")
     two[0].beat(0.0, 0, 0.0)
