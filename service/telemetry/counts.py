@@ -52,7 +52,7 @@ class Metrics:
             self._series.setdefault(route, {}).setdefault(outcome, {})[stage] = series
 
         self._file = WorkerFile(folder, form.layout)
-        self.reader = Reader(folder, form, clock)
+        self.reader = Reader(folder, form, clock, _let_others_run)
         self.render = self.reader.render
         self._slots = self.reader.slots
         record = self._file.record
@@ -217,3 +217,12 @@ class Metrics:
         """Leaves this worker's counts to the next one. Nothing may be recorded after this."""
         self._worker["pid"] = 0
         self._file.close()
+
+
+def _let_others_run() -> None:
+    """Between two parts of a scrape, which runs in a thread beside the event loop.
+
+    A thread that computes keeps the interpreter for 5 ms from one that wants it, and a scrape takes about as long in
+    all: with these pauses the loop's p99 lag beside scrapes went from 8.3 to 4.7 ms, without scrapes being 3.4.
+    """
+    time.sleep(50e-6)

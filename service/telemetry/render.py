@@ -81,6 +81,7 @@ class Scrape:
 
     def _write_durations(self, name: str) -> None:
         for row in self._rows:
+            self._pause()
             requests, _ = self._columns.split(row.cells)
             upto = requests[:, 1:].cumsum(axis=1).tolist()
             for times, counts, sum_ns in zip(self._columns.requests, upto, requests[:, 0].tolist(), strict=True):
@@ -91,6 +92,7 @@ class Scrape:
     def _write_stages(self, name: str) -> None:
         of_stage = np.array([times.stage for times in self._columns.stages])
         for row in self._rows:
+            self._pause()
             _, stages = self._columns.split(row.cells)
             for stage in STAGES:
                 sum_ns, *counts = stages[of_stage == stage].sum(axis=0).tolist()
