@@ -32,6 +32,7 @@ log = logging.getLogger("ranker")
 LIVE, READY, METRICS = PATHS = ("/health/live", "/health/ready", "/metrics")
 AGAIN_S = 1.0  # before another takes a dead one's place: one that cannot live must not fill the log
 STOP_S = 2.0
+_PROGRAM = "import sys; from service.admin import main; main(sys.argv[1:])"  # no verb: nobody else is to start it
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class AdminProcess:
         # It needs no store, whose URL may hold a password; nor a pool of numpy's threads.
         environment = {name: value for name, value in os.environ.items() if name != "RANKER_REDIS_URL"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "service.admin", str(os.getpid()), str(self._listener.fileno()), told],
+            [sys.executable, "-c", _PROGRAM, str(os.getpid()), str(self._listener.fileno()), told],
             env=environment | {"OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             pass_fds=[self._listener.fileno()],
@@ -153,7 +154,3 @@ def main(arguments: Sequence[str]) -> None:
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after an orderly shutdown
     uvicorn.Server(config).run([socket.socket(fileno=int(descriptor))])
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
