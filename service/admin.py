@@ -94,7 +94,10 @@ class AdminProcess:
             with self._lock:
                 if self._ending.is_set():
                     return
-                self._start()
+                try:
+                    self._start()
+                except OSError as error:  # no memory, no descriptors: tried again, since the workers go on
+                    log.error("the admin process cannot be started: %s", error)
 
 
 def _ended_by(code: int) -> str:
