@@ -149,13 +149,13 @@ OF_WORKERS = {  # gauges of each worker that lives, by its slot
         "ranker_queue_predicted_wait_seconds",
         "Seconds that a request which came now would wait for its turn, as predicted: too many, and it is refused.",
     ),
-    "breaker": (
-        "ranker_store_breaker_state",
-        "The store's circuit breaker: 0 closed, 1 half-open (a probe is sent), 2 open (the store is not asked).",
-    ),
     "lag_s": (
         "ranker_event_loop_lag_seconds",
         "Longest that the event loop was late within the last 60 s, in seconds: nothing is answered meanwhile.",
+    ),
+    "breaker": (
+        "ranker_store_breaker_state",
+        "Whether the store is asked: 0 closed (it is), 1 half-open (one request at a time), 2 open (by probes alone).",
     ),
     "resident_bytes": (
         "ranker_worker_resident_bytes",
