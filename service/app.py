@@ -111,7 +111,12 @@ async def _running(
     watch.start()
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not walk it between requests
-    pulse = asyncio.create_task(beat(scorer.waiting, metrics.beat))
+
+    def told(*pulse: Any) -> None:
+        metrics.beat(*pulse)
+        metrics.admission(*parts.gate.state())
+
+    pulse = asyncio.create_task(beat(scorer.waiting, told))
     yield {TURNSTILE: parts.gate.turn_away}  # for the protocol, which asks before there is a request
     pulse.cancel()
     await asyncio.gather(pulse, return_exceptions=True)

@@ -33,6 +33,7 @@ class Call:
     slot: int | None = None  # the row of that model in the metrics
     degraded: list[str] = field(default_factory=list)  # what the answer does without
     error: str | None = None  # kind of the error that the caller gets
+    late_before: str | None = None  # the stage before which its deadline had passed
     gone: Callable[[], bool] = lambda: False  # whether the caller has hung up
     upload_s: float = 0.0  # from `begun` until the body was there: the caller's time, not ours
     ticket: Ticket | None = None  # None: it ranks nothing, or was not let in
@@ -51,7 +52,7 @@ class Call:
             raise ClientGone(f"the caller hung up before {before}")
         if self.deadline is not None and (late_s := time.perf_counter() - self.deadline) > 0:
             allowed_ms = (self.deadline - self.begun) * 1000
-            raise DeadlineExceeded(f"{allowed_ms:.0f} ms are over by {late_s * 1000:.0f} ms, before {before}")
+            raise DeadlineExceeded(f"{allowed_ms:.0f} ms are over by {late_s * 1000:.0f} ms, before {before}", before)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

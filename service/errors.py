@@ -55,6 +55,10 @@ class DeadlineExceeded(RankerError):
 
     kind, status = "deadline_exceeded", 504
 
+    def __init__(self, message: str, before: str):
+        super().__init__(message)
+        self.before = before  # the stage that was not begun
+
 
 class ClientGone(RankerError):
     """Who asked has hung up; nobody reads this."""

@@ -24,14 +24,16 @@ from uvicorn.supervisors import Multiprocess
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from service import trial
+from service.admin import AdminProcess, Task
 from service.api.arrival import Door, stamped
-from service.api.routes import example, samples
+from service.api.routes import STAGES_OF, example, samples
 from service.loading.load import load_users
 from service.loading.user import BackfillError
 from service.scoring.scorer import Scorer
 from service.scoring.served import Served
 from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
+from service.store.history import REASONS
 from service.store.redis import address
 from service.telemetry import logs, tracing
 from service.telemetry.folder import prepare_folder
@@ -52,13 +54,16 @@ def serve(data: Path | None = None) -> int:
             log.warning("%s", refusal)
         if settings.redis_url is not None:
             address(settings.redis_url)
-        listener = _listen(settings.host, settings.port)
+        listener = _listen(settings.host, settings.port, "RANKER_PORT")
+        admin = _listen(settings.host, settings.admin_port, "RANKER_ADMIN_PORT") if settings.admin_port else None
         bundle = _checked(settings)
     except (SettingsError, BundleError, ValueError, OSError) as error:
         print(f"service: {error}", file=sys.stderr)
         return 1
     with ExitStack() as stack:
-        stack.callback(listener.close)
+        for opened in (listener, admin):
+            if opened is not None:
+                stack.callback(opened.close)
         try:
             os.environ["RANKER_BUNDLE"] = str(bundle.folder)  # what was checked, though `current` may move on
             if settings.redis_url is None:
@@ -67,10 +72,13 @@ def serve(data: Path | None = None) -> int:
         except (EmbeddedStoreError, BackfillError) as error:
             print(f"service: {error}", file=sys.stderr)
             return 1
-        os.environ[METRICS_FOLDER] = str(stack.enter_context(prepare_folder(settings.workers)))
+        folder = stack.enter_context(prepare_folder(settings.workers))
+        os.environ[METRICS_FOLDER] = str(folder)
         os.environ[PARENT] = str(os.getpid())
-        host, port = listener.getsockname()[:2]
-        base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        base = _base(listener)
+        if admin is not None:
+            stack.enter_context(AdminProcess(admin, _admin_task(folder, settings)))
+            log.info("health and metrics also on %s, by a process of their own", _base(admin))
         threading.Thread(target=_announce, args=(base, body), daemon=True).start()
         config = uvicorn.Config(
             "service.worker:from_environment",
@@ -109,7 +117,20 @@ def _checked(settings: Settings) -> Bundle:
     return bundle
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _admin_task(folder: Path, settings: Settings) -> Task:
+    routes = {path: list(stages) for path, stages in STAGES_OF.items()}
+    budgets_s = [budget / 1000 for budget in settings.budgets_ms]
+    return Task(
+        str(folder), settings.workers, routes, list(REASONS), budgets_s, settings.log_level, settings.log_format
+    )
+
+
+def _base(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _listen(host: str, port: int, setting: str) -> socket.socket:
     """A bound socket, so that a port in use is one clear line before anything else starts."""
     family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     listener = socket.socket(family, kind)
@@ -122,7 +143,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         wrong = f"cannot listen on {host}:{port} ({error.strerror})"
-        raise OSError(f"{wrong}; stop what listens there or set RANKER_PORT to another port") from None
+        raise OSError(f"{wrong}; stop what listens there or set {setting} to another port") from None
     return listener
 
 

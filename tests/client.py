@@ -90,6 +90,13 @@ def replay(bundle: Bundle, data: Prepared, url: str, rows: Any) -> None:
     assert len(lengths) > 3, "the replay saw hardly any history"
 
 
+def requests(metrics: str, route: str, outcome: str) -> float:
+    """How many were counted, whatever the model that answered them."""
+    (family,) = [f for f in text_string_to_metric_families(metrics) if f.name == "ranker_requests"]
+    wanted = {"route": route, "outcome": outcome}.items()
+    return sum(sample.value for sample in family.samples if wanted <= sample.labels.items())
+
+
 # ---- as a process
 
 

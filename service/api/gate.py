@@ -29,6 +29,10 @@ class Gate:
         self._bulk_s = settings.batch_timeout_ms / 1000 or None
         self._longest = settings.max_candidates
 
+    def state(self) -> tuple[int, float, float]:
+        """For the metrics: candidates under way, seconds that one costs, and seconds that who comes now would wait."""
+        return self._admission.candidates, self._admission.cost_s, self._admission.wait_s()
+
     def turn_away(self, begun: float, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes | None:
         """The answer to a request that has no chance; None for all others, which come by `enter`.
 

@@ -56,6 +56,7 @@ class Observed:
         call = Call(request_id, begun)
         if arrival is not None:
             call.gone = arrival.gone
+            self.metrics.size("ranker_arrival_lag_seconds", now - begun)
         if trace is not None and trace.stages is not None:
             call.stages = trace.stages
         scope[CALL] = call

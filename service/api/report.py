@@ -35,6 +35,8 @@ class Report:
         self._metrics.observe(route, outcome, call.stages if self._routes.get(route) else {}, total_s, call.slot)
         if call.error in SHED:
             self._metrics.add("ranker_shed", reason=call.error)
+        if call.late_before is not None:
+            self._metrics.add("ranker_deadline_exceeded", stage=call.late_before)
         if (why := self._log.why(outcome, total_s)) is not None:
             self._log.tell(
                 why,

@@ -28,6 +28,7 @@ from service.errors import (
     error_body,
 )
 from service.rank import Ranked, rank, rank_many
+from service.telemetry.counts import Metrics
 from service.telemetry.families import STAGES
 from service.wire import ErrorResponse, RankResponse, parse, parse_batch
 
@@ -37,7 +38,7 @@ SAMPLES = 1000  # ids that GET /model offers at most
 
 async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
     served, settings = parts.live.take(call), parts.settings
-    body = await _body(call, request, settings.max_body_bytes)
+    body = await _body(call, request, settings.max_body_bytes, parts.metrics)
     call.check("parse")
     ranking = parse(body, settings.max_candidates)
     if settings.log_user_ids:
@@ -55,7 +56,7 @@ async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
 
 async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Response:
     served, settings = parts.live.take(call), parts.settings
-    body = await _body(call, request, settings.max_body_bytes)
+    body = await _body(call, request, settings.max_body_bytes, parts.metrics)
     call.check("parse")
     rankings, in_all = parse_batch(body, settings.max_candidates)
     parts.metrics.size("ranker_batch_requests", len(rankings))
@@ -101,7 +102,7 @@ def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:
             parts.metrics.add("ranker_degraded", slot=call.slot, reason=reason)
 
 
-async def _body(call: Call, request: Request, limit: int) -> bytes:
+async def _body(call: Call, request: Request, limit: int, metrics: Metrics) -> bytes:
     """The body, read no further than `limit` bytes. Raises BodyTooLarge, SlowUpload, ClientDisconnect.
 
     What the caller takes for it is not our time: it goes into `upload_s`.
@@ -120,6 +121,8 @@ async def _body(call: Call, request: Request, limit: int) -> bytes:
             raise SlowUpload(f"{told}, which is all that the answer may take") from None
     if arrival is not None and arrival.whole is not None:
         call.upload_s = arrival.whole - arrival.begun
+        if call.upload_s > 0:
+            metrics.size("ranker_upload_seconds", call.upload_s)
     return body
 
 

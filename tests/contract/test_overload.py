@@ -9,8 +9,7 @@ import pytest
 
 from model.bundle.reading import Bundle
 from service.rank import store_share_s
-from tests.client import client_of, items_of, run
-from tests.contract.test_service import requests
+from tests.client import client_of, items_of, requests, run
 from tests.stores import Proxy
 
 
@@ -65,8 +64,8 @@ def test_a_deadline_of_its_own_cuts_the_read_off_and_what_is_late_then_is_not_be
 
     async def go() -> tuple[httpx.Response, str]:
         async with client_of(small_bundle, proxy.url, history_timeout_ms=20_000) as client:
-            late = await held(client, proxy, body)
-            answer = await late
+            await asyncio.to_thread(proxy.hold)
+            answer = await client.post("/rank", json=body)
             await asyncio.to_thread(proxy.release)
             return answer, (await client.get("/metrics")).text
 

@@ -210,13 +210,6 @@ def test_the_docs_need_no_internet_and_their_example_works(small_bundle: Bundle,
     run(go())
 
 
-def requests(metrics: str, route: str, outcome: str) -> float:
-    """How many were counted, whatever the model that answered them."""
-    (family,) = [f for f in text_string_to_metric_families(metrics) if f.name == "ranker_requests"]
-    wanted = {"route": route, "outcome": outcome}.items()
-    return sum(sample.value for sample in family.samples if wanted <= sample.labels.items())
-
-
 def test_metrics_tell_what_happened_without_naming_anybody(small_bundle: Bundle, valkey_url: str) -> None:
     async def go() -> str:
         async with client_of(small_bundle, valkey_url) as client:

@@ -50,6 +50,8 @@ ARROWS = {
     "model.demo": COMMAND | TRAINED | {"model.datasets", "model.prepare", "model.train"},
     "model.reproduce": COMMAND | TRAINED | {"model.reproduction"},
     "service": {"service", *SERVED, *COMMAND},  # app, worker and __main__, which know all parts
+    "service.parent": set(),
+    "service.admin": {"service.errors", "service.parent", "service.telemetry"},  # a light process
     "service.settings": set(),
     "service.errors": set(),
     "service.wire": FEATURES | {"service.errors"},
@@ -159,6 +161,12 @@ def without(barred: Sequence[str], *program: str, code: str = RUN) -> "subproces
 
 def test_the_service_starts_where_neither_torch_nor_a_table_reader_can_be_imported() -> None:
     done = without((*TORCH, "polars", "tomli_w"), code="import service.app, service.__main__")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_admin_process_needs_nothing_that_ranks() -> None:
+    heavy = ("onnxruntime", "fastapi", "pydantic", "redis", "service.rank", "model.bundle", "model.features")
+    done = without(heavy, code="import service.admin")
     assert done.returncode == 0, done.stderr
 
 
