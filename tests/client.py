@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import polars as pl
+from prometheus_client.parser import text_string_to_metric_families
 
 from model.bundle.reading import Bundle
 from model.evaluation.measure import score_rows

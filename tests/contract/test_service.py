@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour
 from model.prepared.loader import Prepared
-from tests.client import NOW, ask, client_of, items_of, replay, run
+from tests.client import NOW, ask, client_of, items_of, replay, requests, run
 from tests.stores import black_hole_url, dead_url, write
 
 
