@@ -26,7 +26,7 @@ import pytest
 from loadtest.__main__ import BUDGETS, main
 from loadtest.errors import NoRun
 from loadtest.generator import budgets, plan
-from loadtest.generator.answers import Log, fault
+from loadtest.generator.answers import Kind, Log, check
 from loadtest.generator.arrivals import arrivals
 from loadtest.generator.budgets import Budget
 from loadtest.generator.client import Answer, parse_url
@@ -645,7 +645,39 @@ def test_a_run_that_is_no_good_is_worse_than_a_missed_budget():
 def test_an_answer_is_right_when_all_items_are_ranked_by_finite_scores(status, content, wrong):
     asked = Body(b'{"user_id": "u", "candidates": [{"item_id": "b", "price": 3}, 1]}', 2)
 
-    assert fault(status, content, asked) == wrong
+    kind, why, _ = check(Answer(0.0, status, content), asked)
+    assert (why or None) == wrong
+    assert kind == (Kind.RIGHT if wrong is None else Kind.FAILED if status != 200 else Kind.WRONG)
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "retry_after", "kind", "why"),
+    [
+        (200, b'{"items": [{"item_id": "a", "score": 1}], "degraded": []}', b"", Kind.RIGHT, ""),
+        (
+            200,
+            b'{"items": [{"item_id": "a", "score": 1}], "degraded": ["history:open"]}',
+            b"",
+            Kind.DEGRADED,
+            "history:open",
+        ),
+        (200, b'{"items": [], "degraded": ["history:open"]}', b"", Kind.WRONG, "wrong number of items"),
+        (429, b"", b"1", Kind.REFUSED, "status 429"),
+        (429, b"", b"Wed, 21 Oct 2026 07:28:00 GMT", Kind.REFUSED, "status 429"),
+        (429, b"", b"", Kind.WRONG, "status 429 without a Retry-After of seconds or a date"),
+        (429, b"", b"soon", Kind.WRONG, "status 429 without a Retry-After of seconds or a date"),
+        (504, b"", b"", Kind.LATE, "status 504"),
+        (503, b"", b"1", Kind.FAILED, "status 503"),
+    ],
+)
+def test_degraded_refused_and_late_answers_are_told_apart_from_errors(status, content, retry_after, kind, why):
+    answer = Answer(0.0, status, content, retry_after=retry_after)
+
+    assert check(answer, ONE)[:2] == (kind, why)
+
+
+def test_an_answer_that_never_came_has_failed():
+    assert check(Answer(0.0, 0, b"", "the connection ended before the answer"), ONE).kind is Kind.FAILED
 
 
 def test_answers_beyond_what_is_kept_are_checked_all_the_same():
