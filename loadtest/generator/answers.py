@@ -22,14 +22,19 @@ _METRIC = re.compile(r"^\s*([!#$%&'*+.^`|~\w-]+)\s*;(?:.*;)?\s*dur\s*=\s*\"?([0-
 
 
 class Kind(IntEnum):
-    """How a request ended. The first two are right answers; the last two are errors."""
+    """How a request ended. The first two are right answers; the last three are errors."""
 
     RIGHT = 0
     DEGRADED = 1  # right, and `degraded` says what it had to do without
     REFUSED = 2  # 429 with a Retry-After: turned away, by a service that knows its limits
     LATE = 3  # 504: given up by the service, past its deadline
     WRONG = 4  # 200 with anything but what was asked for, or a 429 that does not say when to come again
-    FAILED = 5  # any other status, or no answer at all
+    FAILED = 5  # any other status, or a connection that broke
+    UNANSWERED = 6  # not even that by the end of the run
+
+
+SERVED = (Kind.RIGHT, Kind.DEGRADED)
+ERRORS = (Kind.WRONG, Kind.FAILED, Kind.UNANSWERED)
 
 
 class Checked(NamedTuple):
@@ -156,7 +161,7 @@ class Log:
 
     def __init__(self, due_s: npt.NDArray[np.float64], bodies: Sequence[Body], kept_bytes: int = KEPT_BYTES):
         self.due_s = due_s
-        self.kinds = np.full(len(due_s), Kind.FAILED, np.int8)  # until an answer is there
+        self.kinds = np.full(len(due_s), Kind.UNANSWERED, np.int8)
         self.stages: dict[str, npt.NDArray[np.float32]] = {}
         self._bodies = bodies  # round again when the requests are more
         self._sent_s = [math.nan] * len(due_s)
@@ -196,7 +201,15 @@ class Log:
     @property
     def right(self) -> npt.NDArray[np.bool_]:
         """Which requests got what they asked for, degraded or not, (n,)."""
-        return self.of(Kind.RIGHT, Kind.DEGRADED)
+        return self.of(*SERVED)
+
+    @property
+    def timed(self) -> npt.NDArray[np.bool_]:
+        """Which requests' times mean anything, (n,): right answers, and what nobody answered, which took until the end.
+
+        How fast a service refuses or fails says nothing of how fast it answers; counted, it would flatter.
+        """
+        return self.of(*SERVED, Kind.UNANSWERED)
 
     def whys(self) -> list[str]:
         """One per request: what was wrong, refused or degraded; empty for a right answer."""
