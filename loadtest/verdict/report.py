@@ -55,6 +55,7 @@ class Outcome:
     planned_rate: float
     rate: float
     requests: int
+    timed: int  # of them, how many the quantiles are of
     errors: int
     refused: int
     late: int
@@ -128,6 +129,7 @@ def judge(budget: Budget, log: Log) -> Outcome:
         planned_rate=budget.rate,
         rate=round(rate, 3),
         requests=requests,
+        timed=count,
         errors=errors,
         refused=outcomes["refused"],
         late=outcomes["late"],

@@ -114,10 +114,12 @@ async def _search(target: Target, budget: Budget, rng: np.random.Generator, resu
         return outcome
 
     async def measure(rate: float) -> Outcome:
-        outcome = await window(rate, window_s)
-        enough = min(enough_s(rate, 0.99), max(LONGEST_WINDOW_S, window_s))
-        if outcome.verdict == TOO_FEW and enough > window_s:  # what is missed already needs no longer window
-            outcome = await window(rate, enough)
+        seconds, longest = window_s, max(LONGEST_WINDOW_S, window_s)
+        outcome = await window(rate, seconds)
+        while outcome.verdict == TOO_FEW and seconds < longest:  # what is missed already needs no longer window
+            enough = enough_s(rate * max(1, outcome.timed) / outcome.requests, 0.99)
+            seconds = min(longest, max(enough, 1.1 * seconds))
+            outcome = await window(rate, seconds)
         told = {NO_GOOD: "sent too late", TOO_FEW: "too few requests to judge"}
         verdict = "held" if outcome.passed else told.get(outcome.verdict, outcome.verdict)
         figures = f"p50 {of(outcome, 'p50_ms')} ms, p99 {of(outcome, 'p99_ms')} ms, {outcome.errors} errors, "

@@ -17,6 +17,7 @@ from loadtest.generator.plan import Body
 from loadtest.quantiles import carried, enough_s, needed
 from loadtest.verdict import compare, page, scatter, series
 from loadtest.verdict.report import Outcome, judge
+from loadtest.verdict.scenarios import Results, _search
 from loadtest.verdict.search import search, search_headline
 from loadtest.verdict.words import headline, show, summary
 
@@ -261,6 +262,32 @@ def test_a_rate_that_did_not_hold_anew_is_not_the_one_found() -> None:
     assert tired.rate == tired.confirmed_rate == pytest.approx(200 * 0.95**2)
     assert "tried anew, not confirmed: 190.0/s, 0 of 2 windows (p99 99.00 ms, at most 20)" in tired.words()
     assert tired.summary()["refuted_rates"] == [190]
+
+
+def test_a_window_lasts_until_its_p99_is_carried_however_many_are_refused() -> None:
+    lasted: list[tuple[float, float]] = []
+
+    class HalfRefused:
+        """A target that answers every other request in 5 ms, below 250 requests/s, and else in 50."""
+
+        def bodies(self, *_: Any) -> list[Body]:
+            return [BODY]
+
+        async def run(self, budget: Budget, *_: Any) -> Log:
+            lasted.append((budget.rate, budget.duration_s))
+            count = round(budget.rate * budget.duration_s)
+            kinds = dict.fromkeys(range(0, count, 2), Kind.REFUSED)
+            return logged([5.0 if budget.rate < 250 else 50.0] * count, kinds)
+
+        async def settle(self, *_: Any) -> None: ...
+
+    results = Results({})
+    budget = budget_of(rate=200, duration_s=8, refused=1)
+    asyncio.run(_search(HalfRefused(), budget, np.random.default_rng(0), results))
+    assert {outcome.verdict for outcome in results.outcomes} == {"passed"}
+    assert 240 < results.capacities["one"].rate < 250 and results.capacities["one"].limited_by == "service"
+    assert {seconds for rate, seconds in lasted if rate > 250} == {8}, "what is missed needs no longer window"
+    assert max(seconds for rate, seconds in lasted if rate < 250) > 10
 
 
 def test_a_search_that_found_nothing_says_whether_it_was_the_service() -> None:
