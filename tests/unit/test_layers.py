@@ -68,9 +68,11 @@ ARROWS = {
     "loadtest": {"loadtest", *COMMAND},
     "loadtest.errors": set(),
     "loadtest.machine": set(),
+    "loadtest.quantiles": set(),
     "loadtest.table": set(),
-    "loadtest.generator": {"loadtest.errors", "loadtest.machine", *LINES},  # knows HTTP alone
-    "loadtest.verdict": {"loadtest.errors", "loadtest.machine", "loadtest.table", "loadtest.generator", "model.pages"},
+    "loadtest.generator": {"loadtest.errors", "loadtest.machine", "loadtest.quantiles", *LINES},  # knows HTTP alone
+    "loadtest.verdict": {"loadtest.errors", "loadtest.machine", "loadtest.quantiles", "loadtest.table"}
+    | {"loadtest.generator", "model.pages"},
     "loadtest.bench": {"loadtest.errors", "loadtest.machine", "loadtest.peers", "model", "service"},
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
