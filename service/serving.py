@@ -50,6 +50,7 @@ def serve(data: Path | None = None) -> int:
             _refuse_data(data, settings)
         logs.configure(settings.log_level, settings.log_format)
         _warn_of_unknown_settings(settings)
+        _warn_of_no_deadline(settings)
         if (refusal := tracing.refusal(os.environ)) is not None:
             log.warning("%s", refusal)
         if settings.redis_url is not None:
@@ -181,6 +182,13 @@ def _warn_of_unknown_settings(settings: Settings) -> None:
     known = {f"RANKER_{name.upper()}" for name in type(settings).model_fields}
     for name in sorted(name for name in os.environ if name.startswith("RANKER_") and name not in known):
         log.warning("%s is no setting and does nothing; settings: %s", name, ", ".join(sorted(known)))
+
+
+def _warn_of_no_deadline(settings: Settings) -> None:
+    for name, what in (("timeout_ms", "requests"), ("batch_timeout_ms", "batches")):
+        if not getattr(settings, name):
+            named = f"RANKER_{name.upper()}"
+            log.warning("%s=0: %s have no deadline and wait however long the queue is; set it in ms", named, what)
 
 
 def _announce(base: str, request: dict[str, Any]) -> None:
