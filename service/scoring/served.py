@@ -63,18 +63,6 @@ class Served:
         """The same with another catalogue; nothing of it keeps this one's, and its disk space."""
         return replace(self, bundle=self.bundle.with_catalog(catalog), catalog=catalog)
 
-    def fits(self, keep: int) -> None:
-        """Raises BundleError where the model reads more behaviours than the `keep` of each kind that the store keeps.
-
-        Its histories would be cut short without a word, and served scores be others than the evaluated ones.
-        """
-        longest = self.wanted.longest
-        if keep < longest:
-            raise BundleError(
-                f"{self.name} {self.version} reads the newest {longest} behaviours (`length` in its features.toml), "
-                f"RANKER_HISTORY_KEEP={keep} keeps fewer of each kind: set RANKER_HISTORY_KEEP to {longest} or more"
-            )
-
     def run(self, inputs: Inputs) -> Scores:
         """Scores (U, C) of encoded requests, in this thread."""
         return self.bundle.score(self.session, inputs)
@@ -93,7 +81,7 @@ class Live:
 
     def __init__(self, served: Served, keep: int):
         """`keep`: behaviours of each kind that the store keeps. Raises BundleError where the model reads more."""
-        served.fits(keep)
+        check_kept(served, served.wanted, keep)
         self.current = served
         self._keep = keep
         self._lock = threading.Lock()
@@ -109,7 +97,7 @@ class Live:
 
         Raises BundleError, and leaves all as it is, where `served` reads more behaviours than the store keeps.
         """
-        served.fits(self._keep)
+        check_kept(served, served.wanted, self._keep)
         with self._lock:
             before, self.current = self.current, served
         return before
@@ -121,6 +109,19 @@ class Live:
                 return False
             self.current = self.current.with_catalog(catalog)
         return True
+
+
+def check_kept(model: Bundle | Served, wanted: Wanted, keep: int) -> None:
+    """Raises BundleError where a model reads more behaviours than the `keep` of each kind that the store keeps.
+
+    Its histories would be cut short without a word, and served scores be others than the evaluated ones.
+    """
+    if keep < wanted.longest:
+        raise BundleError(
+            f"{model.name} {model.version} reads the newest {wanted.longest} behaviours (`length` in its "
+            f"features.toml), RANKER_HISTORY_KEEP={keep} keeps fewer of each kind: set RANKER_HISTORY_KEEP to "
+            f"{wanted.longest} or more"
+        )
 
 
 def _session(bundle: Bundle, precision: Precision) -> tuple[str, Session]:
