@@ -23,6 +23,7 @@ from uvicorn.supervisors import Multiprocess
 
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
+from model.features.wanted import Wanted
 from service import trial
 from service.admin import AdminProcess, Task
 from service.api.arrival import Door, stamped
@@ -30,7 +31,7 @@ from service.api.routes import STAGES_OF, example, samples
 from service.loading.load import load_users
 from service.loading.user import BackfillError
 from service.scoring.scorer import Scorer
-from service.scoring.served import Served
+from service.scoring.served import Served, check_kept
 from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
 from service.store.history import REASONS
@@ -111,6 +112,7 @@ def _checked(settings: Settings) -> Bundle:
     """The bundle, its hashes compared and its golden requests answered: once, here, before any worker starts."""
     begun = time.perf_counter()
     bundle = Bundle.open(settings.bundle)
+    check_kept(bundle, Wanted.of(bundle.schema), settings.history_keep)
     bundle.verify()
     served = Served.open(bundle, Scorer(1), settings.precision)
     facts = (bundle.name, bundle.version, bundle.folder, served.precision, time.perf_counter() - begun)

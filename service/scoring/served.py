@@ -82,8 +82,11 @@ class Served:
 class Live:
     """Which model answers now. `current` is read from the event loop and set from any thread."""
 
-    def __init__(self, served: Served):
+    def __init__(self, served: Served, keep: int):
+        """`keep`: behaviours of each kind that the store keeps. Raises BundleError where the model reads more."""
+        check_kept(served, served.wanted, keep)
         self.current = served
+        self._keep = keep
         self._lock = threading.Lock()
 
     def take(self, call: Call) -> Served:
@@ -93,7 +96,11 @@ class Live:
         return served
 
     def swap(self, served: Served) -> Served:
-        """Requests that begin from now on are answered by `served`; returns the one before."""
+        """Requests that begin from now on are answered by `served`; returns the one before.
+
+        Raises BundleError, and leaves all as it is, where `served` reads more behaviours than the store keeps.
+        """
+        check_kept(served, served.wanted, self._keep)
         with self._lock:
             before, self.current = self.current, served
         return before
@@ -122,6 +129,19 @@ def _warmed(bundle: Bundle, session: Session) -> Work:
     one_s, most_s = spent_s[0], max(spent_s[0], spent_s[-1])
     candidate_s = max(1e-9, (most_s - one_s) / (WARM_CANDIDATES[-1] - WARM_CANDIDATES[0]))
     return Work(max(1e-6, one_s - candidate_s), candidate_s)
+
+
+def check_kept(model: Bundle | Served, wanted: Wanted, keep: int) -> None:
+    """Raises BundleError where a model reads more behaviours than the `keep` of each kind that the store keeps.
+
+    Its histories would be cut short without a word, and served scores be others than the evaluated ones.
+    """
+    if keep < wanted.longest:
+        raise BundleError(
+            f"{model.name} {model.version} reads the newest {wanted.longest} behaviours (`length` in its "
+            f"features.toml), RANKER_HISTORY_KEEP={keep} keeps fewer of each kind: set RANKER_HISTORY_KEEP to "
+            f"{wanted.longest} or more"
+        )
 
 
 def _session(bundle: Bundle, precision: Precision) -> tuple[str, Session]:
