@@ -20,7 +20,6 @@ import asyncio
 import json
 import math
 import os
-import resource
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,6 +32,7 @@ from loadtest.errors import NoRun
 from loadtest.generator import budgets, plan
 from loadtest.generator.client import parse_url
 from loadtest.generator.send import new_loop
+from loadtest.machine import allow_connections
 from loadtest.verdict import compare
 from loadtest.verdict.report import MISSED, NO_GOOD, PASSED
 from loadtest.verdict.scenarios import WINDOW_S, run
@@ -40,7 +40,6 @@ from loadtest.verdict.search import parse_limits
 from loadtest.verdict.words import show
 from model.command import run as run_command
 
-CONNECTIONS = 10_240  # more than macOS allows a process
 EXIT_CODES = {PASSED: 0, MISSED: 1, NO_GOOD: 2}
 BUDGETS = Path(__file__).with_name("budgets.toml")
 
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.out:
             _can_write(args.out)
         address = parse_url(args.url) if args.url else None
-        _allow_connections()
+        allow_connections()
         with ExitStack() as stack:
             stack.enter_context(_terminated_like_interrupted())
             address = address or parse_url(stack.enter_context(service(os.environ)).url)
@@ -128,13 +127,6 @@ def _parser() -> argparse.ArgumentParser:
         help="of a search, in seconds, at least; longer where a p99 takes it (default 10)",
     )
     return parser
-
-
-def _allow_connections() -> None:
-    """Room for a service that stalls, which needs one connection per request; the usual limit is 1024 files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # -1: no limit
-    if 0 <= soft < CONNECTIONS:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(CONNECTIONS, hard) if hard >= 0 else CONNECTIONS, hard))
 
 
 def _count(text: str) -> int:
