@@ -30,8 +30,8 @@ from service.loading.user import BackfillError
 from service.scoring.scorer import Scorer
 from service.scoring.served import Served
 from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
+from service.store import clients
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
-from service.store.redis import address
 from service.telemetry import logs, tracing
 from service.telemetry.folder import prepare_folder
 from service.worker import METRICS_FOLDER, PARENT
@@ -50,7 +50,7 @@ def serve(data: Path | None = None) -> int:
         if (refusal := tracing.refusal(os.environ)) is not None:
             log.warning("%s", refusal)
         if settings.redis_url is not None:
-            address(settings.redis_url)
+            clients.check(settings.redis_url)
         listener = _listen(settings.host, settings.port)
         bundle = _checked(settings)
     except (SettingsError, BundleError, ValueError, OSError) as error:

@@ -1,0 +1,162 @@
+"""A store's URL -> a client of redis-py, not connected yet."""
+
+import ssl
+from typing import Any, Protocol
+
+import redis
+from redis.asyncio import Connection, Redis, UnixDomainSocketConnection
+from redis.asyncio.connection import RedisSSLContext, SSLConnection
+from redis.cluster import ClusterNode
+from redis.exceptions import RedisError
+
+from service.store.clients.cluster import Cluster, Node
+from service.store.clients.pools import (
+    CONNECT_S,
+    TLS,
+    Managed,
+    ManagedTLS,
+    MasterPool,
+    Pool,
+    Sentinels,
+    once,
+    plain_pool,
+)
+from service.store.clients.url import SENTINEL, SINGLE, SOCKET, StoreURL, parsed
+
+_WIRE: dict[str, Any] = {"protocol": 2, "driver_info": None}  # no handshake precedes the first command, but AUTH
+
+
+class Client(Protocol):
+    """What a store is read through: redis.asyncio.Redis, or a Cluster."""
+
+    def pipeline(self, transaction: bool = True) -> Any: ...
+
+    def ping(self) -> Any: ...
+
+    async def aclose(self) -> None: ...
+
+
+def address(url: str) -> str:
+    """Where a store's URL points, fit for messages. Raises ValueError for a URL that cannot be used."""
+    return parsed(url).address
+
+
+def check(url: str) -> None:
+    """Raises ValueError for a URL that cannot be used, or certificates that cannot be read."""
+    _context(parsed(url))
+
+
+def opened(url: str, connections: int) -> Client:
+    """A client whose reads the caller bounds in time, as `asyncio.timeout` does. Raises ValueError, as `check`.
+
+    Who finds all `connections` taken waits for one; of a cluster, each node has so many.
+    """
+    store = parsed(url)
+    context = _context(store)
+    wire = {**_WIRE, **store.connection}
+    tls = {"context": context} if context else {}
+    kind = TLS if context else Connection
+    bounded = {
+        **wire,
+        "max_connections": connections,
+        "retry": once(),
+        "socket_timeout": None,  # asyncio.timeout does it better: for the read as a whole, and at half the cost
+        "socket_connect_timeout": CONNECT_S,
+    }
+    if store.kind == SOCKET:
+        pool = Pool(connection_class=UnixDomainSocketConnection, path=store.path, db=store.db, **bounded)
+        return Redis.from_pool(pool)
+    if store.kind == SINGLE:
+        [(host, port)] = store.hosts
+        return Redis.from_pool(Pool(connection_class=kind, host=host, port=port, db=store.db, **bounded, **tls))
+    if store.kind == SENTINEL:
+        at_sentinels = {**_WIRE, **store.sentinel, **tls}
+        sentinels = [
+            Redis.from_pool(plain_pool(connection_class=kind, host=host, port=port, **at_sentinels))
+            for host, port in store.hosts
+        ]
+        managed = ManagedTLS if context else Managed
+        return Redis.from_pool(
+            MasterPool(  # type: ignore[no-untyped-call]
+                service_name=store.master,
+                sentinel_manager=Sentinels(sentinels),
+                connection_class=managed,
+                db=store.db,
+                **bounded,
+                **tls,
+            )
+        )
+
+    def client_of(node: Node) -> Redis:
+        return Redis.from_pool(Pool(connection_class=kind, host=node[0], port=node[1], **bounded, **tls))
+
+    def asking(node: Node) -> Redis:
+        return Redis.from_pool(plain_pool(connection_class=kind, host=node[0], port=node[1], **wire, **tls))
+
+    return Cluster(store.hosts, client_of, asking)
+
+
+def opened_sync(url: str, timeout_s: float) -> Any:
+    """redis-py's own synchronous client, a context manager; `timeout_s` bounds each reply.
+
+    Raises ValueError, as `check`, and redis.RedisError where a cluster does not answer, which is asked at once.
+    """
+    store = parsed(url)
+    check(url)
+    options = {**_WIRE, **store.connection, "socket_timeout": timeout_s}
+    tls = {"ssl": True, **store.tls} if store.by_tls else {}
+    if store.kind == SOCKET:
+        return redis.Redis(unix_socket_path=store.path, db=store.db, **options)
+    if store.kind == SINGLE:
+        [(host, port)] = store.hosts
+        return redis.Redis(host=host, port=port, db=store.db, **options, **tls)
+    if store.kind == SENTINEL:
+        at_sentinels = {**_WIRE, "socket_timeout": CONNECT_S, "socket_connect_timeout": CONNECT_S, **store.sentinel}
+        asked = {**at_sentinels, **tls}
+        manager = redis.Sentinel(list(store.hosts), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+        return manager.master_for(store.master, db=store.db, **options, **tls)  # type: ignore[no-untyped-call]
+    try:
+        nodes = [ClusterNode(*host) for host in store.hosts]  # type: ignore[no-untyped-call]
+        return redis.RedisCluster(startup_nodes=nodes, **options, **tls)
+    except redis.RedisClusterException as error:  # which is no RedisError
+        raise redis.ConnectionError(f"the store at {store.address}: {error}") from error
+
+
+async def advice(client: Client, url: str) -> str | None:
+    """What to write where the URL names a server as what it is not, a node of a cluster as a single server say.
+
+    None where all is well, or the server does not let us know. Raises redis-py's errors.
+    """
+    store = parsed(url)
+    if store.kind not in (SINGLE, SOCKET) or not isinstance(client, Redis):
+        return None  # a cluster or sentinels that are none do not answer in the first place
+    try:
+        mode = (await client.info("server")).get("redis_mode")
+    except redis.ResponseError:  # NOPERM: INFO is among the commands that an ACL user is often not given
+        return None
+    scheme = "rediss" if store.by_tls else "redis"
+    if mode == "cluster":
+        return (
+            f"the store at {store.address} is a node of a cluster, and the other nodes' users are not read: "
+            f"RANKER_REDIS_URL must begin with {scheme}+cluster://"
+        )
+    if mode == "sentinel":
+        return (
+            f"the store at {store.address} is a sentinel, which holds no users: RANKER_REDIS_URL must be "
+            f"{scheme}+sentinel://{store.address}/ and the master's name"
+        )
+    return None
+
+
+def _context(store: StoreURL) -> RedisSSLContext | None:
+    """Certificates, read once. Raises ValueError."""
+    if not store.by_tls:
+        return None
+    try:
+        context = SSLConnection(**store.tls).ssl_context
+        context.get()
+    except (OSError, ssl.SSLError, RedisError, ValueError) as error:
+        names = ", ".join(store.tls) or "the system's certificates"
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise ValueError(f"the store's URL: TLS by {names} cannot be set up: {reason}") from None
+    return context
