@@ -34,11 +34,11 @@ class Slots(NamedTuple):
     nodes: frozenset[Node]  # replicas too
 
     def owner(self, slot: int) -> Node | None:
-        place = bisect_right(self.starts, slot) - 1
-        return self.owners[place] if place >= 0 else None
+        return self.owners[bisect_right(self.starts, slot) - 1]
 
 
-NOBODYS = Slots([], [], frozenset())
+NOBODYS = Slots([0], [None], frozenset())
+KEY_AT = {"EVAL": 3, "EVALSHA": 3}  # where a command has its first key; the others have it first
 
 
 class Cluster:
@@ -58,12 +58,9 @@ class Cluster:
             raise ValueError("no transaction spans the nodes of a cluster")
         return Pipeline(self)
 
-    async def ping(self) -> bool:
-        """Whether every node that has slots answers. Raises redis-py's errors."""
-        await self._look()
-        nodes = {node for node in self._slots.owners if node is not None}
-        await asyncio.gather(*(self.client(node).ping() for node in nodes))
-        return True
+    async def ping(self) -> None:
+        """Returns when a node that has slots answers. Raises redis-py's errors."""
+        await self.pipeline().execute_command("PING").execute()
 
     async def aclose(self) -> None:
         if self._looking is not None:
@@ -102,7 +99,7 @@ class Cluster:
         self._looking.add_done_callback(seen)
 
     async def _look_up(self) -> None:
-        troubles = []
+        troubles, cause = [], None
         known = [node for node in self._slots.nodes if node not in self._seeds]
         try:
             for node in [*random.sample(known, len(known)), *self._seeds]:
@@ -112,6 +109,7 @@ class Cluster:
                     slots = _slots(ranges, node)
                 except (RedisError, OSError, ValueError, TypeError, IndexError) as error:
                     troubles.append(f"{written(*node)}: {error}")
+                    cause = error
                     continue
                 finally:
                     await client.aclose()
@@ -120,7 +118,7 @@ class Cluster:
                 troubles.append(f"{written(*node)}: no node has slots")
         finally:
             self._looked = time.monotonic()
-        raise ConnectionError("; ".join(troubles))
+        raise ConnectionError("; ".join(troubles)) from cause
 
     def _take(self, slots: Slots) -> None:
         self._before, self._slots = self._slots, slots
@@ -156,7 +154,7 @@ def _node(host: bytes | str | None, port: int, asked: Node) -> Node:
 
 
 class Pipeline:
-    """Commands to several nodes, whose first argument is their key. A cluster has no other kind here."""
+    """Commands to several nodes. One without a key, as PING, goes to all, and has the first answer that is no error."""
 
     def __init__(self, cluster: Cluster):
         self._cluster = cluster
@@ -179,7 +177,11 @@ class Pipeline:
         waiting: dict[tuple[Node, bool], list[int]] = {}  # (node, whether it must be ASKed) -> commands' numbers
         slots = await self._cluster.slots()
         for number, command in enumerate(commands):
-            slot = key_slot(command[1].encode())
+            place = KEY_AT.get(command[0], 1)
+            if len(command) <= place:
+                replies[number] = await self._anywhere(slots, command)
+                continue
+            slot = key_slot(str(command[place]).encode())
             if (owner := slots.owner(slot)) is not None:
                 waiting.setdefault((owner, False), []).append(number)
             else:
@@ -202,6 +204,11 @@ class Pipeline:
                 if isinstance(reply, Exception):
                     raise reply
         return replies
+
+    async def _anywhere(self, slots: Slots, command: tuple[Any, ...]) -> Any:
+        nodes = {node for node in slots.owners if node is not None}
+        answers = [answer for [answer] in await _all([self._send(node, False, [command]) for node in nodes])]
+        return next((answer for answer in answers if not isinstance(answer, Exception)), answers[0])
 
     async def _send(self, node: Node, asking: bool, commands: list[tuple[Any, ...]]) -> list[Any]:
         pipeline = self._cluster.client(node).pipeline(transaction=False)

@@ -1,13 +1,17 @@
 """A store's URL -> a client of redis-py, not connected yet."""
 
+import asyncio
 import ssl
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import redis
-from redis.asyncio import Connection, Redis, UnixDomainSocketConnection
+from redis.asyncio import Connection, ConnectionPool, Redis, UnixDomainSocketConnection
 from redis.asyncio.connection import RedisSSLContext, SSLConnection
+from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from service.store.clients.cluster import Cluster, Node
 from service.store.clients.pools import (
@@ -19,11 +23,13 @@ from service.store.clients.pools import (
     Pool,
     Sentinels,
     once,
-    plain_pool,
 )
-from service.store.clients.url import SENTINEL, SINGLE, SOCKET, StoreURL, parsed
+from service.store.clients.url import CLUSTER, SENTINEL, SINGLE, SOCKET, StoreURL, parsed
 
 _WIRE: dict[str, Any] = {"protocol": 2, "driver_info": None}  # no handshake precedes the first command, but AUTH
+
+
+_MEANT = {"standalone": "a single server", "cluster": "a node of a cluster", "sentinel": "a sentinel"}
 
 
 class Client(Protocol):
@@ -53,11 +59,11 @@ def opened(url: str, connections: int) -> Client:
     """
     store = parsed(url)
     context = _context(store)
-    wire = {**_WIRE, **store.connection}
     tls = {"context": context} if context else {}
     kind = TLS if context else Connection
     bounded = {
-        **wire,
+        **_WIRE,
+        **store.connection,
         "max_connections": connections,
         "retry": once(),
         "socket_timeout": None,  # asyncio.timeout does it better: for the read as a whole, and at half the cost
@@ -70,11 +76,7 @@ def opened(url: str, connections: int) -> Client:
         [(host, port)] = store.hosts
         return Redis.from_pool(Pool(connection_class=kind, host=host, port=port, db=store.db, **bounded, **tls))
     if store.kind == SENTINEL:
-        at_sentinels = {**_WIRE, **store.sentinel, **tls}
-        sentinels = [
-            Redis.from_pool(plain_pool(connection_class=kind, host=host, port=port, **at_sentinels))
-            for host, port in store.hosts
-        ]
+        sentinels = [_questions(store, context, store.sentinel, host=host, port=port) for host, port in store.hosts]
         managed = ManagedTLS if context else Managed
         return Redis.from_pool(
             MasterPool(  # type: ignore[no-untyped-call]
@@ -91,7 +93,7 @@ def opened(url: str, connections: int) -> Client:
         return Redis.from_pool(Pool(connection_class=kind, host=node[0], port=node[1], **bounded, **tls))
 
     def asking(node: Node) -> Redis:
-        return Redis.from_pool(plain_pool(connection_class=kind, host=node[0], port=node[1], **wire, **tls))
+        return _questions(store, context, store.connection, host=node[0], port=node[1])
 
     return Cluster(store.hosts, client_of, asking)
 
@@ -112,7 +114,7 @@ def opened_sync(url: str, timeout_s: float) -> Any:
         return redis.Redis(host=host, port=port, db=store.db, **options, **tls)
     if store.kind == SENTINEL:
         at_sentinels = {**_WIRE, "socket_timeout": CONNECT_S, "socket_connect_timeout": CONNECT_S, **store.sentinel}
-        asked = {**at_sentinels, **tls}
+        asked = {**at_sentinels, **tls, "retry": Retry(NoBackoff(), 0)}
         manager = redis.Sentinel(list(store.hosts), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
         return manager.master_for(store.master, db=store.db, **options, **tls)  # type: ignore[no-untyped-call]
     try:
@@ -122,30 +124,42 @@ def opened_sync(url: str, timeout_s: float) -> Any:
         raise redis.ConnectionError(f"the store at {store.address}: {error}") from error
 
 
-async def advice(client: Client, url: str) -> str | None:
-    """What to write where the URL names a server as what it is not, a node of a cluster as a single server say.
+async def advice(url: str) -> str | None:
+    """What to write where the URL names servers as what they are not: a node of a cluster as a server by itself, say.
 
-    None where all is well, or the server does not let us know. Raises redis-py's errors.
+    None where all is well, and where it cannot be told. Asks each server once, which takes a second at most; never
+    raises but ValueError for the URL.
     """
     store = parsed(url)
-    if store.kind not in (SINGLE, SOCKET) or not isinstance(client, Redis):
-        return None  # a cluster or sentinels that are none do not answer in the first place
-    try:
-        mode = (await client.info("server")).get("redis_mode")
-    except redis.ResponseError:  # NOPERM: INFO is among the commands that an ACL user is often not given
+    meant = {SENTINEL: "sentinel", CLUSTER: "cluster"}.get(store.kind, "standalone")
+    login = store.sentinel if store.kind == SENTINEL else store.connection
+    for place in [{"path": store.path}] if store.kind == SOCKET else [{"host": h, "port": p} for h, p in store.hosts]:
+        client = _questions(store, _context(store), login, **place)
+        try:
+            async with client, asyncio.timeout(CONNECT_S):
+                server = await client.info("server")
+        except (RedisError, OSError):  # away, or NOPERM: INFO is often not given to a user
+            continue
+        mode = server.get("server_mode") or server.get("redis_mode") or meant  # Valkey's name for it, and Redis'
+        if mode in _MEANT and mode != meant:
+            right = {"sentinel": "redis+sentinel://…/ and the master's name", "cluster": "redis+cluster://"}
+            scheme = right.get(mode, "redis://").replace("redis", "rediss" if store.by_tls else "redis", 1)
+            return (
+                f"the store at {store.address} is named as {_MEANT[meant]}, but is {_MEANT[mode]}: its users cannot "
+                f"all be read. To do: begin RANKER_REDIS_URL with {scheme}"
+            )
         return None
-    scheme = "rediss" if store.by_tls else "redis"
-    if mode == "cluster":
-        return (
-            f"the store at {store.address} is a node of a cluster, and the other nodes' users are not read: "
-            f"RANKER_REDIS_URL must begin with {scheme}+cluster://"
-        )
-    if mode == "sentinel":
-        return (
-            f"the store at {store.address} is a sentinel, which holds no users: RANKER_REDIS_URL must be "
-            f"{scheme}+sentinel://{store.address}/ and the master's name"
-        )
     return None
+
+
+def _questions(store: StoreURL, context: RedisSSLContext | None, login: Mapping[str, Any], **place: str | int) -> Redis:
+    """A client for a question now and then, with short times of its own: to a sentinel, or about slots."""
+    kind = UnixDomainSocketConnection if store.kind == SOCKET else TLS if context else Connection
+    bounds: dict[str, Any] = {"retry": once(), "socket_timeout": CONNECT_S, "socket_connect_timeout": CONNECT_S}
+    bounds |= place
+    if context:
+        bounds["context"] = context
+    return Redis.from_pool(ConnectionPool(connection_class=kind, **_WIRE, **bounds, **login))
 
 
 def _context(store: StoreURL) -> RedisSSLContext | None:

@@ -8,7 +8,7 @@ read would ever come through otherwise.
 import asyncio
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
 from redis.asyncio.connection import AbstractConnection, RedisSSLContext
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
@@ -99,13 +99,14 @@ class Sentinels(Sentinel):
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         """As redis-py's, with a message for people; who knew is asked first the next time."""
-        troubles = []
+        troubles, cause = [], None
         for sentinel in list(self.sentinels):
             place = sentinel.connection_pool.connection_kwargs
             try:
                 masters: dict[str, Any] = await sentinel.sentinel_masters()  # type: ignore[assignment]
             except (RedisError, OSError) as error:
                 troubles.append(f"{written(place['host'], place['port'])}: {error}")
+                cause = error
                 continue
             state = masters.get(service_name)
             if state and self.check_master_state(state, service_name):
@@ -113,7 +114,7 @@ class Sentinels(Sentinel):
                 return state["ip"], state["port"]
             known = "is down" if state else f"is none of its masters ({', '.join(sorted(masters)) or 'it has none'})"
             troubles.append(f"{written(place['host'], place['port'])}: {service_name} {known}")
-        raise ConnectionError("; ".join(troubles))
+        raise ConnectionError("; ".join(troubles)) from cause
 
 
 class MasterPool(SentinelConnectionPool, Pool):
@@ -138,8 +139,3 @@ class MasterPool(SentinelConnectionPool, Pool):
             self._search.cancel()
             await asyncio.gather(self._search, return_exceptions=True)
         await self.sentinel_manager.aclose()
-
-
-def plain_pool(**options: Any) -> ConnectionPool:
-    """For a question now and then: to a sentinel, or about the slots of a cluster."""
-    return ConnectionPool(retry=once(), socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S, **options)
