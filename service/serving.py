@@ -50,7 +50,7 @@ def serve(data: Path | None = None) -> int:
         if (refusal := tracing.refusal(os.environ)) is not None:
             log.warning("%s", refusal)
         if settings.redis_url is not None:
-            clients.check(settings.redis_url)
+            _check_store(settings.redis_url)
         listener = _listen(settings.host, settings.port)
         bundle = _checked(settings)
     except (SettingsError, BundleError, ValueError, OSError) as error:
@@ -122,6 +122,13 @@ def _listen(host: str, port: int) -> socket.socket:
         wrong = f"cannot listen on {host}:{port} ({error.strerror})"
         raise OSError(f"{wrong}; stop what listens there or set RANKER_PORT to another port") from None
     return listener
+
+
+def _check_store(url: str) -> None:
+    try:
+        clients.check(url)
+    except ValueError as error:
+        raise SettingsError(f"RANKER_REDIS_URL: {error}") from None
 
 
 def _refuse_data(data: Path, settings: Settings) -> None:
