@@ -71,9 +71,11 @@ class Readers:
             user_id = random.choice(USERS)
             if random.random() < 0.2:  # as where a caller hangs up
                 reading = asyncio.create_task(self.read(user_id))
-                await asyncio.sleep(random.random() / 1000)
-                reading.cancel()
-                await asyncio.wait([reading])
+                try:
+                    await asyncio.sleep(random.random() / 1000)
+                finally:  # also where the readers end: nobody reads from a store that is closed
+                    reading.cancel()
+                    await asyncio.wait([reading])
             else:
                 await self.read(user_id)
             await asyncio.sleep(0.001)

@@ -173,6 +173,8 @@ class Pipeline:
         A node that fails is the error of its own commands alone.
         """
         commands, self._commands = self._commands, []
+        if not commands:
+            return []
         replies: list[Any] = [None] * len(commands)
         waiting: dict[tuple[Node, bool], list[int]] = {}  # (node, whether it must be ASKed) -> commands' numbers
         slots = await self._cluster.slots()
@@ -218,7 +220,7 @@ class Pipeline:
             pipeline.execute_command(*command)
         try:
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, ValueError) as error:  # a MOVED that names no node is a ValueError
             self._cluster.doubt()
             return [error] * len(commands)
         if any(isinstance(reply, MovedError | ClusterDownError) for reply in replies):
