@@ -47,7 +47,7 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
     verify_catalog(bundle.folder, bundle.manifest)  # it may be another than the one that the parent checked
     served = Served.open(bundle, Scorer(settings.score_threads), settings.precision)
     metrics = Metrics(metrics_folder, STAGES_OF, REASONS, budgets_s=[budget / 1000 for budget in settings.budgets_ms])
-    live = Live(announce(metrics, served, time.perf_counter() - begun))
+    live = Live(announce(metrics, served, time.perf_counter() - begun), settings.history_keep)
     history = Ladder(Counted(opened(settings), metrics))
     parts = Parts(settings, live, history, metrics)
 

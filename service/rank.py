@@ -32,6 +32,7 @@ class Ranked:
     unknown_items: int
     new_user: bool
     degraded: list[str]
+    history_complete: bool | None  # whether the store still held all that a replay reads; None: a live request
     future: int
     malformed: int
     holes: int  # elements of lists that hold nothing
@@ -48,6 +49,7 @@ class Encodable:
     encoded: Encoded
     new_user: bool
     degraded: list[str]
+    history_complete: bool | None
     skipped: int
     history_age_s: float | None
 
@@ -138,7 +140,8 @@ def _encode(request: RankRequest, user_id: int | str, stored: Stored, now: int, 
     degraded = [stored.missing] if stored.missing else []
     new_user = not degraded and not stored.profile and not stored.behaviours
     age_s = max(0, at - stored.behaviours[-1].timestamp) / 1000 if stored.behaviours else None
-    return Encodable(request, encoded, new_user, degraded, stored.skipped, age_s)
+    complete = None if request.timestamp is None else stored.complete and not degraded
+    return Encodable(request, encoded, new_user, degraded, complete, stored.skipped, age_s)
 
 
 def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
@@ -155,6 +158,7 @@ def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
         unknown_items=ready.encoded.unknown_items,
         new_user=ready.new_user,
         degraded=ready.degraded,
+        history_complete=ready.history_complete,
         future=ready.encoded.future,
         malformed=ready.encoded.malformed + ready.skipped,
         holes=ready.encoded.holes,

@@ -103,6 +103,7 @@ def _checked(settings: Settings) -> Bundle:
     bundle = Bundle.open(settings.bundle)
     bundle.verify()
     served = Served.open(bundle, Scorer(1), settings.precision)
+    served.fits(settings.history_keep)
     facts = (bundle.name, bundle.version, bundle.folder, served.precision, time.perf_counter() - begun)
     log.info("bundle %s %s at %s, served in %s, checked in %.2f s", *facts)
     return bundle

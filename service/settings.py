@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 DEMO_BUNDLE = Path(__file__).parent / "demo" / "bundle"
 DEMO_USERS = Path(__file__).parent / "demo" / "users.jsonl"
 MOST_BUDGETS, SHORTEST_MS, LONGEST_MS = 20, 0.1, 60_000  # each is a bucket more of every route and outcome
+MOST_KEPT = 1000  # behaviours of a kind of a user
 
 
 class SettingsError(ValueError):
@@ -52,9 +53,10 @@ class Settings(BaseSettings):
     history_keep: int = Field(
         100,
         ge=1,
-        le=100_000,
-        description="Newest behaviours kept per user; more than T, the network's history length, because other actions "
-        "are filtered out first.",
+        le=MOST_KEPT,
+        description="Newest behaviours kept of each action on each type of object (clicks on items, buys of items), "
+        "for each user. At least T, the network's history length, or the service does not start. 100 of a kind take "
+        "some 3 kB of the store, 1000 some 110 kB (docs/store.md).",
     )
     history_ttl_s: int = Field(
         90 * 24 * 3600,

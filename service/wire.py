@@ -83,9 +83,14 @@ class RankResponse(BaseModel):
     items: list[RankedItem] = Field(description="Best first; ties keep the caller's order.")
     history_length: int = Field(description="Behaviours that the network saw.")
     unknown_items: int = Field(description="Candidates without an embedding, scored by their features.")
-    new_user: bool = Field(description="The store holds neither profile nor behaviours of this user.")
+    new_user: bool = Field(description="The store holds nothing of this user that the model reads.")
     degraded: list[str] = Field(
         description="What the answer had to do without: `history` when the store did not answer."
+    )
+    history_complete: bool | None = Field(
+        None,
+        description="Of replays alone (`timestamp`): false where the store may no longer hold all behaviours that the "
+        "model would have seen then.",
     )
     timings_ms: Timings
 

@@ -19,14 +19,17 @@ from urllib.parse import unquote, urlparse
 import pytest
 
 from model.features.behaviour import Behaviour
-from model.features.wanted import Wanted
+from model.features.wanted import Newest, Wanted
 from service.store import clients
 from service.store.embedded import EmbeddedStore
 from service.store.history import Asked, History, Store, Stored, StoreUnavailable
 from service.store.redis import RedisHistory
 from tests.servers import secured, sharded, watched
 
-ALL = Wanted((), ())  # nothing is left out by name
+ALL = Wanted(  # what the tests write
+    ("age", "city", "gone", "more", "n", "name", "new", "score", "tags", ""),
+    (*(Newest(action, "item", 1000) for action in ("click", "buy", "like")), Newest("view", "page", 1000)),
+)
 
 
 async def read_one(history: History | Store, user_id: str, before: int | None) -> Stored:

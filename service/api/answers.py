@@ -34,6 +34,7 @@ def timings_ms(call: Call) -> dict[str, float]:
 
 def ranked_body(call: Call, ranked: Ranked, timings: Mapping[str, float]) -> dict[str, Any]:
     """One ranked request, as wire.RankResponse documents it."""
+    replay = {} if ranked.history_complete is None else {"history_complete": ranked.history_complete}
     return {
         "request_id": call.id,
         "model": call.model,
@@ -44,6 +45,7 @@ def ranked_body(call: Call, ranked: Ranked, timings: Mapping[str, float]) -> dic
         "unknown_items": ranked.unknown_items,
         "new_user": ranked.new_user,
         "degraded": ranked.degraded,
+        **replay,
         "timings_ms": timings,
     }
 

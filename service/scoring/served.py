@@ -63,6 +63,18 @@ class Served:
         """The same with another catalogue; nothing of it keeps this one's, and its disk space."""
         return replace(self, bundle=self.bundle.with_catalog(catalog), catalog=catalog)
 
+    def fits(self, keep: int) -> None:
+        """Raises BundleError where the model reads more behaviours than the `keep` of each kind that the store keeps.
+
+        Its histories would be cut short without a word, and served scores be others than the evaluated ones.
+        """
+        longest = self.wanted.longest
+        if keep < longest:
+            raise BundleError(
+                f"{self.name} {self.version} reads the newest {longest} behaviours (`length` in its features.toml), "
+                f"RANKER_HISTORY_KEEP={keep} keeps fewer of each kind: set RANKER_HISTORY_KEEP to {longest} or more"
+            )
+
     def run(self, inputs: Inputs) -> Scores:
         """Scores (U, C) of encoded requests, in this thread."""
         return self.bundle.score(self.session, inputs)
@@ -79,8 +91,11 @@ class Served:
 class Live:
     """Which model answers now. `current` is read from the event loop and set from any thread."""
 
-    def __init__(self, served: Served):
+    def __init__(self, served: Served, keep: int):
+        """`keep`: behaviours of each kind that the store keeps. Raises BundleError where the model reads more."""
+        served.fits(keep)
         self.current = served
+        self._keep = keep
         self._lock = threading.Lock()
 
     def take(self, call: Call) -> Served:
@@ -90,7 +105,11 @@ class Live:
         return served
 
     def swap(self, served: Served) -> Served:
-        """Requests that begin from now on are answered by `served`; returns the one before."""
+        """Requests that begin from now on are answered by `served`; returns the one before.
+
+        Raises BundleError, and leaves all as it is, where `served` reads more behaviours than the store keeps.
+        """
+        served.fits(self._keep)
         with self._lock:
             before, self.current = self.current, served
         return before

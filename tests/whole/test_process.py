@@ -81,6 +81,10 @@ def test_a_port_in_use_is_one_clear_line() -> None:
         ({"bundle": "/nowhere"}, "/nowhere is no bundle"),
         ({"redis_url": "http://localhost"}, "RANKER_REDIS_URL: .*redis://, rediss:// or unix://"),
         ({"history_keep": "many"}, "RANKER_HISTORY_KEEP"),
+        (
+            {"history_keep": "5"},
+            "reads the newest 20 behaviours.*RANKER_HISTORY_KEEP=5 .*set RANKER_HISTORY_KEEP to 20",
+        ),
         ({"budgets_ms": "10,soon"}, "RANKER_BUDGETS_MS='10,soon'.*with commas between"),
     ],
 )
