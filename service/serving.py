@@ -33,9 +33,9 @@ from service.loading.user import BackfillError
 from service.scoring.scorer import Scorer
 from service.scoring.served import Served, check_kept
 from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
+from service.store import clients
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
 from service.store.history import REASONS
-from service.store.redis import address
 from service.telemetry import logs, tracing
 from service.telemetry.folder import prepare_folder
 from service.worker import METRICS_FOLDER, PARENT
@@ -55,7 +55,7 @@ def serve(data: Path | None = None) -> int:
         if (refusal := tracing.refusal(os.environ)) is not None:
             log.warning("%s", refusal)
         if settings.redis_url is not None:
-            address(settings.redis_url)
+            _check_store(settings.redis_url)
         listener = _listen(settings.host, settings.port, "RANKER_PORT")
         admin = _listen(settings.host, settings.admin_port, "RANKER_ADMIN_PORT") if settings.admin_port else None
         bundle = _checked(settings)
@@ -148,6 +148,13 @@ def _listen(host: str, port: int, setting: str) -> socket.socket:
         wrong = f"cannot listen on {host}:{port} ({error.strerror})"
         raise OSError(f"{wrong}; stop what listens there or set {setting} to another port") from None
     return listener
+
+
+def _check_store(url: str) -> None:
+    try:
+        clients.check(url)
+    except ValueError as error:
+        raise SettingsError(f"RANKER_REDIS_URL: {error}") from None
 
 
 def _refuse_data(data: Path, settings: Settings) -> None:

@@ -46,8 +46,9 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(
         None,
-        description="The store: redis://, rediss:// or unix://. Unset: an embedded store, lost at exit, not for "
-        "production, with the demo's users for the demo bundle, or those of --data DIR.",
+        description="The store: redis://, unix://, redis+sentinel:// or redis+cluster://, by TLS rediss://, "
+        "rediss+sentinel:// or rediss+cluster://. Unset: an embedded store, lost at exit, not for production, with the "
+        "demo's users for the demo bundle, or those of --data DIR.",
     )
     history_keep: int = Field(
         100,
@@ -66,7 +67,10 @@ class Settings(BaseSettings):
         50, ge=1, le=60_000, description="Past this time we rank without history (`degraded`) rather than answer late."
     )
     history_connections: int = Field(
-        64, ge=1, le=10_000, description="Store connections per worker; a connection serves one request at a time."
+        64,
+        ge=1,
+        le=10_000,
+        description="Store connections per worker, and per node of a cluster; one serves one request at a time.",
     )
     score_threads: int = Field(
         default_factory=lambda: max(

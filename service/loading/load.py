@@ -18,8 +18,8 @@ from model.textfile import UnreadableFile, numbered_lines
 from service.loading.lines import users_of_lines
 from service.loading.tables import SLICE_ROWS, Tables
 from service.loading.user import BackfillError, Fields, Summary, User
+from service.store import clients
 from service.store.format import history_key, kinds_key, profile_key, queue_write
-from service.store.redis import address
 
 BATCH = 50_000  # behaviours and users a round trip: some megabytes of commands, on both sides
 SAMPLE = 200  # users whose memory is measured
@@ -110,8 +110,7 @@ def _load(users: Generator[User, None, None], fields: Fields, url: str, keep: in
     sample: list[str] = []
     chance = random.Random(0)
     summary = Summary(fields.schema, time.time_ns() // 1_000_000)
-    address(url)
-    with closing(users), redis.Redis.from_url(url, socket_timeout=TIMEOUT_S) as store:
+    with closing(users), clients.opened_sync(url, TIMEOUT_S) as store:
         pipeline = store.pipeline(transaction=False)
         try:
             for user in users:

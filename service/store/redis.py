@@ -6,25 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import parse_url
 from redis.exceptions import ConnectionError, InvalidResponse, ResponseError, TimeoutError
 
 from model.features.behaviour import Behaviour
 from model.features.wanted import Wanted
 from service.settings import Settings
+from service.store import clients
 from service.store.format import queue_write
 from service.store.history import Asked, BrokenValue, Stored, StoreTimedOut, StoreUnavailable
 from service.store.reading import Reading, Unfinished
-
-
-def address(url: str) -> str:
-    """Where a store's URL points, fit for messages. Raises ValueError unless it is redis://, rediss:// or unix://."""
-    try:
-        parts = parse_url(url)
-    except ValueError:  # its message may hold a piece of the password
-        raise ValueError("the store's URL must be redis://, rediss:// or unix://, its password %-encoded") from None
-    return str(parts.get("path") or f"{parts.get('host', 'localhost')}:{parts.get('port', 6379)}")
 
 
 def opened(settings: Settings) -> "RedisHistory":
@@ -45,25 +35,14 @@ class RedisHistory:
     """
 
     def __init__(self, url: str, *, keep: int, ttl_s: int, timeout_ms: int, connections: int) -> None:
-        """`url`: redis://, rediss:// or unix://. Nothing is connected yet.
+        """`url`: of any kind of store that service/store/clients/url.py names. Nothing is connected yet.
 
-        `timeout_ms` bounds each wait: for one of the `connections`, to connect, to send, for each reply.
-        Raises ValueError for a URL that is none of these.
+        `timeout_ms` bounds a call as a whole: the wait for one of the `connections`, connecting, all replies.
+        Raises ValueError for a URL that cannot be used.
         """
-        timeout_s = timeout_ms / 1000
-        self._where = address(url)
-        self._redis = Redis.from_pool(
-            BlockingConnectionPool.from_url(
-                url,
-                max_connections=connections,
-                timeout=timeout_s,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                protocol=2,  # with this and without driver_info no handshake precedes the first command
-                driver_info=None,
-            )
-        )
-        self._keep, self._ttl_s, self._timeout_s = keep, ttl_s, timeout_s
+        self._where = clients.address(url)
+        self._redis = clients.opened(url, connections)
+        self._keep, self._ttl_s, self._timeout_s = keep, ttl_s, timeout_ms / 1000
         self._reading: tuple[Wanted, Reading] | None = None  # of the model that was read for last
 
     async def read(

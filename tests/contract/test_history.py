@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from model.features.behaviour import LATEST_MS, Behaviour
 from model.features.wanted import Newest, Wanted
+from service.store import clients
 from service.store.format import RENEW, history_key, kind_of, kinds_key, pack, profile_key, queue_write, unpack
 from service.store.history import Asked, Stored, StoreUnavailable
 from service.store.redis import RedisHistory
@@ -50,7 +50,7 @@ async def opened(
 
 @pytest.fixture
 def admin(store_url):
-    with redis.Redis.from_url(store_url) as client:
+    with clients.opened_sync(store_url, 10) as client:
         yield client
 
 
@@ -309,7 +309,7 @@ def test_every_write_renews_the_user_as_a_whole(store_url, admin):
     async def scenario():
         async with opened(store_url) as history:
             await history.write("u", [*clicks(1), Behaviour("buy", "item", "i", 1)], {"age": "30"})
-            keys = admin.keys()
+            keys = sorted(admin.scan_iter())
             assert len(keys) == 4
             for behaviours, profile in ((clicks(2), {"age": "30"}), (clicks(2), None), ([], {"age": "31"})):
                 for key in keys:
@@ -320,7 +320,7 @@ def test_every_write_renews_the_user_as_a_whole(store_url, admin):
                     assert TTL_S * 1000 - 60_000 < admin.pttl(key) <= TTL_S * 1000
 
             admin.eval(RENEW, 3, kinds_key("u"), profile_key("u"), "{u:u}:history:1", KEEP, 0)
-            assert admin.keys() == []
+            assert sorted(admin.scan_iter()) == []
 
     asyncio.run(scenario())
 
@@ -363,14 +363,14 @@ def test_the_documented_commands_leave_what_write_leaves(store_url, admin):
         assert [command[0] for command in commands] == ["ZADD", "ZADD", "HSET", "EVAL"]
         for command in commands:
             admin.execute_command(*(RENEW if part == "<script>" else part for part in command))
-        keys = sorted(admin.keys())
+        keys = sorted(admin.scan_iter())
         documented = [admin.dump(key) for key in keys]
         ours = RedisHistory(store_url, keep=100, ttl_s=90 * 86_400, timeout_ms=5000, connections=1)
         admin.flushall()
         await ours.write("42", [Behaviour("click", "item", "2268318", 1511544070000)], {"age": "30", "city": "110000"})
         await ours.close()
 
-        assert len(keys) == 3 and sorted(admin.keys()) == keys
+        assert len(keys) == 3 and sorted(admin.scan_iter()) == keys
         assert [admin.dump(key) for key in keys] == documented
 
     asyncio.run(scenario())
@@ -497,9 +497,9 @@ def test_a_behaviour_that_cannot_be_packed_queues_nothing(admin):
     assert len(pipeline) == 0
 
 
-def test_a_read_is_one_round_trip_and_so_is_a_write_on_a_fresh_connection_too(store_url):
+def test_a_read_is_one_round_trip_and_so_is_a_write_on_a_fresh_connection_too(socket_url):
     async def scenario():
-        with Proxy(store_url) as proxy:
+        with Proxy(socket_url) as proxy:
             async with opened(proxy.url, keep=2000, connections=1) as history:
                 await history.write("u", clicks(*range(1000)), {"age": "30"})
                 assert proxy.turns == 1
@@ -528,9 +528,9 @@ def test_reads_at_the_same_time_share_the_connections_and_get_their_own_user(sto
 
 
 @pytest.mark.parametrize("answered", [0, 1, 30])
-def test_a_read_cancelled_while_its_answer_is_on_the_way_leaves_it_to_nobody(store_url, answered):
+def test_a_read_cancelled_while_its_answer_is_on_the_way_leaves_it_to_nobody(socket_url, answered):
     async def scenario():
-        with Proxy(store_url) as proxy:
+        with Proxy(socket_url) as proxy:
             async with opened(proxy.url, connections=1) as history:
                 await history.write("one", clicks(1), {"name": "one", "more": "than 30 bytes"})
                 await history.write("other", clicks(2), {"name": "other"})
@@ -572,10 +572,10 @@ def test_a_read_cancelled_at_any_step_leaves_its_answer_to_nobody(store_url):
     asyncio.run(scenario())
 
 
-def test_an_answer_later_than_the_timeout_is_nobodys(store_url):
+def test_an_answer_later_than_the_timeout_is_nobodys(socket_url):
     async def scenario():
-        with Proxy(store_url) as proxy:
-            async with opened(store_url) as direct:
+        with Proxy(socket_url) as proxy:
+            async with opened(socket_url) as direct:
                 await direct.write("one", clicks(1), None)
                 await direct.write("other", clicks(2), None)
             async with opened(proxy.url, timeout_ms=300, connections=1) as history:
@@ -589,9 +589,9 @@ def test_an_answer_later_than_the_timeout_is_nobodys(store_url):
     asyncio.run(scenario())
 
 
-def test_a_caller_waits_for_a_free_connection_no_longer_than_the_timeout(store_url):
+def test_a_caller_waits_for_a_free_connection_no_longer_than_the_timeout(socket_url):
     async def scenario():
-        with Proxy(store_url) as proxy:
+        with Proxy(socket_url) as proxy:
             async with (
                 opened(proxy.url, timeout_ms=10_000, connections=1) as history,
                 opened(proxy.url, timeout_ms=100, connections=1) as hurried,
@@ -609,9 +609,9 @@ def test_a_caller_waits_for_a_free_connection_no_longer_than_the_timeout(store_u
     asyncio.run(scenario())
 
 
-def test_a_store_that_went_away_and_came_back_is_read_at_once(store_url):
+def test_a_store_that_went_away_and_came_back_is_read_at_once(socket_url):
     async def scenario():
-        with Proxy(store_url) as proxy:
+        with Proxy(socket_url) as proxy:
             async with opened(proxy.url) as history:
                 await history.write("u", clicks(1), None)
                 await asyncio.to_thread(proxy.cut)
@@ -623,9 +623,9 @@ def test_a_store_that_went_away_and_came_back_is_read_at_once(store_url):
     asyncio.run(scenario())
 
 
-def test_a_store_cut_off_midway_is_unavailable(store_url):
+def test_a_store_cut_off_midway_is_unavailable(socket_url):
     async def scenario():
-        with Proxy(store_url) as proxy:
+        with Proxy(socket_url) as proxy:
             async with opened(proxy.url) as history:
                 await history.write("u", clicks(1), None)
                 proxy.hold(after=3)
@@ -675,9 +675,9 @@ def test_a_store_that_never_answers_is_given_up_after_the_timeout():
     asyncio.run(scenario())
 
 
-def test_a_wrong_password_is_unavailable_and_not_told(store_url):
+def test_a_wrong_password_is_unavailable_and_not_told(socket_url):
     async def scenario():
-        with Proxy(store_url) as proxy:
+        with Proxy(socket_url) as proxy:
             async with opened(proxy.url.replace("redis://", "redis://:hush@")) as history:
                 with pytest.raises(StoreUnavailable) as refused:
                     await read_one(history, "u", None)

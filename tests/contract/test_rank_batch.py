@@ -25,15 +25,15 @@ def both(bundle: Bundle, url: str, requests: list[Any], **changes: Any) -> tuple
     return answers
 
 
-def test_each_request_is_answered_as_it_would_be_alone(small_bundle: Bundle, store_url: str) -> None:
+def test_each_request_is_answered_as_it_would_be_alone(small_bundle: Bundle, socket_url: str) -> None:
     items = items_of(small_bundle, 30)
-    write(store_url, "b1", [Behaviour("click", "item", items[0], NOW - 5000)], {"age": "25-29"})
+    write(socket_url, "b1", [Behaviour("click", "item", items[0], NOW - 5000)], {"age": "25-29"})
     requests = [
         {"user_id": "b1", "candidates": items, "timestamp": NOW},
         {"user_id": "stranger", "candidates": items[:3], "top_k": 2, "timestamp": NOW},
         {"user_id": "b1", "candidates": [items[1], "nobody-knows"], "user": {"gender": "f"}, "timestamp": NOW},
     ]
-    together, alone = both(small_bundle, store_url, requests)
+    together, alone = both(small_bundle, socket_url, requests)
     assert together.status_code == 200
     answers = together.json()
     assert len(answers) == 3

@@ -22,10 +22,10 @@ from tests.client import NOW, ask, client_of, items_of, replay, requests, run
 from tests.stores import black_hole_url, dead_url, write
 
 
-def test_ranked_items_come_back_best_first_with_all_that_is_documented(small_bundle: Bundle, store_url: str) -> None:
+def test_ranked_items_come_back_best_first_with_all_that_is_documented(small_bundle: Bundle, socket_url: str) -> None:
     items = items_of(small_bundle, 30)
-    write(store_url, "u1", [Behaviour("click", "item", items[0], NOW - 5000)], {"age": "25-29", "gender": "f"})
-    (answer,) = ask(small_bundle, store_url, {"user_id": "u1", "candidates": items, "timestamp": NOW})
+    write(socket_url, "u1", [Behaviour("click", "item", items[0], NOW - 5000)], {"age": "25-29", "gender": "f"})
+    (answer,) = ask(small_bundle, socket_url, {"user_id": "u1", "candidates": items, "timestamp": NOW})
     assert answer.status_code == 200
     body = answer.json()
     assert set(body) == {
@@ -80,15 +80,15 @@ def test_position_and_profile_given_in_the_request_change_the_score(small_bundle
 
 
 def test_a_replay_sees_only_what_happened_strictly_before_and_a_live_request_all(
-    small_bundle: Bundle, store_url: str
+    small_bundle: Bundle, socket_url: str
 ) -> None:
     items = items_of(small_bundle, 3)
     clicks = [Behaviour("click", "item", item, NOW + at) for item, at in zip(items, (-1, 0, 1), strict=True)]
     ahead = Behaviour("click", "item", items[0], 32_000_000_000_000)  # a clock far ahead of ours
-    write(store_url, "u1", [*clicks, ahead], {})
+    write(socket_url, "u1", [*clicks, ahead], {})
     base = {"user_id": "u1", "candidates": items}
     replays = [base | {"timestamp": NOW + at} for at in (-1, 0, 1, 2)]
-    lengths = [answer.json()["history_length"] for answer in ask(small_bundle, store_url, *replays, base)]
+    lengths = [answer.json()["history_length"] for answer in ask(small_bundle, socket_url, *replays, base)]
     assert lengths == [0, 1, 2, 3, 4]
 
 
@@ -289,9 +289,9 @@ def test_a_caller_that_hangs_up_is_no_failure_of_ours(
     assert "failed" not in caplog.text
 
 
-def test_strange_things_in_the_store_cost_no_answer(small_bundle: Bundle, store_url: str) -> None:
+def test_strange_things_in_the_store_cost_no_answer(small_bundle: Bundle, socket_url: str) -> None:
     """Another program's mistakes: members that are none, a time beyond all bounds, deep JSON, a wrong type of value."""
-    with redis.Redis.from_url(store_url) as admin:
+    with redis.Redis.from_url(socket_url) as admin:
         for member in ("x", "click|item|i1|99999999999999999999", "click|item|i2|1757000000000"):
             admin.zadd("{u:u1}:history:1", {member: 1_757_000_000_000})
         for member in ("x", "1757000000001|i1", "01757000000001|i1"):
@@ -299,7 +299,7 @@ def test_strange_things_in_the_store_cost_no_answer(small_bundle: Bundle, store_
         admin.hset("{u:u1}:profile:1", mapping={"age": "[" * 10_000, "gender": b"\xff", "nothing": "x"})
         admin.set("{u:u2}:history:2:click|item", "no sorted set")
     items = items_of(small_bundle, 3)
-    one, two = ask(small_bundle, store_url, *({"user_id": u, "candidates": items} for u in ("u1", "u2")))
+    one, two = ask(small_bundle, socket_url, *({"user_id": u, "candidates": items} for u in ("u1", "u2")))
     assert one.status_code == 200 and one.json()["history_length"] == 2 and not one.json()["degraded"]
     assert two.status_code == 200 and two.json()["degraded"] == ["history:error"]
 
