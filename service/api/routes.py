@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import orjson
 from fastapi import Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
@@ -16,11 +17,13 @@ from starlette.responses import RedirectResponse
 from model.bundle.reading import Bundle
 from service.api.answers import call_of, error_response, json_response, ranked_body, timings_ms
 from service.api.endpoint import Endpoint, Ids, Parts
+from service.batch import Batch, Messages, rank_batch
 from service.call import Call
-from service.errors import OF_STATUS, BodyTooLarge, InvalidRequest, RankerError, TooManyCandidates, error_body
-from service.rank import Ranked, rank, rank_many
+from service.errors import OF_STATUS, BodyTooLarge, InvalidRequest, RankerError, error_body
+from service.pieces import PIECE
+from service.rank import Ranked, rank
 from service.telemetry.families import STAGES
-from service.wire import ErrorResponse, RankResponse, parse, parse_batch
+from service.wire import ErrorResponse, RankResponse, parse, parse_large
 
 ASSETS = "/docs-assets"  # of Swagger UI, without a CDN
 SAMPLES = 1000  # ids that GET /model offers at most
@@ -28,7 +31,11 @@ SAMPLES = 1000  # ids that GET /model offers at most
 
 async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
     served, settings = parts.live.take(call), parts.settings
-    ranking = parse(await _body(request, settings.max_body_bytes), settings.max_candidates)
+    body = await _body(request, settings.max_body_bytes)
+    if len(body) <= PIECE:
+        ranking = parse(body, settings.max_candidates)
+    else:
+        ranking = await parse_large(body, settings.max_candidates, parts.turns)
     if settings.log_user_ids:
         call.user_id = ranking.user_id
     call.stages["parse"] = time.perf_counter() - call.begun
@@ -42,26 +49,29 @@ async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
 
 
 async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Response:
-    served, settings = parts.live.take(call), parts.settings
-    rankings, in_all = parse_batch(await _body(request, settings.max_body_bytes), settings.max_candidates)
-    parts.metrics.size("ranker_batch_requests", len(rankings))
-    if in_all > settings.max_batch_candidates:
-        raise TooManyCandidates(f"{in_all} candidates in all, at most {settings.max_batch_candidates}")
+    served, settings, turns = parts.live.take(call), parts.settings, parts.turns
+    batch = await Batch.of(await _body(request, settings.max_body_bytes), settings.max_batch_requests, turns)
+    parts.metrics.size("ranker_batch_requests", len(batch))
+    await batch.measure(settings.max_candidates, settings.max_batch_candidates)
     call.stages["parse"] = time.perf_counter() - call.begun
+    # The place of admission: `batch.candidates` are known, and no user is read yet.
 
-    answers = await rank_many(call, rankings, time.time_ns() // 1_000_000, parts.history, served)
-    with call.stage("serialise"):
-        timings = timings_ms(call)
-        response = json_response(
-            [
-                error_body(answer.kind, str(answer), call.id)
-                if isinstance(answer, RankerError)
-                else ranked_body(call, answer, timings)
-                for answer in answers
-            ]
-        )
-    _count(call, [answer for answer in answers if isinstance(answer, Ranked)], parts)
-    return response
+    now = time.time_ns() // 1_000_000
+    written: list[bytes] = []
+    messages = Messages()
+    async for answers in rank_batch(call, batch, settings.max_candidates, now, parts.history, served, turns):
+        with call.stage("serialise"):
+            timings = timings_ms(call)  # until here: what comes after is other requests' time
+            for answer in answers:
+                await turns.next()
+                if isinstance(answer, RankerError):
+                    body = error_body(answer.kind, messages.of(answer), call.id)
+                    parts.metrics.add("ranker_batch_errors", kind=answer.kind)
+                else:
+                    body = ranked_body(call, answer, timings)
+                written.append(orjson.dumps(body))
+        _count(call, [answer for answer in answers if isinstance(answer, Ranked)], parts)
+    return Response(b"[" + b",".join(written) + b"]", media_type="application/json")
 
 
 def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:

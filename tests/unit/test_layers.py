@@ -52,14 +52,20 @@ ARROWS = {
     "service": {"service", *SERVED, *COMMAND},  # app, worker and __main__, which know all parts
     "service.settings": set(),
     "service.errors": set(),
-    "service.wire": FEATURES | {"service.errors"},
+    "service.turns": set(),  # a leaf: whose slice of work comes next
+    "service.pieces": {"service.errors", "service.turns"},
+    "service.wire": FEATURES | {"service.errors", "service.pieces", "service.turns"},
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
     "service.call": {"service.errors"},
     "service.scoring": SERVED | {"service.call", "service.errors"},
-    "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
+    "service.rank": FEATURES
+    | {"service.call", "service.errors", "service.turns", "service.wire", "service.store", "service.scoring"},
+    "service.batch": {"service.call", "service.errors", "service.pieces", "service.turns", "service.wire"}
+    | {"service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
-    | {"service.call", "service.errors", "service.wire", "service.rank", "service.settings"}
+    | {"service.call", "service.errors", "service.pieces", "service.turns", "service.wire", "service.batch"}
+    | {"service.rank", "service.settings"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.loading": FEATURES | LINES | {"service.store"},
     "service.backfill": SERVED | COMMAND | {"service.settings", "service.loading"},
