@@ -7,6 +7,7 @@ chunk and its answer, and between two slices of its work other requests of this 
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 
+from model.features.wanted import Wanted
 from service.call import Call
 from service.errors import (
     DeadlineExceeded,
@@ -19,12 +20,12 @@ from service.errors import (
 from service.pieces import PIECE, SPACE, TooManyParts, parsed, parts
 from service.rank import Ranked, rank_many
 from service.scoring.served import Served
-from service.store.history import History
+from service.store.history import OPEN, Asked, History, Stored
 from service.turns import Turns
 from service.wire import RankRequest, parse, parse_large
 
-USERS = 16  # of a chunk: unpacking a user's 100 behaviours holds the loop for some 0.1 ms, and a reply's all at once
-CANDIDATES = 4000  # of a chunk, unless one request has more
+USERS = 8  # of a chunk: unpacking 100 behaviours holds the loop for 0.1 ms, and those of a reply come at once
+CANDIDATES = 2000  # of a chunk, unless one request has more
 MESSAGE, MESSAGES = 400, 64 * 1024  # characters of one error's message, and of all of a call
 ALLOWED = "body: a list of one or more requests is allowed, each as /rank takes it"
 CUT = "this answer's messages are cut: send this request to /rank to see what is wrong"
@@ -115,6 +116,7 @@ async def rank_batch(
     What the call's deadline finds not begun gets DeadlineExceeded. It is raised where nothing is begun by then;
     ClientGone is raised at any time.
     """
+    patient = _Patient(history, turns)
     late: DeadlineExceeded | None = None
     begun = False
     async for requests in batch.chunks(max_candidates):
@@ -129,7 +131,31 @@ async def rank_batch(
         if late is not None:
             yield [one if isinstance(one, RankerError) else late for one in requests]
         else:
-            yield await rank_many(call, requests, now, history, served, turns)
+            yield await rank_many(call, requests, now, patient, served, turns)
+
+
+class _Patient:
+    """A history (history.History) for one call of many reads: what could not be had is asked for once more.
+
+    A batch has the time that a request beside it has not. Once asking again was in vain it is not tried again.
+    """
+
+    def __init__(self, history: History, turns: Turns):
+        self._history, self._turns, self._hopes = history, turns, True
+
+    async def read(self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None) -> list[Stored]:
+        async with self._turns.store:
+            stored = await self._history.read(users, wanted, timeout_s)
+            again = [at for at, one in enumerate(stored) if one.missing not in (None, OPEN)]
+            if again and self._hopes:
+                second = await self._history.read([users[at] for at in again], wanted, timeout_s)
+                self._hopes = any(one.missing is None for one in second)
+                for at, one in zip(again, second, strict=True):
+                    stored[at] = one
+        return stored
+
+    async def close(self) -> None:
+        """The history is another's."""
 
 
 class Messages:

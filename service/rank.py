@@ -102,8 +102,7 @@ async def rank_many(
     if valid:
         asked = [Asked(str(user_id), request.timestamp) for request, user_id in valid.values()]
         with call.stage("history"):
-            async with turns.store:
-                histories = await history.read(asked, served.wanted)
+            histories = await history.read(asked, served.wanted)
 
     ready: dict[int, Encodable] = {}
     if valid:

@@ -30,6 +30,11 @@ SAMPLES = 1000  # ids that GET /model offers at most
 
 
 async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
+    with parts.turns.single():
+        return await _post_rank(call, request, parts)
+
+
+async def _post_rank(call: Call, request: Request, parts: Parts) -> Response:
     served, settings = parts.live.take(call), parts.settings
     body = await _body(request, settings.max_body_bytes)
     if len(body) <= PIECE:

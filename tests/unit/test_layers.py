@@ -61,7 +61,8 @@ ARROWS = {
     "service.scoring": SERVED | {"service.call", "service.errors"},
     "service.rank": FEATURES
     | {"service.call", "service.errors", "service.turns", "service.wire", "service.store", "service.scoring"},
-    "service.batch": {"service.call", "service.errors", "service.pieces", "service.turns", "service.wire"}
+    "service.batch": FEATURES
+    | {"service.call", "service.errors", "service.pieces", "service.turns", "service.wire"}
     | {"service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
     | {"service.call", "service.errors", "service.pieces", "service.turns", "service.wire", "service.batch"}
