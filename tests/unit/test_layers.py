@@ -80,6 +80,7 @@ ARROWS = {
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
     "loadtest.accuracy": {"loadtest", "model"},
+    "loadtest.batches": {"loadtest", "model", "service.settings"},
     "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
     "loadtest.networks": {"loadtest", "model"},
     "loadtest.overhead": {"loadtest", "model"},
