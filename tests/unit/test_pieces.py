@@ -33,7 +33,7 @@ def outcome(text: bytes) -> Any:
         return type(error)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(12))
 def test_pieces_are_put_together_as_they_were_whole_and_broken(seed: int) -> None:
     draw = random.Random(seed)
     value = [value_of(draw), {"k": value_of(draw)}, *range(draw.randint(0, 9000))]
