@@ -56,7 +56,11 @@ class Call:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Writes the seconds spent inside into `stages`; nothing when it ends by an error."""
+        """Adds the seconds spent inside to `stages`; nothing when it ends by an error."""
         begun = time.perf_counter()
         yield
-        self.stages[name] = time.perf_counter() - begun
+        self.spent(name, time.perf_counter() - begun)
+
+    def spent(self, name: str, seconds: float) -> None:
+        """A batch comes to each stage as often as it has chunks."""
+        self.stages[name] = self.stages.get(name, 0.0) + seconds

@@ -70,6 +70,12 @@ class TooManyCandidates(RankerError):
     kind, status, shed = "too_many_candidates", 422, True
 
 
+class TooManyRequests(RankerError):
+    """In one batch."""
+
+    kind, status, shed = "too_many_requests_in_batch", 422, True
+
+
 KINDS: tuple[type[RankerError], ...] = (RankerError, *RankerError.__subclasses__())
 OF_STATUS = {error.status: error for error in reversed(KINDS)}  # the first of several with one status
 SHED = tuple(error.kind for error in KINDS if error.shed)

@@ -94,7 +94,11 @@ class Settings(BaseSettings):
         "late by then is not begun (504). 0: none.",
     )
     batch_timeout_ms: int = Field(
-        10_000, ge=0, le=600_000, description="Deadline of a call of /rank/batch, which holds many requests. 0: none."
+        10_000,
+        ge=0,
+        le=600_000,
+        description="Deadline of a call of /rank/batch, from its first byte on: its requests "
+        "that are not begun by then get an error each. 0: none.",
     )
     queue_candidates: int = Field(
         50_000,
@@ -109,7 +113,7 @@ class Settings(BaseSettings):
         description="Port for /health and /metrics by a process of their own, which load does not reach. 0: none.",
     )
     max_batch_requests: int = Field(
-        2_000, ge=1, description="Requests in one call of /rank/batch; more is refused before any work."
+        2_000, ge=1, description="Requests in one call of /rank/batch; more is refused before any is looked at."
     )
     max_batch_candidates: int = Field(
         20_000,

@@ -5,7 +5,7 @@ parsed nor answers checked by FastAPI, whose dependencies cost more than the han
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -21,6 +21,7 @@ from service.scoring.served import Live
 from service.settings import Settings
 from service.store.history import History
 from service.telemetry.counts import Metrics
+from service.turns import Turns
 from service.wire import ErrorResponse, RankRequest
 
 
@@ -33,6 +34,7 @@ class Parts:
     history: History
     gate: Gate
     metrics: Metrics
+    turns: Turns = field(default_factory=Turns)
 
 
 Ids = Mapping[str, list[Any]]  # `user_ids` and `item_ids` to try

@@ -86,14 +86,14 @@ class Scorer:
         return max(1, -(-count // MOST), min(idle, count // WORTH_CUTTING))
 
     async def _scored(self, runs: Sequence[Run], call: Call, bulk: bool = False) -> list[Scores]:
-        queued, stages = time.perf_counter(), call.stages
+        queued = time.perf_counter()
         self._lanes.add(runs, bulk)
         for _ in runs:
             self._pool.submit(self._work)
         scores = [await runs[0].scores] if len(runs) == 1 else await asyncio.gather(*(run.scores for run in runs))
         begun, ended = min(run.begun for run in runs), max(run.ended for run in runs)
-        stages["queue"] = stages.get("queue", 0.0) + begun - queued
-        stages["score"] = stages.get("score", 0.0) + ended - begun
+        call.spent("queue", begun - queued)
+        call.spent("score", ended - begun)
         return scores
 
     def _work(self) -> None:

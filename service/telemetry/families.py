@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from service.errors import SHED
+from service.errors import KINDS, SHED
 
 STAGES = ("parse", "history", "queue", "encode", "score", "sort", "serialise")
 OUTCOMES = ("ok", "degraded", "refused", "shed", "late", "gone", "failed")
@@ -104,6 +104,9 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
     "ranker_shed": Family(
         "Requests turned away before any work, since they were too large or too much was waiting, by the reason.",
         {"reason": SHED},
+    ),
+    "ranker_batch_errors": Family(
+        "Requests of a batch that got an error for an answer, by its kind.", {"kind": tuple(e.kind for e in KINDS)}
     ),
     "ranker_catalog_reloads": Family(
         "Newer catalogue files that a worker took over (ok) or refused, each worker's own.",

@@ -54,14 +54,21 @@ ARROWS = {
     "service.admin": {"service.errors", "service.parent", "service.telemetry"},  # a light process
     "service.settings": set(),
     "service.errors": set(),
-    "service.wire": FEATURES | {"service.errors"},
+    "service.turns": set(),  # a leaf: whose slice of work comes next
+    "service.pieces": {"service.errors", "service.turns"},
+    "service.wire": FEATURES | {"service.errors", "service.pieces", "service.turns"},
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
     "service.call": {"service.errors"},
     "service.scoring": SERVED | {"service.call", "service.errors"},
-    "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
+    "service.rank": FEATURES
+    | {"service.call", "service.errors", "service.turns", "service.wire", "service.store", "service.scoring"},
+    "service.batch": FEATURES
+    | {"service.call", "service.errors", "service.pieces", "service.turns", "service.wire"}
+    | {"service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
-    | {"service.call", "service.errors", "service.wire", "service.rank", "service.settings"}
+    | {"service.call", "service.errors", "service.pieces", "service.turns", "service.wire", "service.batch"}
+    | {"service.rank", "service.settings"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.loading": FEATURES | LINES | {"service.store"},
     "service.backfill": SERVED | COMMAND | {"service.settings", "service.loading"},
@@ -78,6 +85,7 @@ ARROWS = {
     "loadtest.surge": {"loadtest.errors", "loadtest.quantiles", "loadtest.generator", "loadtest.verdict"},
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
     "loadtest.accuracy": {"loadtest", "model"},
+    "loadtest.batches": {"loadtest", "model", "service.settings"},
     "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
     "loadtest.networks": {"loadtest", "model"},
     "loadtest.overhead": {"loadtest", "model"},

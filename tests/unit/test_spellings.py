@@ -19,6 +19,7 @@ from service.call import Call
 from service.errors import InvalidRequest
 from service.rank import Ranked, rank, rank_many
 from service.store.history import Asked, Stored
+from service.turns import Turns
 from service.wire import RankRequest
 
 NOW = 1_700_000_000_000
@@ -49,9 +50,9 @@ def served(user_id: str) -> Any:
     return SimpleNamespace(
         encoder=Encoder(schema, {"item_id": vocabulary}, Statistics({"item_id": 3})),
         catalog=Catalog.build(schema, keys(["i1"], "str"), {}),
+        wanted=Wanted.of(schema),
         score=score,
         score_many=score_many,
-        wanted=Wanted((), ()),
     )
 
 
@@ -61,7 +62,7 @@ def lengths(of: str, store: dict[str, Stored], *user_ids: int | str) -> list[int
 
     async def go() -> tuple[list[Ranked], list[Any]]:
         alone = [await rank(Call("1", 0.0), request, NOW, Kept(store), served(of)) for request in requests]
-        return alone, await rank_many(Call("2", 0.0), requests, NOW, Kept(store), served(of))
+        return alone, await rank_many(Call("2", 0.0), requests, NOW, Kept(store), served(of), Turns())
 
     alone, together = asyncio.run(go())
     assert [one.history_length for one in together] == [one.history_length for one in alone]
