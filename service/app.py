@@ -26,10 +26,13 @@ from service.scoring.catalog import CatalogWatch
 from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Served
 from service.settings import Settings
+from service.store.breaker import Breaker
 from service.store.counted import Counted
 from service.store.history import REASONS
 from service.store.ladder import Ladder
-from service.store.redis import opened
+from service.store.recent import Recent
+from service.store.redis import DEFAULT_URL, address, opened
+from service.store.watch import Watch
 from service.telemetry import tracing
 from service.telemetry.counts import Metrics
 from service.telemetry.logs import RequestLog
@@ -48,7 +51,13 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
     served = Served.open(bundle, Scorer(settings.score_threads), settings.precision)
     metrics = Metrics(metrics_folder, STAGES_OF, REASONS, budgets_s=[budget / 1000 for budget in settings.budgets_ms])
     live = Live(announce(metrics, served, time.perf_counter() - begun))
-    history = Ladder(Counted(opened(settings), metrics))
+    timeout_s = settings.history_timeout_ms / 1000
+    history = Ladder(
+        Counted(opened(settings), metrics, timeout_s),
+        Recent(settings.history_cache_users, settings.history_cache_s),
+        Breaker(timeout_s, tell=metrics.breaker),
+        Watch(address(settings.redis_url or DEFAULT_URL)),
+    )
     parts = Parts(settings, live, history, metrics)
 
     app = FastAPI(
@@ -97,6 +106,7 @@ async def _running(parts: Parts, metrics: Metrics, traces: tracing.Tracing | Non
     scorer = parts.live.current.scorer
     watch = CatalogWatch(parts.live, parts.settings.catalog_poll_s, looked)
     watch.start()
+    await parts.history.start()
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not walk it between requests
     pulse = asyncio.create_task(beat(scorer.waiting, metrics.beat))

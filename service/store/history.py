@@ -21,6 +21,10 @@ class StoreTimedOut(StoreUnavailable):
     """The store did not answer in time."""
 
 
+class StoreLagged(StoreTimedOut):
+    """Time was up before the answer could be read, by our own event loop's lateness: not the store's failure."""
+
+
 class Stored(NamedTuple):
     """One user's profile (feature -> text) and behaviours (oldest first); both empty for a user never written.
 
@@ -54,11 +58,19 @@ class Store(Protocol):
         """
         ...
 
+    async def ping(self, timeout_s: float | None = None) -> None:
+        """One PING; returns when it is answered. Raises StoreUnavailable."""
+        ...
+
     async def close(self) -> None: ...
 
 
 class History(Protocol):
     """Where users' profiles and behaviours are read from, whatever the store does."""
+
+    async def start(self) -> None:
+        """Asks the store once whether it is there, and writes what it says into the log; never raises."""
+        ...
 
     async def read(self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None) -> list[Stored]:
         """As Store's, but it never raises: what cannot be had is empty or remembered, and `missing` says why."""

@@ -15,6 +15,8 @@ from service.settings import Settings
 from service.store.format import history_key, profile_key, queue_write, unpack
 from service.store.history import Asked, Stored, StoreTimedOut, StoreUnavailable
 
+DEFAULT_URL = "redis://localhost:6379"
+
 
 def address(url: str) -> str:
     """Where a store's URL points, fit for messages. Raises ValueError unless it is redis://, rediss:// or unix://."""
@@ -28,7 +30,7 @@ def address(url: str) -> str:
 def opened(settings: Settings) -> "RedisHistory":
     """The store that the settings name; nothing is connected yet."""
     return RedisHistory(
-        settings.redis_url or "redis://localhost:6379",
+        settings.redis_url or DEFAULT_URL,
         keep=settings.history_keep,
         ttl_s=settings.history_ttl_s,
         timeout_ms=settings.history_timeout_ms,
@@ -54,9 +56,9 @@ class RedisHistory:
             BlockingConnectionPool.from_url(
                 url,
                 max_connections=connections,
-                timeout=timeout_s,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
+                timeout=None,  # `_execute` bounds the whole of it; a timer per reply would only cost
+                socket_timeout=None,
+                socket_connect_timeout=max(timeout_s, 1.0),
                 protocol=2,  # with this and without driver_info no handshake precedes the first command
                 driver_info=None,
             )
@@ -84,6 +86,12 @@ class RedisHistory:
         pipeline = self._redis.pipeline(transaction=False)
         queue_write(pipeline, user_id, behaviours, profile, keep=self._keep, ttl_s=self._ttl_s)
         await self._execute(pipeline)
+
+    async def ping(self, timeout_s: float | None = None) -> None:
+        """One PING, answered. Raises StoreUnavailable."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.execute_command("PING")
+        await self._execute(pipeline, timeout_s)
 
     async def close(self) -> None:
         await self._redis.aclose()

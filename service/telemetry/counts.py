@@ -77,7 +77,7 @@ class Metrics:
         self._enter()
 
     def _layout(self) -> Layout:
-        worker = ["slot", "pid", "born", "cpu_ns", "in_flight", "queue_items", "resident_bytes"]
+        worker = ["slot", "pid", "born", "cpu_ns", "in_flight", "queue_items", "breaker", "resident_bytes"]
         return np.dtype(
             [
                 ("window", window_layout(len(self._columns.times), self._edges)),
@@ -99,7 +99,7 @@ class Metrics:
         with self._slots.locked(fcntl.LOCK_EX):
             clear(self._rows)
             self._rows["answers"] = False
-        for name in ("pid", "in_flight", "queue_items", "queue_age_s", "lag_s"):
+        for name in ("pid", "in_flight", "queue_items", "breaker", "queue_age_s", "lag_s"):
             self._worker[name] = 0
         self.add("ranker_worker_starts")
         self._worker["slot"] = self._file.slot
@@ -223,6 +223,10 @@ class Metrics:
         )
         self._worker["cpu_ns"] = self._cpu_before_ns + time.process_time_ns()
         self._worker["resident_bytes"] = resident_bytes()
+
+    def breaker(self, state: int) -> None:
+        """The store's breaker in this worker now is 0 closed, 1 half-open, 2 open."""
+        self._worker["breaker"] = state
 
     def render(self) -> tuple[bytes, str]:
         """The body of `GET /metrics` and its content type, for all workers."""

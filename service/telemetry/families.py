@@ -64,7 +64,9 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
     ),
     "ranker_batch_requests": Family("Requests in one call of /rank/batch.", bounds=_one_two_five(0, 3)),
     "ranker_store_duration_seconds": Family(
-        "Time of one round trip to the store, failed ones too, in seconds.", {"op": ("read",)}, STAGE_BOUNDS_S
+        "Time of one round trip to the store, failed ones too, less what this process was late by; seconds.",
+        {"op": ("read",)},
+        STAGE_BOUNDS_S,
     ),
     "ranker_unknown_items": Family("Candidates without an embedding, scored as UNKNOWN.", by_model=True),
     "ranker_cold_users": Family("Ranked requests of users without a history.", by_model=True),
@@ -84,7 +86,8 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
         by_model=True,
     ),
     "ranker_store_ops": Family(
-        "Round trips to the store, by how they ended.", {"op": ("read",), "outcome": ("ok", "timeout", "error")}
+        "Round trips to the store, by how they ended; lagged: this process was too late to read the answer in time.",
+        {"op": ("read", "probe"), "outcome": ("ok", "timeout", "lagged", "error")},
     ),
     "ranker_deadline_exceeded": Family(
         "Requests whose stage ran out of the time it may take, and went on without.", {"stage": ("history",)}
@@ -131,6 +134,10 @@ OF_WORKERS = {  # gauges of each worker that lives, by its slot
     "lag_s": (
         "ranker_event_loop_lag_seconds",
         "Longest that the event loop was late within the last 60 s, in seconds: nothing is answered meanwhile.",
+    ),
+    "breaker": (
+        "ranker_store_breaker_state",
+        "Whether the store is asked: 0 closed (it is), 1 half-open (one request at a time), 2 open (by probes alone).",
     ),
     "resident_bytes": (
         "ranker_worker_resident_bytes",

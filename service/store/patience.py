@@ -1,0 +1,115 @@
+"""How long the store may take, on a clock that stands still while our own event loop is late.
+
+A loop that is busy reads an answer late that came in time, and runs timers late too. So a plain timeout throws away
+answers that are there, and calls the store slow for what this process did.
+"""
+
+import asyncio
+import time
+
+TICK_S = 0.002  # a loop that is late by less is not called late
+GRACE_S = 0.005  # after a late timer: for the loop to read what has come meanwhile
+MOST = 1.5  # of the time allowed, however late the loop is: the request has a deadline of its own
+
+
+class LoopLagged(Exception):
+    """Time ran out by our own loop's lateness: the store did not have the time that it may take."""
+
+
+class LoopLag:
+    """Adds up by how much the running event loop was late, while anybody waits for the store.
+
+    It ticks only then: some 500 timers per second at most. One of a worker; times are of `time.perf_counter`.
+    """
+
+    def __init__(self) -> None:
+        self._late_s = 0.0  # in all
+        self._waiting = 0
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(self, now: float) -> float:
+        """Somebody begins to wait. Gives the lateness so far, in seconds, to be taken from what `leave` gives."""
+        self._waiting += 1
+        if self._timer is None:
+            self._arm(now)
+            return self._late_s
+        return self.so_far(now)
+
+    def leave(self, now: float) -> float:
+        """Somebody has ended waiting. Gives the lateness so far, in seconds."""
+        self._waiting -= 1
+        return self.so_far(now)
+
+    def so_far(self, now: float) -> float:
+        late = now - self._due
+        if late > TICK_S and self._timer is not None:
+            self._late_s += late
+            self._due = now + TICK_S  # what was counted is not counted again
+        return self._late_s
+
+    def _arm(self, now: float) -> None:
+        self._due = now + TICK_S
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.so_far(now)
+        self._timer = None
+        if self._waiting:
+            self._arm(now)
+
+
+class Patience:
+    """A context whose inside is cancelled after `timeout_s` seconds of the store's own time.
+
+    Raises TimeoutError where the store had its time, and LoopLagged where our loop's lateness used up MOST times as
+    much. `store_s` is, after leaving, what passed without the loop's lateness, in seconds.
+    """
+
+    __slots__ = ("_begun", "_cut", "_due", "_lag", "_lagged", "_late_before", "_timeout_s", "_timer", "store_s")
+
+    def __init__(self, timeout_s: float, lag: LoopLag):
+        self._timeout_s, self._lag = timeout_s, lag
+        self._lagged = False
+        self.store_s = 0.0
+
+    async def __aenter__(self) -> "Patience":
+        self._cut = asyncio.timeout(None)  # its ways of cancelling, with a timer of ours
+        await self._cut.__aenter__()
+        self._begun = time.perf_counter()
+        self._late_before = self._lag.enter(self._begun)
+        self._wait(self._begun, self._timeout_s)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        now = time.perf_counter()
+        self._timer.cancel()
+        self.store_s = max(0.0, now - self._begun - (self._lag.leave(now) - self._late_before))
+        try:
+            await self._cut.__aexit__(kind, error, trace)  # type: ignore[arg-type]
+        except TimeoutError:
+            if self._lagged:
+                raise LoopLagged(f"the event loop was late by {now - self._begun - self.store_s:.3f} s") from None
+            raise
+
+    def _wait(self, now: float, for_s: float) -> None:
+        self._due = now + for_s
+        self._timer = asyncio.get_running_loop().call_later(for_s, self._look)
+
+    def _look(self) -> None:
+        now = time.perf_counter()
+        passed = now - self._begun
+        left = self._timeout_s - (passed - (self._lag.so_far(now) - self._late_before))
+        if now - self._due > TICK_S:  # what came while this timer could not run has not been read either
+            left = max(left, GRACE_S)
+        if left <= 0.001:
+            self._expire()
+        elif passed + left > self._timeout_s * MOST + GRACE_S:
+            self._lagged = True
+            self._expire()
+        else:
+            self._wait(now, left)
+
+    def _expire(self) -> None:
+        self._cut.reschedule(asyncio.get_running_loop().time() - 1)

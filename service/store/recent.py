@@ -1,0 +1,55 @@
+"""Histories that were read in the last seconds, for when the store fails; never asked while it answers."""
+
+import time
+from collections.abc import Callable
+
+from model.features.wanted import Wanted
+from service.store.history import CACHED, Asked, Stored
+
+
+class Recent:
+    """What live requests read of the newest `users`, at most `age_s` seconds ago. Either being 0 turns it off.
+
+    Keeping is a reference in a dict: two of them, young and old, so that no entry is ever moved or looked for to be
+    removed. `clock` is monotonic, in seconds.
+    """
+
+    def __init__(self, users: int, age_s: float, clock: Callable[[], float] = time.monotonic):
+        self.on = users > 0 and age_s > 0
+        self._half, self._age_s, self._clock = max(1, users // 2), age_s, clock
+        self._young: dict[str, tuple[float, Wanted, Stored]] = {}
+        self._old: dict[str, tuple[float, Wanted, Stored]] = {}
+        self._turned = clock()
+
+    def keep(self, user_id: str, wanted: Wanted, stored: Stored) -> None:
+        """Remembers what a live request read: a replay saw the past, which no live request may take for the present."""
+        now = self._clock()
+        if len(self._young) >= self._half or now - self._turned > self._age_s:
+            self._old, self._young, self._turned = self._young, {}, now
+        self._young[user_id] = now, wanted, stored
+
+    def find(self, asked: Asked, wanted: Wanted) -> Stored | None:
+        """What a user was read with, `missing` saying that it is remembered; None where that is not known.
+
+        A replay gets what of it happened before. What is cut off there made room for nothing older: `complete` says so.
+        """
+        entry = self._young.get(asked.user_id) or self._old.get(asked.user_id)
+        if entry is None:
+            return None
+        read_at, had, stored = entry
+        if self._clock() - read_at > self._age_s or not covers(had, wanted):
+            return None
+        if asked.before is None:
+            return stored._replace(missing=CACHED)
+        earlier = [behaviour for behaviour in stored.behaviours if behaviour.timestamp < asked.before]
+        complete = stored.complete and len(earlier) == len(stored.behaviours)
+        return stored._replace(behaviours=earlier, complete=complete, missing=CACHED)
+
+
+def covers(had: Wanted, wanted: Wanted) -> bool:
+    """Whether what was read for one model holds all that another reads."""
+    if had == wanted:
+        return True
+    most = {(kind.action, kind.object_type): kind.most for kind in had.behaviours}
+    enough = all(most.get((kind.action, kind.object_type), 0) >= kind.most for kind in wanted.behaviours)
+    return enough and set(wanted.fields) <= set(had.fields)
