@@ -78,8 +78,10 @@ class Breaker:
         self._turn(OPEN)
 
     def pause_s(self) -> float:
-        """Seconds until the next probe: longer each time until a read is answered; not in step with other workers."""
-        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
+        """Seconds until the next probe; once open, longer each time until a read is answered. Workers differ."""
+        pause_s = self._pause_s
+        if self.state != CLOSED:
+            self._pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         return pause_s * self._uniform(0.5, 1.0)
 
     def _turn(self, state: int) -> None:

@@ -30,18 +30,20 @@ class Ladder:
         self._probing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        begun = time.perf_counter()
+        begun = time.monotonic()
         try:
             await self._store.ping(LONG_S)
         except StoreUnavailable as error:
             if blames_store(error):
-                self._breaker.trip()
+                self._breaker.failed(begun)
                 self._watch.opened(error)
                 self._probe()
                 return
-        self._watch.answered(time.perf_counter() - begun)
+        self._watch.answered(time.monotonic() - begun)
 
     async def read(self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None) -> list[Stored]:
+        if timeout_s is not None and timeout_s <= 0:
+            return [self._instead(asked, wanted, TIMEOUT) for asked in users]
         if self._breaker.state != CLOSED:
             if not self._breaker.admits():
                 return [self._instead(asked, wanted, NOT_ASKED) for asked in users]
@@ -71,8 +73,7 @@ class Ladder:
             self._failed(refused, begun, wanted, timeout_s)
             return stored
         if self._breaker.failures or self._breaker.state != CLOSED:
-            if self._breaker.state != CLOSED:
-                self._watch.closed()
+            self._watch.closed()
             self._breaker.answered()
         if refused is not None or self._watch.troubled:
             self._watch.read(refused)
@@ -106,9 +107,8 @@ class Ladder:
             if breaker.state == CLOSED and not breaker.failures:
                 return  # a request was answered meanwhile
             await asyncio.sleep(breaker.pause_s())
-        if breaker.state == OPEN:
-            breaker.probed()
-            self._watch.closed()
+        breaker.probed()
+        self._watch.closed()
 
     async def _answers(self, timeout_s: float) -> bool:
         """One probe: it reads a user whom nobody has, as requests read. A store that only answers PING is no store."""

@@ -63,15 +63,27 @@ class LoopLag:
 class Patience:
     """A context whose inside is cancelled after `timeout_s` seconds of the store's own time.
 
-    Raises TimeoutError where the store had its time, and LoopLagged where our loop's lateness used up MOST times as
-    much. `store_s` is, after leaving, what passed without the loop's lateness, in seconds.
+    Raises TimeoutError where the store had its time, and LoopLagged where MOST times as much have passed before it had,
+    by our loop's lateness; even then the loop first reads what is there. `store_s` is, after leaving, what passed
+    without the loop's lateness, in seconds.
     """
 
-    __slots__ = ("_begun", "_cut", "_due", "_lag", "_lagged", "_late_before", "_timeout_s", "_timer", "store_s")
+    __slots__ = (
+        "_begun",
+        "_cut",
+        "_due",
+        "_graced",
+        "_lag",
+        "_lagged",
+        "_late_before",
+        "_timeout_s",
+        "_timer",
+        "store_s",
+    )
 
     def __init__(self, timeout_s: float, lag: LoopLag):
         self._timeout_s, self._lag = timeout_s, lag
-        self._lagged = False
+        self._lagged = self._graced = False
         self.store_s = 0.0
 
     async def __aenter__(self) -> "Patience":
@@ -101,15 +113,17 @@ class Patience:
         now = time.perf_counter()
         passed = now - self._begun
         left = self._timeout_s - (passed - (self._lag.so_far(now) - self._late_before))
-        if now - self._due > TICK_S:  # what came while this timer could not run has not been read either
-            left = max(left, GRACE_S)
-        if left <= 0.001:
+        late = now - self._due > TICK_S  # what came while this timer could not run has not been read either
+        if left <= 0.001 and not late:
             self._expire()
-        elif passed + left > self._timeout_s * MOST + GRACE_S:
-            self._lagged = True
-            self._expire()
+        elif passed + left <= self._timeout_s * MOST:
+            self._wait(now, max(left, GRACE_S))
+        elif late and not self._graced:
+            self._graced = True
+            self._wait(now, GRACE_S)
         else:
-            self._wait(now, left)
+            self._lagged = left > 0.001
+            self._expire()
 
     def _expire(self) -> None:
         self._cut.reschedule(asyncio.get_running_loop().time() - 1)

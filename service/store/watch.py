@@ -51,14 +51,15 @@ class Watch:
             self._tell()
 
     def opened(self, error: StoreUnavailable) -> None:
-        """The breaker has opened: the store is not asked any more."""
+        """The store does not answer, and is not asked any more, or soon will not be."""
         self._error = error
         self._turn(OPEN)
 
     def closed(self) -> None:
-        """The breaker has closed: the store is asked again."""
-        self._failed = 0
-        self._turn(UP)
+        """The store answers, and will be asked again if it was not."""
+        if self._state is OPEN:
+            self._failed = 0
+            self._turn(UP)
 
     def _turn(self, state: str) -> None:
         if state is self._state:

@@ -79,6 +79,7 @@ def test_a_read_begun_while_the_store_was_dead_says_nothing_of_the_store_that_is
 
 
 def test_probes_come_at_growing_pauses_up_to_a_bound_and_an_answered_read_begins_them_anew(world: World) -> None:
+    assert {world.breaker.pause_s() for _ in range(5)} == {0.02}  # closed: whether it is dead is soon to be known
     world.fail(FAILURES)
     pauses = [world.breaker.pause_s() for _ in range(10)]
     assert pauses[:4] == [0.02, 0.04, 0.08, 0.16] and pauses[-1] == LONGEST_PAUSE_S == max(pauses)
@@ -90,5 +91,7 @@ def test_probes_come_at_growing_pauses_up_to_a_bound_and_an_answered_read_begins
 
 def test_no_two_workers_probe_in_step() -> None:
     one, other = Breaker(LASTING_S), Breaker(LASTING_S)
+    one.trip()
+    other.trip()
     assert [one.pause_s() for _ in range(5)] != [other.pause_s() for _ in range(5)]
     assert all(LONGEST_PAUSE_S / 2 <= one.pause_s() <= LONGEST_PAUSE_S for _ in range(20))
