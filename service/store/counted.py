@@ -41,7 +41,7 @@ class Counted:
     async def _answer(self, op: str, asking: Awaitable[Answer], allowed_s: float) -> Answer:
         patience = Patience(allowed_s, self._lag)
         try:
-            async with patience:
+            with patience:
                 answer = await asking
         except LoopLagged as error:
             self._count(op, "lagged", patience.store_s)

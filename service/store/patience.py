@@ -69,41 +69,33 @@ class Patience:
     """
 
     __slots__ = (
-        "_begun",
-        "_cut",
-        "_due",
-        "_graced",
-        "_lag",
-        "_lagged",
-        "_late_before",
-        "_timeout_s",
-        "_timer",
-        "store_s",
+        *("_begun", "_cancels", "_due", "_expired", "_graced", "_lag", "_lagged", "_late_before"),
+        *("_task", "_timeout_s", "_timer", "store_s"),
     )
 
     def __init__(self, timeout_s: float, lag: LoopLag):
         self._timeout_s, self._lag = timeout_s, lag
-        self._lagged = self._graced = False
+        self._expired = self._lagged = self._graced = False
         self.store_s = 0.0
 
-    async def __aenter__(self) -> "Patience":
-        self._cut = asyncio.timeout(None)  # its ways of cancelling, with a timer of ours
-        await self._cut.__aenter__()
+    def __enter__(self) -> "Patience":  # and __exit__: as asyncio.timeout's, whose own timer and states take 2 us more
+        task = asyncio.current_task()
+        assert task is not None, "a read runs in a task"
+        self._task, self._cancels = task, task.cancelling()
         self._begun = time.perf_counter()
         self._late_before = self._lag.enter(self._begun)
         self._wait(self._begun, self._timeout_s)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         now = time.perf_counter()
         self._timer.cancel()
         self.store_s = max(0.0, now - self._begun - (self._lag.leave(now) - self._late_before))
-        try:
-            await self._cut.__aexit__(kind, error, trace)  # type: ignore[arg-type]
-        except TimeoutError:
-            if self._lagged:
-                raise LoopLagged(f"the event loop was late by {now - self._begun - self.store_s:.3f} s") from None
-            raise
+        if not self._expired or self._task.uncancel() > self._cancels or kind is not asyncio.CancelledError:
+            return  # not by us, or not by us alone: a caller who hangs up at the same moment is heard
+        if self._lagged:
+            raise LoopLagged(f"the event loop was late by {now - self._begun - self.store_s:.3f} s") from error
+        raise TimeoutError from error
 
     def _wait(self, now: float, for_s: float) -> None:
         self._due = now + for_s
@@ -126,4 +118,5 @@ class Patience:
             self._expire()
 
     def _expire(self) -> None:
-        self._cut.reschedule(asyncio.get_running_loop().time() - 1)
+        self._expired = True
+        self._task.cancel()
