@@ -70,8 +70,8 @@ class Settings(BaseSettings):
         500,
         ge=0,
         le=1_000_000,
-        description="Users per worker whose last read is remembered for when the store fails (`history:cached`); some "
-        "0.3 kB per behaviour. 0: none.",
+        description="Users per worker whose last read is remembered for when the store fails (`history:cached`). Each "
+        "behaviour takes some 0.3 kB and is one more object for the garbage collector. 0: none.",
     )
     history_cache_s: float = Field(
         60,

@@ -1,6 +1,7 @@
 """Histories that were read in the last seconds, for when the store fails; never asked while it answers."""
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from model.features.wanted import Wanted
@@ -10,30 +11,32 @@ from service.store.history import CACHED, Asked, Stored
 class Recent:
     """What live requests read of the newest `users`, at most `age_s` seconds ago. Either being 0 turns it off.
 
-    Keeping is a reference in a dict: two of them, young and old, so that no entry is ever moved or looked for to be
-    removed. `clock` is monotonic, in seconds.
+    Keeping is a reference, a place at the end and at most two goodbyes at the front: memory is freed bit by bit, for a
+    thousand histories at once would hold up all that wait. `clock` is monotonic, in seconds.
     """
 
     def __init__(self, users: int, age_s: float, clock: Callable[[], float] = time.monotonic):
         self.on = users > 0 and age_s > 0
-        self._half, self._age_s, self._clock = max(1, users // 2), age_s, clock
-        self._young: dict[str, tuple[float, Wanted, Stored]] = {}
-        self._old: dict[str, tuple[float, Wanted, Stored]] = {}
-        self._turned = clock()
+        self._users, self._age_s, self._clock = users, age_s, clock
+        self._entries: OrderedDict[str, tuple[float, Wanted, Stored]] = OrderedDict()  # the longest unread first
 
     def keep(self, user_id: str, wanted: Wanted, stored: Stored) -> None:
         """Remembers what a live request read: a replay saw the past, which no live request may take for the present."""
-        now = self._clock()
-        if len(self._young) >= self._half or now - self._turned > self._age_s:
-            self._old, self._young, self._turned = self._young, {}, now
-        self._young[user_id] = now, wanted, stored
+        now, entries = self._clock(), self._entries
+        entries[user_id] = now, wanted, stored
+        entries.move_to_end(user_id)
+        if len(entries) > self._users:
+            entries.popitem(last=False)
+        first = next(iter(entries))
+        if now - entries[first][0] > self._age_s:
+            del entries[first]
 
     def find(self, asked: Asked, wanted: Wanted) -> Stored | None:
         """What a user was read with, `missing` saying that it is remembered; None where that is not known.
 
         A replay gets what of it happened before. What is cut off there made room for nothing older: `complete` says so.
         """
-        entry = self._young.get(asked.user_id) or self._old.get(asked.user_id)
+        entry = self._entries.get(asked.user_id)
         if entry is None:
             return None
         read_at, had, stored = entry
