@@ -106,7 +106,7 @@ async def _running(parts: Parts, metrics: Metrics, traces: tracing.Tracing | Non
     scorer = parts.live.current.scorer
     watch = CatalogWatch(parts.live, parts.settings.catalog_poll_s, looked)
     watch.start()
-    await parts.history.start()
+    await parts.history.start(parts.live.current.wanted)
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not walk it between requests
     pulse = asyncio.create_task(beat(scorer.waiting, metrics.beat))

@@ -109,3 +109,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def blames_store(error: StoreUnavailable) -> bool:
     """Whether it says something of the whole store: an error reply to one user's key does not."""
     return not isinstance(error.__cause__, redis.ResponseError) or isinstance(error.__cause__, _OF_ALL)
+
+
+def forbids(error: StoreUnavailable) -> bool:
+    """Whether the store answered that the command is not for this user, or not at all."""
+    return isinstance(error.__cause__, redis.NoPermissionError) or not blames_store(error)

@@ -68,8 +68,11 @@ class Store(Protocol):
 class History(Protocol):
     """Where users' profiles and behaviours are read from, whatever the store does."""
 
-    async def start(self) -> None:
-        """Asks the store once whether it is there, and writes what it says into the log; never raises."""
+    async def start(self, wanted: Wanted) -> None:
+        """Asks the store once whether it is there, and writes what it says into the log; never raises.
+
+        `wanted` is what the model reads that the service starts with.
+        """
         ...
 
     async def read(self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None) -> list[Stored]:

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from model.features.wanted import Wanted
 from service.store.breaker import CLOSED, OPEN, Breaker
-from service.store.causes import blames_store
+from service.store.causes import blames_store, forbids
 from service.store.counted import PROBE, Counted
 from service.store.history import ERROR, TIMEOUT, Asked, Stored, StoreLagged, StoreTimedOut, StoreUnavailable
 from service.store.history import OPEN as NOT_ASKED
@@ -26,20 +26,20 @@ class Ladder:
 
     def __init__(self, store: Counted, recent: Recent, breaker: Breaker, watch: Watch):
         self._store, self._recent, self._breaker, self._watch = store, recent, breaker, watch
-        self._wanted = Wanted((), ())  # of the last read that failed: a probe asks the same
+        self._wanted = Wanted((), ())  # of the last read that failed, or of the start: a probe asks the same
         self._probing: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
+    async def start(self, wanted: Wanted) -> None:
+        self._wanted = wanted
         begun = time.monotonic()
         try:
-            await self._store.ping(LONG_S)
+            await self._ping(LONG_S)
         except StoreUnavailable as error:
-            if blames_store(error):
-                self._breaker.failed(begun)
-                self._watch.opened(error)
-                self._probe()
-                return
-        self._watch.answered(time.monotonic() - begun)
+            self._breaker.failed(begun)
+            self._watch.opened(error)
+            self._probe()
+        else:
+            self._watch.answered(time.monotonic() - begun)
 
     async def read(self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None) -> list[Stored]:
         if timeout_s is not None and timeout_s <= 0:
@@ -86,6 +86,9 @@ class Ladder:
         if isinstance(error, StoreLagged):
             return  # this process was late, and not the store
         self._wanted = wanted
+        if not blames_store(error):
+            self._watch.read(error)
+            return
         hurried = timeout_s is not None and timeout_s < self._store.timeout_s and isinstance(error, StoreTimedOut)
         if not hurried:  # a caller with less time than the store may take proves nothing; a probe will
             self._watch.read(error)
@@ -114,8 +117,8 @@ class Ladder:
         """One probe: it reads a user whom nobody has, as requests read. A store that only answers PING is no store."""
         begun = time.monotonic()
         try:
-            if not any(self._wanted):  # no read has failed yet, or the model reads nothing
-                await self._store.ping(timeout_s)
+            if not any(self._wanted):  # a model that reads nothing
+                await self._ping(timeout_s)
                 return True
             [answer] = await self._store.read([Asked(f"probe:{uuid4()}", None)], self._wanted, timeout_s, PROBE)
             if isinstance(answer, StoreUnavailable) and blames_store(answer):
@@ -127,6 +130,13 @@ class Ladder:
                 self._watch.opened(error)
             return False
         return True
+
+    async def _ping(self, timeout_s: float) -> None:
+        try:
+            await self._store.ping(timeout_s)
+        except StoreUnavailable as error:
+            if not forbids(error):  # who may read, but not PING, has had an answer
+                raise
 
     async def close(self) -> None:
         if self._probing is not None:

@@ -7,7 +7,14 @@ from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
-from redis.exceptions import ConnectionError, InvalidResponse, ResponseError, TimeoutError
+from redis.exceptions import (
+    ConnectionError,
+    InvalidResponse,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
 from model.features.behaviour import Behaviour
 from model.features.wanted import Wanted
@@ -89,9 +96,13 @@ class RedisHistory:
 
     async def ping(self, timeout_s: float | None = None) -> None:
         """One PING, answered. Raises StoreUnavailable."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.execute_command("PING")
-        await self._execute(pipeline, timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s or self._timeout_s):
+                await self._redis.ping()
+        except (TimeoutError, builtins.TimeoutError) as error:
+            raise StoreTimedOut(f"the store at {self._where}: {error}") from error
+        except (RedisError, RedisClusterException) as error:
+            raise StoreUnavailable(f"the store at {self._where}: {error}") from error
 
     async def close(self) -> None:
         await self._redis.aclose()

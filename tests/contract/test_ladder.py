@@ -293,7 +293,7 @@ def test_whatever_a_store_raises_users_are_ranked(error: Exception) -> None:
             raise error
 
         async with world_of(Scripted(answer)) as world:
-            await world.ladder.start()
+            await world.ladder.start(WANTED)
             expected = "history:timeout" if isinstance(error, TimeoutError) else "history:error"
             assert await world.read() == Stored({}, [], 0, missing=expected)
 
@@ -356,7 +356,7 @@ def test_a_frozen_server_that_goes_on_is_read_again_at_once(caplog: pytest.LogCa
         with redis.Redis.from_url(url) as admin:
             pid = admin.info("server")["process_id"]
         async with world_of(url) as world:
-            await world.ladder.start()
+            await world.ladder.start(WANTED)
             assert await world.read() == KNOWN
             os.kill(pid, signal.SIGSTOP)
             try:
@@ -383,7 +383,7 @@ def test_a_store_that_is_not_there_at_the_start_is_said_and_taken_up_when_it_com
 ) -> None:
     async def scenario(url: str) -> None:
         async with world_of(url) as world:
-            await world.ladder.start()
+            await world.ladder.start(WANTED)
             await world.until(lambda stored: stored.missing == "history:open")
             port = int(url.rpartition(":")[2])
             held.close()  # the port is free now
@@ -496,13 +496,29 @@ def test_a_loop_that_is_late_all_the_time_is_not_the_stores_timeout(loop: Any) -
 # ---- what the log says
 
 
+def test_who_may_read_and_not_ping_is_answered_at_the_start(valkey_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with world_of(valkey_url.replace("unix://", "unix://reader:secret@")) as world:
+            await world.ladder.start(WANTED)
+            assert await world.read() == KNOWN
+
+    write(valkey_url, "u", CLICKS, {"age": "30"})
+    with redis.Redis.from_url(valkey_url) as admin, lines(caplog) as said:
+        admin.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~{u:*", "+@read")
+        try:
+            asyncio.run(scenario())
+        finally:
+            admin.execute_command("ACL", "DELUSER", "reader")
+    assert len(said) == 1 and "answers" in said[0]
+
+
 def test_a_wrong_password_is_one_line_that_says_what_to_do_and_not_the_password(
     valkey_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
         with Proxy(valkey_url) as proxy:
             async with world_of(proxy.url.replace("redis://", "redis://somebody:hush@")) as world:
-                await world.ladder.start()
+                await world.ladder.start(WANTED)
                 await world.until(lambda stored: stored.missing == "history:open")
                 await asyncio.sleep(0.2)
 
@@ -516,7 +532,7 @@ def test_a_wrong_password_is_one_line_that_says_what_to_do_and_not_the_password(
 def test_a_dead_host_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(url: str) -> None:
         async with world_of(url) as world:
-            await world.ladder.start()
+            await world.ladder.start(WANTED)
             await world.until(lambda stored: stored.missing == "history:open")
             await asyncio.sleep(0.2)
 

@@ -51,7 +51,7 @@ def test_an_outage_is_two_lines(told: Told) -> None:
     told.watch.closed()
     told.watch.closed()
     down, up = told.lines
-    assert down.startswith("store at h:1 is down, it refuses connections:") and "RANKER_REDIS_URL" in down
+    assert down.startswith("store at h:1 is down: it refuses connections.") and "RANKER_REDIS_URL" in down
     assert up == "store at h:1 is up again after 7.5 s"
     assert not told.watch.troubled
 
@@ -64,7 +64,7 @@ def test_a_store_that_fails_some_users_is_said_to_be_failing_once_until_none_of_
     for _ in range(READS):
         told.watch.read(None)
     failing, up = told.lines
-    assert failing.startswith("store at h:1 is failing, it answers with an error") and "up again" in up
+    assert failing.startswith("store at h:1 is failing: it answers with an error.") and "up again" in up
 
 
 def test_a_few_slow_reads_are_no_line(told: Told) -> None:
