@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,14 +32,20 @@ from service.scoring.catalog import CatalogWatch
 from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Served
 from service.settings import Settings
+from service.store import clients
+from service.store.breaker import Breaker
 from service.store.counted import Counted
 from service.store.history import REASONS
 from service.store.ladder import Ladder
-from service.store.redis import opened
+from service.store.recent import Recent
+from service.store.redis import DEFAULT_URL, opened
+from service.store.watch import Watch
 from service.telemetry import tracing
 from service.telemetry.counts import Metrics
 from service.telemetry.logs import RequestLog
 from service.telemetry.pulse import beat
+
+log = logging.getLogger("ranker")
 
 
 def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing | None = None) -> FastAPI:
@@ -53,7 +60,13 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
     served = Served.open(bundle, Scorer(settings.score_threads), settings.precision)
     metrics = Metrics(metrics_folder, STAGES_OF, REASONS, budgets_s=[budget / 1000 for budget in settings.budgets_ms])
     live = Live(announce(metrics, served, time.perf_counter() - begun), settings.history_keep)
-    history = Ladder(Counted(opened(settings), metrics))
+    timeout_s = settings.history_timeout_ms / 1000
+    history = Ladder(
+        Counted(opened(settings), metrics, timeout_s),
+        Recent(settings.history_cache_users, settings.history_cache_s),
+        Breaker(timeout_s, tell=metrics.breaker),
+        Watch(clients.address(settings.redis_url or DEFAULT_URL)),
+    )
     admission = Admission(settings.queue_candidates, lambda: live.current.work)
     requests = RequestLog(settings.log_sample, settings.log_slow_ms, settings.log_level)
     report = Report(STAGES_OF, metrics, requests)
@@ -109,6 +122,9 @@ async def _running(
     scorer = parts.live.current.scorer
     watch = CatalogWatch(parts.live, parts.settings.catalog_poll_s, looked)
     watch.start()
+    await parts.history.start(parts.live.current.wanted)
+    if parts.settings.redis_url and (advice := await clients.advice(parts.settings.redis_url)):
+        log.warning("%s", advice)
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not walk it between requests
 

@@ -20,7 +20,7 @@ from service.errors import (
 from service.pieces import PIECE, SPACE, TooManyParts, parsed, parts
 from service.rank import Ranked, rank_many
 from service.scoring.served import Served
-from service.store.history import OPEN, Asked, History, Stored
+from service.store.history import OPEN, Asked, Histories, Stored
 from service.turns import Turns
 from service.wire import RankRequest, parse, parse_large
 
@@ -109,7 +109,7 @@ class Batch:
 
 
 async def rank_batch(
-    call: Call, batch: Batch, max_candidates: int, now: int, history: History, served: Served, turns: Turns
+    call: Call, batch: Batch, max_candidates: int, now: int, history: Histories, served: Served, turns: Turns
 ) -> AsyncIterator[list[Ranked | RankerError]]:
     """Answers and errors in their order, a chunk at a time, each of which is over before the next is read.
 
@@ -135,12 +135,12 @@ async def rank_batch(
 
 
 class _Patient:
-    """A history (history.History) for one call of many reads: what could not be had is asked for once more.
+    """A history (history.Histories) for one call of many reads: what could not be had is asked for once more.
 
     A batch has the time that a request beside it has not. Once asking again was in vain it is not tried again.
     """
 
-    def __init__(self, history: History, turns: Turns):
+    def __init__(self, history: Histories, turns: Turns):
         self._history, self._turns, self._hopes = history, turns, True
 
     async def read(self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None) -> list[Stored]:
@@ -153,9 +153,6 @@ class _Patient:
                 for at, one in zip(again, second, strict=True):
                     stored[at] = one
         return stored
-
-    async def close(self) -> None:
-        """The history is another's."""
 
 
 class Messages:

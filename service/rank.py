@@ -18,7 +18,7 @@ from service.call import Call
 from service.errors import DeadlineExceeded, InvalidRequest, RankerError
 from service.scoring.lanes import Scores
 from service.scoring.served import Served
-from service.store.history import Asked, History, Stored
+from service.store.history import Asked, Histories, Stored
 from service.turns import Turns
 from service.wire import RankRequest
 
@@ -57,7 +57,7 @@ class Encodable:
     history_age_s: float | None
 
 
-async def rank(call: Call, request: RankRequest, now: int, history: History, served: Served) -> Ranked:
+async def rank(call: Call, request: RankRequest, now: int, history: Histories, served: Served) -> Ranked:
     """Ranks the candidates at the recommending time `now` (ms) with one model. Raises InvalidRequest.
 
     A request with a `timestamp` is a replay and sees only what happened strictly before it. A live one sees all that
@@ -92,7 +92,7 @@ async def rank_many(
     call: Call,
     requests: Sequence[RankRequest | RankerError],
     now: int,
-    history: History,
+    history: Histories,
     served: Served,
     turns: Turns,
 ) -> list[Ranked | RankerError]:

@@ -72,6 +72,19 @@ class Settings(BaseSettings):
         le=10_000,
         description="Store connections per worker, and per node of a cluster; one serves one request at a time.",
     )
+    history_cache_users: int = Field(
+        500,
+        ge=0,
+        le=1_000_000,
+        description="Users per worker whose last read is remembered for when the store fails (`history:cached`). Each "
+        "behaviour takes some 0.3 kB and is one more object for the garbage collector. 0: none.",
+    )
+    history_cache_s: float = Field(
+        60,
+        ge=0,
+        le=86_400,
+        description="Seconds for which it is remembered: a user's clicks since are missing in it. 0: not at all.",
+    )
     score_threads: int = Field(
         default_factory=lambda: max(
             1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

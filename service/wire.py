@@ -94,7 +94,8 @@ class RankResponse(BaseModel):
     unknown_items: int = Field(description="Candidates without an embedding, scored by their features.")
     new_user: bool = Field(description="The store holds nothing of this user that the model reads.")
     degraded: list[str] = Field(
-        description="What the answer had to do without: `history` when the store did not answer."
+        description="What the answer had to do without: `history:timeout`, `history:error`, `history:open` (the store "
+        "gave no history) or `history:cached` (it failed, and the history is one read seconds ago)."
     )
     history_complete: bool | None = Field(
         None,

@@ -76,11 +76,11 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
             for answer in answers:
                 await turns.next()
                 if isinstance(answer, RankerError):
-                    body = error_body(answer.kind, messages.of(answer), call.id)
+                    told = error_body(answer.kind, messages.of(answer), call.id)
                     parts.metrics.add("ranker_batch_errors", kind=answer.kind)
                 else:
-                    body = ranked_body(call, answer, timings)
-                written.append(orjson.dumps(body))
+                    told = ranked_body(call, answer, timings)
+                written.append(orjson.dumps(told))
         _count(call, [answer for answer in answers if isinstance(answer, Ranked)], parts)
     return Response(b"[" + b",".join(written) + b"]", media_type="application/json")
 

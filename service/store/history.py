@@ -25,6 +25,10 @@ class BrokenValue(StoreUnavailable):
     """Another program has put a value of the wrong type there: one user's fault, and not the store's."""
 
 
+class StoreLagged(StoreTimedOut):
+    """Time was up before the answer could be read, by our own event loop's lateness: not the store's failure."""
+
+
 class Stored(NamedTuple):
     """One user's profile (feature -> text) and behaviours (oldest first), of both what a model reads; empty: none.
 
@@ -60,14 +64,29 @@ class Store(Protocol):
         """
         ...
 
+    async def ping(self, timeout_s: float | None = None) -> None:
+        """One PING; returns when it is answered. Raises StoreUnavailable."""
+        ...
+
     async def close(self) -> None: ...
 
 
-class History(Protocol):
-    """Where users' profiles and behaviours are read from, whatever the store does."""
+class Histories(Protocol):
+    """Users' profiles and behaviours, whatever the store does."""
 
     async def read(self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None) -> list[Stored]:
         """As Store's, but it never raises: what cannot be had is empty or remembered, and `missing` says why."""
+        ...
+
+
+class History(Histories, Protocol):
+    """Where they are read from."""
+
+    async def start(self, wanted: Wanted) -> None:
+        """Asks the store once whether it is there, and writes what it says into the log; never raises.
+
+        `wanted` is what the model reads that the service starts with.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -6,7 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.exceptions import ConnectionError, InvalidResponse, ResponseError, TimeoutError
+from redis.exceptions import (
+    ConnectionError,
+    InvalidResponse,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
 from model.features.behaviour import Behaviour
 from model.features.wanted import Wanted
@@ -16,11 +23,13 @@ from service.store.format import queue_write
 from service.store.history import Asked, BrokenValue, Stored, StoreTimedOut, StoreUnavailable
 from service.store.reading import Reading, Unfinished
 
+DEFAULT_URL = "redis://localhost:6379"
+
 
 def opened(settings: Settings) -> "RedisHistory":
     """The store that the settings name; nothing is connected yet."""
     return RedisHistory(
-        settings.redis_url or "redis://localhost:6379",
+        settings.redis_url or DEFAULT_URL,
         keep=settings.history_keep,
         ttl_s=settings.history_ttl_s,
         timeout_ms=settings.history_timeout_ms,
@@ -50,7 +59,7 @@ class RedisHistory:
     ) -> list[Stored | StoreUnavailable]:
         """As Store.read has it; one round trip, and a second for users whose first did not say enough (reading.py)."""
         begun = time.monotonic()
-        timeout_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         if self._reading is None or self._reading[0] is not wanted:
             self._reading = wanted, Reading(wanted, self._keep)
         outcomes = await self._round(users, self._reading[1], timeout_s)
@@ -91,6 +100,16 @@ class RedisHistory:
         queue_write(pipeline, user_id, behaviours, profile, keep=self._keep, ttl_s=self._ttl_s)
         if failure := self._failure(await self._execute(pipeline, self._timeout_s)):
             raise failure
+
+    async def ping(self, timeout_s: float | None = None) -> None:
+        """One PING, answered. Raises StoreUnavailable."""
+        try:
+            async with asyncio.timeout(timeout_s or self._timeout_s):
+                await self._redis.ping()
+        except (TimeoutError, builtins.TimeoutError) as error:
+            raise StoreTimedOut(f"the store at {self._where}: {error}") from error
+        except (RedisError, RedisClusterException) as error:
+            raise StoreUnavailable(f"the store at {self._where}: {error}") from error
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -66,7 +66,9 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
     ),
     "ranker_batch_requests": Family("Requests in one call of /rank/batch.", bounds=_one_two_five(0, 3)),
     "ranker_store_duration_seconds": Family(
-        "Time of one round trip to the store, failed ones too, in seconds.", {"op": ("read",)}, STAGE_BOUNDS_S
+        "Time of one round trip to the store, failed ones too, less what this process was late by; seconds.",
+        {"op": ("read",)},
+        STAGE_BOUNDS_S,
     ),
     "ranker_arrival_lag_seconds": Family(
         "Seconds from a request's bytes being there to the service looking at them: accept queue and event loop.",
@@ -94,7 +96,8 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
         by_model=True,
     ),
     "ranker_store_ops": Family(
-        "Round trips to the store, by how they ended.", {"op": ("read",), "outcome": ("ok", "timeout", "error")}
+        "Round trips to the store, by how they ended; lagged: this process was too late to read the answer in time.",
+        {"op": ("read", "probe"), "outcome": ("ok", "timeout", "lagged", "error")},
     ),
     "ranker_deadline_exceeded": Family(
         "Requests that ran out of time, by the stage that was cut off (history, without which they went on) or was not "

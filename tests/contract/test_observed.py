@@ -325,9 +325,9 @@ def test_the_store_that_is_late_and_the_store_that_is_gone_are_told_apart(demo: 
         gone, late = (
             asked(demo, url, ("/rank", body(demo), {}), ("/metrics", None, {}))[-1].text for url in (dead, hole)
         )
-    assert value(gone, "ranker_store_ops_total", outcome="error") == 1
+    assert value(gone, "ranker_store_ops_total", op="read", outcome="error") == 1
     assert value(gone, "ranker_deadline_exceeded_total", stage="history") == 0
-    assert value(late, "ranker_store_ops_total", outcome="timeout") == 1
+    assert value(late, "ranker_store_ops_total", op="read", outcome="timeout") == 1
     assert value(late, "ranker_deadline_exceeded_total", stage="history") == 1
 
 

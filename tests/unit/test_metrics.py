@@ -642,11 +642,11 @@ def test_a_path_or_an_id_cannot_become_a_label(metrics):
     assert value(metrics, "ranker_requests_total", route="unmatched", outcome="refused", **NOBODY) == 1
     seen = {label for key in samples(body) for label in key[1:]}
     assert {v for k, v in seen if k == "route"} == {*ROUTES, "unmatched"}
-    assert {v for k, v in seen if k == "outcome"} <= {*OUTCOMES, "timeout", "error"}  # the store's are told too
+    assert {v for k, v in seen if k == "outcome"} <= {*OUTCOMES, "timeout", "lagged", "error"}  # the store's
     assert {v for k, v in seen if k == "stage"} == {*STAGES, "total"}
     assert {v for k, v in seen if k in ("model", "version", "variant")} == {""}
     assert {k for k, _ in seen} <= {
-        *("route", "outcome", "stage", "quantile", "le", "reason", "op", "worker"),
+        *("route", "outcome", "stage", "quantile", "le", "reason", "kind", "op", "worker"),
         *("model", "version", "variant", "python", "numpy"),
     }
 

@@ -1,0 +1,58 @@
+"""Histories that were read in the last seconds, for when the store fails; never asked while it answers."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from model.features.wanted import Wanted
+from service.store.history import CACHED, Asked, Stored
+
+
+class Recent:
+    """What live requests read of the newest `users`, at most `age_s` seconds ago. Either being 0 turns it off.
+
+    Keeping is a reference, a place at the end and at most two goodbyes at the front: memory is freed bit by bit, for a
+    thousand histories at once would hold up all that wait. `clock` is monotonic, in seconds.
+    """
+
+    def __init__(self, users: int, age_s: float, clock: Callable[[], float] = time.monotonic):
+        self.on = users > 0 and age_s > 0
+        self._users, self._age_s, self._clock = users, age_s, clock
+        self._entries: OrderedDict[str, tuple[float, Wanted, Stored]] = OrderedDict()  # the longest unread first
+
+    def keep(self, user_id: str, wanted: Wanted, stored: Stored) -> None:
+        """Remembers what a live request read: a replay saw the past, which no live request may take for the present."""
+        now, entries = self._clock(), self._entries
+        entries[user_id] = now, wanted, stored
+        entries.move_to_end(user_id)
+        if len(entries) > self._users:
+            entries.popitem(last=False)
+        first = next(iter(entries))
+        if now - entries[first][0] > self._age_s:
+            del entries[first]
+
+    def find(self, asked: Asked, wanted: Wanted) -> Stored | None:
+        """What a user was read with, `missing` saying that it is remembered; None where that is not known.
+
+        A replay gets what of it happened before. What is cut off there made room for nothing older: `complete` says so.
+        """
+        entry = self._entries.get(asked.user_id)
+        if entry is None:
+            return None
+        read_at, had, stored = entry
+        if self._clock() - read_at > self._age_s or not covers(had, wanted):
+            return None
+        if asked.before is None:
+            return stored._replace(missing=CACHED)
+        earlier = [behaviour for behaviour in stored.behaviours if behaviour.timestamp < asked.before]
+        complete = stored.complete and len(earlier) == len(stored.behaviours)
+        return stored._replace(behaviours=earlier, complete=complete, missing=CACHED)
+
+
+def covers(had: Wanted, wanted: Wanted) -> bool:
+    """Whether what was read for one model holds all that another reads."""
+    if had == wanted:
+        return True
+    most = {(kind.action, kind.object_type): kind.most for kind in had.behaviours}
+    enough = all(most.get((kind.action, kind.object_type), 0) >= kind.most for kind in wanted.behaviours)
+    return enough and set(wanted.fields) <= set(had.fields)
