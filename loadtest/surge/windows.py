@@ -56,8 +56,8 @@ class Window(NamedTuple):
 
     @property
     def hung_up(self) -> int:
-        """Callers who did not wait for their answer."""
-        return int((~self.sent.impatient.right).sum())
+        """Callers who did not wait for their answer; those who were refused at once got one."""
+        return int(self.sent.impatient.of(Kind.FAILED, Kind.UNANSWERED).sum())
 
     @property
     def in_vain(self) -> int:

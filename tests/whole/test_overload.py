@@ -120,6 +120,7 @@ def test_callers_without_patience_hang_up_and_others_wait() -> None:
     assert all(len(log.due_s) for log in ended)
     assert ended.singles.right.all() and (ended.batches.kinds == Kind.WRONG).all()  # it answers as one request
     assert not ended.impatient.right.any() and set(ended.impatient.whys()) == {"the caller hung up"}
+    assert window(1.0, ended, Span(0.0, 0.2), 50.0, 200.0, 0).hung_up == len(ended.impatient.due_s)
     assert not probes.silent and (probes.worst_ms or 0) > 1000 * GIVE_UP_S
 
 
