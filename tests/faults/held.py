@@ -15,7 +15,7 @@ SHOWN = 5  # wrong answers that are quoted
 
 @dataclass
 class Held:
-    """Counts of one fault. Every request sent ends in exactly one of: answered, refused, hung_up, wrong, lost, failed."""
+    """Counts of one fault: every request sent ends in one of answered, refused, hung_up, wrong, lost and failed."""
 
     name: str
     sent: int = 0

@@ -49,6 +49,7 @@ class Outage:
     cause: Collection[str] = (ERROR,)
     opens: bool = False
     short: bool = False
+    size: int = 600
 
     @property
     def promises(self) -> str:
