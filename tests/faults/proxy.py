@@ -155,6 +155,7 @@ class Proxy:
 
     def __init__(self, path: Path):
         self._path = path
+        self._server: asyncio.Server
         self.way = Way()
         self.accepted = self.asked = 0
 

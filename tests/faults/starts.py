@@ -124,7 +124,7 @@ def _serve_with(names: Path) -> None:
     runpy.run_module("service", run_name="__main__", alter_sys=True)
 
 
-STARTS = [
+STARTS: list[Beginning | Refusal] = [
     Refusal("unknown option", "?foo=bar in the store's URL", "foo=bar"),
     Refusal("option of another kind", "?decode_responses=true in the store's URL", "decode_responses=true"),
     Beginning(
