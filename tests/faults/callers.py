@@ -114,7 +114,7 @@ CALLERS = [
         hang_ups,
         short=True,
         size=100_000,
-        refused=(504,),  # deadlines of their own
+        refused=(429, 504),  # deadlines of their own, as short as 20 ms
     ),
     Misuse("pipelined", "five requests at once, then a hang-up", "not counted as failed", pipelined, short=True),
     Misuse("cut uploads", "half a body, then a hang-up", "not counted as failed", cut_uploads, short=True),

@@ -10,6 +10,7 @@ from tests.faults.users import Users
 
 IN_TIME_S = 1.0  # an answer that takes longer is counted as late
 TURNED_AWAY = (503, 504)  # 5xx that say "no" in order
+FEW = 0.01  # share of requests that a busy machine may refuse
 SHOWN = 5  # wrong answers that are quoted
 
 
@@ -28,6 +29,7 @@ class Held:
     lost: int = 0  # no answer, though we waited
     failed: int = 0  # 5xx other than 503 and 504
     seconds: list[float] = field(default_factory=list)  # of each answer, as the caller saw it
+    longest_s: float = 0.0  # that a caller waited for an answer of any kind
     store_ms: list[float] = field(default_factory=list)  # of each answer, what the service says it spent on the store
     figures: dict[str, float] = field(default_factory=dict)  # more, by name
     broken: list[str] = field(default_factory=list)  # promises, each with what was seen
@@ -35,6 +37,7 @@ class Held:
 
     def judge(self, users: Users, user_id: str, answer: Answer, seconds: float) -> list[str] | None:
         """Counts an answer of /rank; gives its `degraded`, or None where there is no ranking."""
+        self.longest_s = max(self.longest_s, seconds)
         if answer.status == 200:
             return self.judge_ranked(users, user_id, answer.json(), seconds)
         self.turned_away(answer)
@@ -72,6 +75,7 @@ class Held:
         """Counts what `more` counted."""
         for name in ("sent", "answered", "in_time", "hung_up", "wrong", "lost", "failed"):
             setattr(self, name, getattr(self, name) + getattr(more, name))
+        self.longest_s = max(self.longest_s, more.longest_s)
         self.degraded.update(more.degraded)
         self.refused.update(more.refused)
         self.seconds += more.seconds
@@ -88,10 +92,11 @@ class Held:
         if not holds:
             self.broken.append(f"{self.name}: promised: {promise}; seen: {seen}")
 
-    def promise_answers(self, *, refused: tuple[int, ...] = (), share: float = 0.01) -> None:
+    def promise_answers(self, *, refused: tuple[int, ...] = (), valid: bool = True) -> None:
         """What every fault promises: no answer is wrong, lost or a failure; hardly any is refused.
 
-        `refused`: statuses that may be given to any number; others, of those that say "not now", to this share.
+        `refused`: statuses that may be given to any number; others that say "not now" to a few, where requests are
+        `valid`. What is not may get those too, as often as it likes.
         """
         quoted = f" ({' | '.join(self.quoted)})" if self.quoted else ""
         self.promise(not self.wrong, "no wrong answer", f"{self.wrong} of {self.sent}{quoted}")
@@ -100,8 +105,8 @@ class Held:
         others = {status: count for status, count in self.refused.items() if status not in refused}
         strange = {status: count for status, count in others.items() if status not in (429, 503, 504)}
         self.promise(not strange, "valid requests are not refused as invalid", f"{strange}{quoted}")
-        few = sum(others.values()) <= share * self.sent
-        self.promise(few, f"at most {share:.0%} refused", f"{others} of {self.sent}")
+        few = not valid or sum(others.values()) <= max(1, FEW * self.sent)
+        self.promise(few, f"at most {FEW:.0%} refused", f"{others} of {self.sent}")
 
     @property
     def ill(self) -> int:

@@ -6,6 +6,7 @@ import runpy
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from pathlib import Path
 
 from tests.client import Service, serving
 from tests.faults.held import Held
-from tests.faults.store import ANOTHER
+from tests.faults.proxy import Refuses
+from tests.faults.store import ANOTHER, PASSWORD
 from tests.faults.users import REASONS
-from tests.faults.world import SETTINGS, World
+from tests.faults.world import RECOVER_S, SETTINGS, World
 from tests.processes import started, wait_until
 
 RESOLVER = "127.9.9.9"  # of the loopback, where nobody else listens
 CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
-READY_S = 60.0
+DOWN_S, FEW_LINES = 1.5, 3
 
 
 class LeftOut(Exception):
@@ -51,10 +53,44 @@ class Beginning:
         lacking = sum(held.degraded[reason] for reason in REASONS)
         held.promise(lacking == held.answered, "every answer is degraded", f"{lacking} of {held.answered} are")
         held.promise(not failed, "no request counted as failed", f"{failed:.0f} are")
-        lines = [line for line in output.splitlines() if "store" in line.lower()]
+        lines = _of_the_store(output)
         held.promise(lines, "a line of the log says that the store is away, and why", output[:300])
         held.promise(ANOTHER not in output, "no password in the log", "it is there")
         held.promise("Traceback" not in output, "no traceback in the log", output[:300])
+        held.promise_answers()
+
+
+@dataclass(frozen=True)
+class Telling:
+    """A service of its own, whose log has room, loses its store once and gets it back."""
+
+    name: str
+    does: str
+    short: bool = False
+    size: int = 200
+    promises: str = "the log says that the store went, why, and that it is back; a few lines, without secrets"
+
+    async def run(self, world: World, held: Held, size: int) -> None:
+        url = f"redis://:{PASSWORD}@127.0.0.1:{world.proxy.port}"
+        with serving(**(SETTINGS | {"redis_url": url})) as service:
+            own = World(world.store, world.proxy, service, world.users)
+            await own.recovered(held)
+            up = len(service.output)
+            world.proxy.become(Refuses())
+            try:
+                begun = time.perf_counter()
+                while time.perf_counter() - begun < DOWN_S:
+                    await own.ask_many(held, size // 10)
+            finally:
+                world.honest()
+            down = len(service.output)
+            await own.recovered(held)
+            wait_until(lambda: len(service.output) > down or time.perf_counter() - begun > DOWN_S + RECOVER_S)
+            output = service.output
+        went, back = (_of_the_store(text) for text in (output[up:down], output[down:]))
+        held.promise(0 < len(went) <= FEW_LINES, f"1 to {FEW_LINES} lines that the store went", went)
+        held.promise(0 < len(back) <= FEW_LINES, f"1 to {FEW_LINES} lines that it is back", back)
+        held.promise(PASSWORD not in output, "no password in the log", "it is there")
         held.promise_answers()
 
 
@@ -81,6 +117,10 @@ class Refusal:
         held.promise(ANOTHER not in output, "no password in it", "it is there")
 
 
+def _of_the_store(log: str) -> list[str]:
+    return [line for line in log.splitlines() if "store" in line.lower()]
+
+
 def _service(url: Callable[[World], str]) -> Callable[[World], AbstractContextManager[Service]]:
     return lambda world: serving(**(SETTINGS | {"redis_url": url(world)}))
 
@@ -94,7 +134,7 @@ def _with_hanging_names(world: World) -> Iterator[Service]:
         except OSError as error:
             raise LeftOut(f"a resolver of our own needs port 53 of {RESOLVER}: {error.strerror}") from None
         names = Path(folder) / "resolv.conf"
-        names.write_text(f"nameserver {RESOLVER}\noptions timeout:3 attempts:1\n")
+        names.write_text(f"nameserver {RESOLVER}\noptions timeout:1 attempts:1\n")
         named = {f"RANKER_{name.upper()}": value for name, value in SETTINGS.items()}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RANKER_")}
         environment |= named | {"RANKER_REDIS_URL": "redis://store.test:6379", "RANKER_PORT": "0"}
@@ -124,7 +164,8 @@ def _serve_with(names: Path) -> None:
     runpy.run_module("service", run_name="__main__", alter_sys=True)
 
 
-STARTS: list[Beginning | Refusal] = [
+STARTS: list[Beginning | Refusal | Telling] = [
+    Telling("told", "nobody listens for a while"),
     Refusal("unknown option", "?foo=bar in the store's URL", "foo=bar"),
     Refusal("option of another kind", "?decode_responses=true in the store's URL", "decode_responses=true"),
     Beginning(

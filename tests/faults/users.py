@@ -18,7 +18,7 @@ from service.settings import DEMO_BUNDLE
 CANDIDATES = 10
 TOLERANCE = 1e-5  # of a score
 APART = 1e-3  # by which two users' scores differ at some candidate
-UNREAD = 40  # users who are asked about only while the store fails: nothing can remember them
+UNREAD, FAULTS = 8, 48  # users of each fault who are asked about only while it lasts: nothing can remember them
 BROKEN, HUGE = "broken", "huge"  # who get a key of a wrong type, and a profile of 200,000 fields
 
 TIMEOUT, ERROR, OPEN, CACHED = "history:timeout", "history:error", "history:open", "history:cached"
@@ -41,9 +41,10 @@ class Users:
         self.items = items[:CANDIDATES]
         self.now_ms = time.time_ns() // 1_000_000
         self.ordinary = [f"user-{n}" for n in range(count)]
-        self.unread = [f"unread-{n}" for n in range(UNREAD)]
+        self.unread = [f"unread-{n}" for n in range(UNREAD * FAULTS)]
         self.ids = [*self.ordinary, *self.unread, BROKEN, HUGE]
         self.lines: list[str] = []
+        self._faults: dict[str, int] = {}
         self.whole: dict[str, Expected] = {}
         self.bare: dict[str, Expected] = {}
 
@@ -71,6 +72,11 @@ class Users:
             self.whole[user_id] = whole
             self.bare[user_id] = expected(user_id, {}, [])
             self.lines.append(json.dumps({"user_id": user_id, "user": profile, "behaviours": clicks}))
+
+    def unread_of(self, fault: str) -> list[str]:
+        """Users of this fault alone."""
+        at = self._faults.setdefault(fault, len(self._faults)) % FAULTS * UNREAD
+        return self.unread[at : at + UNREAD]
 
     def write(self, path: Path) -> None:
         """A file for `python -m service.backfill --users`."""
