@@ -32,22 +32,24 @@ COPY --from=build /opt/ranker /opt/ranker
 
 # PYTHONUNBUFFERED: a log line leaves the process when it is written, so a killed process has said all it had to say.
 # RANKER_HOST: loopback would be the container's own; which address of the host is open, the port mapping decides.
+# RANKER_ADMIN_PORT: probes and scrapes must be answered whatever the load is; 0 switches that process off.
 ENV PATH=/opt/ranker/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    RANKER_HOST=0.0.0.0
+    RANKER_HOST=0.0.0.0 \
+    RANKER_ADMIN_PORT=8001
 
 # By number, so that an orchestrator can see that it is not root; nothing in the image belongs to it.
 USER 10001:10001
 # An empty place of its own: `python -m` would import from whatever folder it starts in.
 WORKDIR /run/ranker
 
-EXPOSE 8000
+EXPOSE 8000 8001
 STOPSIGNAL SIGTERM
 
 # Ready, not only alive: whoever waits for "healthy" wants answers. By http.client, since the image has no curl and
 # urllib would ask the proxy that an environment may name. An answer other than 200, or none, is exit status 1.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('RANKER_PORT', '8000')), timeout=2); c.request('GET', '/health/ready'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('RANKER_ADMIN_PORT') or 0) or int(os.environ.get('RANKER_PORT', '8000')), timeout=2); c.request('GET', '/health/ready'); raise SystemExit(c.getresponse().status != 200)"]
 
 # Exec form: the service itself is process 1 and gets the stop signal, not a shell that would swallow it.
 CMD ["python", "-m", "service"]

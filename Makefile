@@ -35,6 +35,7 @@ loadtest: $(VENV)/dev.done ## the budgets' scenarios against URL=http://host:por
 bench: $(VENV)/dev.done ## the benchmarks, those of scoring and training side by side with a peer's
 	$(BIN)/python -m loadtest.scoring --peers
 	$(BIN)/python -m loadtest.overhead
+	$(BIN)/python -m loadtest.batches
 	$(BIN)/python -m loadtest.networks
 	$(BIN)/python -m loadtest.scale
 	$(BIN)/python -m loadtest.ruler

@@ -10,8 +10,9 @@ output is JSON: the figures of the worst scenario, and all of them under `scenar
 
 --search asks for the highest rate at which each scenario holds that budget, instead of judging its own.
 
-Exit codes: 0 within budget; 1 a budget is missed, or no rate holds it; 2 the run is no good (more than 1 % of the sends
-left later than 1 ms, or 5 % of the p99 budget where that is more) or could not take place.
+Exit codes: 0 within budget; 1 a budget is missed, or no rate holds it; 2 no verdict: the run is no good (more than 1 %
+of the sends left later than 1 ms, or 5 % of the p99 budget where that is more), it has too few requests to judge a
+quantile (a p99 takes 1000, a p50 20; `smoke = true` lets that pass), or it could not take place.
 """
 
 import argparse
@@ -19,7 +20,6 @@ import asyncio
 import json
 import math
 import os
-import resource
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,13 +32,15 @@ from loadtest.errors import NoRun
 from loadtest.generator import budgets, plan
 from loadtest.generator.client import parse_url
 from loadtest.generator.send import new_loop
+from loadtest.machine import allow_connections
 from loadtest.verdict import compare
-from loadtest.verdict.report import exit_code, show
+from loadtest.verdict.report import MISSED, NO_GOOD, PASSED
 from loadtest.verdict.scenarios import WINDOW_S, run
 from loadtest.verdict.search import parse_limits
+from loadtest.verdict.words import show
 from model.command import run as run_command
 
-CONNECTIONS = 10_240  # more than macOS allows a process
+EXIT_CODES = {PASSED: 0, MISSED: 1, NO_GOOD: 2}
 BUDGETS = Path(__file__).with_name("budgets.toml")
 
 
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.out:
             _can_write(args.out)
         address = parse_url(args.url) if args.url else None
-        _allow_connections()
+        allow_connections()
         with ExitStack() as stack:
             stack.enter_context(_terminated_like_interrupted())
             address = address or parse_url(stack.enter_context(service(os.environ)).url)
@@ -69,13 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = results.line()
     print(show(results.outcomes))
     for name, capacity in results.capacities.items():
-        print(capacity.sentence(name))
+        print("\n  ".join([f"{name}:", *capacity.words()]))
     if old is not None:
         print(compare.show(compare.changes(old, line), old, line))
     if args.out:
         print(f"report: {results.write(args.out, args.seed, old)}")
+    print(results.headline.text)
     print(json.dumps(line))
-    return exit_code(results.outcomes)
+    return EXIT_CODES[results.headline.verdict]
 
 
 @contextmanager
@@ -117,15 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", help="for report.html, report.json and *.hgrm")
     add("--compare", type=Path, metavar="OLD.json", help="an earlier report.json: shows the change")
     add("--search", metavar="BUDGET", help="such as p99=20ms,errors=0.1%%: the highest rate within it")
-    add("--window", type=_seconds, default=WINDOW_S, help="of a search, in seconds (default 10)")
+    add(
+        "--window",
+        type=_seconds,
+        default=WINDOW_S,
+        help="of a search, in seconds, at least; longer where a p99 takes it (default 10)",
+    )
     return parser
-
-
-def _allow_connections() -> None:
-    """Room for a service that stalls, which needs one connection per request; the usual limit is 1024 files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # -1: no limit
-    if 0 <= soft < CONNECTIONS:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(CONNECTIONS, hard) if hard >= 0 else CONNECTIONS, hard))
 
 
 def _count(text: str) -> int:

@@ -1,9 +1,12 @@
-"""The machine of a run, for its report: processor, cores and system. No host name, no address."""
+"""The machine of a run: processor, cores and system, for its report, and room for connections. No name, no address."""
 
 import os
 import platform
+import resource
 from contextlib import suppress
 from pathlib import Path
+
+CONNECTIONS = 10_240  # more than macOS allows a process
 
 
 def processor() -> str:
@@ -20,3 +23,13 @@ def cores() -> int:
 
 def system() -> str:
     return f"{platform.system()} {platform.release()}"
+
+
+def allow_connections(wanted: int = CONNECTIONS) -> None:
+    """Room for a service that stalls, which needs one connection per request; the usual limit is 1024 files.
+
+    What is started later has it too.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # -1: no limit
+    if 0 <= soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard >= 0 else wanted, hard))

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -18,10 +19,14 @@ from model.bundle.layout import verify_catalog
 from model.bundle.reading import Bundle
 from model.features.catalog import Catalog
 from service.api.answers import client_gone, ranker_error
+from service.api.arrival import TURNSTILE
 from service.api.endpoint import Parts, install
+from service.api.gate import Gate
 from service.api.observed import Observed
-from service.api.routes import ASSETS, ENDPOINTS, STAGES_OF, http_error, samples
+from service.api.report import Report
+from service.api.routes import ASSETS, BULK, ENDPOINTS, STAGES_OF, http_error, samples
 from service.errors import RankerError
+from service.scoring.admission import Admission
 from service.scoring.catalog import CatalogWatch
 from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Served
@@ -47,9 +52,13 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
     verify_catalog(bundle.folder, bundle.manifest)  # it may be another than the one that the parent checked
     served = Served.open(bundle, Scorer(settings.score_threads), settings.precision)
     metrics = Metrics(metrics_folder, STAGES_OF, REASONS, budgets_s=[budget / 1000 for budget in settings.budgets_ms])
-    live = Live(announce(metrics, served, time.perf_counter() - begun))
+    live = Live(announce(metrics, served, time.perf_counter() - begun), settings.history_keep)
     history = Ladder(Counted(opened(settings), metrics))
-    parts = Parts(settings, live, history, metrics)
+    admission = Admission(settings.queue_candidates, lambda: live.current.work)
+    requests = RequestLog(settings.log_sample, settings.log_slow_ms, settings.log_level)
+    report = Report(STAGES_OF, metrics, requests)
+    gate = Gate(admission, settings, BULK, report)
+    parts = Parts(settings, live, history, gate, metrics)
 
     app = FastAPI(
         title="bst-ranker",
@@ -63,8 +72,9 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
     app.state.live = live
     install(app, ENDPOINTS, parts, samples(bundle))
     app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
-    requests = RequestLog(settings.log_sample, settings.log_slow_ms, settings.log_level)
-    app.add_middleware(Observed, routes=STAGES_OF, metrics=metrics, log=requests, traces=traces)  # outermost
+    app.add_middleware(  # outermost
+        Observed, routes=STAGES_OF, bulk=BULK, gate=gate, metrics=metrics, report=report, traces=traces
+    )
     app.add_exception_handler(RankerError, ranker_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(ClientDisconnect, client_gone)
@@ -88,7 +98,9 @@ def announce(metrics: Metrics, served: Served, load_s: float) -> Served:
 
 
 @asynccontextmanager
-async def _running(parts: Parts, metrics: Metrics, traces: tracing.Tracing | None, app: FastAPI) -> AsyncIterator[None]:
+async def _running(
+    parts: Parts, metrics: Metrics, traces: tracing.Tracing | None, app: FastAPI
+) -> AsyncIterator[dict[str, Any]]:
     def looked(catalog: Catalog | None) -> None:
         if catalog is not None:
             metrics.catalog(len(catalog), catalog.modified_ns)
@@ -99,8 +111,13 @@ async def _running(parts: Parts, metrics: Metrics, traces: tracing.Tracing | Non
     watch.start()
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not walk it between requests
-    pulse = asyncio.create_task(beat(scorer.waiting, metrics.beat))
-    yield
+
+    def told(*pulse: Any) -> None:
+        metrics.beat(*pulse)
+        metrics.admission(*parts.gate.state())
+
+    pulse = asyncio.create_task(beat(scorer.waiting, told))
+    yield {TURNSTILE: parts.gate.turn_away}  # for the protocol, which asks before there is a request
     pulse.cancel()
     await asyncio.gather(pulse, return_exceptions=True)
     watch.close()

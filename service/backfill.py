@@ -8,7 +8,8 @@
 `user` and `behaviours` may be missing, lines may be blank, the file may be gzip. The file is read twice: every line is
 checked before the first user is written. Of tables the fields that the data set's features.toml names are loaded; of
 lines all, unless --bundle names the model that they are for. Loading again changes nothing but the TTL, so after a
-failure start over; the newest `keep` behaviours of a user are sent and stay. The last line of the output is JSON.
+failure start over. Of each action on each type of object the newest `keep` behaviours of a user stay. The last line of
+the output is JSON.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from model.bundle.layout import located
 from model.features import schema as features_toml
 from service.loading.load import Loaded, load_file, load_tables, load_users
 from service.loading.user import BackfillError
-from service.settings import SettingsError, load_settings
+from service.settings import MOST_KEPT, SettingsError, load_settings
 
 __all__ = ["BackfillError", "Loaded", "load_tables", "load_users", "main"]
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--bundle", type=Path, metavar="DIR", help="whose features.toml says what is loaded and which types ids have"
     )
     parser.add_argument("--url", default=settings.redis_url, help="the store; default: RANKER_REDIS_URL")
-    parser.add_argument("--keep", type=_positive, default=settings.history_keep, help="newest behaviours of a user")
+    parser.add_argument("--keep", type=_kept, default=settings.history_keep, help="newest behaviours of each kind")
     parser.add_argument("--ttl-s", type=_positive, default=settings.history_ttl_s, help="seconds until forgotten")
     options = parser.parse_args(argv)
     if options.url is None:
@@ -72,6 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures = {name: value for name, value in loaded._asdict().items() if name != "notes"}
     print(json.dumps({**figures, "seconds": round(time.monotonic() - started, 3)}))
     return 0
+
+
+def _kept(text: str) -> int:
+    if (number := _positive(text)) > MOST_KEPT:
+        raise argparse.ArgumentTypeError(f"{number} given, an integer from 1 to {MOST_KEPT} is allowed")
+    return number
 
 
 def _positive(text: str) -> int:

@@ -9,6 +9,16 @@ from service.errors import ClientGone, DeadlineExceeded
 
 
 @dataclass(slots=True)
+class Ticket:
+    """What a request was let in with (scoring/admission.py). Work is in seconds."""
+
+    candidates: int
+    work_s: float  # its own
+    together_s: float  # its own and what was under way before it
+    bulk: bool  # a batch, which lets single requests pass
+
+
+@dataclass(slots=True)
 class Call:
     """One request under way. Times are of `time.perf_counter`, in seconds."""
 
@@ -23,8 +33,14 @@ class Call:
     slot: int | None = None  # the row of that model in the metrics
     degraded: list[str] = field(default_factory=list)  # what the answer does without
     error: str | None = None  # kind of the error that the caller gets
+    late_before: str | None = None  # the stage before which its deadline had passed
     gone: Callable[[], bool] = lambda: False  # whether the caller has hung up
-    upload_s: float = 0.0  # of `begun` until the body was there: the caller's time, not ours
+    upload_s: float = 0.0  # from `begun` until the body was there: the caller's time, not ours
+    ticket: Ticket | None = None  # None: it ranks nothing, or was not let in
+
+    def spent_s(self) -> float:
+        """Seconds that the request has taken us so far."""
+        return time.perf_counter() - self.begun - self.upload_s
 
     def left_s(self) -> float | None:
         """Seconds until the deadline, negative once it has passed; None where there is none."""
@@ -36,11 +52,15 @@ class Call:
             raise ClientGone(f"the caller hung up before {before}")
         if self.deadline is not None and (late_s := time.perf_counter() - self.deadline) > 0:
             allowed_ms = (self.deadline - self.begun) * 1000
-            raise DeadlineExceeded(f"{allowed_ms:.0f} ms are over by {late_s * 1000:.0f} ms, before {before}")
+            raise DeadlineExceeded(f"{allowed_ms:.0f} ms are over by {late_s * 1000:.0f} ms, before {before}", before)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Writes the seconds spent inside into `stages`; nothing when it ends by an error."""
+        """Adds the seconds spent inside to `stages`; nothing when it ends by an error."""
         begun = time.perf_counter()
         yield
-        self.stages[name] = time.perf_counter() - begun
+        self.spent(name, time.perf_counter() - begun)
+
+    def spent(self, name: str, seconds: float) -> None:
+        """A batch comes to each stage as often as it has chunks."""
+        self.stages[name] = self.stages.get(name, 0.0) + seconds

@@ -55,6 +55,10 @@ class DeadlineExceeded(RankerError):
 
     kind, status = "deadline_exceeded", 504
 
+    def __init__(self, message: str, before: str):
+        super().__init__(message)
+        self.before = before  # the stage that was not begun
+
 
 class ClientGone(RankerError):
     """Who asked has hung up; nobody reads this."""
@@ -64,6 +68,12 @@ class ClientGone(RankerError):
 
 class TooManyCandidates(RankerError):
     kind, status, shed = "too_many_candidates", 422, True
+
+
+class TooManyRequests(RankerError):
+    """In one batch."""
+
+    kind, status, shed = "too_many_requests_in_batch", 422, True
 
 
 KINDS: tuple[type[RankerError], ...] = (RankerError, *RankerError.__subclasses__())

@@ -3,8 +3,8 @@
 No HTTP and no Redis here: api/routes.py hands the parts in.
 """
 
-import asyncio
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,14 @@ from model.features.encode import Encoded
 from model.features.ids import BadValue, canonical
 from model.features.kinds import ITEM_ID
 from service.call import Call
-from service.errors import InvalidRequest, RankerError
-from service.scoring.scorer import Scores
+from service.errors import DeadlineExceeded, InvalidRequest, RankerError
+from service.scoring.lanes import Scores
 from service.scoring.served import Served
 from service.store.history import Asked, History, Stored
+from service.turns import Turns
 from service.wire import RankRequest
+
+STORE_SHARE = 0.5  # of the time left: what is over goes to queue and scoring
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Ranked:
     unknown_items: int
     new_user: bool
     degraded: list[str]
+    history_complete: bool | None  # whether the store still held all that a replay reads; None: a live request
     future: int
     malformed: int
     holes: int  # elements of lists that hold nothing
@@ -48,6 +52,7 @@ class Encodable:
     encoded: Encoded
     new_user: bool
     degraded: list[str]
+    history_complete: bool | None
     skipped: int
     history_age_s: float | None
 
@@ -61,13 +66,15 @@ async def rank(call: Call, request: RankRequest, now: int, history: History, ser
     user_id = _user(request, served)
 
     with call.stage("history"):
-        [stored] = await history.read([Asked(str(user_id), request.timestamp)], served.wanted)
+        [stored] = await history.read([Asked(str(user_id), request.timestamp)], served.wanted, store_share_s(call))
 
+    call.check("encode")
     with call.stage("encode"):
         ready = _encode(request, user_id, stored, now, served)
 
-    scores = await served.score(ready.encoded.inputs, call.stages)  # stages `queue` and `score`
+    scores = await served.score(ready.encoded.inputs, call)  # stages `queue` and `score`
 
+    call.check("sort")
     with call.stage("sort"):
         ranked = _sort(ready, scores)
 
@@ -75,12 +82,23 @@ async def rank(call: Call, request: RankRequest, now: int, history: History, ser
     return ranked
 
 
-async def rank_many(
-    call: Call, requests: Sequence[RankRequest | RankerError], now: int, history: History, served: Served
-) -> list[Ranked | RankerError]:
-    """`rank` for many: one round trip to the store, runs of the graph together, one answer or error each, in order.
+def store_share_s(call: Call) -> float | None:
+    """What of the time that is left the store may take, in seconds; None: as much as it is set to."""
+    left_s = call.left_s()
+    return None if left_s is None else max(0.0, left_s) * STORE_SHARE
 
-    An invalid request gets its own error; the others are still ranked.
+
+async def rank_many(
+    call: Call,
+    requests: Sequence[RankRequest | RankerError],
+    now: int,
+    history: History,
+    served: Served,
+    turns: Turns,
+) -> list[Ranked | RankerError]:
+    """`rank` for a few: one round trip to the store, runs of the graph together, one answer or error each, in order.
+
+    An invalid request gets its own error, and so does one whose own `timeout_ms` is over; the others are still ranked.
     """
     answers: dict[int, Ranked | RankerError] = {}
     valid: dict[int, tuple[RankRequest, int | str]] = {}
@@ -88,29 +106,50 @@ async def rank_many(
         try:
             if isinstance(request, RankerError):
                 raise request
+            _check_time(call, request)
             valid[at] = request, _user(request, served)
         except RankerError as error:
             answers[at] = error
 
-    with call.stage("history"):
+    if valid:
         asked = [Asked(str(user_id), request.timestamp) for request, user_id in valid.values()]
-        histories = await history.read(asked, served.wanted)
+        with call.stage("history"):
+            histories = await history.read(asked, served.wanted, store_share_s(call))
 
     ready: dict[int, Encodable] = {}
-    with call.stage("encode"):
-        for (at, (request, user_id)), stored in zip(valid.items(), histories, strict=True):
-            await asyncio.sleep(0)  # other requests of this worker come between
-            try:
-                ready[at] = _encode(request, user_id, stored, now, served)
-            except RankerError as error:
-                answers[at] = error
+    if valid:
+        with call.stage("encode"):
+            for (at, (request, user_id)), stored in zip(valid.items(), histories, strict=True):
+                await turns.next()
+                try:
+                    _check_time(call, request)
+                    ready[at] = _encode(request, user_id, stored, now, served)
+                except RankerError as error:
+                    answers[at] = error
 
     if ready:
-        scores = await served.score_many([one.encoded.inputs for one in ready.values()], call.stages)
+        try:
+            scores = await served.score_many([one.encoded.inputs for one in ready.values()], call)
+        except DeadlineExceeded as late:
+            answers |= dict.fromkeys(ready, late)
+            return [answers[at] for at in range(len(requests))]
         with call.stage("sort"):
-            answers |= {at: _sort(one, scores_C) for (at, one), scores_C in zip(ready.items(), scores, strict=True)}
-        call.degraded = sorted({reason for one in ready.values() for reason in one.degraded})
+            for (at, one), scores_C in zip(ready.items(), scores, strict=True):
+                await turns.next()
+                answers[at] = _sort(one, scores_C)
+        call.degraded = sorted({*call.degraded, *(reason for one in ready.values() for reason in one.degraded)})
     return [answers[at] for at in range(len(requests))]
+
+
+def _check_time(call: Call, request: RankRequest) -> None:
+    """Raises DeadlineExceeded where the request's own time is over; the call's deadline is the caller's to look at."""
+    if request.timeout_ms is None:
+        return
+    late_ms = (time.perf_counter() - call.begun) * 1000 - request.timeout_ms
+    if late_ms > 0:
+        raise DeadlineExceeded(
+            f"{request.timeout_ms} ms are over by {late_ms:.0f} ms, before its place in the batch", "encode"
+        )
 
 
 def _user(request: RankRequest, served: Served) -> int | str:
@@ -138,7 +177,8 @@ def _encode(request: RankRequest, user_id: int | str, stored: Stored, now: int, 
     degraded = [stored.missing] if stored.missing else []
     new_user = not degraded and not stored.profile and not stored.behaviours
     age_s = max(0, at - stored.behaviours[-1].timestamp) / 1000 if stored.behaviours else None
-    return Encodable(request, encoded, new_user, degraded, stored.skipped, age_s)
+    complete = None if request.timestamp is None else stored.complete and not degraded
+    return Encodable(request, encoded, new_user, degraded, complete, stored.skipped, age_s)
 
 
 def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
@@ -155,6 +195,7 @@ def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
         unknown_items=ready.encoded.unknown_items,
         new_user=ready.new_user,
         degraded=ready.degraded,
+        history_complete=ready.history_complete,
         future=ready.encoded.future,
         malformed=ready.encoded.malformed + ready.skipped,
         holes=ready.encoded.holes,

@@ -15,7 +15,7 @@ import urllib.request
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import uvicorn
@@ -23,15 +23,19 @@ from uvicorn.supervisors import Multiprocess
 
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
+from model.features.wanted import Wanted
 from service import trial
-from service.api.routes import example, samples
+from service.admin import AdminProcess, Task
+from service.api.arrival import Door, stamped
+from service.api.routes import STAGES_OF, example, samples
 from service.loading.load import load_users
 from service.loading.user import BackfillError
 from service.scoring.scorer import Scorer
-from service.scoring.served import Served
+from service.scoring.served import Served, check_kept
 from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
+from service.store import clients
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
-from service.store.redis import address
+from service.store.history import REASONS
 from service.telemetry import logs, tracing
 from service.telemetry.folder import prepare_folder
 from service.worker import METRICS_FOLDER, PARENT
@@ -47,17 +51,21 @@ def serve(data: Path | None = None) -> int:
             _refuse_data(data, settings)
         logs.configure(settings.log_level, settings.log_format)
         _warn_of_unknown_settings(settings)
+        _warn_of_no_deadline(settings)
         if (refusal := tracing.refusal(os.environ)) is not None:
             log.warning("%s", refusal)
         if settings.redis_url is not None:
-            address(settings.redis_url)
-        listener = _listen(settings.host, settings.port)
+            _check_store(settings.redis_url)
+        listener = _listen(settings.host, settings.port, "RANKER_PORT")
+        admin = _listen(settings.host, settings.admin_port, "RANKER_ADMIN_PORT") if settings.admin_port else None
         bundle = _checked(settings)
     except (SettingsError, BundleError, ValueError, OSError) as error:
         print(f"service: {error}", file=sys.stderr)
         return 1
     with ExitStack() as stack:
-        stack.callback(listener.close)
+        for opened in (listener, admin):
+            if opened is not None:
+                stack.callback(opened.close)
         try:
             os.environ["RANKER_BUNDLE"] = str(bundle.folder)  # what was checked, though `current` may move on
             if settings.redis_url is None:
@@ -66,17 +74,20 @@ def serve(data: Path | None = None) -> int:
         except (EmbeddedStoreError, BackfillError) as error:
             print(f"service: {error}", file=sys.stderr)
             return 1
-        os.environ[METRICS_FOLDER] = str(stack.enter_context(prepare_folder(settings.workers)))
+        folder = stack.enter_context(prepare_folder(settings.workers))
+        os.environ[METRICS_FOLDER] = str(folder)
         os.environ[PARENT] = str(os.getpid())
-        host, port = listener.getsockname()[:2]
-        base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        base = _base(listener)
+        if admin is not None:
+            stack.enter_context(AdminProcess(admin, _admin_task(folder, settings)))
+            log.info("health and metrics also on %s, by a process of their own", _base(admin))
         threading.Thread(target=_announce, args=(base, body), daemon=True).start()
         config = uvicorn.Config(
             "service.worker:from_environment",
             factory=True,
             workers=settings.workers,
             loop="uvloop",
-            http="httptools",
+            http=cast(Any, Door),  # on httptools; its type wants an asyncio.Protocol, its code does not
             ws="none",
             log_config=None,  # its loggers write as ours do
             log_level="warning" if settings.log_level == "info" else settings.log_level,
@@ -101,6 +112,7 @@ def _checked(settings: Settings) -> Bundle:
     """The bundle, its hashes compared and its golden requests answered: once, here, before any worker starts."""
     begun = time.perf_counter()
     bundle = Bundle.open(settings.bundle)
+    check_kept(bundle, Wanted.of(bundle.schema), settings.history_keep)
     bundle.verify()
     served = Served.open(bundle, Scorer(1), settings.precision)
     facts = (bundle.name, bundle.version, bundle.folder, served.precision, time.perf_counter() - begun)
@@ -108,20 +120,41 @@ def _checked(settings: Settings) -> Bundle:
     return bundle
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _admin_task(folder: Path, settings: Settings) -> Task:
+    routes = {path: list(stages) for path, stages in STAGES_OF.items()}
+    budgets_s = [budget / 1000 for budget in settings.budgets_ms]
+    return Task(
+        str(folder), settings.workers, routes, list(REASONS), budgets_s, settings.log_level, settings.log_format
+    )
+
+
+def _base(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _listen(host: str, port: int, setting: str) -> socket.socket:
     """A bound socket, so that a port in use is one clear line before anything else starts."""
     family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     listener = socket.socket(family, kind)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
+        stamped(listener)
         listener.listen(2048)
         listener.set_inheritable(True)
     except OSError as error:
         listener.close()
         wrong = f"cannot listen on {host}:{port} ({error.strerror})"
-        raise OSError(f"{wrong}; stop what listens there or set RANKER_PORT to another port") from None
+        raise OSError(f"{wrong}; stop what listens there or set {setting} to another port") from None
     return listener
+
+
+def _check_store(url: str) -> None:
+    try:
+        clients.check(url)
+    except ValueError as error:
+        raise SettingsError(f"RANKER_REDIS_URL: {error}") from None
 
 
 def _refuse_data(data: Path, settings: Settings) -> None:
@@ -158,6 +191,13 @@ def _warn_of_unknown_settings(settings: Settings) -> None:
     known = {f"RANKER_{name.upper()}" for name in type(settings).model_fields}
     for name in sorted(name for name in os.environ if name.startswith("RANKER_") and name not in known):
         log.warning("%s is no setting and does nothing; settings: %s", name, ", ".join(sorted(known)))
+
+
+def _warn_of_no_deadline(settings: Settings) -> None:
+    for name, what in (("timeout_ms", "requests"), ("batch_timeout_ms", "batches")):
+        if not getattr(settings, name):
+            named = f"RANKER_{name.upper()}"
+            log.warning("%s=0: %s have no deadline and wait however long the queue is; set it in ms", named, what)
 
 
 def _announce(base: str, request: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 DEMO_BUNDLE = Path(__file__).parent / "demo" / "bundle"
 DEMO_USERS = Path(__file__).parent / "demo" / "users.jsonl"
 MOST_BUDGETS, SHORTEST_MS, LONGEST_MS = 20, 0.1, 60_000  # each is a bucket more of every route and outcome
+MOST_KEPT = 1000  # behaviours of a kind of a user
 
 
 class SettingsError(ValueError):
@@ -45,15 +46,17 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(
         None,
-        description="The store: redis://, rediss:// or unix://. Unset: an embedded store, lost at exit, not for "
-        "production, with the demo's users for the demo bundle, or those of --data DIR.",
+        description="The store: redis://, unix://, redis+sentinel:// or redis+cluster://, by TLS rediss://, "
+        "rediss+sentinel:// or rediss+cluster://. Unset: an embedded store, lost at exit, not for production, with the "
+        "demo's users for the demo bundle, or those of --data DIR.",
     )
     history_keep: int = Field(
         100,
         ge=1,
-        le=100_000,
-        description="Newest behaviours kept per user; more than T, the network's history length, because other actions "
-        "are filtered out first.",
+        le=MOST_KEPT,
+        description="Newest behaviours kept of each action on each type of object (clicks on items, buys of items), "
+        "for each user. At least T, the network's history length, or the service does not start. 100 of a kind take "
+        "some 3 kB of the store, 1000 some 110 kB (docs/store.md).",
     )
     history_ttl_s: int = Field(
         90 * 24 * 3600,
@@ -64,7 +67,10 @@ class Settings(BaseSettings):
         50, ge=1, le=60_000, description="Past this time we rank without history (`degraded`) rather than answer late."
     )
     history_connections: int = Field(
-        64, ge=1, le=10_000, description="Store connections per worker; a connection serves one request at a time."
+        64,
+        ge=1,
+        le=10_000,
+        description="Store connections per worker, and per node of a cluster; one serves one request at a time.",
     )
     score_threads: int = Field(
         default_factory=lambda: max(
@@ -88,7 +94,11 @@ class Settings(BaseSettings):
         "late by then is not begun (504). 0: none.",
     )
     batch_timeout_ms: int = Field(
-        10_000, ge=0, le=600_000, description="Deadline of a call of /rank/batch, which holds many requests. 0: none."
+        10_000,
+        ge=0,
+        le=600_000,
+        description="Deadline of a call of /rank/batch, from its first byte on: its requests "
+        "that are not begun by then get an error each. 0: none.",
     )
     queue_candidates: int = Field(
         50_000,
@@ -103,7 +113,7 @@ class Settings(BaseSettings):
         description="Port for /health and /metrics by a process of their own, which load does not reach. 0: none.",
     )
     max_batch_requests: int = Field(
-        2_000, ge=1, description="Requests in one call of /rank/batch; more is refused before any work."
+        2_000, ge=1, description="Requests in one call of /rank/batch; more is refused before any is looked at."
     )
     max_batch_candidates: int = Field(
         20_000,

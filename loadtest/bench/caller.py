@@ -151,8 +151,12 @@ def checked(answer: Answer) -> Answer:
 
 
 def rank_message(user_id: str, candidates: Sequence[str]) -> bytes:
-    body = orjson.dumps({"user_id": user_id, "candidates": candidates})
-    head = f"POST /rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return message("/rank", {"user_id": user_id, "candidates": candidates})
+
+
+def message(path: str, content: object) -> bytes:
+    body = orjson.dumps(content)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
 
 

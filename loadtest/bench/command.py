@@ -85,6 +85,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def checkout(text: str) -> Path:
+    """A folder that holds this repository, such as a git worktree."""
+    path = Path(text).resolve()
+    if not (path / "service" / "__main__.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text}: no checkout, it has no service/__main__.py")
+    return path
+
+
 def _folder(text: str) -> Path:
     path = Path(text)
     if path.exists() and not path.is_dir():

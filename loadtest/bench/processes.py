@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.errors import NoRun
+from loadtest.errors import NoRun, OneCore
 
 START_S, STOP_S, ANSWER_S = 300.0, 15.0, 5.0  # patience
 
@@ -34,21 +34,35 @@ class Service:
         return f"http://127.0.0.1:{self.port}"
 
 
+def bare_environment() -> dict[str, str]:
+    """Ours without its RANKER_*: a benchmark measures the same service whatever its caller has set."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RANKER_")}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
 def service(
-    environment: Mapping[str, str] | None = None, cpus: set[int] | None = None, **settings: object
+    environment: Mapping[str, str] | None = None,
+    cpus: set[int] | None = None,
+    checkout: Path | None = None,
+    **settings: object,
 ) -> Iterator[Service]:
     """A service that is ready, on these cores alone where any are named; it is stopped on leaving. Raises NoRun.
 
-    `settings` go before `environment`, which is by default ours without its RANKER_*: a benchmark measures the same
-    service whatever its caller has set.
+    `settings` go before `environment`, which is by default the bare one. `checkout`: whose service, ours by default.
     """
     if environment is None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RANKER_")}
-        settings = {"history_timeout_ms": 1_000} | settings  # a busy machine makes no answer fast and degraded
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+        environment = bare_environment()
+        # A busy machine makes no answer fast and degraded, and none late.
+        settings = {"history_timeout_ms": 1_000, "timeout_ms": 10_000} | settings
+    if checkout is not None:
+        environment = {**environment, "PYTHONPATH": str(checkout)}
+    port = free_port()
     settings |= {"host": "127.0.0.1", "port": port}
     named = {f"RANKER_{name.upper()}": str(value) for name, value in settings.items()}
     with tempfile.TemporaryFile() as output:
@@ -56,6 +70,7 @@ def service(
         with on(cpus):
             process = subprocess.Popen(
                 [sys.executable, "-m", "service"],
+                cwd=checkout,  # `-m` looks there first
                 env={"RANKER_LOG_LEVEL": "warning", **environment, **named},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -109,6 +124,16 @@ def on(cpus: set[int] | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def two_cores() -> tuple[set[int], set[int]]:
+    """One core for a service and one for what loads it. Raises OneCore."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < 2:
+        raise OneCore(
+            f"{len(cores) or 'no'} core to choose from; two are needed, one for the service and one for its load"
+        )
+    return {cores[-1]}, {cores[0]}
 
 
 # ---- a look at processes: Linux

@@ -23,21 +23,21 @@ PROFILE = {"age": 10, "gender": 3, "city": 400}  # how many values each has
 User = dict[str, Any]  # as service.backfill reads them, one a line
 
 
-def made_up_users(count: int, items: int, rng: np.random.Generator) -> list[User]:
+def made_up_users(count: int, items: int, rng: np.random.Generator, clicks: int = HISTORY) -> list[User]:
     """Users "u0", "u1", …: a profile, and clicks up to a month old.
 
     The youngest click is a second before NOW_MS, and gaps grow by powers of two, as time positions do.
     """
     users = []
     for number in range(count):
-        gaps_ms = np.sort(np.exp(rng.uniform(np.log(1_000), np.log(30 * DAY_MS), HISTORY)))[::-1].astype(np.int64)
-        clicked = rng.integers(items, size=HISTORY)
-        clicks = [
+        gaps_ms = np.sort(np.exp(rng.uniform(np.log(1_000), np.log(30 * DAY_MS), clicks)))[::-1].astype(np.int64)
+        clicked = rng.integers(items, size=clicks)
+        behaviours = [
             list(Behaviour("click", "item", f"i{item}", NOW_MS - gap))
             for item, gap in zip(clicked.tolist(), gaps_ms.tolist(), strict=True)
         ]
         profile = {name: f"{name}{rng.integers(values)}" for name, values in PROFILE.items()}
-        users.append({"user_id": f"u{number}", "user": profile, "behaviours": clicks})
+        users.append({"user_id": f"u{number}", "user": profile, "behaviours": behaviours})
     return users
 
 

@@ -1,8 +1,10 @@
-"""What a right answer is, and the log of all answers of a run."""
+"""What a right answer is, what else an answer may be, and the log of all answers of a run."""
 
 import math
 import re
 from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +15,69 @@ from loadtest.generator.client import Answer
 from loadtest.generator.plan import Body
 
 KEPT_BYTES = 64 * 2**20  # answers checked after the clock; later ones are checked as they come, to bound memory
+MOST_WHY = 80  # characters of an answer's own words
 MOST_STAGES = 16  # more names than this are not a service's stages
 
 _METRIC = re.compile(r"^\s*([!#$%&'*+.^`|~\w-]+)\s*;(?:.*;)?\s*dur\s*=\s*\"?([0-9.]+)\"?\s*(?:;.*)?$", re.ASCII)
 
 
-def fault(status: int, content: bytes, body: Body) -> str | None:
-    """What is wrong with an answer to `body` by POST /rank; None when it is right."""
-    return _fault(status, _parsed(content), body)
+class Kind(IntEnum):
+    """How a request ended. The first two are right answers; the last three are errors."""
+
+    RIGHT = 0
+    DEGRADED = 1  # right, and `degraded` says what it had to do without
+    REFUSED = 2  # 429 with a Retry-After: turned away, by a service that knows its limits
+    LATE = 3  # 504: given up by the service, past its deadline
+    WRONG = 4  # 200 with anything but what was asked for, or a 429 that does not say when to come again
+    FAILED = 5  # any other status, or a connection that broke
+    UNANSWERED = 6  # not even that by the end of the run
+
+
+SERVED = (Kind.RIGHT, Kind.DEGRADED)
+ERRORS = (Kind.WRONG, Kind.FAILED, Kind.UNANSWERED)
+
+
+class Checked(NamedTuple):
+    """`why`: what is wrong, refused or degraded; empty for a right answer. `parsed`: its JSON, where it has any."""
+
+    kind: Kind
+    why: str
+    parsed: Any
+
+
+def check(answer: Answer, body: Body) -> Checked:
+    """What an answer to `body` by POST /rank is."""
+    if answer.failure:
+        return Checked(Kind.FAILED, answer.failure, None)
+    parsed = _parsed(answer.content)
+    match answer.status:
+        case 200:
+            if fault := _fault(parsed, body):
+                return Checked(Kind.WRONG, fault, parsed)
+            degraded = _reasons(parsed.get("degraded"))
+            return Checked(Kind.DEGRADED if degraded else Kind.RIGHT, degraded, parsed)
+        case 429 if not _says_when(answer.retry_after):
+            return Checked(Kind.WRONG, "status 429 without a Retry-After of seconds or a date", parsed)
+        case 429:
+            return Checked(Kind.REFUSED, "status 429", parsed)
+        case 504:
+            return Checked(Kind.LATE, "status 504", parsed)
+    return Checked(Kind.FAILED, f"status {answer.status}", parsed)
+
+
+def _reasons(degraded: Any) -> str:
+    return ", ".join(map(str, degraded))[:MOST_WHY] if isinstance(degraded, list) else str(degraded or "")[:MOST_WHY]
+
+
+def _says_when(retry_after: bytes) -> bool:
+    """RFC 9110: whole seconds, or an HTTP date."""
+    if retry_after.strip().isdigit():
+        return True
+    try:
+        parsedate_to_datetime(retry_after.decode("latin-1"))
+    except ValueError:
+        return False
+    return True
 
 
 def _parsed(content: bytes) -> Any:
@@ -30,9 +87,7 @@ def _parsed(content: bytes) -> Any:
         return None
 
 
-def _fault(status: int, answer: Any, body: Body) -> str | None:
-    if status != 200:
-        return f"status {status}"
+def _fault(answer: Any, body: Body) -> str | None:
     if answer is None:
         return "not JSON"
     try:
@@ -91,24 +146,27 @@ class Part(NamedTuple):
 
     sent_s: npt.NDArray[np.float64]
     answered_s: npt.NDArray[np.float64]
-    faults: dict[int, str]
+    kinds: npt.NDArray[np.int8]
+    whys: dict[int, str]
     stages: dict[str, npt.NDArray[np.float32]]
 
 
 class Log:
-    """When each of `due_s` requests was due, sent and answered, in seconds from the start, and what was wrong with it.
+    """When each of `due_s` requests was due, sent and answered, in seconds from the start, and how it ended.
 
     A time is NaN as long as it has not come. Contents are kept and checked after the clock, since checking costs CPU
-    that the next send may need. `stages` are milliseconds from the service's answers, by name, (n,) each, or NaN.
+    that the next send may need. `kinds` are each request's Kind, (n,), complete after `close`. `stages` are
+    milliseconds from the service's answers, by name, (n,) each, or NaN.
     """
 
     def __init__(self, due_s: npt.NDArray[np.float64], bodies: Sequence[Body], kept_bytes: int = KEPT_BYTES):
         self.due_s = due_s
+        self.kinds = np.full(len(due_s), Kind.UNANSWERED, np.int8)
         self.stages: dict[str, npt.NDArray[np.float32]] = {}
         self._bodies = bodies  # round again when the requests are more
         self._sent_s = [math.nan] * len(due_s)
         self._answered_s = [math.nan] * len(due_s)
-        self._faults: dict[int, str] = {}
+        self._whys: dict[int, str] = {}
         self._kept: dict[int, Answer] = {}
         self._room = kept_bytes
 
@@ -130,18 +188,39 @@ class Log:
         self._kept.clear()
         for request, (sent_s, answered_s) in enumerate(zip(self._sent_s, self._answered_s, strict=True)):
             if math.isnan(sent_s):
-                self._faults[request] = "never sent"
+                self._whys[request] = "never sent"
             elif math.isnan(answered_s):
-                self._faults[request] = "no answer in time"
+                self._whys[request] = "no answer in time"
         self.sent_s = np.array(self._sent_s)
         self.answered_s = np.nan_to_num(np.array(self._answered_s), nan=end_s)
 
+    def of(self, *kinds: Kind) -> npt.NDArray[np.bool_]:
+        """Which requests ended so, (n,)."""
+        return np.isin(self.kinds, kinds)
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Which requests got what they asked for, degraded or not, (n,)."""
+        return self.of(*SERVED)
+
+    @property
+    def timed(self) -> npt.NDArray[np.bool_]:
+        """Which requests' times mean anything, (n,): right answers, and what nobody answered, which took until the end.
+
+        How fast a service refuses or fails says nothing of how fast it answers; counted, it would flatter.
+        """
+        return self.of(*SERVED, Kind.UNANSWERED)
+
+    def whys(self) -> list[str]:
+        """One per request: what was wrong, refused or degraded; empty for a right answer."""
+        return [self._whys.get(request, "") for request in range(len(self.due_s))]
+
     def faults(self) -> list[str | None]:
-        """One per request, None for a right answer; complete after `close`."""
-        return [self._faults.get(request) for request in range(len(self.due_s))]
+        """One per request: why it got no right answer, refused and late ones included; None for a right one."""
+        return [None if right else why for why, right in zip(self.whys(), self.right.tolist(), strict=True)]
 
     def part(self) -> Part:
-        return Part(self.sent_s, self.answered_s, self._faults, self.stages)
+        return Part(self.sent_s, self.answered_s, self.kinds, self._whys, self.stages)
 
     @classmethod
     def joined(cls, due_s: npt.NDArray[np.float64], parts: Sequence[Part]) -> "Log":
@@ -150,17 +229,17 @@ class Log:
         log.sent_s, log.answered_s = np.empty_like(due_s), np.empty_like(due_s)
         for first, part in enumerate(parts):
             mine = slice(first, None, len(parts))
-            log.sent_s[mine], log.answered_s[mine] = part.sent_s, part.answered_s
-            log._faults |= {first + len(parts) * request: wrong for request, wrong in part.faults.items()}
+            log.sent_s[mine], log.answered_s[mine], log.kinds[mine] = part.sent_s, part.answered_s, part.kinds
+            log._whys |= {first + len(parts) * request: why for request, why in part.whys.items()}
             for name, ms in part.stages.items():
                 log.stages.setdefault(name, np.full(len(due_s), np.nan, np.float32))[mine] = ms
         return log
 
     def _check(self, request: int, answer: Answer) -> None:
-        parsed = _parsed(answer.content)
-        wrong = answer.failure or _fault(answer.status, parsed, self._bodies[request % len(self._bodies)])
-        if wrong:
-            self._faults[request] = wrong
+        kind, why, parsed = check(answer, self._bodies[request % len(self._bodies)])
+        self.kinds[request] = kind
+        if why:
+            self._whys[request] = why
         for name, ms in stages_ms(parsed, answer.server_timing).items():
             if name not in self.stages and len(self.stages) < MOST_STAGES:
                 self.stages[name] = np.full(len(self.due_s), np.nan, np.float32)

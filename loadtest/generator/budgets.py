@@ -6,7 +6,7 @@
     candidates = 100  # items per request, or a mix: { 100 = 8, 500 = 2 }; requests from a file bring their own
     p50_ms = 10       # at most, from the moment a request was due until its answer is whole
     p99_ms = 20
-    errors = 0        # share of the requests that may go wrong, 0 to 1
+    errors = 0        # share of the requests that may get no right answer, 0 to 1: refused and late ones count too
 
 These six are required: a budget that falls back on a default would be nobody's decision. (Of a replayed log the rate
 may be left out: then it is the log's own.) What else may be set, see Budget.
@@ -50,6 +50,8 @@ class Budget:
     zipf: float = 0  # users: the k-th comes with weight k^-zipf; 0 is all alike, 1 is usual of web traffic
     cold: float = 0  # share of requests whose user nobody knows, each a new one
     history: Mix | None = None  # users by history length: { 0 = 1, 10 = 3 } is one in 0 to 9, three in 10 and more
+    refused: float | None = None  # share that may be refused (429); without it, refused ones count towards `errors`
+    smoke: bool = False  # a test too short to carry its quantiles is meant so: they judge nothing, the rest decides
     processes: int = 0  # that generate; 0: one for each 1000 requests/s, on at most half of the cores
 
 
@@ -117,7 +119,7 @@ def _check(where: str, key: str, value: Any) -> None:
         case "history":
             fits = isinstance(value, Mapping) and _is_mix(value, 0)
             allowed = "a mix, least lengths with weights: { 0 = 1, 10 = 3 }"
-        case "errors" | "cold":
+        case "errors" | "cold" | "refused":
             fits, allowed = number and 0 <= value <= 1, "a share, 0 to 1"
         case "warmup_s":
             fits, allowed = number and 0 <= value <= MOST_SECONDS, f"seconds, 0 to {MOST_SECONDS}"
@@ -133,6 +135,8 @@ def _check(where: str, key: str, value: Any) -> None:
             fits, allowed = value in ARRIVALS, ", ".join(ARRIVALS)
         case "replay":
             fits, allowed = isinstance(value, str) and value != "", "the path of a file of times"
+        case "smoke":
+            fits, allowed = isinstance(value, bool), "true or false"
         case "processes":
             fits, allowed = type(value) is int and 0 <= value <= MOST_PROCESSES, f"integers 0 to {MOST_PROCESSES}"
         case _:

@@ -23,6 +23,7 @@ from loadtest.errors import NoRun
 IDLE_S = 1.0  # servers hang up on idle connections, some after 2 s: one that idled longer is not used again
 CONNECT_S = 5.0  # for the first connection, and for answers to what is asked before the clock starts
 MOST_BYTES = 64 * 2**20  # of one answer
+TOLD = (b"server-timing", b"retry-after")  # the headers that an Answer ends in
 
 _URL = re.compile(r"[!-~]+")  # what may stand in a request line and a Host header: printable ASCII, no space
 
@@ -47,7 +48,8 @@ class Answer(NamedTuple):
     status: int
     content: bytes
     failure: str | None = None
-    server_timing: bytes = b""  # the header's value
+    server_timing: bytes = b""  # the headers' values
+    retry_after: bytes = b""
 
 
 Done = Callable[[Answer], None]
@@ -178,7 +180,7 @@ class _Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._size = 0
         self._whole = self._reusable = False
-        self._server_timing = b""
+        self._told = dict.fromkeys(TOLD, b"")
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -219,8 +221,8 @@ class _Connection(asyncio.Protocol):
             self._fail(self._clock(), "the connection ended before the answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:  # called by the parser, as are the next two
-        if name.lower() == b"server-timing":
-            self._server_timing = value
+        if name.lower() in self._told:
+            self._told[name.lower()] = value
 
     def on_body(self, data: bytes) -> None:
         self._chunks.append(data)
@@ -231,8 +233,9 @@ class _Connection(asyncio.Protocol):
         self._reusable = self._parser.should_keep_alive()  # the parser forgets it once this returns
 
     def _finish(self, now: float) -> None:
-        done, content, timing = self._done, b"".join(self._chunks), self._server_timing
-        self._done, self._chunks, self._size, self._whole, self._server_timing = None, [], 0, False, b""
+        done, content = self._done, b"".join(self._chunks)
+        answer = Answer(now, self._parser.get_status_code(), content, None, *self._told.values())
+        self._done, self._chunks, self._size, self._whole, self._told = None, [], 0, False, dict.fromkeys(TOLD, b"")
         if done is None:  # an answer without a request: the next one could not be told from it
             self._transport.abort()
             return
@@ -241,7 +244,7 @@ class _Connection(asyncio.Protocol):
             self._release(self)
         else:
             self._transport.close()
-        done(Answer(now, self._parser.get_status_code(), content, None, timing))
+        done(answer)
 
     def _fail(self, now: float, failure: str) -> None:
         done, self._done = self._done, None

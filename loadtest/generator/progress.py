@@ -3,6 +3,8 @@
 from hdrh.histogram import HdrHistogram
 from tqdm import tqdm
 
+from loadtest.quantiles import carried, told
+
 
 class Progress:
     EVERY_S = 0.5
@@ -24,8 +26,9 @@ class Progress:
 
     def show(self) -> None:
         if self._new:
-            p50, p99 = (self._times.get_percentile_to_value_dict([50, 99])[q] / 1000 for q in (50, 99))
-            self._bar.set_postfix_str(f"p50 {p50:.1f} ms, p99 {p99:.1f} ms", refresh=False)
+            count, by_percent = self._times.get_total_count(), self._times.get_percentile_to_value_dict([50, 99])
+            p50, p99 = (told(by_percent[q] / 1000, carried(count, q / 100)) for q in (50, 99))
+            self._bar.set_postfix_str(f"p50 {p50} ms, p99 {p99} ms", refresh=False)
             self._bar.update(self._new)
             self._new = 0
 

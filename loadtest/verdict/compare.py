@@ -1,12 +1,16 @@
 """An earlier report beside this one: what changed, scenario by scenario."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from loadtest.errors import NoRun
+from loadtest.quantiles import MARK, carried
 from loadtest.table import table
+from loadtest.verdict.report import SHARES
+from loadtest.verdict.scatter import Interval, apart
 
 LOWER, HIGHER, NEITHER = "lower", "higher", ""  # which way is better
 FIGURES = {
@@ -19,30 +23,48 @@ FIGURES = {
     "throughput": HIGHER,
     "goodput": HIGHER,
     "errors %": LOWER,
+    "refused %": LOWER,
+    "late %": LOWER,
+    "degraded %": LOWER,
 }
+NO_SCATTER = "the earlier report is of before scatter was told: no change can be told from chance"
+
+
+class Figure(NamedTuple):
+    """Of one run. `scatter`: its 95 % interval; None where untold or not carried."""
+
+    value: float
+    scatter: Interval | None = None
+    carried: bool = True
+
+    def __str__(self) -> str:
+        return f"{'' if self.carried else MARK}{self.value:,.2f}".removesuffix(".00")
 
 
 class Change(NamedTuple):
-    figure: str
-    before: float
-    now: float
+    name: str
+    before: Figure
+    now: Figure
+    comparable: bool = True  # both runs sent the same load
 
     @property
     def title(self) -> str:
         """The figure's name for people."""
-        name = self.figure.removesuffix("_ms").replace("_", " ").replace("p999", "p99.9")
-        return name + " ms" * self.figure.endswith("_ms")
+        name = self.name.removesuffix("_ms").replace("_", " ").replace("p999", "p99.9")
+        return name + " ms" * self.name.endswith("_ms")
 
     @property
     def percent(self) -> float | None:
         """None where there was nothing to compare with."""
-        return (self.now / self.before - 1) * 100 if self.before else None
+        return (self.now.value / self.before.value - 1) * 100 if self.before.value else None
 
     @property
     def better(self) -> bool | None:
-        """None where neither way is better."""
-        way = FIGURES.get(self.figure, HIGHER)
-        return None if way == NEITHER or self.now == self.before else (self.now < self.before) == (way == LOWER)
+        """None where neither way is better, or where the change lies within the runs' own scatter."""
+        way, before, now = FIGURES.get(self.name, HIGHER), self.before.scatter, self.now.scatter
+        if way == NEITHER or not (self.comparable and before and now and apart(before, now)):
+            return None
+        return (self.now.value < self.before.value) == (way == LOWER)
 
 
 def read(path: Path) -> Mapping[str, Any]:
@@ -69,11 +91,20 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Ch
         name = report["scenario"]
         if name in before:
             was, now = _figures(before[name]), _figures(report)
-            by_scenario[name] = [Change(key, was[key], now[key]) for key in FIGURES if key in was and key in now]
+            comparable = not other_load(old, report)
+            by_scenario[name] = [
+                Change(key, was[key], now[key], comparable) for key in FIGURES if key in was and key in now
+            ]
             rates = [_searched(each, name) for each in (old, new)]
-            if all(_number(rate) for rate in rates):
-                by_scenario[name].append(Change("highest rate", *rates))
+            if rates[0] and rates[1]:
+                by_scenario[name].append(Change("highest rate", rates[0], rates[1]))
     return by_scenario
+
+
+def scatter_remark(old: Mapping[str, Any]) -> str:
+    """What to say of an earlier report of before there was a scatter; empty where it has one."""
+    told = any(isinstance(report, dict) and report.get("scatter") for report in old["scenarios"])
+    return "" if told else NO_SCATTER
 
 
 def other_load(old: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -95,8 +126,9 @@ def course(old: Mapping[str, Any] | None, scenario: str) -> Mapping[str, Any] | 
 
 
 def show(changes: Mapping[str, Sequence[Change]], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """For people."""
-    rows, remarks = {}, []
+    """For people. The last column is empty for what the runs' own scatter explains."""
+    rows: dict[str, list[object]] = {}
+    remarks = []
     for report in new["scenarios"]:
         name = report["scenario"]
         if name not in changes:
@@ -105,23 +137,55 @@ def show(changes: Mapping[str, Sequence[Change]], old: Mapping[str, Any], new: M
             remarks.append(f"{name}: {other}")
         for change in changes.get(name, []):
             percent = None if change.percent is None else f"{change.percent:+.1f} %"
-            rows[f"{name} {change.figure}"] = [change.before, change.now, percent]
-    return "\n".join([table("figure", ("before", "now", "change"), rows), *remarks])
+            words = {True: "better", False: "worse", None: None}[change.better]
+            rows[f"{name} {change.name}"] = [str(change.before), str(change.now), percent, words]
+    remarks += [remark] if (remark := scatter_remark(old)) else []
+    return "\n".join([table("figure", ("before", "now", "change", "beyond both runs' scatter"), rows), *remarks])
 
 
-def _figures(report: Mapping[str, Any]) -> dict[str, float]:
-    figures = {key: report[key] for key in FIGURES if _number(report.get(key))}
-    errors, requests = report.get("errors"), report.get("requests")
-    if _number(errors) and _number(requests) and requests:
-        figures["errors %"] = 100 * errors / requests
+def _figures(report: Mapping[str, Any]) -> dict[str, Figure]:
+    report = report if "refused" in report else _told_apart(report)
+    requests, few, scatter = report.get("requests"), report.get("too_few_for"), report.get("scatter")
+    if not isinstance(few, list):  # a report of before it was told
+        few = [key for key, share in SHARES.items() if _number(requests) and not carried(int(requests), share)]
+        few += [f"service_{key}" for key in few]
+    by_key = scatter if isinstance(scatter, dict) else {}
+    figures = {}
+    for key in FIGURES:
+        of = key.removesuffix(" %")
+        value, times = report.get(of), 1.0
+        if key != of:  # a count: a share of the requests, in percent
+            times = 100 / requests if _number(requests) and requests else math.nan
+        if _number(value) and not math.isnan(times):
+            figures[key] = Figure(value * times, _interval(by_key.get(of), 100 if key != of else 1), of not in few)
+            if of in few:
+                figures[key] = figures[key]._replace(scatter=None)
     return figures
+
+
+def _told_apart(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A report of before refused and late answers were told apart: they stood among its errors, and in `faults`."""
+    faults, errors = report.get("faults"), report.get("errors")
+    if not isinstance(faults, dict) or not _number(errors):
+        return report
+    own = {"refused": faults.get("status 429", 0), "late": faults.get("status 504", 0)}
+    return {**report, **own, "errors": errors - sum(own.values())}
+
+
+def _interval(value: Any, times: float) -> Interval | None:
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_number, value)):
+        return value[0] * times, value[1] * times
+    return None
 
 
 def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _searched(report: Mapping[str, Any], scenario: str) -> Any:
+def _searched(report: Mapping[str, Any], scenario: str) -> Figure | None:
+    """The highest rate of a search: between what was confirmed and the next that did not hold."""
     searched = report.get("search")
     of_scenario = searched.get(scenario) if isinstance(searched, dict) else None
-    return of_scenario.get("rate") if isinstance(of_scenario, dict) else None
+    if not isinstance(of_scenario, dict) or not _number(of_scenario.get("rate")):
+        return None
+    return Figure(of_scenario["rate"], _interval([of_scenario.get(key) for key in ("confirmed_rate", "above_rate")], 1))

@@ -1,21 +1,26 @@
-"""The figures of a run, their verdict, the table for people and the JSON line for scripts."""
+"""The figures of a run and their verdict: a closed log beside its budget."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.generator.answers import Log
+from loadtest.generator.answers import ERRORS, Kind, Log
 from loadtest.generator.budgets import Budget
-from loadtest.table import table
+from loadtest.quantiles import BEYOND, Seconds, carried, enough_s, needed
+from loadtest.quantiles import quantiles_ms as quantiles_ms
+from loadtest.verdict import scatter
 
-HEAD = ("rate/s", "requests", "errors", "late", "p50 (budget)", "p99 (budget)", "service p50", "service p99", "verdict")
 MOST_LATE = 0.01  # share of sends; above it the run measured the generator more than the service
-
-Seconds = npt.NDArray[np.float64]
+SHARES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}
+OF_ALL = {"all_p50_ms": 0.5, "all_p99_ms": 0.99}
+OF_SERVICE = {"service_p50_ms": 0.5, "service_p99_ms": 0.99}
+OF_STAGE = {"p50_ms": 0.5, "p99_ms": 0.99}
+JUDGED = ("p50_ms", "p99_ms")
+OWN = (Kind.REFUSED, Kind.LATE, Kind.DEGRADED)  # neither plainly right nor errors
+PASSED, MISSED, TOO_FEW, NO_GOOD = "passed", "missed", "too few", "no good"  # verdicts, from the best to the worst
 
 
 def late_after_ms(p99_ms: float) -> float:
@@ -28,102 +33,138 @@ def late_share(due_s: Seconds, sent_s: Seconds, p99_ms: float) -> float:
     return float(np.mean(~((sent_s - due_s) * 1000 <= late_after_ms(p99_ms))))
 
 
-def quantiles_ms(seconds: Seconds, at: Sequence[float] = (0.5, 0.99)) -> list[float]:
-    """The recorded times in ms at or below which that share of all lies: exact, nothing is interpolated."""
-    return [round(float(ms), 3) for ms in np.quantile(seconds, at, method="inverted_cdf") * 1000]
-
-
 @dataclass(frozen=True)
 class Outcome:
     """One scenario's outcome; its warm-up is in none of the figures.
 
-    Every request counts in the times, failed ones too: p50_ms and p99_ms from the moment it was due, the service_ ones
-    from the moment it left. `rate` is what really left, per second; `throughput` the right answers, `goodput` those of
-    them within the p99 budget. `stages`: what the service says of itself, p50 and p99 in ms; and `network`, request by
-    request its service time less the total that the service tells: the way there and back.
+    `outcomes` counts the requests by how they ended; `errors` are the wrong, failed and unanswered ones, `refused` were
+    answered 429 and `late` 504. `late_share` is of something else: of the sends that left too late.
+
+    p50_ms and so on are of right answers, and of unanswered requests, which took until the end: what was refused or
+    failed is counted and not timed, since it would flatter. They count from the moment a request was due, the service_
+    ones from the moment it left; the all_ ones are of all requests, however they ended. None: there was nothing to
+    time. `too_few_for` names the quantiles that too few requests carry; those judge nothing.
+
+    `rate` is what really left, per second; `throughput` the right answers, `goodput` those of them within the p99
+    budget. `stages`: what the service says of itself, p50 and p99 in ms; and `network`, request by request its service
+    time less the total that the service tells: the way there and back. `scatter`: by figure its 95 % interval,
+    resampled from the run itself; see scatter.py.
     """
 
     scenario: str
     planned_rate: float
     rate: float
     requests: int
+    timed: int  # of them, how many the quantiles are of
     errors: int
+    refused: int
+    late: int
+    degraded: int
     late_share: float
-    p50_ms: float
-    p99_ms: float
-    service_p50_ms: float
-    service_p99_ms: float
+    p50_ms: float | None
+    p99_ms: float | None
+    service_p50_ms: float | None
+    service_p99_ms: float | None
     passed: bool
-    good: bool
+    good: bool  # the generator sent on time
     missed: list[str]
-    faults: dict[str, int]
+    unjudged: list[str]  # which budgets too few requests carry, and what would
+    judged: dict[str, str]  # PASSED, MISSED or TOO_FEW by the budget's key
+    too_few_for: list[str]
+    smoke: bool
+    outcomes: dict[str, int]
+    faults: dict[str, int]  # what errors there were
+    degradations: dict[str, int]  # what answers did without
     strain: float  # the largest figure ÷ its budget
     arrivals: str
-    p90_ms: float
-    p999_ms: float
-    max_ms: float
+    p90_ms: float | None
+    p999_ms: float | None
+    max_ms: float | None
+    all_p50_ms: float
+    all_p99_ms: float
     throughput: float
     goodput: float
     latest_ms: float | None  # how much after its time the latest send left; None where one never left
     stages: dict[str, dict[str, float]]
-    budget: dict[str, float]
+    scatter: dict[str, scatter.Interval]
+    budget: dict[str, float | None]
+
+    @property
+    def verdict(self) -> str:
+        if not self.good:
+            return NO_GOOD
+        return PASSED if self.passed else MISSED if self.missed else TOO_FEW
+
+    def summary(self) -> dict[str, Any]:
+        """For scripts and for the page."""
+        return asdict(self) | {"verdict": self.verdict}
 
 
 def judge(budget: Budget, log: Log) -> Outcome:
     """The outcome of a closed log."""
     measured = log.due_s >= budget.warmup_s
     due_s, sent_s, answered_s = log.due_s[measured], log.sent_s[measured], log.answered_s[measured]
-    wrong = [fault for fault, counts in zip(log.faults(), measured.tolist(), strict=True) if counts]
-    faults = Counter(fault for fault in wrong if fault)
-    requests, errors = len(due_s), faults.total()
+    right, timed = log.right[measured], log.timed[measured]
+    requests, count = len(due_s), int(timed.sum())
+    outcomes = {kind.name.lower(): int((log.kinds[measured] == kind).sum()) for kind in Kind}
+    errors = int(log.of(*ERRORS)[measured].sum())
 
     left = sent_s[~np.isnan(sent_s)]
     late = late_share(due_s, sent_s, budget.p99_ms)
+    taken_s, service_s = answered_s - due_s, answered_s - np.where(np.isnan(sent_s), due_s, sent_s)
+    ms = _quantiles(taken_s[timed], SHARES) | _quantiles(service_s[timed], OF_SERVICE) | _quantiles(taken_s, OF_ALL)
+    stages, few = _stages(log, measured)
+    few = [key for key, share in (SHARES | OF_SERVICE).items() if share < 1 and not carried(count, share)] + few
+    few += [key for key, share in OF_ALL.items() if not carried(requests, share)]
+
+    in_time = right & (taken_s * 1000 <= budget.p99_ms)
+    span_s = max([budget.duration_s, *(answered_s[right] - budget.warmup_s).tolist()])
+    missed, unjudged = _against(budget, taken_s[timed], requests, ms)
+    missed |= _shares_missed(budget, requests, errors, outcomes)
+    limits = {key: getattr(budget, key) for key in (*JUDGED, "errors", "refused")}
     good = late <= MOST_LATE
-    p50_ms, p90_ms, p99_ms, p999_ms, max_ms = quantiles_ms(answered_s - due_s, (0.5, 0.9, 0.99, 0.999, 1))
-    service_p50_ms, service_p99_ms = quantiles_ms(answered_s - np.where(np.isnan(sent_s), due_s, sent_s))
-
-    right = np.array([not fault for fault in wrong])
-    in_time = right & ((answered_s - due_s) * 1000 <= budget.p99_ms)
-    span_s = max(budget.duration_s, float(answered_s.max()) - budget.warmup_s)
-    stages = {name: ms[measured][~np.isnan(ms[measured])] / 1000 for name, ms in taken_ms(log).items()}
-
-    missed = []
-    if p50_ms > budget.p50_ms:
-        missed.append(f"p50 {p50_ms:.2f} ms, at most {budget.p50_ms:g}")
-    if p99_ms > budget.p99_ms:
-        missed.append(f"p99 {p99_ms:.2f} ms, at most {budget.p99_ms:g}")
-    if errors > budget.errors * requests:
-        missed.append(f"{errors / requests:.2%} errors, at most {budget.errors:.2%}")
+    rate = len(left) / max([budget.duration_s, *(left - budget.warmup_s).tolist()])
     return Outcome(
         scenario=budget.scenario,
         planned_rate=budget.rate,
-        rate=round(len(left) / max([budget.duration_s, *(left - budget.warmup_s)]), 3),
+        rate=round(rate, 3),
         requests=requests,
+        timed=count,
         errors=errors,
+        refused=outcomes["refused"],
+        late=outcomes["late"],
+        degraded=outcomes["degraded"],
         late_share=round(late, 6),
-        p50_ms=p50_ms,
-        p99_ms=p99_ms,
-        service_p50_ms=service_p50_ms,
-        service_p99_ms=service_p99_ms,
-        passed=good and not missed,
+        passed=good and not missed and (budget.smoke or not unjudged),
         good=good,
-        missed=missed,
-        faults=dict(faults.most_common()),
-        strain=round(max(p50_ms / budget.p50_ms, p99_ms / budget.p99_ms), 3),
+        missed=list(missed.values()),
+        unjudged=list(unjudged.values()),
+        judged={
+            key: MISSED if key in missed else TOO_FEW if key in unjudged else PASSED
+            for key, limit in limits.items()
+            if limit is not None
+        },
+        too_few_for=few,
+        smoke=budget.smoke,
+        outcomes=outcomes,
+        faults=_reasons(log, measured & log.of(*ERRORS)),
+        degradations=_reasons(log, measured & log.of(Kind.DEGRADED)),
+        strain=round(max([0.0, *(ms[key] / getattr(budget, key) for key in JUDGED if key not in few)]), 3),
         arrivals=budget.arrivals,
-        p90_ms=p90_ms,
-        p999_ms=p999_ms,
-        max_ms=max_ms,
         throughput=round(int(right.sum()) / span_s, 3),
         goodput=round(int(in_time.sum()) / span_s, 3),
         latest_ms=round(float((left - due_s).max()) * 1000, 3) if len(left) == requests else None,
-        stages={
-            name: dict(zip(("p50_ms", "p99_ms"), quantiles_ms(taken_s), strict=True))
-            for name, taken_s in stages.items()
-            if len(taken_s)
+        stages=stages,
+        scatter={
+            **scatter.of_quantiles(taken_s[timed], SHARES),
+            **scatter.of_quantiles(service_s[timed], OF_SERVICE),
+            **{kind.name.lower(): scatter.of_share((log.kinds == kind)[measured]) for kind in OWN},
+            "errors": scatter.of_share(log.of(*ERRORS)[measured]),
+            "throughput": scatter.of_share(right, requests / span_s),
+            "goodput": scatter.of_share(in_time, requests / span_s),
         },
-        budget={"p50_ms": budget.p50_ms, "p99_ms": budget.p99_ms, "errors": budget.errors},
+        budget=limits,
+        **ms,
     )
 
 
@@ -134,49 +175,63 @@ def taken_ms(log: Log) -> dict[str, npt.NDArray[Any]]:
     return {"network": (log.answered_s - log.sent_s) * 1000 - log.stages["total"]} | log.stages
 
 
-def show(outcomes: Sequence[Outcome]) -> str:
-    """For people: a line per scenario, and under it whatever went wrong."""
-    rows = {
-        one.scenario: [
-            f"{one.rate:.1f}",
-            one.requests,
-            one.errors,
-            f"{one.late_share:.2%}",
-            *(f"{ms:.2f} ({one.budget[key]:g})" for key, ms in (("p50_ms", one.p50_ms), ("p99_ms", one.p99_ms))),
-            one.service_p50_ms,
-            one.service_p99_ms,
-            "passed" if one.passed else "missed" if one.good else "no good",
-        ]
-        for one in outcomes
-    }
-    first, *shown = table("scenario", HEAD, rows).splitlines()
-    lines = ["milliseconds; p50 and p99 count from when a request was due, service from when it left", first]
-    for row, one in zip(shown, outcomes, strict=True):
-        lines.append(row)
-        if not one.good:
-            lines.append(
-                f"  no good: {one.late_share:.1%} of the sends left more than {late_after_ms(one.budget['p99_ms']):g} "
-                f"ms late, at most {MOST_LATE:.0%} may; lower the rate, or give the load test a core of its own"
-            )
-        lines += [f"  budget missed: {what}" for what in one.missed]
-        lines += [f"  {count} x {what}" for what, count in one.faults.items()]
-    return "\n".join(lines)
+def _quantiles(seconds: Seconds, shares: dict[str, float]) -> dict[str, Any]:
+    """By key; of nothing, None each."""
+    found = quantiles_ms(seconds, list(shares.values())) if len(seconds) else [None] * len(shares)
+    return dict(zip(shares, found, strict=True))
 
 
-def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """For scripts: the figures of the worst scenario (no good, then missed, then nearest to a budget), and them all."""
-    worst = max(outcomes, key=lambda outcome: (not outcome.good, not outcome.passed, outcome.strain))
-    keys = ("scenario", "rate", "requests", "errors", "late_share", "p50_ms", "p99_ms")
-    line = {key: getattr(worst, key) for key in (*keys, "service_p50_ms", "service_p99_ms")}
-    return {
-        **line,
-        "passed": all(one.passed for one in outcomes),
-        "scenarios": [asdict(outcome) for outcome in outcomes],
-    }
+def _against(
+    budget: Budget, seconds: Seconds, requests: int, ms: dict[str, Any]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The quantiles that miss their budgets, and those that cannot be judged, by key and in words.
+
+    Where too few requests carry the quantile, the highest that they do carry lies below it: when that one is above the
+    budget, the budget is missed all the same.
+    """
+    missed, unjudged, count = {}, {}, len(seconds)
+    for key in JUDGED:
+        name, most, share = key.removesuffix("_ms"), getattr(budget, key), SHARES[key]
+        if carried(count, share):
+            if ms[key] > most:
+                missed[key] = f"{name} {ms[key]:.2f} ms, at most {most:g}"
+            continue
+        below = (count - BEYOND) / max(1, count)
+        if below > 0 and (least_ms := quantiles_ms(seconds, [below])[0]) > most:
+            least = f"p{100 * below:.0f}, all that {count} requests carry, {least_ms:.2f} ms"
+            missed[key] = f"{name}: {least}, at most {most:g}"
+        else:
+            timed_rate = budget.rate * max(1, count) / requests
+            enough = f"duration_s = {np.ceil(enough_s(timed_rate, share)):.0f} sends enough"
+            unjudged[key] = f"{name}: {count} timed requests, it takes {needed(share)}; {enough}"
+    return missed, unjudged
 
 
-def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """2 when a run was no good, else 1 when a budget was missed, else 0."""
-    if not all(outcome.good for outcome in outcomes):
-        return 2
-    return 0 if all(outcome.passed for outcome in outcomes) else 1
+def _shares_missed(budget: Budget, requests: int, errors: int, outcomes: dict[str, int]) -> dict[str, str]:
+    refused, late = outcomes["refused"], outcomes["late"]
+    parts = {"wrong or failed": errors, "late": late} | ({"refused": refused} if budget.refused is None else {})
+    missed, count = {}, sum(parts.values())
+    if count > budget.errors * requests:
+        of = ", ".join(f"{number} {what}" for what, number in parts.items() if number)
+        missed["errors"] = f"{count / requests:.2%} errors, at most {budget.errors:.2%} ({of})"
+    if budget.refused is not None and refused > budget.refused * requests:
+        missed["refused"] = f"{refused / requests:.2%} refused, at most {budget.refused:.2%}"
+    return missed
+
+
+def _reasons(log: Log, which: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """The most frequent first."""
+    whys = (why for why, counts in zip(log.whys(), which.tolist(), strict=True) if counts)
+    return dict(Counter(whys).most_common())
+
+
+def _stages(log: Log, measured: npt.NDArray[np.bool_]) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """The stages of right answers, and which of their quantiles too few answers carry."""
+    stages, few = {}, []
+    for name, ms in taken_ms(log).items():
+        told = ms[measured & log.right]
+        told = told[~np.isnan(told)]
+        if len(told):
+            stages[name] = _quantiles(told / 1000, OF_STAGE)
+            few += [f"stages.{name}.{key}" for key, share in OF_STAGE.items() if not carried(len(told), share)]
+    return stages, few

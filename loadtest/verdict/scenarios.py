@@ -15,12 +15,15 @@ from loadtest.generator.answers import Log
 from loadtest.generator.budgets import Budget
 from loadtest.generator.client import Address
 from loadtest.generator.target import Target
+from loadtest.quantiles import carried, enough_s, needed
 from loadtest.verdict import series
 from loadtest.verdict.environment import environment
-from loadtest.verdict.report import Outcome, judge, summary
-from loadtest.verdict.search import Capacity, Limits, most_rate, search
+from loadtest.verdict.report import NO_GOOD, TOO_FEW, Outcome, judge
+from loadtest.verdict.search import Capacity, Limits, lowest_carried, most_rate, search, search_headline
+from loadtest.verdict.words import Headline, headline, of, summary
 
-WINDOW_S = 10.0  # shorter ones hold too few requests for a p99
+WINDOW_S = 10.0  # at least; as much longer as a rate needs for its p99
+LONGEST_WINDOW_S = 120.0
 POOL = 5_000  # bodies that a search's windows share
 
 
@@ -36,10 +39,14 @@ class Results:
     def outcomes(self) -> list[Outcome]:
         return [outcome for _, outcome, _ in self.scenarios]
 
+    @property
+    def headline(self) -> Headline:
+        return search_headline(self.capacities) if self.capacities else headline(self.outcomes)
+
     def line(self) -> dict[str, Any]:
         """For scripts."""
         searched = {name: capacity.summary() for name, capacity in self.capacities.items()}
-        return summary(self.outcomes) | ({"search": searched} if searched else {})
+        return summary(self.outcomes, self.headline) | ({"search": searched} if searched else {})
 
     def write(self, out: Path, seed: int, old: Mapping[str, Any] | None) -> Path:
         """report.html, report.json, and an .hgrm per scenario and way of counting; gives the page's path."""
@@ -52,7 +59,7 @@ class Results:
             left_s = np.where(np.isnan(log.sent_s), log.due_s, log.sent_s)
             for kind, since_s in (("", log.due_s), ("-service", left_s)):
                 file = out / f"{_file_name(budget.scenario)}{kind}.hgrm"
-                file.write_bytes(series.hgrm((log.answered_s - since_s)[measured]))
+                file.write_bytes(series.hgrm((log.answered_s - since_s)[measured & log.timed]))
         report = {**self.line(), "seed": seed, "environment": self.environment, "courses": courses}
         (out / "report.json").write_text(json.dumps(report, indent=1))
         (out / "report.html").write_text(page.html(report, old))
@@ -77,6 +84,7 @@ async def run(
             if limits:
                 await _search(target, limits.over(budget, window_s), rng, results)
             else:
+                _tell_if_short(budget)
                 log = await target.run(budget, rng)
                 results.scenarios.append((budget, judge(budget, log), log))
         return results
@@ -84,24 +92,45 @@ async def run(
         await target.close()
 
 
+def _tell_if_short(budget: Budget) -> None:
+    """Before the time is spent: a run that cannot carry its p99."""
+    planned = round(budget.rate * budget.duration_s)
+    if not carried(planned, 0.99) and not budget.smoke:
+        enough = f"duration_s = {np.ceil(enough_s(budget.rate, 0.99)):.0f} sends enough, smoke = true does without"
+        print(f"loadtest: {budget.scenario}: {planned} requests, a p99 takes {needed(0.99)}: {enough}", file=sys.stderr)
+
+
 async def _search(target: Target, budget: Budget, rng: np.random.Generator, results: Results) -> None:
+    """Windows are as long as a p99 takes at their rate, unless the scenario is a smoke test."""
     bodies = target.bodies(budget, POOL, rng)
     windows: dict[int, tuple[Budget, Outcome, Log]] = {}
+    window_s = budget.duration_s
 
-    async def measure(rate: float) -> Outcome:
-        at = replace(budget, rate=rate)
+    async def window(rate: float, duration_s: float) -> Outcome:
+        at = replace(budget, rate=rate, duration_s=duration_s)
         log = await target.run(at, rng, bodies, f"{budget.scenario} at {rate:.1f}/s")
         outcome = judge(at, log)
         windows[id(outcome)] = at, outcome, log
-        verdict = "held" if outcome.passed else "missed" if outcome.good else "sent too late"
-        errors = outcome.errors / outcome.requests
-        figures = f"p50 {outcome.p50_ms:.1f} ms, p99 {outcome.p99_ms:.1f} ms, {errors:.2%} errors"
+        return outcome
+
+    async def measure(rate: float) -> Outcome:
+        seconds, longest = window_s, max(LONGEST_WINDOW_S, window_s)
+        outcome = await window(rate, seconds)
+        while outcome.verdict == TOO_FEW and seconds < longest:  # what is missed already needs no longer window
+            enough = enough_s(rate * max(1, outcome.timed) / outcome.requests, 0.99)
+            seconds = min(longest, max(enough, 1.1 * seconds))
+            outcome = await window(rate, seconds)
+        told = {NO_GOOD: "sent too late", TOO_FEW: "too few requests to judge"}
+        verdict = "held" if outcome.passed else told.get(outcome.verdict, outcome.verdict)
+        figures = f"p50 {of(outcome, 'p50_ms')} ms, p99 {of(outcome, 'p99_ms')} ms, {outcome.errors} errors, "
+        figures += f"{outcome.refused} refused, {outcome.late} late of {outcome.requests}"
         tqdm.write(f"{budget.scenario} at {rate:.1f}/s: {figures}: {verdict}", file=sys.stderr)
         if not outcome.passed:
             await target.settle(bodies[0], budget.p99_ms)
         return outcome
 
-    capacity = await search(measure, budget.rate, most_rate(budget))
+    begin = budget.rate if budget.smoke else max(budget.rate, lowest_carried(window_s))
+    capacity = await search(measure, begin, most_rate(budget))
     results.capacities[budget.scenario] = capacity
     results.scenarios.append(windows[id(capacity.outcome)])
 

@@ -4,11 +4,13 @@ An integer is its own key (two's complement), a string is hashed by XXH3-64, who
 specification. Rows begin with PAD (a slot that holds nothing) and UNKNOWN (a value without a row of its own).
 """
 
+import reprlib
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -45,13 +47,13 @@ def canonical(value: Any, id_type: IdType) -> int | str:
             return value
         if type(value) is int and _INT_MIN <= value <= _INT_MAX:  # what JSON and the store can carry
             return str(value)
-        raise BadValue(f"{_shown(value)} given, a string is allowed{_instead(value)}")
+        raise BadValue(f"{shown(value)} given, a string is allowed{_instead(value)}")
     if type(value) is str and (value.isdecimal() or (value[:1] == "-" and value[1:].isdecimal())) and value.isascii():
         value = int(value) if len(value) <= 20 else _INT_MAX + 1
     if type(value) is not int:
-        raise BadValue(f"{_shown(value)} given, an integer is allowed{_instead(value)}")
+        raise BadValue(f"{shown(value)} given, an integer is allowed{_instead(value)}")
     if not _INT_MIN <= value <= _INT_MAX:
-        raise BadValue(f"{_shown(value)} given, an integer of 64 bits is allowed")
+        raise BadValue(f"{shown(value)} given, an integer of 64 bits is allowed")
     return value
 
 
@@ -198,6 +200,24 @@ def _instead(value: Any) -> str:
     return ": put it in quotes" if isinstance(value, float) else ""
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+class _Short(reprlib.Repr):
+    """Takes a time that does not depend on the value's size: a caller may have put megabytes where an id belongs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxlong, self.maxother = 2, 60, 60, 60
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        return super().repr_dict(dict(islice(x.items(), self.maxdict + 1)), level)  # which would sort all of them
+
+
+_short = _Short()
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: up to 60 characters."""
+    if isinstance(value, str):
+        text = repr(value[:61])
+    else:
+        text = _short.repr(value) if isinstance(value, list | tuple | dict) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

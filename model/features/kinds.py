@@ -33,6 +33,7 @@ from model.features.ids import (
     keys,
     milliseconds,
     plain,
+    shown,
     tidied,
 )
 from model.features.table import Vocabulary
@@ -201,7 +202,7 @@ class Multi(Feature):
         column = self.empty(len(values))
         for row, several in enumerate(values):
             if not isinstance(several, list | tuple | None):
-                raise BadValue(f"{several!r} given, a list is allowed")
+                raise BadValue(f"{shown(several)} given, a list is allowed")
             held = [value for value in several or () if not is_hole(value)]
             for place, value in enumerate(held[: self.max_values]):
                 column[row, place] = key(value, self.type)
@@ -324,7 +325,7 @@ def to_text(value: Any) -> str:
         case list() | tuple() if all(isinstance(element, str | int | float | None) for element in value):
             held = [int(v) if isinstance(v, bool) else v for v in value if not is_hole(v)]
             return json.dumps(held, ensure_ascii=False)
-    raise BadValue(f"{value!r} given, text, a number or a list of these is allowed")
+    raise BadValue(f"{shown(value)} given, text, a number or a list of these is allowed")
 
 
 def _number(value: Any) -> float:
@@ -336,7 +337,7 @@ def _number(value: Any) -> float:
         except ValueError:
             raise BadValue(f"{value[:60]!r} given, a number is allowed") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadValue(f"{value!r} given, a number is allowed")
+        raise BadValue(f"{shown(value)} given, a number is allowed")
     if value != value:  # NaN: no number
         return math.nan
     if not -_LARGEST <= value <= _LARGEST:

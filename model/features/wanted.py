@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from model.features.kinds import USER_ID
 from model.features.schema import Schema
 
 
@@ -14,15 +15,20 @@ class Newest(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Fields of the profile, and kinds of behaviours."""
+    """Fields of the profile, and kinds of behaviours; kinds of one type of object are cut to `most` together."""
 
     fields: tuple[str, ...]
     behaviours: tuple[Newest, ...]
 
     @classmethod
     def of(cls, schema: Schema) -> "Wanted":
-        fields = tuple(feature.name for feature in schema.features if feature.side == "user")
+        fields = tuple(feature.name for feature in schema.side("user") if feature.name != USER_ID)  # the request's
         items = schema.history
         newest = [Newest(action, items.object_type, items.length) for action in items.actions]
         newest += [Newest(action, one.object_type, one.length) for one in schema.groups for action in one.actions]
         return cls(fields, tuple(newest))
+
+    @property
+    def longest(self) -> int:
+        """The longest history that is read, T."""
+        return max((newest.most for newest in self.behaviours), default=0)

@@ -1,6 +1,5 @@
 """What goes back to the caller: ranked items as JSON, and errors of every kind in one form."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,11 +8,10 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.call import Call
-from service.errors import RankerError, error_body
+from service.errors import ClientGone, DeadlineExceeded, Overloaded, RankerError, error_body
 from service.rank import Ranked
 from service.wire import Timings
 
-CLIENT_GONE = 499  # nginx's status for a caller that hung up; nobody reads it
 CALL = "ranker.call"  # where a request's scope holds its Call
 
 
@@ -28,12 +26,13 @@ def json_response(content: Any) -> Response:
 
 def timings_ms(call: Call) -> dict[str, float]:
     """Milliseconds of the stages that an answer tells, and in all until now."""
-    spent_s = call.stages | {"total": time.perf_counter() - call.begun}
+    spent_s = call.stages | {"total": call.spent_s()}
     return {name: round(spent_s.get(name, 0.0) * 1000, 3) for name in Timings.model_fields}
 
 
 def ranked_body(call: Call, ranked: Ranked, timings: Mapping[str, float]) -> dict[str, Any]:
     """One ranked request, as wire.RankResponse documents it."""
+    replay = {} if ranked.history_complete is None else {"history_complete": ranked.history_complete}
     return {
         "request_id": call.id,
         "model": call.model,
@@ -44,6 +43,7 @@ def ranked_body(call: Call, ranked: Ranked, timings: Mapping[str, float]) -> dic
         "unknown_items": ranked.unknown_items,
         "new_user": ranked.new_user,
         "degraded": ranked.degraded,
+        **replay,
         "timings_ms": timings,
     }
 
@@ -55,11 +55,18 @@ def error_response(
     return Response(orjson.dumps(error_body(kind, message, call.id)), status, headers, media_type="application/json")
 
 
+def refusal(call: Call, error: RankerError) -> Response:
+    if isinstance(error, DeadlineExceeded):
+        call.late_before = error.before
+    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, Overloaded) else None
+    return error_response(call, error.status, error.kind, str(error), headers)
+
+
 async def ranker_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RankerError)
-    return error_response(call_of(request), error.status, error.kind, str(error))
+    return refusal(call_of(request), error)
 
 
 async def client_gone(request: Request, error: Exception) -> Response:
     assert isinstance(error, ClientDisconnect)
-    return Response(status_code=CLIENT_GONE)
+    return Response(status_code=ClientGone.status)

@@ -5,7 +5,7 @@ parsed nor answers checked by FastAPI, whose dependencies cost more than the han
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,12 +14,14 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from service.api.answers import call_of
+from service.api.gate import Gate
 from service.call import Call
 from service.errors import KINDS, ClientGone, MethodNotAllowed, NotFound
 from service.scoring.served import Live
 from service.settings import Settings
 from service.store.history import History
 from service.telemetry.counts import Metrics
+from service.turns import Turns
 from service.wire import ErrorResponse, RankRequest
 
 
@@ -30,7 +32,9 @@ class Parts:
     settings: Settings
     live: Live
     history: History
+    gate: Gate
     metrics: Metrics
+    turns: Turns = field(default_factory=Turns)
 
 
 Ids = Mapping[str, list[Any]]  # `user_ids` and `item_ids` to try
@@ -49,6 +53,7 @@ class Endpoint:
     answer: Any = None  # type of the documented answer
     media: type[Response] = JSONResponse
     example: Callable[[Ids], Any] | None = None  # a body that works
+    bulk: bool = False  # it ranks many requests at once, and lets single ones pass
 
 
 class Door(APIRoute):

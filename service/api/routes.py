@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import orjson
 from fastapi import Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
@@ -15,23 +16,38 @@ from starlette.responses import RedirectResponse
 
 from model.bundle.reading import Bundle
 from service.api.answers import call_of, error_response, json_response, ranked_body, timings_ms
+from service.api.arrival import ARRIVAL, Arrival
 from service.api.endpoint import Endpoint, Ids, Parts
+from service.batch import Batch, Messages, rank_batch
 from service.call import Call
-from service.errors import OF_STATUS, BodyTooLarge, InvalidRequest, RankerError, TooManyCandidates, error_body
-from service.rank import Ranked, rank, rank_many
+from service.errors import OF_STATUS, BodyTooLarge, InvalidRequest, RankerError, SlowUpload, error_body
+from service.pieces import PIECE
+from service.rank import Ranked, rank
+from service.telemetry.counts import Metrics
 from service.telemetry.families import STAGES
-from service.wire import ErrorResponse, RankResponse, parse, parse_batch
+from service.wire import ErrorResponse, RankResponse, parse, parse_large
 
 ASSETS = "/docs-assets"  # of Swagger UI, without a CDN
 SAMPLES = 1000  # ids that GET /model offers at most
 
 
 async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
+    with parts.turns.single():
+        return await _post_rank(call, request, parts)
+
+
+async def _post_rank(call: Call, request: Request, parts: Parts) -> Response:
     served, settings = parts.live.take(call), parts.settings
-    ranking = parse(await _body(request, settings.max_body_bytes), settings.max_candidates)
+    body = await _body(call, request, settings.max_body_bytes, parts.metrics)
+    call.check("parse")
+    if len(body) <= PIECE:
+        ranking = parse(body, settings.max_candidates)
+    else:
+        ranking = await parse_large(body, settings.max_candidates, parts.turns)
     if settings.log_user_ids:
         call.user_id = ranking.user_id
-    call.stages["parse"] = time.perf_counter() - call.begun
+    call.stages["parse"] = call.spent_s()
+    parts.gate.counted(call, 1, len(ranking.candidates), len(body), ranking.timeout_ms)
 
     now = ranking.timestamp if ranking.timestamp is not None else time.time_ns() // 1_000_000
     ranked = await rank(call, ranking, now, parts.history, served)
@@ -42,26 +58,31 @@ async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
 
 
 async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Response:
-    served, settings = parts.live.take(call), parts.settings
-    rankings, in_all = parse_batch(await _body(request, settings.max_body_bytes), settings.max_candidates)
-    parts.metrics.size("ranker_batch_requests", len(rankings))
-    if in_all > settings.max_batch_candidates:
-        raise TooManyCandidates(f"{in_all} candidates in all, at most {settings.max_batch_candidates}")
-    call.stages["parse"] = time.perf_counter() - call.begun
+    served, settings, turns = parts.live.take(call), parts.settings, parts.turns
+    body = await _body(call, request, settings.max_body_bytes, parts.metrics)
+    call.check("parse")
+    batch = await Batch.of(body, settings.max_batch_requests, turns)
+    parts.metrics.size("ranker_batch_requests", len(batch))
+    await batch.measure(settings.max_candidates, settings.max_batch_candidates)
+    call.stages["parse"] = call.spent_s()
+    parts.gate.counted(call, len(batch), batch.candidates, len(body), None)
 
-    answers = await rank_many(call, rankings, time.time_ns() // 1_000_000, parts.history, served)
-    with call.stage("serialise"):
-        timings = timings_ms(call)
-        response = json_response(
-            [
-                error_body(answer.kind, str(answer), call.id)
-                if isinstance(answer, RankerError)
-                else ranked_body(call, answer, timings)
-                for answer in answers
-            ]
-        )
-    _count(call, [answer for answer in answers if isinstance(answer, Ranked)], parts)
-    return response
+    now = time.time_ns() // 1_000_000
+    written: list[bytes] = []
+    messages = Messages()
+    async for answers in rank_batch(call, batch, settings.max_candidates, now, parts.history, served, turns):
+        with call.stage("serialise"):
+            timings = timings_ms(call)  # until here: what comes after is other requests' time
+            for answer in answers:
+                await turns.next()
+                if isinstance(answer, RankerError):
+                    body = error_body(answer.kind, messages.of(answer), call.id)
+                    parts.metrics.add("ranker_batch_errors", kind=answer.kind)
+                else:
+                    body = ranked_body(call, answer, timings)
+                written.append(orjson.dumps(body))
+        _count(call, [answer for answer in answers if isinstance(answer, Ranked)], parts)
+    return Response(b"[" + b",".join(written) + b"]", media_type="application/json")
 
 
 def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:
@@ -86,8 +107,31 @@ def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:
             parts.metrics.add("ranker_degraded", slot=call.slot, reason=reason)
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """The body, read no further than `limit` bytes. Raises BodyTooLarge."""
+async def _body(call: Call, request: Request, limit: int, metrics: Metrics) -> bytes:
+    """The body, read no further than `limit` bytes. Raises BodyTooLarge, SlowUpload, ClientDisconnect.
+
+    What the caller takes for it is not our time: it goes into `upload_s`.
+    """
+    arrival: Arrival | None = request.scope.get(ARRIVAL)
+    if arrival is None or arrival.whole is not None:  # nothing to wait for, or nobody knows
+        body = await _read(request, limit)
+    else:
+        try:
+            async with asyncio.timeout(call.left_s()):
+                body = await _read(request, limit)
+        except TimeoutError:
+            # Until now it was the caller's time, and what it took us is not worth telling.
+            call.upload_s = time.perf_counter() - call.begun
+            told = f"no whole body within {call.upload_s * 1000:.0f} ms"
+            raise SlowUpload(f"{told}, which is all that the answer may take") from None
+    if arrival is not None and arrival.whole is not None:
+        call.upload_s = arrival.whole - arrival.begun
+        if call.upload_s > 0:
+            metrics.size("ranker_upload_seconds", call.upload_s)
+    return body
+
+
+async def _read(request: Request, limit: int) -> bytes:
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limit:
         raise BodyTooLarge(f"{announced} bytes, at most {limit}")
@@ -190,6 +234,7 @@ ENDPOINTS = (
         "Rank candidates for several users: a list of requests, one answer or error each, in their order",
         list[RankResponse | ErrorResponse],
         example=lambda ids: [example(ids, 10) | {"top_k": 3}],
+        bulk=True,
     ),
     Endpoint(
         "GET",
@@ -213,6 +258,7 @@ ENDPOINTS = (
     Endpoint("GET", "/", get_home),
 )
 STAGES_OF = {endpoint.path: endpoint.stages for endpoint in ENDPOINTS}
+BULK = {endpoint.path: endpoint.bulk for endpoint in ENDPOINTS if endpoint.stages}  # of the routes that rank
 ALLOWED = ", ".join(
     f"{method} " + ", ".join(endpoint.path for endpoint in ENDPOINTS if endpoint.method == method)
     for method in dict.fromkeys(endpoint.method for endpoint in ENDPOINTS)

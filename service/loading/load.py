@@ -18,8 +18,8 @@ from model.textfile import UnreadableFile, numbered_lines
 from service.loading.lines import users_of_lines
 from service.loading.tables import SLICE_ROWS, Tables
 from service.loading.user import BackfillError, Fields, Summary, User
-from service.store.format import history_key, profile_key, queue_write
-from service.store.redis import address
+from service.store import clients
+from service.store.format import history_key, kinds_key, profile_key, queue_write
 
 BATCH = 50_000  # behaviours and users a round trip: some megabytes of commands, on both sides
 SAMPLE = 200  # users whose memory is measured
@@ -110,20 +110,18 @@ def _load(users: Generator[User, None, None], fields: Fields, url: str, keep: in
     sample: list[str] = []
     chance = random.Random(0)
     summary = Summary(fields.schema, time.time_ns() // 1_000_000)
-    address(url)
-    with closing(users), redis.Redis.from_url(url, socket_timeout=TIMEOUT_S) as store:
+    with closing(users), clients.opened_sync(url, TIMEOUT_S) as store:
         pipeline = store.pipeline(transaction=False)
         try:
             for user in users:
-                newest = sorted(set(user.behaviours), key=lambda b: (b.timestamp, b))[-keep:]
                 try:
-                    queue_write(pipeline, user.user_id, newest, user.profile, keep=keep, ttl_s=ttl_s)
+                    sent = queue_write(pipeline, user.user_id, user.behaviours, user.profile, keep=keep, ttl_s=ttl_s)
                 except ValueError as error:
                     raise BackfillError(f"{user.where}: {error}") from None
-                summary.add(newest)
+                summary.add(set(user.behaviours))
                 ids.append(xxhash.xxh3_64_intdigest(user.user_id.encode()))
-                sent_behaviours += len(newest)
-                queued += 1 + len(newest)
+                sent_behaviours += sent
+                queued += 1 + sent
                 if queued >= BATCH:
                     pipeline.execute()
                     queued, written = 0, len(ids)
@@ -150,10 +148,13 @@ def _load(users: Generator[User, None, None], fields: Fields, url: str, keep: in
 
 def _bytes_per_user(store: redis.Redis, user_ids: list[str]) -> float | None:
     pipeline = store.pipeline(transaction=False)
-    for user_id in user_ids:
-        for key in (profile_key(user_id), history_key(user_id)):
-            pipeline.memory_usage(key, samples=0)
     try:
+        for user_id in user_ids:
+            pipeline.zrange(kinds_key(user_id), 0, -1)
+        for user_id, kinds in zip(user_ids, pipeline.execute(), strict=True):
+            histories = [history_key(user_id, kind.decode()) for kind in kinds]
+            for key in (profile_key(user_id), kinds_key(user_id), *histories):
+                pipeline.memory_usage(key, samples=0)
         sizes = pipeline.execute()
     except redis.ResponseError:  # some hosted stores do not allow it, and the load itself went well
         return None

@@ -38,7 +38,10 @@ class Tables:
         self._behaviours, self.rows, self.newest = self._open_behaviours()
 
     def users(self, keep: int, slice_rows: int = SLICE_ROWS, shift_ms: int = 0) -> Generator[User, None, None]:
-        """Each user once, with the newest `keep` behaviours and their times shifted, `slice_rows` rows in memory."""
+        """Each user once, with what is worth sending of each kind (format.newest), `slice_rows` rows in memory.
+
+        `shift_ms` is added to every time.
+        """
         import polars as pl
 
         moved = self._behaviours.with_columns(pl.col("timestamp") + shift_ms) if shift_ms else self._behaviours
@@ -55,8 +58,11 @@ class Tables:
                     .group_by("user_id", *Behaviour._fields)
                     .len("rows")
                     .sort("timestamp", "action", "object_type", "object_id")
+                    .with_columns(pl.sum("rows").over("user_id"))
+                    .group_by("user_id", "action", "object_type", maintain_order=True)
+                    .tail(2 * keep + 1)
                     .group_by("user_id", maintain_order=True)
-                    .agg(pl.sum("rows"), pl.col(Behaviour._fields).tail(keep))
+                    .agg(pl.first("rows"), pl.col(Behaviour._fields))
                 )
                 users = self._users.filter(in_slice).collect(engine="streaming")
                 for user_id, values, count, *columns in users.join(

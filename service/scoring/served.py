@@ -6,6 +6,7 @@ catalogue or a new model never shows in the middle of a request, whatever it wai
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,12 +18,15 @@ from model.features.catalog import Catalog
 from model.features.encode import Encoder, Inputs
 from model.features.wanted import Wanted
 from service.call import Call
-from service.scoring.scorer import Scorer, Scores
+from service.scoring.admission import Work
+from service.scoring.lanes import Scores
+from service.scoring.scorer import Scorer
 
 log = logging.getLogger("ranker")
 
 Precision = Literal["auto", "fp32", "int8"]
 WARM_CANDIDATES = (1, 100, 500)
+WARM_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +42,7 @@ class Served:
     version: str
     scorer: Scorer  # whose threads run the graph; shared by all that is served
     wanted: Wanted  # what it reads of a user
+    work: Work
     variant: str | None = None
     slot: int | None = None  # its row in the metrics
 
@@ -48,16 +53,11 @@ class Served:
         It raises too where int8 is asked for and cannot be had; `auto` then says why, and takes fp32.
         """
         chosen, session = _session(bundle, precision)
-        wanted = Wanted.of(bundle.encoder.schema)
-        named = (bundle.name, bundle.version)
-        served = cls(bundle, bundle.encoder, bundle.catalog, session, chosen, *named, scorer, wanted)
         if chosen == "fp32":  # an int8 graph was proven when its session was made
             bundle.replay_golden(session)
-        request: dict[str, Any] = bundle.golden()[0]
-        for count in WARM_CANDIDATES:
-            shown = (request["candidates"] * count)[:count]
-            served.run(bundle.encode_golden(request | {"candidates": shown}))
-        return served
+        wanted, work = Wanted.of(bundle.encoder.schema), _warmed(bundle, session)
+        named = (bundle.name, bundle.version)
+        return cls(bundle, bundle.encoder, bundle.catalog, session, chosen, *named, scorer, wanted, work)
 
     def with_catalog(self, catalog: Catalog) -> "Served":
         """The same with another catalogue; nothing of it keeps this one's, and its disk space."""
@@ -67,20 +67,26 @@ class Served:
         """Scores (U, C) of encoded requests, in this thread."""
         return self.bundle.score(self.session, inputs)
 
-    async def score(self, inputs: Inputs, stages: dict[str, float]) -> Scores:
-        """Scores (C,) of one request; the seconds in `queue` and `score` go into `stages`."""
-        return await self.scorer.score(self.run, inputs, stages)
+    async def score(self, inputs: Inputs, call: Call) -> Scores:
+        """Scores (C,) of one request; the seconds in `queue` and `score` go into its stages.
 
-    async def score_many(self, requests: Sequence[Inputs], stages: dict[str, float]) -> list[Scores]:
-        """Scores (C,) of each request."""
-        return await self.scorer.score_many(self.run, requests, stages)
+        Raises DeadlineExceeded or ClientGone where it would have been begun in vain.
+        """
+        return await self.scorer.score(self.run, inputs, call)
+
+    async def score_many(self, requests: Sequence[Inputs], call: Call) -> list[Scores]:
+        """Scores (C,) of each request of a batch, which lets single requests pass; raises as `score`."""
+        return await self.scorer.score_many(self.run, requests, call)
 
 
 class Live:
     """Which model answers now. `current` is read from the event loop and set from any thread."""
 
-    def __init__(self, served: Served):
+    def __init__(self, served: Served, keep: int):
+        """`keep`: behaviours of each kind that the store keeps. Raises BundleError where the model reads more."""
+        check_kept(served, served.wanted, keep)
         self.current = served
+        self._keep = keep
         self._lock = threading.Lock()
 
     def take(self, call: Call) -> Served:
@@ -90,7 +96,11 @@ class Live:
         return served
 
     def swap(self, served: Served) -> Served:
-        """Requests that begin from now on are answered by `served`; returns the one before."""
+        """Requests that begin from now on are answered by `served`; returns the one before.
+
+        Raises BundleError, and leaves all as it is, where `served` reads more behaviours than the store keeps.
+        """
+        check_kept(served, served.wanted, self._keep)
         with self._lock:
             before, self.current = self.current, served
         return before
@@ -102,6 +112,36 @@ class Live:
                 return False
             self.current = self.current.with_catalog(catalog)
         return True
+
+
+def _warmed(bundle: Bundle, session: Session) -> Work:
+    """Runs the graph until it is warm; what requests cost, by the quickest runs of each length."""
+    request: dict[str, Any] = bundle.golden()[0]
+    spent_s = []
+    for count in WARM_CANDIDATES:
+        shown = request | {"candidates": (request["candidates"] * count)[:count]}
+        runs_s = []
+        for _ in range(WARM_RUNS):
+            begun = time.perf_counter()
+            bundle.score(session, bundle.encode_golden(shown))
+            runs_s.append(time.perf_counter() - begun)
+        spent_s.append(min(runs_s))
+    one_s, most_s = spent_s[0], max(spent_s[0], spent_s[-1])
+    candidate_s = max(1e-9, (most_s - one_s) / (WARM_CANDIDATES[-1] - WARM_CANDIDATES[0]))
+    return Work(max(1e-6, one_s - candidate_s), candidate_s)
+
+
+def check_kept(model: Bundle | Served, wanted: Wanted, keep: int) -> None:
+    """Raises BundleError where a model reads more behaviours than the `keep` of each kind that the store keeps.
+
+    Its histories would be cut short without a word, and served scores be others than the evaluated ones.
+    """
+    if keep < wanted.longest:
+        raise BundleError(
+            f"{model.name} {model.version} reads the newest {wanted.longest} behaviours (`length` in its "
+            f"features.toml), RANKER_HISTORY_KEEP={keep} keeps fewer of each kind: set RANKER_HISTORY_KEEP to "
+            f"{wanted.longest} or more"
+        )
 
 
 def _session(bundle: Bundle, precision: Precision) -> tuple[str, Session]:

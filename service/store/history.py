@@ -21,8 +21,12 @@ class StoreTimedOut(StoreUnavailable):
     """The store did not answer in time."""
 
 
+class BrokenValue(StoreUnavailable):
+    """Another program has put a value of the wrong type there: one user's fault, and not the store's."""
+
+
 class Stored(NamedTuple):
-    """One user's profile (feature -> text) and behaviours (oldest first); both empty for a user never written.
+    """One user's profile (feature -> text) and behaviours (oldest first), of both what a model reads; empty: none.
 
     `skipped` counts members that are no behaviours, and were left out.
     """
@@ -30,7 +34,7 @@ class Stored(NamedTuple):
     profile: dict[str, str]
     behaviours: list[Behaviour]
     skipped: int
-    complete: bool = True  # whether the store still holds all that the model would have read
+    complete: bool = True  # False: the store may no longer hold all that a replay would have read
     missing: str | None = None  # of REASONS: the store did not give it
 
 
@@ -48,6 +52,8 @@ class Store(Protocol):
         self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None
     ) -> list[Stored | StoreUnavailable]:
         """What is known of several users, in one round trip: of each, or why it cannot be had.
+
+        Of a type of object come the newest that are wanted, and maybe more: the encoder cuts.
 
         A live request sees all that the store holds: it has happened, a click stamped ahead of our clock included.
         `timeout_s` is for all of it; None is the store's own. Raises StoreUnavailable, where all failed alike.

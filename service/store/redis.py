@@ -2,27 +2,19 @@
 
 import asyncio
 import builtins
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import parse_url
 from redis.exceptions import ConnectionError, InvalidResponse, ResponseError, TimeoutError
 
 from model.features.behaviour import Behaviour
 from model.features.wanted import Wanted
 from service.settings import Settings
-from service.store.format import history_key, profile_key, queue_write, unpack
-from service.store.history import Asked, Stored, StoreTimedOut, StoreUnavailable
-
-
-def address(url: str) -> str:
-    """Where a store's URL points, fit for messages. Raises ValueError unless it is redis://, rediss:// or unix://."""
-    try:
-        parts = parse_url(url)
-    except ValueError:  # its message may hold a piece of the password
-        raise ValueError("the store's URL must be redis://, rediss:// or unix://, its password %-encoded") from None
-    return str(parts.get("path") or f"{parts.get('host', 'localhost')}:{parts.get('port', 6379)}")
+from service.store import clients
+from service.store.format import queue_write
+from service.store.history import Asked, BrokenValue, Stored, StoreTimedOut, StoreUnavailable
+from service.store.reading import Reading, Unfinished
 
 
 def opened(settings: Settings) -> "RedisHistory":
@@ -43,38 +35,52 @@ class RedisHistory:
     """
 
     def __init__(self, url: str, *, keep: int, ttl_s: int, timeout_ms: int, connections: int) -> None:
-        """`url`: redis://, rediss:// or unix://. Nothing is connected yet.
+        """`url`: of any kind of store that service/store/clients/url.py names. Nothing is connected yet.
 
-        `timeout_ms` bounds each wait: for one of the `connections`, to connect, to send, for each reply.
-        Raises ValueError for a URL that is none of these.
+        `timeout_ms` bounds a call as a whole: the wait for one of the `connections`, connecting, all replies.
+        Raises ValueError for a URL that cannot be used.
         """
-        timeout_s = timeout_ms / 1000
-        self._where = address(url)
-        self._redis = Redis.from_pool(
-            BlockingConnectionPool.from_url(
-                url,
-                max_connections=connections,
-                timeout=timeout_s,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                protocol=2,  # with this and without driver_info no handshake precedes the first command
-                driver_info=None,
-            )
-        )
-        self._keep, self._ttl_s, self._timeout_s = keep, ttl_s, timeout_s
+        self._where = clients.address(url)
+        self._redis = clients.opened(url, connections)
+        self._keep, self._ttl_s, self._timeout_s = keep, ttl_s, timeout_ms / 1000
+        self._reading: tuple[Wanted, Reading] | None = None  # of the model that was read for last
 
     async def read(
         self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None
     ) -> list[Stored | StoreUnavailable]:
+        """As Store.read has it; one round trip, and a second for users whose first did not say enough (reading.py)."""
+        begun = time.monotonic()
+        timeout_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
+        if self._reading is None or self._reading[0] is not wanted:
+            self._reading = wanted, Reading(wanted, self._keep)
+        outcomes = await self._round(users, self._reading[1], timeout_s)
+        if again := [at for at, one in enumerate(outcomes) if isinstance(one, Unfinished)]:
+            left_s = max(begun + timeout_s - time.monotonic(), 0.001)
+            second: Sequence[Stored | StoreUnavailable | Unfinished]
+            try:
+                second = await self._round([users[at] for at in again], self._reading[1], left_s, whole=True)
+            except StoreUnavailable as error:
+                second = [error] * len(again)
+            for at, one in zip(again, second, strict=True):
+                outcomes[at] = one
+        answers = [one for one in outcomes if not isinstance(one, Unfinished)]
+        failed = [one for one in answers if isinstance(one, StoreUnavailable)]
+        if failed and len(failed) == len(users) and not any(isinstance(one, BrokenValue) for one in failed):
+            raise failed[0]
+        return answers
+
+    async def _round(
+        self, users: Sequence[Asked], reading: Reading, timeout_s: float, *, whole: bool = False
+    ) -> list[Stored | StoreUnavailable | Unfinished]:
         pipeline = self._redis.pipeline(transaction=False)
-        at_most = ("BYSCORE", "REV", "LIMIT", 0, self._keep)
-        for user_id, before in users:
-            pipeline.execute_command("HGETALL", profile_key(user_id))
-            newest = "+inf" if before is None else f"({before}"
-            pipeline.execute_command("ZRANGE", history_key(user_id), newest, "-inf", *at_most)
+        counts = [reading.queue(pipeline, asked, whole=whole) for asked in users]
         replies = await self._execute(pipeline, timeout_s)
-        pairs = zip(replies[::2], replies[1::2], users, strict=True)
-        return [_stored(fields, members, before) for fields, members, (_, before) in pairs]
+        outcomes: list[Stored | StoreUnavailable | Unfinished] = []
+        begin = 0
+        for asked, count in zip(users, counts, strict=True):
+            own, begin = replies[begin : begin + count], begin + count
+            outcomes.append(self._failure(own) or reading.stored(own, asked, whole=whole))
+        return outcomes
 
     async def write(self, user_id: str, behaviours: Sequence[Behaviour], profile: Mapping[str, str] | None) -> None:
         """Add behaviours and set fields of the profile (`queue_write`), in one round trip.
@@ -83,37 +89,29 @@ class RedisHistory:
         """
         pipeline = self._redis.pipeline(transaction=False)
         queue_write(pipeline, user_id, behaviours, profile, keep=self._keep, ttl_s=self._ttl_s)
-        await self._execute(pipeline)
+        if failure := self._failure(await self._execute(pipeline, self._timeout_s)):
+            raise failure
 
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def _execute(self, pipeline: Any, timeout_s: float | None = None) -> list[Any]:
+    async def _execute(self, pipeline: Any, timeout_s: float) -> list[Any]:
         try:
             # with raise_on_error redis-py would put the command, and so the user's id, into the message
-            async with asyncio.timeout(
-                timeout_s or self._timeout_s
-            ):  # the whole of it; a cut-off command closes its connection
+            async with asyncio.timeout(timeout_s):  # the whole of it; a cut-off command closes its connection
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
         except (TimeoutError, builtins.TimeoutError) as error:
             raise StoreTimedOut(f"the store at {self._where}: {error}") from error
         except (ConnectionError, ResponseError, InvalidResponse) as error:
             raise StoreUnavailable(f"the store at {self._where}: {error}") from error
         return replies
 
-
-def _stored(fields: Mapping[bytes, bytes], members: Sequence[bytes], before: int | None) -> Stored:
-    behaviours = []
-    for member in reversed(members):
-        try:
-            behaviour = unpack(member)
-        except ValueError:
-            continue
-        if before is None or behaviour.timestamp < before:  # a wrong score must not show a replay its future
-            behaviours.append(behaviour)
-    behaviours.sort(key=lambda behaviour: behaviour.timestamp)  # stable: ties stay in the members' order
-    profile = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
-    return Stored(profile, behaviours, len(members) - len(behaviours))
+    def _failure(self, replies: Sequence[Any]) -> StoreUnavailable | None:
+        """What is wrong with one user's replies."""
+        error = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        if error is None:
+            return None
+        kind = BrokenValue if str(error).startswith("WRONGTYPE") else StoreUnavailable
+        failure = kind(f"the store at {self._where}: {error}")
+        failure.__cause__ = error
+        return failure

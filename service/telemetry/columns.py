@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from service.telemetry.families import OUTCOMES, STAGE_BOUNDS_S, STAGES, TOTAL, UNMATCHED, Family
+from service.telemetry.families import OUTCOMES, STAGE_BOUNDS_S, STAGES, TOTAL, UNMATCHED, WITH_STAGES, Family
 from service.telemetry.window import Counts, Series
 
 
@@ -43,7 +43,8 @@ class Columns:
     ) -> None:
         self.request_bounds_s = request_bounds_s
         ends = [(route, outcome) for route in (*routes, UNMATCHED) for outcome in OUTCOMES]
-        stages = [(route, s, outcome) for s in STAGES for route, outcome in ends if s in routes.get(route, ())]
+        staged = [end for end in ends if end[1] in WITH_STAGES]
+        stages = [(route, s, outcome) for s in STAGES for route, outcome in staged if s in routes.get(route, ())]
         self.cells = self.sums = 0
         self.requests = list(self._times([(route, TOTAL, end) for route, end in ends], request_bounds_s, edges, 0))
         self._end_of_requests = self.cells

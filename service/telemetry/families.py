@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from service.errors import SHED
+from service.errors import KINDS, SHED
 
 STAGES = ("parse", "history", "queue", "encode", "score", "sort", "serialise")
 OUTCOMES = ("ok", "degraded", "refused", "shed", "late", "gone", "failed")
+WITH_STAGES = ("ok", "degraded", "late", "failed")  # of the others no stage tells anything: they were not let in
 _OUTCOME_OF = {429: "shed", 499: "gone", 504: "late"}
+CLOSED, HALF_OPEN, OPEN = 0, 1, 2  # the states of the store's circuit breaker
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 UNMATCHED = "unmatched"  # the route of a request that no route matches
 TOTAL = "total"  # the stage that is the whole request
@@ -66,6 +68,14 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
     "ranker_store_duration_seconds": Family(
         "Time of one round trip to the store, failed ones too, in seconds.", {"op": ("read",)}, STAGE_BOUNDS_S
     ),
+    "ranker_arrival_lag_seconds": Family(
+        "Seconds from a request's bytes being there to the service looking at them: accept queue and event loop.",
+        bounds=STAGE_BOUNDS_S,
+    ),
+    "ranker_upload_seconds": Family(
+        "Seconds that a caller took to send a request's body, which no response time counts.",
+        bounds=(*STAGE_BOUNDS_S, 2.56, 5.12, 10.24, 20.48),
+    ),
     "ranker_unknown_items": Family("Candidates without an embedding, scored as UNKNOWN.", by_model=True),
     "ranker_cold_users": Family("Ranked requests of users without a history.", by_model=True),
     "ranker_future_behaviours": Family(
@@ -87,11 +97,16 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
         "Round trips to the store, by how they ended.", {"op": ("read",), "outcome": ("ok", "timeout", "error")}
     ),
     "ranker_deadline_exceeded": Family(
-        "Requests whose stage ran out of the time it may take, and went on without.", {"stage": ("history",)}
+        "Requests that ran out of time, by the stage that was cut off (history, without which they went on) or was not "
+        "begun any more.",
+        {"stage": STAGES},
     ),
     "ranker_shed": Family(
-        "Requests turned away before any work because they were too large, by which limit.",
+        "Requests turned away before any work, since they were too large or too much was waiting, by the reason.",
         {"reason": SHED},
+    ),
+    "ranker_batch_errors": Family(
+        "Requests of a batch that got an error for an answer, by its kind.", {"kind": tuple(e.kind for e in KINDS)}
     ),
     "ranker_catalog_reloads": Family(
         "Newer catalogue files that a worker took over (ok) or refused, each worker's own.",
@@ -128,9 +143,22 @@ OF_WORKERS = {  # gauges of each worker that lives, by its slot
     "in_flight": ("ranker_in_flight", "Ranking requests under way."),
     "queue_items": ("ranker_queue_items", "Candidates that wait for a scoring thread, at most 0.25 s ago."),
     "queue_age_s": ("ranker_queue_age_seconds", "Seconds that the one who waits longest for a scoring thread has."),
+    "in_flight_candidates": (
+        "ranker_in_flight_candidates",
+        "Candidates of the requests that were let in and are not answered yet.",
+    ),
+    "cost_s": ("ranker_admission_cost_seconds", "Seconds that a candidate costs, as learnt from those ranked lately."),
+    "wait_s": (
+        "ranker_queue_predicted_wait_seconds",
+        "Seconds that a request which came now would wait for its turn, as predicted: too many, and it is refused.",
+    ),
     "lag_s": (
         "ranker_event_loop_lag_seconds",
         "Longest that the event loop was late within the last 60 s, in seconds: nothing is answered meanwhile.",
+    ),
+    "breaker": (
+        "ranker_store_breaker_state",
+        "Whether the store is asked: 0 closed (it is), 1 half-open (one request at a time), 2 open (by probes alone).",
     ),
     "resident_bytes": (
         "ranker_worker_resident_bytes",

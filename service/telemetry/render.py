@@ -2,16 +2,14 @@
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
-from service.telemetry.columns import Columns, combinations, counter_key
-from service.telemetry.exposition import CONTENT_TYPE, Labels, Text
+from service.telemetry.columns import combinations, counter_key
+from service.telemetry.exposition import CONTENT_TYPE, Text
 from service.telemetry.families import (
     OF_MODELS,
     OF_REQUESTS,
@@ -21,10 +19,11 @@ from service.telemetry.families import (
     STAGES,
     Family,
 )
-from service.telemetry.slots import Row, lives
+from service.telemetry.form import Form
+from service.telemetry.slots import Row, lives, models
 from service.telemetry.window import Record, quantiles
 
-REQUESTS, REQUEST_TIME, STAGE_TIME, RESPONSE_TIME = OF_REQUESTS
+HEARTBEAT = "ranker_worker_heartbeat_age_seconds"
 
 
 class Scrape:
@@ -35,16 +34,17 @@ class Scrape:
 
     def __init__(
         self,
-        columns: Columns,
-        families: Mapping[str, Family],
-        edges: Sequence[float],
+        form: Form,
         rows: Sequence[Row],
         recent_SB: npt.NDArray[np.uint32],
         workers: Sequence[Record],
+        now_s: float,
+        pause: Callable[[], object],
     ) -> None:
         self._text = Text()
-        self._columns, self._families, self._edges = columns, families, edges
-        self._rows, self._recent_SB, self._workers = rows, recent_SB, workers
+        self._columns, self._families, self._edges = form.columns, form.families, form.edges
+        self._rows, self._recent_SB, self._workers, self._now_s = rows, recent_SB, workers, now_s
+        self._pause = pause
         self._total = Row((), np.sum([row.cells for row in rows], axis=0), np.sum([row.sums for row in rows], axis=0))
 
     def text(self) -> tuple[bytes, str]:
@@ -58,7 +58,9 @@ class Scrape:
         for name, (kind, about) in OF_REQUESTS.items():
             self._text.family(name, kind, about)
             write[name](name)
+            self._pause()
         for name, family in self._families.items():
+            self._pause()
             if family.bounds:
                 self._write_histogram(name, family)
             else:
@@ -79,6 +81,7 @@ class Scrape:
 
     def _write_durations(self, name: str) -> None:
         for row in self._rows:
+            self._pause()
             requests, _ = self._columns.split(row.cells)
             upto = requests[:, 1:].cumsum(axis=1).tolist()
             for times, counts, sum_ns in zip(self._columns.requests, upto, requests[:, 0].tolist(), strict=True):
@@ -89,6 +92,7 @@ class Scrape:
     def _write_stages(self, name: str) -> None:
         of_stage = np.array([times.stage for times in self._columns.stages])
         for row in self._rows:
+            self._pause()
             _, stages = self._columns.split(row.cells)
             for stage in STAGES:
                 sum_ns, *counts = stages[of_stage == stage].sum(axis=0).tolist()
@@ -136,14 +140,7 @@ class Scrape:
 
     def _write_models(self) -> None:
         """Of each model that living workers answer with, by whoever took it up last."""
-        newest: dict[Labels, Any] = {}
-        answers = [
-            (rows["times"][row], rows["info"][row])
-            for rows in (worker["rows"] for worker in self._workers if lives(worker))
-            for row in rows["answers"].nonzero()[0]
-        ]
-        for times, info in sorted(answers, key=lambda answer: float(answer[0]["loaded_s"])):
-            newest[tuple(orjson.loads(bytes(info)).items())] = times
+        newest = models([worker for worker in self._workers if lives(worker)])
         for name, (about, field) in OF_MODELS.items():
             self._text.family(name, "gauge", about)
             for labels, times in sorted(newest.items()):
@@ -154,12 +151,14 @@ class Scrape:
 
     def _write_catalog(self) -> None:
         """The newest that a worker has."""
-        catalog = max((worker["catalog"] for worker in self._workers), key=lambda catalog: int(catalog["modified_ns"]))
+        catalogs = [
+            (int(worker["catalog"]["modified_ns"]), int(worker["catalog"]["items"])) for worker in self._workers
+        ]
+        modified_ns, items = max(catalogs, default=(0, 0))
         about = "Items of the newest catalogue that a worker has."
-        self._text.single("ranker_catalog_items", "gauge", about, int(catalog["items"]))
-        modified_s = int(catalog["modified_ns"]) / 1e9
+        self._text.single("ranker_catalog_items", "gauge", about, items)
         about = "When that catalogue's file was written, in seconds since 1970."
-        self._text.single("ranker_catalog_modified_timestamp_seconds", "gauge", about, modified_s)
+        self._text.single("ranker_catalog_modified_timestamp_seconds", "gauge", about, modified_ns / 1e9)
 
     def _write_workers(self) -> None:
         """Workers by their slot; the one who takes a dead one's slot goes on under its number."""
@@ -179,6 +178,10 @@ class Scrape:
             for labels, state, up in zip(workers, states, alive, strict=True):
                 if up:
                     text.sample(name, labels, state[field].item())
+        text.family(HEARTBEAT, "gauge", "Seconds since a worker's event loop last turned, which it does every 0.25 s.")
+        for labels, state, up in zip(workers, states, alive, strict=True):
+            if up and state["beat_s"]:
+                text.sample(HEARTBEAT, labels, max(0.0, self._now_s - float(state["beat_s"])))
         versions = (("python", platform.python_version()), ("numpy", np.__version__))
         text.family("ranker_build_info", "gauge", "What this service is made of; always 1.")
         text.sample("ranker_build_info", versions, 1)

@@ -125,17 +125,16 @@ class Slots:
         answered = any(worker["rows"]["answers"][row] and lives(worker) for worker in its)
         return answered, max((float(worker["rows"]["used_s"][row]) for worker in its), default=0.0)
 
-    def totals(self, workers: Sequence[Record]) -> list[Row]:
+    def totals(self, workers: Sequence[Record], columns: Columns) -> list[Row]:
         """The rows of all workers, summed by model. To be called with LOCK_SH held.
 
         Each worker's rows of `older` are added in the order in which `fold` adds them: a float sum gets the same bits.
         """
         shared = self._shared["serial"].tolist()
-        cells, sums = (workers[0]["rows"][field].shape[1] for field in ("cells", "sums"))
         totals = {}
         for row in (NO_MODEL, OLDER[0], *(row for row in range(FIRST, ROWS) if shared[row])):
             identity = {NO_MODEL: NOBODY, OLDER[0]: NOBODY | {"version": "older"}}.get(row) or self._identity(row)
-            totals[row] = Row(tuple(identity.items()), np.zeros(cells, np.uint64), np.zeros(sums))
+            totals[row] = Row(tuple(identity.items()), np.zeros(columns.cells, np.uint64), np.zeros(columns.sums))
         for worker in workers:
             rows = worker["rows"]
             older, stale = OLDER[int(rows["folded"]) & 1], self.stale(rows)
@@ -186,3 +185,18 @@ def lives(worker: Record) -> bool:
     """Whether the process that counts in this file lives."""
     state = worker["worker"]
     return bool(state["pid"]) and born(int(state["pid"])) == int(state["born"])
+
+
+def models(workers: Sequence[Record]) -> dict[Labels, Record]:
+    """Labels of `ranker_model_info` → times, for the models that these workers answer with; the last taken up last."""
+    answers = [
+        (worker["rows"]["times"][row], worker["rows"]["info"][row])
+        for worker in workers
+        for row in worker["rows"]["answers"].nonzero()[0]
+    ]
+    newest: dict[Labels, Record] = {}
+    for times, info in sorted(answers, key=lambda answer: float(answer[0]["loaded_s"])):
+        labels = tuple(orjson.loads(bytes(info)).items())
+        newest.pop(labels, None)
+        newest[labels] = times
+    return newest

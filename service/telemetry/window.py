@@ -39,23 +39,13 @@ Record = npt.NDArray[np.void]
 Layout = np.dtype[np.void]
 
 
-class WorkerFile:
-    """This worker's own record, and sight of everybody's.
-
-    Files are numbered by slot, not by process: a worker locks the first slot that nobody holds and counts on where its
-    dead predecessor stopped. The kernel drops the lock with the process, however that ended. So no counter falls, and
-    the folder holds as many files as workers ever ran at the same time. Open it in the worker itself, after any fork.
-
-    `record` is a structured scalar (shape ()) of dtype `layout`, in which zero bytes must mean "nothing yet"; `slot` is
-    this worker's number, which its successor inherits. Raises OSError when the folder is missing or full.
-    """
+class WorkerFiles:
+    """Sight of all workers' records, for whoever only reads them: no file is made, locked or written to."""
 
     def __init__(self, folder: Path, layout: Layout) -> None:
         self._folder = folder
         self._layout = layout
-        self.slot, self._fd = _lock_first_free_slot(folder)
-        self.record = mapped(self._fd, layout)
-        self._seen = {_path(folder, self.slot): self.record}
+        self._seen: dict[Path, Record] = {}
 
     def everyone(self) -> list[Record]:
         """The records of all workers, in the order of their slots, dead ones' too; only to be read.
@@ -71,6 +61,22 @@ class WorkerFile:
             finally:
                 os.close(fd)
         return [self._seen[path] for path in sorted(list(self._seen), key=_slot)]
+
+
+class WorkerFile:
+    """This worker's own record.
+
+    Files are numbered by slot, not by process: a worker locks the first slot that nobody holds and counts on where its
+    dead predecessor stopped. The kernel drops the lock with the process, however that ended. So no counter falls, and
+    the folder holds as many files as workers ever ran at the same time. Open it in the worker itself, after any fork.
+
+    `record` is a structured scalar (shape ()) of dtype `layout`, in which zero bytes must mean "nothing yet"; `slot` is
+    this worker's number, which its successor inherits. Raises OSError when the folder is missing or full.
+    """
+
+    def __init__(self, folder: Path, layout: Layout) -> None:
+        self.slot, self._fd = _lock_first_free_slot(folder)
+        self.record = mapped(self._fd, layout)
 
     def close(self) -> None:
         """Leaves the slot, with its counts, to the next worker. Nothing may be recorded after this."""
@@ -178,13 +184,12 @@ class TimesWriter:
             cells[first] += int(seconds * 1e9)
 
 
-def merge(windows: Sequence[Any], now_s: float) -> npt.NDArray[np.uint32]:
+def merge(windows: Sequence[Any], now_s: float, layout: Layout) -> npt.NDArray[np.uint32]:
     """Counts over the last 60 s, to the slice, by series and bucket (S, B), as seen at `now_s`.
 
-    `windows` are the workers' views of one `window_layout`, at least one.
+    `windows` are the workers' views of one `window_layout`, `layout`.
     """
-    _, series, buckets = windows[0]["recent"].shape
-    recent_SB = np.zeros((series, buckets), np.uint32)  # no bucket sees four billion requests a minute
+    recent_SB = np.zeros(layout["recent"].shape[1:], np.uint32)  # no bucket sees four billion requests a minute
     oldest = int(now_s // SLICE_S) - WINDOW_S // SLICE_S
     for window in windows:
         live = window["epoch"] >= oldest

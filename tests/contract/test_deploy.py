@@ -171,6 +171,7 @@ def test_a_query_asks_for_what_metrics_show_and_for_nothing_else(query: str, exp
         ("ranker_request_total", "no metric is called ranker_request_total"),
         ("rate(ranker_requests_total{rout='/rank'}[5m])", "ranker_requests_total has no label rout"),
         ("sum(ranker_requests_total{outcome=~'ok|fine'})", "no series has outcome='fine'"),
+        ("ranker_degraded_total{reason='history:lost'}", "no series has reason='history:lost'"),
         ("sum by (stage) (ranker_requests_total)", "by (stage): ['ranker_requests_total'] have no such label"),
         ("sum(ranker_requests_total) by (stage)", "by (stage): ['ranker_requests_total'] have no such label"),
         ("up / on (route) ranker_requests_total", "on (route): ['up', 'ranker_requests_total'] have no such label"),
@@ -289,6 +290,36 @@ def test_the_files_that_containers_are_given_are_there_and_point_to_each_other()
     (source,) = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
     assert source["jsonData"]["timeInterval"] == scrape["global"]["scrape_interval"]
     assert source["url"] == "http://prometheus:9090"
+
+
+def test_probes_and_scrapes_go_to_the_port_that_load_does_not_reach() -> None:
+    image = (ROOT / "Dockerfile").read_text()
+    port = re.search(r"RANKER_ADMIN_PORT=(\d+)", image)
+    assert port and f"EXPOSE 8000 {port[1]}" in image
+    scrape = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    assert scrape["scrape_configs"][0]["static_configs"][0]["targets"] == [f"service:{port[1]}"]
+
+
+@pytest.mark.parametrize(("admin", "asked"), [("8001", 8001), ("0", 8000), ("", 8000), (None, 8000)])
+def test_the_image_s_check_asks_the_admin_port_where_there_is_one(
+    admin: str | None, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = re.search(r'CMD \["python", "-c", "(.*)"\]', (ROOT / "Dockerfile").read_text())
+    assert check
+    ports = []
+
+    def connect(where: tuple[str, int], *_: object, **__: object) -> None:
+        ports.append(where[1])
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    monkeypatch.delenv("RANKER_PORT", raising=False)
+    monkeypatch.delenv("RANKER_ADMIN_PORT", raising=False)
+    if admin is not None:
+        monkeypatch.setenv("RANKER_ADMIN_PORT", admin)
+    with pytest.raises(ConnectionRefusedError):
+        exec(check[1], {})
+    assert ports == [asked]
 
 
 @pytest.mark.parametrize("alert", ALERTS)

@@ -288,6 +288,38 @@ def test_the_metrics_tell_of_store_scores_history_model_and_worker(demo: Bundle,
     assert value(text, "ranker_requests_total", **labels) == 1
 
 
+def test_a_caller_s_faults_are_never_failures_and_outcomes_add_up_to_all_requests(
+    demo: Bundle, valkey_url: str
+) -> None:
+    large = body(demo) | {"candidates": ["i"] * 21}
+    faults: list[tuple[str, Any, dict[str, str]]] = [
+        ("/rank", {}, {}),
+        ("/rank", [body(demo)], {}),
+        ("/rank", large, {}),
+        ("/rank", body(demo) | {"user_id": "u" * 2000}, {}),
+        ("/rank/batch", body(demo), {}),
+        ("/rank/batch", [large, {}], {}),
+        ("/nowhere", None, {}),
+        ("/health/live", {}, {}),
+    ]
+    calls = [("/rank", body(demo), {}), *faults, ("/metrics", None, {})]
+    *answers, scrape = asked(demo, valkey_url, *calls, max_candidates=20, max_body_bytes=1024)
+    counts: dict[str, float] = {}
+    for family in text_string_to_metric_families(scrape.text):
+        for sample in family.samples:
+            if sample.name == "ranker_requests_total":
+                outcome = sample.labels["outcome"]
+                counts[outcome] = counts.get(outcome, 0) + sample.value
+    refused = sum(400 <= answer.status_code < 500 for answer in answers)
+    ok = sum(answer.status_code == 200 for answer in answers)
+    assert ok + refused == len(answers) and refused >= 6
+    assert {outcome: n for outcome, n in counts.items() if n} == {"ok": ok, "refused": refused}
+    median = {"stage": "total", "quantile": "0.5", "route": "/rank"}
+    assert value(scrape.text, "ranker_response_time_seconds", outcome="ok", **median) == pytest.approx(
+        float(re.findall(r"total;dur=([\d.]+)", answers[0].headers["server-timing"])[0]) / 1000, rel=0.02
+    )
+
+
 def test_the_store_that_is_late_and_the_store_that_is_gone_are_told_apart(demo: Bundle) -> None:
     with dead_url() as dead, black_hole_url() as hole:
         gone, late = (

@@ -18,24 +18,25 @@ from prometheus_client.parser import text_string_to_metric_families
 from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour
 from model.prepared.loader import Prepared
-from tests.client import NOW, ask, client_of, items_of, replay, run
+from tests.client import NOW, ask, client_of, items_of, replay, requests, run
 from tests.stores import black_hole_url, dead_url, write
 
 
-def test_ranked_items_come_back_best_first_with_all_that_is_documented(small_bundle: Bundle, store_url: str) -> None:
+def test_ranked_items_come_back_best_first_with_all_that_is_documented(small_bundle: Bundle, socket_url: str) -> None:
     items = items_of(small_bundle, 30)
-    write(store_url, "u1", [Behaviour("click", "item", items[0], NOW - 5000)], {"age": "25-29", "gender": "f"})
-    (answer,) = ask(small_bundle, store_url, {"user_id": "u1", "candidates": items, "timestamp": NOW})
+    write(socket_url, "u1", [Behaviour("click", "item", items[0], NOW - 5000)], {"age": "25-29", "gender": "f"})
+    (answer,) = ask(small_bundle, socket_url, {"user_id": "u1", "candidates": items, "timestamp": NOW})
     assert answer.status_code == 200
     body = answer.json()
     assert set(body) == {
         *("request_id", "model", "version", "variant", "items", "history_length", "unknown_items", "new_user"),
-        *("degraded", "timings_ms"),
+        *("degraded", "history_complete", "timings_ms"),
     }
     scores = [item["score"] for item in body["items"]]
     assert scores == sorted(scores, reverse=True) and all(0 < score < 1 for score in scores)
     assert sorted(item["item_id"] for item in body["items"]) == sorted(items)
     assert (body["history_length"], body["unknown_items"], body["new_user"], body["degraded"]) == (1, 0, False, [])
+    assert body["history_complete"] is True
     assert set(body["timings_ms"]) == {"history", "encode", "score", "sort", "total"}
     assert body["timings_ms"]["total"] >= body["timings_ms"]["score"] > 0
     assert answer.headers["x-request-id"] == body["request_id"]
@@ -47,6 +48,7 @@ def test_new_users_unknown_items_and_duplicates_are_ranked_and_reported(small_bu
     (answer,) = ask(small_bundle, valkey_url, {"user_id": "stranger", "candidates": candidates})
     body = answer.json()
     assert len(body["items"]) == 4 and body["unknown_items"] == 2 and body["history_length"] == 0 and body["new_user"]
+    assert "history_complete" not in body, "it is a replay's"
     by_id: dict[str, set[float]] = {}
     for item in body["items"]:
         by_id.setdefault(item["item_id"], set()).add(item["score"])
@@ -78,15 +80,15 @@ def test_position_and_profile_given_in_the_request_change_the_score(small_bundle
 
 
 def test_a_replay_sees_only_what_happened_strictly_before_and_a_live_request_all(
-    small_bundle: Bundle, store_url: str
+    small_bundle: Bundle, socket_url: str
 ) -> None:
     items = items_of(small_bundle, 3)
     clicks = [Behaviour("click", "item", item, NOW + at) for item, at in zip(items, (-1, 0, 1), strict=True)]
     ahead = Behaviour("click", "item", items[0], 32_000_000_000_000)  # a clock far ahead of ours
-    write(store_url, "u1", [*clicks, ahead], {})
+    write(socket_url, "u1", [*clicks, ahead], {})
     base = {"user_id": "u1", "candidates": items}
     replays = [base | {"timestamp": NOW + at} for at in (-1, 0, 1, 2)]
-    lengths = [answer.json()["history_length"] for answer in ask(small_bundle, store_url, *replays, base)]
+    lengths = [answer.json()["history_length"] for answer in ask(small_bundle, socket_url, *replays, base)]
     assert lengths == [0, 1, 2, 3, 4]
 
 
@@ -210,13 +212,6 @@ def test_the_docs_need_no_internet_and_their_example_works(small_bundle: Bundle,
     run(go())
 
 
-def requests(metrics: str, route: str, outcome: str) -> float:
-    """How many were counted, whatever the model that answered them."""
-    (family,) = [f for f in text_string_to_metric_families(metrics) if f.name == "ranker_requests"]
-    wanted = {"route": route, "outcome": outcome}.items()
-    return sum(sample.value for sample in family.samples if wanted <= sample.labels.items())
-
-
 def test_metrics_tell_what_happened_without_naming_anybody(small_bundle: Bundle, valkey_url: str) -> None:
     async def go() -> str:
         async with client_of(small_bundle, valkey_url) as client:
@@ -294,16 +289,18 @@ def test_a_caller_that_hangs_up_is_no_failure_of_ours(
     assert "failed" not in caplog.text
 
 
-def test_strange_things_in_the_store_cost_no_answer(small_bundle: Bundle, store_url: str) -> None:
+def test_strange_things_in_the_store_cost_no_answer(small_bundle: Bundle, socket_url: str) -> None:
     """Another program's mistakes: members that are none, a time beyond all bounds, deep JSON, a wrong type of value."""
-    with redis.Redis.from_url(store_url) as admin:
+    with redis.Redis.from_url(socket_url) as admin:
         for member in ("x", "click|item|i1|99999999999999999999", "click|item|i2|1757000000000"):
             admin.zadd("{u:u1}:history:1", {member: 1_757_000_000_000})
+        for member in ("x", "1757000000001|i1", "01757000000001|i1"):
+            admin.zadd("{u:u1}:history:2:click|item", {member: 0})
         admin.hset("{u:u1}:profile:1", mapping={"age": "[" * 10_000, "gender": b"\xff", "nothing": "x"})
-        admin.set("{u:u2}:history:1", "no sorted set")
+        admin.set("{u:u2}:history:2:click|item", "no sorted set")
     items = items_of(small_bundle, 3)
-    one, two = ask(small_bundle, store_url, *({"user_id": u, "candidates": items} for u in ("u1", "u2")))
-    assert one.status_code == 200 and one.json()["history_length"] == 1 and not one.json()["degraded"]
+    one, two = ask(small_bundle, socket_url, *({"user_id": u, "candidates": items} for u in ("u1", "u2")))
+    assert one.status_code == 200 and one.json()["history_length"] == 2 and not one.json()["degraded"]
     assert two.status_code == 200 and two.json()["degraded"] == ["history:error"]
 
 
@@ -339,4 +336,4 @@ def test_served_scores_are_those_that_evaluate_measures(
     small_data: Prepared, small_bundle: Bundle, valkey_url: str
 ) -> None:
     """Impressions replayed in time order by their timestamp, before a store that holds the whole untrimmed log."""
-    replay(small_bundle, small_data, valkey_url, small_data.of_split("test")[:600])
+    assert replay(small_bundle, small_data, valkey_url, small_data.of_split("test")[:600]) == 1

@@ -13,8 +13,10 @@ import httpx
 import numpy as np
 import pytest
 
+from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.features.catalog import Catalog
+from model.features.wanted import Newest, Wanted
 from service.app import create_app
 from service.call import Call
 from service.scoring.scorer import Scorer
@@ -70,7 +72,13 @@ def test_no_answer_mixes_two_models_or_two_catalogues(
     catalogs = (small_bundle.catalog, shuffled(small_bundle))
 
     async def go() -> set[Key]:
-        settings = Settings(bundle=small_bundle.folder, redis_url=valkey_url, history_timeout_ms=5000, score_threads=2)
+        settings = Settings(
+            bundle=small_bundle.folder,
+            redis_url=valkey_url,
+            history_timeout_ms=5000,
+            timeout_ms=60_000,
+            score_threads=2,
+        )
         async with AsyncExitStack() as stack:
             app = create_app(settings, stack.enter_context(prepare_folder(1)))
             await stack.enter_async_context(app.router.lifespan_context(app))
@@ -130,7 +138,7 @@ def test_no_answer_mixes_two_models_or_two_catalogues(
 
 def test_a_call_bears_the_name_of_the_model_that_it_took(small_bundle: Bundle) -> None:
     scorer = Scorer(1)
-    live = Live(replace(Served.open(small_bundle, scorer, "fp32"), slot=3, variant="b"))
+    live = Live(replace(Served.open(small_bundle, scorer, "fp32"), slot=3, variant="b"), 100)
     call = Call("r", 0.0)
     served = live.take(call)
     live.swap(replace(served, version="2", slot=4))
@@ -138,11 +146,24 @@ def test_a_call_bears_the_name_of_the_model_that_it_took(small_bundle: Bundle) -
     assert live.current.version == "2" and served.version == small_bundle.version
 
 
+def test_a_model_that_reads_more_than_the_store_keeps_never_answers(small_bundle: Bundle) -> None:
+    served = Served.open(small_bundle, Scorer(1), "fp32")
+    longest = small_bundle.schema.history.length
+    live = Live(served, longest)
+    for refused in (
+        lambda: Live(served, longest - 1),
+        lambda: live.swap(replace(served, wanted=Wanted((), (Newest("click", "item", longest + 1),)))),
+    ):
+        with pytest.raises(BundleError, match=r"reads the newest \d+ behaviours.*RANKER_HISTORY_KEEP=\d+ .*or more"):
+            refused()
+    assert live.current is served
+
+
 def test_a_catalogue_of_a_bundle_that_no_longer_answers_is_not_taken_over(
     small_bundle: Bundle, other_bundle: Bundle
 ) -> None:
     scorer = Scorer(1)
-    live = Live(Served.open(small_bundle, scorer, "fp32"))
+    live = Live(Served.open(small_bundle, scorer, "fp32"), 100)
     live.swap(Served.open(other_bundle, scorer, "fp32"))
     assert not live.swap_catalog(small_bundle, shuffled(small_bundle))
     assert live.current.catalog is other_bundle.catalog

@@ -405,7 +405,7 @@ def test_the_watch_takes_over_what_is_new_once_and_refuses_what_is_broken_once(
 ) -> None:
     seen: list[int | None] = []
     bundle = Bundle.open(demo)
-    live = Live(Served.open(bundle, Scorer(1), "fp32"))
+    live = Live(Served.open(bundle, Scorer(1), "fp32"), 100)
     watch = CatalogWatch(live, 0, lambda catalog: seen.append(None if catalog is None else len(catalog)))
 
     def look(times: int = 3) -> list[int | None]:

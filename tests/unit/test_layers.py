@@ -50,29 +50,42 @@ ARROWS = {
     "model.demo": COMMAND | TRAINED | {"model.datasets", "model.prepare", "model.train"},
     "model.reproduce": COMMAND | TRAINED | {"model.reproduction"},
     "service": {"service", *SERVED, *COMMAND},  # app, worker and __main__, which know all parts
+    "service.parent": set(),
+    "service.admin": {"service.errors", "service.parent", "service.telemetry"},  # a light process
     "service.settings": set(),
     "service.errors": set(),
-    "service.wire": FEATURES | {"service.errors"},
+    "service.turns": set(),  # a leaf: whose slice of work comes next
+    "service.pieces": {"service.errors", "service.turns"},
+    "service.wire": FEATURES | {"service.errors", "service.pieces", "service.turns"},
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
     "service.call": {"service.errors"},
     "service.scoring": SERVED | {"service.call", "service.errors"},
-    "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
+    "service.rank": FEATURES
+    | {"service.call", "service.errors", "service.turns", "service.wire", "service.store", "service.scoring"},
+    "service.batch": FEATURES
+    | {"service.call", "service.errors", "service.pieces", "service.turns", "service.wire"}
+    | {"service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
-    | {"service.call", "service.errors", "service.wire", "service.rank", "service.settings"}
+    | {"service.call", "service.errors", "service.pieces", "service.turns", "service.wire", "service.batch"}
+    | {"service.rank", "service.settings"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.loading": FEATURES | LINES | {"service.store"},
     "service.backfill": SERVED | COMMAND | {"service.settings", "service.loading"},
     "loadtest": {"loadtest", *COMMAND},
     "loadtest.errors": set(),
     "loadtest.machine": set(),
+    "loadtest.quantiles": set(),
     "loadtest.table": set(),
-    "loadtest.generator": {"loadtest.errors", "loadtest.machine", *LINES},  # knows HTTP alone
-    "loadtest.verdict": {"loadtest.errors", "loadtest.machine", "loadtest.table", "loadtest.generator", "model.pages"},
+    "loadtest.generator": {"loadtest.errors", "loadtest.machine", "loadtest.quantiles", *LINES},  # knows HTTP alone
+    "loadtest.verdict": {"loadtest.errors", "loadtest.machine", "loadtest.quantiles", "loadtest.table"}
+    | {"loadtest.generator", "model.pages"},
     "loadtest.bench": {"loadtest.errors", "loadtest.machine", "loadtest.peers", "model", "service"},
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
+    "loadtest.surge": {"loadtest.errors", "loadtest.quantiles", "loadtest.generator", "loadtest.verdict"},
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
     "loadtest.accuracy": {"loadtest", "model"},
+    "loadtest.batches": {"loadtest", "model", "service.settings"},
     "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
     "loadtest.networks": {"loadtest", "model"},
     "loadtest.overhead": {"loadtest", "model"},
@@ -159,6 +172,12 @@ def without(barred: Sequence[str], *program: str, code: str = RUN) -> "subproces
 
 def test_the_service_starts_where_neither_torch_nor_a_table_reader_can_be_imported() -> None:
     done = without((*TORCH, "polars", "tomli_w"), code="import service.app, service.__main__")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_admin_process_needs_nothing_that_ranks() -> None:
+    heavy = ("onnxruntime", "fastapi", "pydantic", "redis", "service.rank", "model.bundle", "model.features")
+    done = without(heavy, code="import service.admin")
     assert done.returncode == 0, done.stderr
 
 

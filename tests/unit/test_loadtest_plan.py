@@ -148,6 +148,8 @@ def test_a_log_without_usable_times_is_refused(tmp_path, text, named):
         ("zipf = -1", "zipf = -1"),
         ("cold = 2", "cold = 2; allowed: a share"),
         ("processes = 65", "processes = 65"),
+        ("smoke = 1", "smoke = 1; allowed: true or false"),
+        ("refused = 5", "refused = 5; allowed: a share"),
         ("candidates = {}", "candidates = {}"),
         ("candidates = { 0 = 1 }", "candidates"),
         ("candidates = { 100 = 0 }", "candidates"),

@@ -43,4 +43,4 @@ def test_a_network_is_served_as_it_was_evaluated(log: Prepared, tmp_path: Path, 
     bundle.verify()
     assert bundle.manifest["network"] == name
     assert bundle.manifest["objective"] == ("pairs" if name == "bpr" else "click")
-    replay(bundle, log, valkey_url, np.arange(0, len(log.label), 10))  # early ones have short histories
+    assert replay(bundle, log, valkey_url, np.arange(0, len(log.label), 10)) == 1  # early ones have short histories

@@ -1,6 +1,5 @@
 """`GET /metrics` over several worker processes, which are killed and started again; and what may stand in a label."""
 
-import fcntl
 import itertools
 import json
 import math
@@ -16,9 +15,24 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.settings import MOST_BUDGETS
+from service.store.history import REASONS as HISTORY_REASONS
 from service.telemetry.counts import Metrics
-from service.telemetry.families import FAMILIES, OUTCOMES, QUANTILES, REQUEST_BOUNDS_S, STAGES, Family, outcome_of
+from service.telemetry.families import (
+    FAMILIES,
+    HALF_OPEN,
+    OUTCOMES,
+    QUANTILES,
+    REQUEST_BOUNDS_S,
+    STAGES,
+    WITH_STAGES,
+    Family,
+    outcome_of,
+)
 from service.telemetry.folder import FOLDER_BYTES_PER_WORKER, FOLDER_PREFIX, prepare_folder
+from service.telemetry.form import Form
+from service.telemetry.health import DEAD_S, STUCK_S, Health
+from service.telemetry.reader import Reader
 from service.telemetry.slots import MODEL_BYTES, MODELS
 
 ROUTES = {"/rank": STAGES, "/metrics": ()}
@@ -238,17 +252,92 @@ def test_a_window_without_requests_is_nan_while_its_counters_stay(tmp_path, stac
 def test_histograms_are_exact_at_their_bounds(metrics):
     recorded = [0.001, 0.01, 0.010001, 0.02, 7.0, 99.0]
     for seconds in recorded:
-        metrics.observe("/rank", "refused", {"parse": 0.01}, seconds)
+        metrics.observe("/rank", "late", {"parse": 0.01}, seconds)
 
     seen = samples(metrics.render()[0].decode())
 
     for bound in REQUEST_BOUNDS_S:
-        labels = {"le": str(float(bound)), "outcome": "refused", "route": "/rank"}
+        labels = {"le": str(float(bound)), "outcome": "late", "route": "/rank"}
         (count,) = by_version(seen, "ranker_request_duration_seconds_bucket", **labels).values()
         assert count == sum(seconds <= bound for seconds in recorded)
     assert by_version(seen, "ranker_request_duration_seconds_bucket", le="+Inf") == {"": len(recorded)}
     for bound, count in (("0.01", len(recorded)), ("0.005", 0)):
         assert by_version(seen, "ranker_stage_duration_seconds_bucket", le=bound, stage="parse") == {"": count}
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_the_whole_of_every_request_is_timed_by_outcome_and_stages_where_they_tell_something(metrics, outcome):
+    """So quick refusals flatter no quantile of what was let in."""
+    metrics.observe("/rank", outcome, {"parse": 0.001}, 0.02)
+    metrics.observe("/rank", "ok" if outcome != "ok" else "shed", {"parse": 0.1}, 0.2)
+
+    seen = scrape_of(metrics)
+    median = {"route": "/rank", "outcome": outcome, "quantile": "0.5"}
+    key = ("ranker_response_time_seconds", *sorted({**median, "stage": "total"}.items()))
+    assert seen[key] == pytest.approx(0.02, rel=0.02)
+    parse = ("ranker_response_time_seconds", *sorted({**median, "stage": "parse"}.items()))
+    assert seen.get(parse) == (pytest.approx(0.001, rel=0.02) if outcome in WITH_STAGES else None)
+
+
+def test_what_is_of_the_moment_is_told_by_worker_and_begins_anew_with_each(tmp_path, stack):
+    metrics = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
+    names = {
+        "ranker_in_flight_candidates": 700,
+        "ranker_admission_cost_seconds": 1.5e-5,
+        "ranker_queue_predicted_wait_seconds": 0.0105,
+        "ranker_store_breaker_state": HALF_OPEN,
+    }
+    metrics.admission(700, 1.5e-5, 0.0105)
+    metrics.breaker(HALF_OPEN)
+    assert {name: value(metrics, name, worker="0") for name in names} == names
+
+    metrics.close()
+    successor = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
+    stack.callback(successor.close)
+    assert {name: value(successor, name, worker="0") for name in names} == dict.fromkeys(names, 0)
+
+
+def test_a_reader_is_no_worker_and_tells_the_same(metrics, tmp_path, stack):
+    form = Form(ROUTES, REASONS)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    before = samples(Reader(empty, form).render()[0].decode())
+    assert ("ranker_worker_up", ("worker", "0")) not in before  # nobody has started yet
+
+    metrics.observe("/rank", "ok", {"score": 0.005}, 0.01, metrics.model("demo", "1", network="bst", sha="abc"))
+    files = {path: path.read_bytes() for path in tmp_path.glob("worker-*")}
+    reader = Reader(tmp_path, form, clock=lambda: NOW_S)
+    np.testing.assert_equal(samples(reader.render()[0].decode()), scrape_of(metrics))
+    assert {path: path.read_bytes() for path in tmp_path.glob("worker-*")} == files and len(files) == 1
+
+
+def test_workers_are_well_while_their_loops_beat(tmp_path, stack):
+    now_s = [NOW_S]
+    reader = Reader(tmp_path, Form(ROUTES, REASONS), clock=lambda: now_s[0])
+    assert reader.health(2) == Health(2, 0, 0, stuck=False) and reader.health(2).live  # they are about to start
+
+    two = [Metrics(tmp_path, ROUTES, REASONS, clock=lambda: now_s[0]) for _ in range(2)]
+    stack.callback(two[1].close)
+    assert reader.health(2) == Health(2, 2, 0, stuck=False)  # they load their bundle
+    two[0].model("demo", "1", network="bst", sha="abc")
+    two[0].beat(0.0, 0, 0.0)
+    assert reader.health(2) == Health(2, 2, 1, False, "demo", "1") and reader.health(2).ready
+    assert value(two[0], "ranker_worker_heartbeat_age_seconds", worker="0") == 0
+    assert not reader.health(3).ready
+
+    now_s[0] += STUCK_S
+    assert reader.health(2).ready  # busy
+    assert value(two[0], "ranker_worker_heartbeat_age_seconds", worker="0") == STUCK_S
+    now_s[0] += 0.1
+    assert not reader.health(2).ready and reader.health(2).live
+    now_s[0] += DEAD_S
+    assert reader.health(2).live  # the other is still starting
+    two[1].beat(0.0, 0, 0.0)
+    assert reader.health(2).ready
+    now_s[0] += DEAD_S + 0.1
+    assert not reader.health(2).live
+    two[0].close()
+    assert not reader.health(2).live and reader.health(2).up == 1
 
 
 def test_a_budget_is_a_bound_of_the_requests_histogram(tmp_path, stack):
@@ -452,9 +541,7 @@ def test_a_reader_sees_all_of_a_fold_or_nothing(metrics, tmp_path, stack):
     before, reads = 0, 0
 
     while reads < 3000:
-        with metrics._slots.locked(fcntl.LOCK_SH):
-            workers = [record for record in metrics._file.everyone() if record["worker"]["started_s"]]
-            rows = [(dict(row.labels)["version"], int(row.cells.sum())) for row in metrics._slots.totals(workers)]
+        rows = [(dict(row.labels)["version"], int(row.cells.sum())) for row in metrics.reader.rows()[0]]
         after = sum(count for _, count in rows)
         assert after >= before
         before = after
@@ -520,7 +607,8 @@ def test_a_model_that_two_workers_answer_with_is_named_once(metrics, tmp_path, s
 
 def test_a_workers_file_takes_no_more_room_than_is_kept_for_it(tmp_path, stack):
     routes = {"/rank": STAGES, "/rank/batch": STAGES, **{f"/{n}": () for n in range(7)}}
-    stack.callback(Metrics(tmp_path, routes, REASONS, budgets_s=[0.0123, 0.0234]).close)
+    budgets_s = [0.0123 + n / 1000 for n in range(MOST_BUDGETS)]
+    stack.callback(Metrics(tmp_path, routes, HISTORY_REASONS, budgets_s=budgets_s).close)
 
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= FOLDER_BYTES_PER_WORKER
 
@@ -592,7 +680,17 @@ def test_an_unknown_family_label_or_slot_is_a_mistake_in_the_program_and_is_name
 
 @pytest.mark.parametrize(
     ("status", "degraded", "outcome"),
-    [(200, False, "ok"), (200, True, "degraded"), (307, False, "ok"), (422, False, "refused"), (503, True, "failed")],
+    [
+        *[
+            (200, False, "ok"),
+            (200, True, "degraded"),
+            (307, False, "ok"),
+            (503, True, "failed"),
+            (500, False, "failed"),
+        ],
+        *[(status, degraded, "refused") for status in (400, 404, 405, 408, 413, 422) for degraded in (False, True)],
+        *[(429, False, "shed"), (504, False, "late"), (499, False, "gone"), (499, True, "gone")],
+    ],
 )
 def test_the_outcome_follows_from_the_status(status, degraded, outcome):
     assert outcome_of(status, degraded) == outcome

@@ -17,7 +17,9 @@ from model.features.batch import candidates, pieces, stacked
 from model.features.encode import Inputs
 from model.graph.quantize import kendall_tau, quantize
 from model.prepared.loader import Prepared
-from service.scoring.scorer import JOINED, SHORT, WORTH_CUTTING, Scorer
+from service.call import Call
+from service.scoring.lanes import JOINED, SHORT
+from service.scoring.scorer import WORTH_CUTTING, Scorer
 from service.scoring.served import Served
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -44,8 +46,8 @@ def scored(bundle: Bundle, requests: list[Inputs], threads: int, together: bool 
         served = Served.open(bundle, Scorer(threads), "fp32")
         try:
             if together:
-                return await served.score_many(requests, {})
-            return await asyncio.gather(*(served.score(inputs, {}) for inputs in requests))
+                return await served.score_many(requests, Call("", 0.0))
+            return await asyncio.gather(*(served.score(inputs, Call("", 0.0)) for inputs in requests))
         finally:
             served.scorer.close()
 
@@ -96,7 +98,7 @@ def test_a_request_with_a_row_outside_its_table_fails_alone(small_bundle: Bundle
     async def go() -> list[Any]:
         served = Served.open(small_bundle, Scorer(1), "fp32")
         try:
-            answers = [served.score(inputs, {}) for inputs in (sound, broken, sound)]
+            answers = [served.score(inputs, Call("", 0.0)) for inputs in (sound, broken, sound)]
             return await asyncio.gather(*answers, return_exceptions=True)
         finally:
             served.scorer.close()

@@ -14,10 +14,12 @@ from model.features.encode import Encoder, Statistics
 from model.features.ids import FIRST, keys
 from model.features.schema import parse
 from model.features.table import Vocabulary
+from model.features.wanted import Wanted
 from service.call import Call
 from service.errors import InvalidRequest
 from service.rank import Ranked, rank, rank_many
-from service.store.history import Stored
+from service.store.history import Asked, Stored
+from service.turns import Turns
 from service.wire import RankRequest
 
 NOW = 1_700_000_000_000
@@ -29,7 +31,7 @@ class Kept:
     def __init__(self, users: dict[str, Stored]):
         self.users = users
 
-    async def read(self, users: Sequence[tuple[str, int | None]]) -> list[Stored]:
+    async def read(self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None) -> list[Stored]:
         return [self.users.get(user_id, Stored({}, [], 0)) for user_id, _ in users]
 
 
@@ -39,15 +41,16 @@ def served(user_id: str) -> Any:
     schema = parse({"user_id": user_id, "feature": [item]})
     vocabulary = Vocabulary.build(keys(["i1"], "str"), np.array([FIRST]))
 
-    async def score(inputs: Any, stages: Any) -> Any:
+    async def score(inputs: Any, call: Any) -> Any:
         return np.zeros(inputs["item"].shape[1])
 
-    async def score_many(inputs: Any, stages: Any) -> Any:
-        return [await score(one, stages) for one in inputs]
+    async def score_many(inputs: Any, call: Any) -> Any:
+        return [await score(one, call) for one in inputs]
 
     return SimpleNamespace(
         encoder=Encoder(schema, {"item_id": vocabulary}, Statistics({"item_id": 3})),
         catalog=Catalog.build(schema, keys(["i1"], "str"), {}),
+        wanted=Wanted.of(schema),
         score=score,
         score_many=score_many,
     )
@@ -59,7 +62,7 @@ def lengths(of: str, store: dict[str, Stored], *user_ids: int | str) -> list[int
 
     async def go() -> tuple[list[Ranked], list[Any]]:
         alone = [await rank(Call("1", 0.0), request, NOW, Kept(store), served(of)) for request in requests]
-        return alone, await rank_many(Call("2", 0.0), requests, NOW, Kept(store), served(of))
+        return alone, await rank_many(Call("2", 0.0), requests, NOW, Kept(store), served(of), Turns())
 
     alone, together = asyncio.run(go())
     assert [one.history_length for one in together] == [one.history_length for one in alone]

@@ -283,13 +283,13 @@ def test_holes_in_profile_request_and_candidate_are_counted(data: Prepared) -> N
 
 
 def test_a_ranked_request_says_how_many_holes_it_had(data: Prepared) -> None:
-    async def read(users: Any) -> list[Stored]:
+    async def read(users: Any, wanted: Any, timeout_s: Any) -> list[Stored]:
         return [Stored({"user_codes": "[null, 1]"}, [], 0)]
 
-    async def score(inputs: Any, stages: Any) -> Any:
+    async def score(inputs: Any, call: Any) -> Any:
         return np.zeros(inputs["item"].shape[1])
 
-    served: Any = SimpleNamespace(encoder=data.encoder, catalog=data.catalog, score=score)
+    served: Any = SimpleNamespace(encoder=data.encoder, catalog=data.catalog, score=score, wanted=None)
     history: Any = SimpleNamespace(read=read)
     body = (
         b'{"user_id": "u0", "candidates": [{"item_id": "i1", "item_tags": ["a", null]}], "user": {"user_tags": [null]}}'

@@ -14,6 +14,7 @@ from service.telemetry.window import (
     Series,
     TimesWriter,
     WorkerFile,
+    WorkerFiles,
     log_edges,
     merge,
     quantiles,
@@ -31,17 +32,18 @@ class Worker:
 
     def __init__(self, folder: Path) -> None:
         self.file = WorkerFile(folder, LAYOUT)
+        self.files = WorkerFiles(folder, LAYOUT)
         self._writer = TimesWriter(self.file.record["window"], EDGES, self.file.record["cells"])
 
     def add(self, seconds: float, now_s: float, series: int = 0, row: int = 0) -> None:
         self._writer.add({"": SERIES[series]}, {"": seconds}, now_s, row)
 
     def recent(self, now_s: float) -> np.ndarray:
-        return merge([record["window"] for record in self.file.everyone()], now_s)
+        return merge([record["window"] for record in self.files.everyone()], now_s, LAYOUT["window"])
 
     def cells(self) -> list[list[int]]:
         """Counts since the start, by row."""
-        return sum(record["cells"] for record in self.file.everyone()).tolist()
+        return sum(record["cells"] for record in self.files.everyone()).tolist()
 
 
 @pytest.fixture

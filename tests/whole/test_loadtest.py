@@ -23,15 +23,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest.__main__ import BUDGETS, main
+from loadtest.__main__ import BUDGETS, EXIT_CODES, main
 from loadtest.errors import NoRun
 from loadtest.generator import budgets, plan
-from loadtest.generator.answers import Log, fault
+from loadtest.generator.answers import Kind, Log, check
 from loadtest.generator.arrivals import arrivals
 from loadtest.generator.budgets import Budget
 from loadtest.generator.client import Answer, parse_url
 from loadtest.generator.plan import Body, read_bodies
-from loadtest.verdict.report import exit_code, judge, late_share, quantiles_ms, summary
+from loadtest.quantiles import carried
+from loadtest.verdict.report import Outcome, judge, late_share, quantiles_ms
+from loadtest.verdict.words import headline, summary
 from tests.loads import DEFAULTS, Reply, arguments, budgets_file, ranked, run, serving, taking
 from tests.processes import started
 
@@ -131,6 +133,35 @@ def test_every_kind_of_wrong_answer_is_an_error(tmp_path):
     assert ran.line["errors"] == sum(counts.values())
     assert ran.line["requests"] == len(server.contents) > ran.line["errors"]
     assert server.paths == {"/rank"}
+
+
+def test_refused_late_and_degraded_answers_are_outcomes_of_their_own(tmp_path):
+    def rank(number: int, asked: dict[str, Any]) -> Reply:
+        degraded = json.loads(ranked(asked)) | {"degraded": ["history:open"]}
+        taking(0.03)(number, asked)
+        return {
+            0: Reply(b"", 429, (("Retry-After", "1"),)),
+            1: Reply(b"", 504),
+            2: Reply(json.dumps(degraded).encode()),
+            3: Reply(b"", 429),
+        }.get(number % 8, Reply(ranked(asked)))
+
+    with serving(rank) as server:
+        lenient = run(server.url, budgets_file(tmp_path, steady={"errors": 0.3, "refused": 0.2}))
+        strict = run(server.url, budgets_file(tmp_path, steady={"errors": 0.3}))
+
+    assert (lenient.code, strict.code) == (0, 1), (lenient, strict)
+    line = lenient.line
+    sent = line["requests"]
+    by_turn = [len(range(turn, sent, 8)) for turn in range(4)]
+    assert [line[key] for key in ("refused", "late", "degraded", "errors")] == by_turn
+    (scenario,) = line["scenarios"]
+    assert scenario["faults"] == {"status 429 without a Retry-After of seconds or a date": by_turn[3]}
+    assert scenario["degradations"] == {"history:open": by_turn[2]}
+    assert sum(scenario["outcomes"].values()) == sent
+    assert line["goodput"] == scenario["throughput"] > 0
+    assert any(row == f"  {by_turn[0]} x refused: status 429" for row in lenient.out)
+    assert "refused)" in strict.line["reasons"][0] and strict.line["headline"] == "Budget missed"
 
 
 def test_answers_that_never_come_are_errors_after_a_bounded_wait(tmp_path):
@@ -472,6 +503,10 @@ def test_the_shipped_budgets_can_be_read():
 
     assert [budget.scenario for budget in budgets.load(path)] == ["steady", "wide", "mixed"]
     assert [budget.scenario for budget in budgets.load(path, ["wide"])] == ["wide"]
+    for budget in budgets.load(path):
+        for seed in range(5):
+            due_s = arrivals(budget, plan.generator(seed, budget.scenario))
+            assert carried(int((due_s >= budget.warmup_s).sum()), 0.99), "a default that cannot be judged"
 
 
 def test_the_plan_is_the_same_for_a_seed_and_another_for_another_seed_or_scenario():
@@ -529,6 +564,10 @@ def closed_log(
     return log
 
 
+def code(*outcomes: Outcome) -> int:
+    return EXIT_CODES[headline(outcomes).verdict]
+
+
 @pytest.mark.parametrize(
     ("p99_ms", "lag_ms", "late"),
     [
@@ -552,8 +591,8 @@ def test_a_run_with_one_late_send_in_a_hundred_is_good_and_with_two_is_not():
         sent_s = due_s + np.where(np.arange(100) < late, 0.002, 0)
         return judge(budget, closed_log(due_s.tolist(), sent_s.tolist(), (due_s + 0.01).tolist()))
 
-    assert (report(1).good, report(1).passed, exit_code([report(1)])) == (True, True, 0)
-    assert (report(2).good, report(2).passed, exit_code([report(2)])) == (False, False, 2)
+    assert (report(1).good, report(1).passed, code(report(1))) == (True, True, 0)
+    assert (report(2).good, report(2).passed, code(report(2))) == (False, False, 2)
 
 
 def test_times_count_from_when_a_request_was_due_and_service_times_from_when_it_left():
@@ -611,15 +650,18 @@ def test_quantiles_are_the_exact_ones_of_the_recorded_times(count):
 
 
 def test_a_run_that_is_no_good_is_worse_than_a_missed_budget():
-    at = [i / 10 for i in range(10)]
+    at = [i / 10 for i in range(20)]
     late = judge(Budget("late", **DEFAULTS), closed_log(at, [t + 9 for t in at], [t + 9.1 for t in at]))
     missed = judge(Budget("missed", **(DEFAULTS | {"p50_ms": 1})), closed_log(at, at, [t + 9.5 for t in at]))
     fine = judge(Budget("fine", **DEFAULTS), closed_log(at, at, [t + 0.1 for t in at]))
 
-    assert [exit_code([fine]), exit_code([fine, missed]), exit_code([fine, late, missed])] == [0, 1, 2]
-    assert summary([fine, late, missed])["scenario"] == "late"
-    assert summary([fine, missed])["scenario"] == "missed"
-    assert [summary([fine])["passed"], summary([fine, missed])["passed"]] == [True, False]
+    assert [code(fine), code(fine, missed), code(fine, late, missed)] == [0, 1, 2]
+
+    def line(*outcomes: Outcome) -> dict[str, Any]:
+        return summary(outcomes, headline(outcomes))
+
+    assert [line(fine, late, missed)["scenario"], line(fine, missed)["scenario"]] == ["late", "missed"]
+    assert [line(fine)["passed"], line(fine, missed)["passed"]] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -645,7 +687,39 @@ def test_a_run_that_is_no_good_is_worse_than_a_missed_budget():
 def test_an_answer_is_right_when_all_items_are_ranked_by_finite_scores(status, content, wrong):
     asked = Body(b'{"user_id": "u", "candidates": [{"item_id": "b", "price": 3}, 1]}', 2)
 
-    assert fault(status, content, asked) == wrong
+    kind, why, _ = check(Answer(0.0, status, content), asked)
+    assert (why or None) == wrong
+    assert kind == (Kind.RIGHT if wrong is None else Kind.FAILED if status != 200 else Kind.WRONG)
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "retry_after", "kind", "why"),
+    [
+        (200, b'{"items": [{"item_id": "a", "score": 1}], "degraded": []}', b"", Kind.RIGHT, ""),
+        (
+            200,
+            b'{"items": [{"item_id": "a", "score": 1}], "degraded": ["history:open"]}',
+            b"",
+            Kind.DEGRADED,
+            "history:open",
+        ),
+        (200, b'{"items": [], "degraded": ["history:open"]}', b"", Kind.WRONG, "wrong number of items"),
+        (429, b"", b"1", Kind.REFUSED, "status 429"),
+        (429, b"", b"Wed, 21 Oct 2026 07:28:00 GMT", Kind.REFUSED, "status 429"),
+        (429, b"", b"", Kind.WRONG, "status 429 without a Retry-After of seconds or a date"),
+        (429, b"", b"soon", Kind.WRONG, "status 429 without a Retry-After of seconds or a date"),
+        (504, b"", b"", Kind.LATE, "status 504"),
+        (503, b"", b"1", Kind.FAILED, "status 503"),
+    ],
+)
+def test_degraded_refused_and_late_answers_are_told_apart_from_errors(status, content, retry_after, kind, why):
+    answer = Answer(0.0, status, content, retry_after=retry_after)
+
+    assert check(answer, ONE)[:2] == (kind, why)
+
+
+def test_an_answer_that_never_came_has_failed():
+    assert check(Answer(0.0, 0, b"", "the connection ended before the answer"), ONE).kind is Kind.FAILED
 
 
 def test_answers_beyond_what_is_kept_are_checked_all_the_same():

@@ -34,6 +34,7 @@ from loadtest.generator.plan import Body
 from loadtest.verdict import compare, page, series
 from loadtest.verdict.report import Outcome, judge
 from loadtest.verdict.search import CURVE, Limits, parse_limits, search
+from loadtest.verdict.words import headline, summary
 from tests.loads import DEFAULTS, Reply, arguments, budgets_file, ranked, run, serving, taking
 from tests.processes import finished, offspring, started
 
@@ -195,7 +196,8 @@ def windows(capacity: float, generator: float = math.inf, moods: Iterator[bool] 
         seen.append(rate)
         good = rate <= generator
         held = good and rate <= capacity and not (moods and next(moods, False))
-        return replace(fine, planned_rate=rate, good=good, passed=held, p99_ms=10 if held else 99)
+        missed = [] if held else ["p99 99.00 ms, at most 20"]
+        return replace(fine, planned_rate=rate, good=good, passed=held, p99_ms=10 if held else 99, missed=missed)
 
     return measure, seen
 
@@ -253,6 +255,7 @@ def test_a_search_that_finds_nothing_ends_with_the_last_window_that_failed():
     [
         ("p99=20ms,errors=0.1%", Limits(20, 20, 0.001)),
         ("p99=0.5s", Limits(500, 500, 0)),
+        ("p99=20ms,refused=5%", Limits(20, 20, 0, 0.05)),
         (" p50 = 5 ms, p99 = 20 ms, errors = 0.01", Limits(5, 20, 0.01)),
     ],
 )
@@ -300,11 +303,13 @@ def test_a_search_against_a_server_ends_in_its_rate_and_a_page_with_the_curve(tm
     assert 70 <= found["rate"] <= 150  # 80, a tenth more of errors, and the bucket's first fill
     assert ran.line["rate"] == pytest.approx(found["confirmed_rate"], rel=0.15)
     assert len(found["curve"]) == len(CURVE) and found["curve"][-1]["passed"] is False
-    assert any("requests/s hold the budget" in line for line in ran.out)
+    kept = f"confirmed to keep p99 4000 ms, errors 10 %: {found['confirmed_rate']:.1f}/s, "
+    assert any(kept in line for line in ran.out)
+    assert ran.line["headline"] == f"Confirmed within budget: steady at {found['confirmed_rate']:.1f} requests/s"
     html = (out / "report.html").read_text()
-    assert "is the highest rate found" in html and "goodput" in html
-    changed = compare.changes(compare.read(out / "report.json"), ran.line)
-    assert changed["steady"][-1] == ("highest rate", found["rate"], found["rate"])
+    assert kept.capitalize() in html and "goodput" in html
+    changed = compare.changes(compare.read(out / "report.json"), ran.line)["steady"][-1]
+    assert (changed.name, changed.before, changed.better) == ("highest rate", changed.now, None)
 
 
 # The report
@@ -342,9 +347,10 @@ def test_a_report_is_one_page_that_loads_nothing_with_json_and_hgrm_beside_it(fa
     assert {path.name for path in out.iterdir()} == names
     assert not re.search(r"<(script|link|img|iframe)|@import|url\((?!#)|\b(src|href)=[\"'](?!#)", html)
     assert "&lt;b&gt;&amp;" in html and "<b>&" not in html
-    for title in ("by percentile", "Over time", "By stage", "What went wrong", "Machine and versions"):
+    for title in ("by percentile", "Over time", "By stage", "How the requests ended", "Machine and versions"):
         assert title in html
-    assert "1 of 2 within budget" in html and ">pass<" in html and ">fail<" in html
+    assert "Budget missed: 1 of 2 scenarios; within budget: 1 of 2 scenarios" in html
+    assert ">pass<" in html and ">fail<" in html and ">too few<" in html
     assert {"processor", "cores", "system", "load"} <= report["environment"]["machine"].keys()
     assert "Python" in report["environment"]["versions"]
     first = report["scenarios"][0]
@@ -355,7 +361,7 @@ def test_a_report_is_one_page_that_loads_nothing_with_json_and_hgrm_beside_it(fa
     slices = course["slices"]
     seconds = 0.8 / len(slices)
     assert sum(one["due"] for one in slices) * seconds == pytest.approx(first["requests"], rel=0.01)
-    assert sum(one["wrong"] for one in slices) * seconds == pytest.approx(1, rel=0.01)
+    assert sum(one["errors"] for one in slices) * seconds == pytest.approx(1, rel=0.01)
 
 
 def test_a_run_is_shown_beside_an_earlier_one(fast_and_slow):
@@ -364,7 +370,7 @@ def test_a_run_is_shown_beside_an_earlier_one(fast_and_slow):
     old, new = (json.loads((out / "report.json").read_text())["scenarios"][0] for out in (fast, slow))
     row = next(line for line in said if line.startswith("<b>&") and "service_p50_ms" in line)
     percent = (new["service_p50_ms"] / old["service_p50_ms"] - 1) * 100
-    assert row.endswith(f"{percent:+.1f} %") and percent > 50
+    assert row.split()[-3:] == [f"{percent:+.1f}", "%", "worse"] and percent > 50
     html = (slow / "report.html").read_text()
     assert "Beside the earlier run" in html and f'<span class="bad">{percent:+.1f} %</span>' in html
 
@@ -376,8 +382,10 @@ def test_scenarios_and_figures_that_the_earlier_run_lacks_are_left_out():
 
     found = compare.changes(old, new)
 
-    assert found == {"a": [("p99_ms", 10.0, 5.0), ("errors %", 0, 10)]}
-    assert [(change.percent, change.better) for change in found["a"]] == [(-50, True), (None, False)]
+    told = [
+        (change.name, change.before.value, change.now.value, change.percent, change.better) for change in found["a"]
+    ]
+    assert told == [("p99_ms", 10.0, 5.0, -50, None), ("errors %", 0, 10, None, None)]
     assert "not in the earlier report" in compare.show(found, old, new)
 
 
@@ -413,7 +421,7 @@ def test_a_report_with_nothing_but_errors_can_be_drawn():
     log.close(2)
     report = judge(budget, log)
 
-    line = {"scenarios": [vars(report)], "courses": {"steady": series.course(budget, log)}}
+    line = summary([report], headline([report])) | {"courses": {"steady": series.course(budget, log)}}
     html = page.html(line | {"seed": 0, "environment": {}}, None)
 
     assert "one never left" in html and "never sent" in html

@@ -79,8 +79,9 @@ def test_a_port_in_use_is_one_clear_line() -> None:
         ({"port": "eighty"}, "RANKER_PORT='eighty'"),
         ({"workers": "0"}, "RANKER_WORKERS='0'.*greater than or equal to 1"),
         ({"bundle": "/nowhere"}, "/nowhere is no bundle"),
-        ({"redis_url": "http://localhost"}, "redis://, rediss:// or unix://"),
+        ({"redis_url": "http://localhost"}, "RANKER_REDIS_URL: .*redis://, rediss:// or unix://"),
         ({"history_keep": "many"}, "RANKER_HISTORY_KEEP"),
+        ({"history_keep": "5"}, "reads the newest 20 .*RANKER_HISTORY_KEEP=5 .*set RANKER_HISTORY_KEEP to 20 or more"),
         ({"budgets_ms": "10,soon"}, "RANKER_BUDGETS_MS='10,soon'.*with commas between"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,11 @@ def test_metrics_of_several_workers_are_within_five_percent_of_the_load_tests_ti
     for share in ("p50", "p90", "p99"):
         assert figures[f"metrics_over_inside_{share}"] == pytest.approx(1, abs=0.05)
         assert 0 < figures[f"network_{share}_ms"] < figures[f"send_{share}_ms"]
+    if len(os.sched_getaffinity(0)) > 1:
+        assert figures["accepted_2x"] > 0
+        assert all(math.isfinite(figures[f"metrics_over_raw_2x_{share}"]) for share in ("p50", "p90", "p99"))
+    else:
+        assert "two are needed" in figures["note"]
     assert (tmp_path / "ruler.png").stat().st_size > 10_000
 
 

@@ -185,6 +185,13 @@ def test_networks_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundl
     assert all(math.isfinite(value) and value > 0 for value in figures["over_wdl_500"].values())
 
 
+def test_batches_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
+    figures = quick("batches", cache, tmp_path)
+    assert figures["p99_ratio"] > 0 and math.isfinite(figures["p99_ratio"])
+    assert figures["tries"] >= 3 and 0 <= figures["histories_kept"] <= figures["tries"]
+    assert 0 <= figures["users_kept_share"] <= 1 and figures["requests"] == 10
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="PSS is Linux's")
 def test_scale_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
     figures = quick("scale", cache, tmp_path)

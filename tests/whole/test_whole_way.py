@@ -48,4 +48,4 @@ def test_kuairand_from_the_raw_log_to_the_served_score(
     prepared, bundle = Prepared(tmp_path / "kuairand"), Bundle.open(Path(trained["bundle"]))
     rows = prepared.of_split("test")
     some = np.sort(np.random.default_rng(0).choice(rows, 400, replace=False))
-    replay(bundle, prepared, valkey_url, some)
+    assert replay(bundle, prepared, valkey_url, some) == 1

@@ -1,0 +1,91 @@
+"""Whether a ranking request is begun at all, asked before its body is read; and until when its answer is of use."""
+
+from collections.abc import Iterable, Mapping
+
+import orjson
+
+from service.api.report import Report, ids_of, server_timing
+from service.call import Call
+from service.errors import Overloaded, error_body
+from service.scoring.admission import Admission
+from service.settings import Settings
+
+_ANSWER = (
+    b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: %d\r\nretry-after: %d\r\n"
+    b"x-request-id: %b\r\nserver-timing: %b\r\n\r\n%b"
+)
+
+
+class Gate:
+    """The admission of one worker, by what HTTP tells of a request before its body.
+
+    `bulk`: the paths of the routes that rank, and whether they rank many requests at once.
+    """
+
+    def __init__(self, admission: Admission, settings: Settings, bulk: Mapping[str, bool], report: Report) -> None:
+        self._admission, self._report = admission, report
+        self._bulk = {path.encode(): many for path, many in bulk.items()}
+        self._single_s = settings.timeout_ms / 1000 or None
+        self._bulk_s = settings.batch_timeout_ms / 1000 or None
+        self._longest = settings.max_candidates
+
+    def state(self) -> tuple[int, float, float]:
+        """For the metrics: candidates under way, seconds that one costs, and seconds that who comes now would wait."""
+        return self._admission.candidates, self._admission.cost_s, self._admission.wait_s()
+
+    def turn_away(self, begun: float, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes | None:
+        """The answer to a request that has no chance; None for all others, which come by `enter`.
+
+        A refusal must cost next to nothing, since there may be many times more of them than of answers: this spares a
+        task, the framework and most of HTTP (an arrival.Turnstile).
+        """
+        path = url.partition(b"?")[0]
+        bulk = self._bulk.get(path) if method == b"POST" else None
+        if bulk is None:
+            return None
+        call = Call("", begun)
+        try:
+            self._admission.check(*self._asked(call, headers, bulk), bulk)
+            return None
+        except Overloaded as error:
+            call.id, _, _ = ids_of(headers)
+            call.error = error.kind
+            body = orjson.dumps(error_body(error.kind, str(error), call.id))
+            total_s = call.spent_s()
+            self._report.tell(call, "POST", path.decode(), error.status, total_s)
+            timing = server_timing({}, total_s)
+            return _ANSWER % (len(body), error.retry_after_s, call.id.encode(), timing, body)
+
+    def enter(self, call: Call, headers: Iterable[tuple[bytes, bytes]], bulk: bool) -> None:
+        """Gives the call its deadline and its ticket. Raises Overloaded."""
+        call.ticket = self._admission.enter(*self._asked(call, headers, bulk), bulk)
+
+    def counted(self, call: Call, requests: int, candidates: int, body_bytes: int, timeout_ms: int | None) -> None:
+        """The body is parsed: so much it holds, and this is the deadline that it names. Raises Overloaded."""
+        if timeout_ms is not None:
+            call.deadline = call.begun + timeout_ms / 1000
+        if call.ticket is not None:
+            self._admission.counted(call.ticket, requests, candidates, body_bytes, call.left_s())
+
+    def leave(self, call: Call, ranked: bool) -> None:
+        """The call is answered; what comes after waits no longer for it."""
+        if call.ticket is not None:
+            took_s = call.spent_s() if ranked else None
+            self._admission.leave(call.ticket, took_s, call.stages.get("history", 0.0))
+
+    def _asked(self, call: Call, headers: Iterable[tuple[bytes, bytes]], bulk: bool) -> tuple[int, float | None]:
+        """How many candidates it has, by its length, and the seconds until its deadline, which the call gets."""
+        allowed_s = self._bulk_s if bulk else self._single_s
+        if allowed_s is not None:
+            call.deadline = call.begun + allowed_s
+        # How many requests and candidates a batch holds is not to be guessed from its length.
+        guessed = 0 if bulk else min(self._longest, self._admission.guessed(announced_bytes(headers)))
+        return guessed, call.left_s()
+
+
+def announced_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """The body's length as its header has it; 0 where it has none."""
+    for name, value in headers:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0

@@ -1,0 +1,8 @@
+"""The store's URL made into redis-py's clients: one server, Sentinel or Cluster, each also by TLS.
+
+In comes what knows the kinds of stores; a caller gets a client with `pipeline` and `aclose`, whatever the kind.
+"""
+
+from service.store.clients.opening import Client, address, advice, check, opened, opened_sync
+
+__all__ = ["Client", "address", "advice", "check", "opened", "opened_sync"]
