@@ -1,0 +1,49 @@
+"""Every fault of the suite, in the order in which they are gone through.
+
+A fault has a name, what it `does` and `promises`, and `run(world, held, size)`, which brings it about under some `size`
+requests and notes in `held` what came of them. Kinds of faults: `Outage` (of the store), `Misuse` (by callers),
+`Beginning` and `Refusal` (at start), `Fuzzed` (by chance). A new fault is a row of its kind; a new kind is a class with
+these.
+"""
+
+from typing import Protocol
+
+from tests.faults.callers import CALLERS
+from tests.faults.fuzzed import FUZZED
+from tests.faults.greedy import GREEDY
+from tests.faults.held import Held
+from tests.faults.outages import OUTAGES
+from tests.faults.starts import STARTS, LeftOut
+from tests.faults.world import World
+
+
+class Fault(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def does(self) -> str: ...
+    @property
+    def promises(self) -> str: ...
+    @property
+    def short(self) -> bool: ...  # whether it is part of `make test`
+    @property
+    def size(self) -> int: ...  # in full
+
+    async def run(self, world: World, held: Held, size: int) -> None:
+        """Raises LeftOut where the fault cannot be made here."""
+        ...
+
+
+FAULTS: list[Fault] = [*OUTAGES, *CALLERS, *GREEDY, *STARTS, *FUZZED]
+
+
+async def seen(fault: Fault, world: World, size: int) -> Held:
+    """What comes of a fault. An error of the suite's own is a promise that does not hold. Raises LeftOut."""
+    held = Held(fault.name)
+    try:
+        await fault.run(world, held, size)
+    except LeftOut:
+        raise
+    except Exception as error:
+        held.promise(False, "the fault can be gone through to its end", f"{type(error).__name__}: {error}")
+    return held
