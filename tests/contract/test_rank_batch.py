@@ -18,7 +18,6 @@ from service.errors import ClientGone, DeadlineExceeded
 from service.rank import Ranked
 from service.scoring.scorer import Scorer
 from service.scoring.served import Served
-from service.store.ladder import Ladder
 from service.store.redis import RedisHistory
 from service.turns import Turns
 from tests.client import NOW, client_of, items_of, run
@@ -268,7 +267,7 @@ def test_what_a_deadline_finds_not_begun_gets_its_own_error(small_bundle: Bundle
         batch = await Batch.of(b"[" + b",".join(bodies) + b"]", 100, turns := Turns())
         await batch.measure(100, 1000)
         history: Any = store  # which does not fail here
-            served = Served.open(small_bundle, scorer)
+        served = Served.open(small_bundle, scorer)
         late, gone = Call("1", time.perf_counter(), deadline=0.0), Call("2", time.perf_counter())
         with pytest.raises(DeadlineExceeded):
             [one async for one in rank_batch(late, batch, 100, NOW, history, served, turns)]
