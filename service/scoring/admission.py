@@ -24,7 +24,8 @@ BURST_SHARE, STEADY_SHARE = 0.5, 0.125  # of what is left until the deadline: wh
 STEADY_REQUESTS = 4  # like the one that asks may be waited for at least
 CALM_S = 0.2  # without a refusal: then the overload is over
 MEMORY = 0.98  # of what is learnt is kept with each request more: it is gone after some hundred
-PRIOR = 5  # requests of 100 candidates, answered as fast as work says: what is believed before anything is learnt
+PRIOR = 20  # requests of 500 candidates, answered as fast as work says: what is believed before anything is learnt
+OUTLIER = 3  # times what was predicted: a request that stalled for longer counts as this much
 BYTES = 12.0  # of a body per candidate, likewise
 LEAST_OVER_S = 1.0
 
@@ -66,7 +67,7 @@ class Admission:
         self._most, self._work = most, work
         self.candidates = 0  # under way, waiting ones included
         self._single_s = self._bulk_s = 0.0  # work under way
-        self._worked_s = self._took_s = PRIOR * work().seconds(1, 100)  # of what was answered lately
+        self._worked_s = self._took_s = PRIOR * work().seconds(1, 500)  # of what was answered lately
         self._bytes, self._counted = BYTES * 100, 100.0
         self._clock = clock
         self._refused_at = -math.inf  # for its wait, the last one
@@ -123,6 +124,7 @@ class Admission:
         if took_s is not None and not ticket.bulk:
             # Of a read's time the store's own part is what the quickest lately took: the rest was spent waiting for us.
             waited_s = took_s - min(store_s, self._store.of(store_s))
+            waited_s = min(waited_s, OUTLIER * self.slowness * ticket.together_s)
             self._worked_s = self._worked_s * MEMORY + ticket.together_s
             self._took_s = self._took_s * MEMORY + waited_s
 

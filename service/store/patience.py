@@ -39,7 +39,11 @@ class LoopLag:
     def leave(self, now: float) -> float:
         """Somebody has ended waiting. Gives the lateness so far, in seconds."""
         self._waiting -= 1
-        return self.so_far(now)
+        late_s = self.so_far(now)
+        if not self._waiting and self._timer is not None:
+            self._timer.cancel()  # a tick for nobody would wake the loop after each request
+            self._timer = None
+        return late_s
 
     def so_far(self, now: float) -> float:
         late = now - self._due

@@ -3,7 +3,7 @@
 import asyncio
 import builtins
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import (
@@ -81,9 +81,9 @@ class RedisHistory:
     async def _round(
         self, users: Sequence[Asked], reading: Reading, timeout_s: float, *, whole: bool = False
     ) -> list[Stored | StoreUnavailable | Unfinished]:
-        pipeline = self._redis.pipeline(transaction=False)
-        counts = [reading.queue(pipeline, asked, whole=whole) for asked in users]
-        replies = await self._execute(pipeline, timeout_s)
+        commands = clients.Commands()
+        counts = [reading.queue(commands, asked, whole=whole) for asked in users]
+        replies = await self._answered(clients.exchanged(self._redis, commands), timeout_s)
         outcomes: list[Stored | StoreUnavailable | Unfinished] = []
         begin = 0
         for asked, count in zip(users, counts, strict=True):
@@ -98,7 +98,9 @@ class RedisHistory:
         """
         pipeline = self._redis.pipeline(transaction=False)
         queue_write(pipeline, user_id, behaviours, profile, keep=self._keep, ttl_s=self._ttl_s)
-        if failure := self._failure(await self._execute(pipeline, self._timeout_s)):
+        # with raise_on_error redis-py would put the command, and so the user's id, into the message
+        writing = pipeline.execute(raise_on_error=False)
+        if failure := self._failure(await self._answered(writing, self._timeout_s)):
             raise failure
 
     async def ping(self, timeout_s: float | None = None) -> None:
@@ -114,11 +116,10 @@ class RedisHistory:
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def _execute(self, pipeline: Any, timeout_s: float) -> list[Any]:
+    async def _answered(self, asking: Awaitable[list[Any]], timeout_s: float) -> list[Any]:
         try:
-            # with raise_on_error redis-py would put the command, and so the user's id, into the message
             async with asyncio.timeout(timeout_s):  # the whole of it; a cut-off command closes its connection
-                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+                replies = await asking
         except (TimeoutError, builtins.TimeoutError) as error:
             raise StoreTimedOut(f"the store at {self._where}: {error}") from error
         except (ConnectionError, ResponseError, InvalidResponse) as error:

@@ -3,6 +3,7 @@
 In comes what knows the kinds of stores; a caller gets a client with `pipeline` and `aclose`, whatever the kind.
 """
 
+from service.store.clients.exchange import Commands, exchanged
 from service.store.clients.opening import Client, address, advice, check, opened, opened_sync
 
-__all__ = ["Client", "address", "advice", "check", "opened", "opened_sync"]
+__all__ = ["Client", "Commands", "address", "advice", "check", "exchanged", "opened", "opened_sync"]

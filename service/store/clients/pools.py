@@ -62,7 +62,7 @@ class Pool(BlockingConnectionPool):
                     return
             except (RedisError, OSError):
                 pass
-        making = asyncio.create_task(super().ensure_connection(connection))
+        making = asyncio.create_task(self._make(connection))
         making.add_done_callback(seen)
         try:
             await asyncio.shield(making)
@@ -73,6 +73,14 @@ class Pool(BlockingConnectionPool):
                 self._finishing.add(finishing)
                 finishing.add_done_callback(self._finishing.discard)
             raise
+
+    async def _make(self, connection: AbstractConnection) -> None:
+        async with asyncio.timeout(self._making_s()):  # redis-py bounds the connect, not an AUTH that nobody answers
+            await super().ensure_connection(connection)
+
+    def _making_s(self) -> float:
+        """Seconds in which a connection is made, or not at all."""
+        return CONNECT_S
 
     async def _finish(self, connection: AbstractConnection) -> None:
         await asyncio.wait([self._left[connection]])
@@ -121,6 +129,9 @@ class MasterPool(SentinelConnectionPool, Pool):
     """Connections to the master; after a failover they are made anew, to the new one."""
 
     _search: "asyncio.Task[tuple[str, int]] | None" = None
+
+    def _making_s(self) -> float:
+        return CONNECT_S * (1 + 2 * len(self.sentinel_manager.sentinels))  # each is connected to, and asked
 
     async def get_master_address(self) -> tuple[str, int]:
         if self._search is None or self._search.done():  # one search for all connections that are being made
