@@ -7,7 +7,7 @@ import orjson
 from service.api.report import Report, ids_of, server_timing
 from service.call import Call
 from service.errors import Overloaded, error_body
-from service.scoring.admission import Admission
+from service.scoring.admission import Admission, Size
 from service.settings import Settings
 
 _ANSWER = (
@@ -27,7 +27,8 @@ class Gate:
         self._bulk = {path.encode(): many for path, many in bulk.items()}
         self._single_s = settings.timeout_ms / 1000 or None
         self._bulk_s = settings.batch_timeout_ms / 1000 or None
-        self._longest = settings.max_candidates
+        batch = Size(settings.max_batch_requests, settings.max_batch_candidates)
+        self._most = (Size(1, settings.max_candidates), batch)  # more is refused once it is parsed
 
     def state(self) -> tuple[int, float, float]:
         """For the metrics: candidates under way, seconds that one costs, and seconds that who comes now would wait."""
@@ -60,12 +61,12 @@ class Gate:
         """Gives the call its deadline and its ticket. Raises Overloaded."""
         call.ticket = self._admission.enter(*self._asked(call, headers, bulk), bulk)
 
-    def counted(self, call: Call, requests: int, candidates: int, body_bytes: int, timeout_ms: int | None) -> None:
+    def counted(self, call: Call, size: Size, body_bytes: int, timeout_ms: int | None) -> None:
         """The body is parsed: so much it holds, and this is the deadline that it names. Raises Overloaded."""
         if timeout_ms is not None:
             call.deadline = call.begun + timeout_ms / 1000
         if call.ticket is not None:
-            self._admission.counted(call.ticket, requests, candidates, body_bytes, call.left_s())
+            self._admission.counted(call.ticket, size, body_bytes, call.left_s())
 
     def leave(self, call: Call, ranked: bool) -> None:
         """The call is answered; what comes after waits no longer for it."""
@@ -73,14 +74,14 @@ class Gate:
             took_s = call.spent_s() if ranked else None
             self._admission.leave(call.ticket, took_s, call.stages.get("history", 0.0))
 
-    def _asked(self, call: Call, headers: Iterable[tuple[bytes, bytes]], bulk: bool) -> tuple[int, float | None]:
-        """How many candidates it has, by its length, and the seconds until its deadline, which the call gets."""
+    def _asked(self, call: Call, headers: Iterable[tuple[bytes, bytes]], bulk: bool) -> tuple[Size, float | None]:
+        """What it holds, by its length, and the seconds until its deadline, which the call gets."""
         allowed_s = self._bulk_s if bulk else self._single_s
         if allowed_s is not None:
             call.deadline = call.begun + allowed_s
-        # How many requests and candidates a batch holds is not to be guessed from its length.
-        guessed = 0 if bulk else min(self._longest, self._admission.guessed(announced_bytes(headers)))
-        return guessed, call.left_s()
+        guessed, most = self._admission.guessed(announced_bytes(headers), bulk), self._most[bulk]
+        fits = Size(min(guessed.requests, most.requests), min(guessed.candidates, most.candidates))
+        return fits, call.left_s()
 
 
 def announced_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:

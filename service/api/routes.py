@@ -23,6 +23,7 @@ from service.call import Call
 from service.errors import OF_STATUS, BodyTooLarge, InvalidRequest, RankerError, SlowUpload, error_body
 from service.pieces import PIECE
 from service.rank import Ranked, rank
+from service.scoring.admission import Size
 from service.telemetry.counts import Metrics
 from service.telemetry.families import STAGES
 from service.wire import ErrorResponse, RankResponse, parse, parse_large
@@ -47,7 +48,7 @@ async def _post_rank(call: Call, request: Request, parts: Parts) -> Response:
     if settings.log_user_ids:
         call.user_id = ranking.user_id
     call.stages["parse"] = call.spent_s()
-    parts.gate.counted(call, 1, len(ranking.candidates), len(body), ranking.timeout_ms)
+    parts.gate.counted(call, Size(1, len(ranking.candidates)), len(body), ranking.timeout_ms)
 
     now = ranking.timestamp if ranking.timestamp is not None else time.time_ns() // 1_000_000
     ranked = await rank(call, ranking, now, parts.history, served)
@@ -65,7 +66,7 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
     parts.metrics.size("ranker_batch_requests", len(batch))
     await batch.measure(settings.max_candidates, settings.max_batch_candidates)
     call.stages["parse"] = call.spent_s()
-    parts.gate.counted(call, len(batch), batch.candidates, len(body), None)
+    parts.gate.counted(call, Size(len(batch), batch.candidates), len(body), None)
 
     now = time.time_ns() // 1_000_000
     written: list[bytes] = []

@@ -2,8 +2,8 @@
 
 What is under way is counted in *work*: the seconds that a request takes alone, a fixed part and one per candidate, as
 the model's warm runs had it. How long work waits in truth (more threads, a busy machine, another mix) is learnt from
-what was answered: seconds in the service ÷ work that was there, its own included. So the prediction mends itself, and
-is at hand before a body is read or parsed, from the body's length.
+what was answered: seconds in the service ÷ work that was there, its own included; of batches, which let single requests
+pass, by itself. So the prediction mends itself, and is at hand before a body is read or parsed, from its length.
 
 How long a wait is allowed: a burst may fill half of the deadline, since the queue that it makes goes away by itself.
 Once somebody had to be refused, more comes than can be answered, and a queue does nobody good: for as long as that goes
@@ -19,15 +19,15 @@ from typing import NamedTuple
 from service.call import Ticket
 from service.errors import Overloaded
 from service.scoring.lanes import BULK_TURN
+from service.scoring.learnt import OUTLIER, Least, Ratio
 
 BURST_SHARE, STEADY_SHARE = 0.5, 0.125  # of what is left until the deadline: what a request may wait, and in overload
 STEADY_REQUESTS = 4  # like the one that asks may be waited for at least
 CALM_S = 0.2  # without a refusal: then the overload is over
-MEMORY = 0.98  # of what is learnt is kept with each request more: it is gone after some hundred
-PRIOR = 20  # requests of 500 candidates, answered as fast as work says: what is believed before anything is learnt
-OUTLIER = 3  # times what was predicted: a request that stalled for longer counts as this much
-BYTES = 12.0  # of a body per candidate, likewise
-LEAST_OVER_S = 1.0
+
+# What is believed before anything is learnt: so many requests of so many candidates, answered as fast as work says.
+PRIOR, PRIOR_CANDIDATES = 20, 500
+BYTES, BATCH_OF = 12.0, 10  # of a body per candidate; requests of a batch with so many candidates
 
 
 class Work(NamedTuple):
@@ -40,21 +40,25 @@ class Work(NamedTuple):
         return requests * self.fixed_s + candidates * self.candidate_s
 
 
-class Least:
-    """The least of the values of the last one to two seconds."""
+class Size(NamedTuple):
+    """What a body holds; one request, unless it is a batch."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._since = clock, clock()
-        self._now = self._before = math.inf
+    requests: int
+    candidates: int
 
-    def of(self, value: float) -> float:
-        """With this one among them."""
-        now = self._clock()
-        if now - self._since > LEAST_OVER_S:
-            stale = now - self._since > 2 * LEAST_OVER_S
-            self._before, self._now, self._since = math.inf if stale else self._now, math.inf, now
-        self._now = min(self._now, value)
-        return min(self._now, self._before)
+
+class Class:
+    """Single requests, or batches: the work of those under way, and what is learnt of those that were answered."""
+
+    def __init__(self, prior_s: float, requests_per_byte: Ratio) -> None:
+        self.work_s = 0.0
+        self.slowness = Ratio(prior_s, prior_s)  # seconds in the service per second of work that was there
+        self.candidates_per_byte = Ratio(PRIOR_CANDIDATES, PRIOR_CANDIDATES * BYTES)
+        self.requests_per_byte = requests_per_byte
+
+    def guessed(self, body_bytes: int) -> Size:
+        requests, candidates = self.requests_per_byte(body_bytes), self.candidates_per_byte(body_bytes)
+        return Size(max(1, round(requests)), max(1, round(candidates)))
 
 
 class Admission:
@@ -64,54 +68,46 @@ class Admission:
     """
 
     def __init__(self, most: int, work: Callable[[], Work], clock: Callable[[], float] = time.perf_counter) -> None:
-        self._most, self._work = most, work
+        self._most, self._work, self._clock = most, work, clock
         self.candidates = 0  # under way, waiting ones included
-        self._single_s = self._bulk_s = 0.0  # work under way
-        self._worked_s = self._took_s = PRIOR * work().seconds(1, 500)  # of what was answered lately
-        self._bytes, self._counted = BYTES * 100, 100.0
-        self._clock = clock
-        self._refused_at = -math.inf  # for its wait, the last one
+        prior_s = PRIOR * work().seconds(1, PRIOR_CANDIDATES)
+        self._single = Class(prior_s, Ratio(0, 1))
+        self._bulk = Class(prior_s, Ratio(PRIOR_CANDIDATES / BATCH_OF, PRIOR_CANDIDATES * BYTES))
+        self._refused_at = -math.inf  # for its wait, the last single request
         self._store = Least(clock)
 
     @property
-    def slowness(self) -> float:
-        """Seconds in the service per second of work that is there."""
-        return self._took_s / self._worked_s
-
-    @property
     def cost_s(self) -> float:
-        """Seconds that a candidate costs, as learnt."""
-        return self.slowness * self._work().candidate_s
+        """Seconds that a candidate of a single request costs, as learnt."""
+        return self._single.slowness(self._work().candidate_s)
 
     def wait_s(self, bulk: bool = False) -> float:
         """Predicted seconds that a request let in now waits for what is under way; `bulk`: that a batch does."""
-        return self.slowness * (self._single_s + (self._bulk_s if bulk else self._between_s()))
+        return self._of(bulk).slowness(self._behind_s(bulk))
 
-    def guessed(self, body_bytes: int) -> int:
-        """Candidates of a request with a body of that length, by what bodies were lately."""
-        return max(1, round(body_bytes * self._counted / self._bytes))
+    def guessed(self, body_bytes: int, bulk: bool = False) -> Size:
+        """What a body of that length holds, by what bodies held lately."""
+        return self._of(bulk).guessed(body_bytes)
 
-    def enter(self, candidates: int, left_s: float | None, bulk: bool = False) -> Ticket:
-        """Lets a request in that has `left_s` seconds until its deadline (None: it has none). Raises Overloaded.
-
-        A batch may wait for as long as it ends in time.
-        """
+    def enter(self, size: Size, left_s: float | None, bulk: bool = False) -> Ticket:
+        """Lets a request in that has `left_s` seconds until its deadline (None: it has none). Raises Overloaded."""
         ticket = Ticket(0, 0.0, 0.0, bulk)
-        self._count(ticket, 1, candidates, left_s)
+        self._count(ticket, size, left_s)
         return ticket
 
-    def check(self, candidates: int, left_s: float | None, bulk: bool = False) -> None:
+    def check(self, size: Size, left_s: float | None, bulk: bool = False) -> None:
         """Raises Overloaded where `enter` would."""
-        self._check(self._work().seconds(1, candidates), candidates, left_s, bulk)
+        self._check(self._work().seconds(*size), size.candidates, left_s, bulk)
 
-    def counted(self, ticket: Ticket, requests: int, candidates: int, body_bytes: int, left_s: float | None) -> None:
+    def counted(self, ticket: Ticket, size: Size, body_bytes: int, left_s: float | None) -> None:
         """What came in by `ticket` is parsed: so much it is, in truth. Raises Overloaded, and keeps what it was."""
-        if not ticket.bulk:
-            self._bytes = self._bytes * MEMORY + body_bytes
-            self._counted = self._counted * MEMORY + candidates
+        of = self._of(ticket.bulk)
+        of.candidates_per_byte.learn(size.candidates, body_bytes)
+        if ticket.bulk:
+            of.requests_per_byte.learn(size.requests, body_bytes)
         self._add(ticket, -1)
         try:
-            self._count(ticket, requests, candidates, left_s)
+            self._count(ticket, size, left_s)
         except Overloaded:
             self._add(ticket, 1)
             raise
@@ -120,19 +116,27 @@ class Admission:
         """It is answered, after `took_s` in the service (None: it was not ranked), `store_s` of it for its history."""
         self._add(ticket, -1)
         if not self.candidates:
-            self._single_s = self._bulk_s = 0.0  # what rounding left
-        if took_s is not None and not ticket.bulk:
+            self._single.work_s = self._bulk.work_s = 0.0  # what rounding left
+        if took_s is None:
+            return
+        if not ticket.bulk:
             # Of a read's time the store's own part is what the quickest lately took: the rest was spent waiting for us.
-            waited_s = took_s - min(store_s, self._store.of(store_s))
-            waited_s = min(waited_s, OUTLIER * self.slowness * ticket.together_s)
-            self._worked_s = self._worked_s * MEMORY + ticket.together_s
-            self._took_s = self._took_s * MEMORY + waited_s
+            took_s -= min(store_s, self._store.of(store_s))
+        self._of(ticket.bulk).slowness.learn(took_s, ticket.together_s, OUTLIER)
 
-    def _count(self, ticket: Ticket, requests: int, candidates: int, left_s: float | None) -> None:
-        work_s = self._work().seconds(requests, candidates)
-        self._check(work_s, candidates, left_s, ticket.bulk)
-        ticket.candidates, ticket.work_s = candidates, work_s
-        ticket.together_s = self._single_s + self._between_s() + work_s
+    def _of(self, bulk: bool) -> Class:
+        return self._bulk if bulk else self._single
+
+    def _behind_s(self, bulk: bool) -> float:
+        """The work that a request would wait for; of batches a single one waits for what comes between."""
+        single_s, bulk_s = self._single.work_s, self._bulk.work_s
+        return single_s + (bulk_s if bulk else min(bulk_s, single_s / BULK_TURN))
+
+    def _count(self, ticket: Ticket, size: Size, left_s: float | None) -> None:
+        work_s = self._work().seconds(*size)
+        self._check(work_s, size.candidates, left_s, ticket.bulk)
+        ticket.candidates, ticket.work_s = size.candidates, work_s
+        ticket.together_s = self._behind_s(ticket.bulk) + work_s
         self._add(ticket, 1)
 
     def _check(self, work_s: float, candidates: int, left_s: float | None, bulk: bool) -> None:
@@ -151,24 +155,18 @@ class Admission:
 
     def _allowed_s(self, bulk: bool, work_s: float, left_s: float) -> float:
         """How long a request of that work may wait, in seconds."""
-        own_s = self.slowness * work_s
+        own_s = self._of(bulk).slowness(work_s)
         if bulk:
-            return left_s - own_s
+            return min(left_s * BURST_SHARE, left_s - own_s)  # its own work is no small part of its time
         if self._clock() - self._refused_at > CALM_S:
             return left_s * BURST_SHARE
         return min(left_s * BURST_SHARE, max(left_s * STEADY_SHARE, STEADY_REQUESTS * own_s))
 
-    def _between_s(self) -> float:
-        """Work of batches that comes between single requests."""
-        return min(self._bulk_s, self._single_s / BULK_TURN)
-
     def _add(self, ticket: Ticket, sign: int) -> None:
         self.candidates += sign * ticket.candidates
-        if ticket.bulk:
-            self._bulk_s = max(0.0, self._bulk_s + sign * ticket.work_s)
-        else:
-            self._single_s = max(0.0, self._single_s + sign * ticket.work_s)
+        of = self._of(ticket.bulk)
+        of.work_s = max(0.0, of.work_s + sign * ticket.work_s)
 
     def _refusal(self, why: str) -> Overloaded:
-        after_s = max(1, math.ceil(self.slowness * (self._single_s + self._bulk_s)))
+        after_s = max(1, math.ceil(max(self.wait_s(), self.wait_s(bulk=True))))
         return Overloaded(f"{why}; try again in {after_s} s", after_s)

@@ -54,7 +54,7 @@ def test_what_finds_no_room_is_refused_unread_and_told_when_to_come_again(small_
         assert error["kind"] == "overloaded" and "8 under way, at most 10" in error["message"]
     assert refused.headers["x-request-id"] == "mine" == refused.json()["error"]["request_id"]
     assert requests(metrics, "/rank", "shed") == 1 and requests(metrics, "/rank", "failed") == 0
-    assert requests(metrics, "/rank/batch", "shed") == 1
+    assert requests(metrics, "/rank/batch", "shed") == 2  # one unread, by its length, and one once it was counted
 
 
 def test_a_deadline_of_its_own_cuts_the_read_off_and_what_is_late_then_is_not_begun(

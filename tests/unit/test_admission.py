@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.call import Call, Ticket
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
-from service.scoring.admission import CALM_S, STEADY_REQUESTS, Admission, Work
+from service.scoring.admission import CALM_S, STEADY_REQUESTS, Admission, Size, Work
 from service.scoring.lanes import BULK_TURN, Lanes, Run
 from service.scoring.scorer import Scorer
 
@@ -32,18 +32,22 @@ def gate(most: int = 1_000_000, clock: Callable[[], float] | None = None) -> Adm
     return Admission(most, lambda: WORK, clock or Clock())
 
 
+def slowness(admission: Admission) -> float:
+    return admission.cost_s / WORK.candidate_s
+
+
 def let_in(admission: Admission, candidates: int = 500, left_s: float | None = LEFT_S, bulk: bool = False) -> int:
     """How many such requests come in before one is refused."""
     for count in range(10_000):
         try:
-            admission.enter(candidates, left_s, bulk)
+            admission.enter(Size(1, candidates), left_s, bulk)
         except Overloaded:
             return count
     raise AssertionError("nobody is ever refused")
 
 
 def test_a_request_alone_is_never_refused() -> None:
-    ticket = gate(most=10).enter(1_000_000, 0.001)
+    ticket = gate(most=10).enter(Size(1, 1_000_000), 0.001)
     assert ticket.candidates == 1_000_000
 
 
@@ -57,7 +61,7 @@ def test_after_a_refusal_the_wait_is_held_to_an_eighth_until_none_is_refused_for
     tickets = []
     with pytest.raises(Overloaded):
         while True:
-            tickets.append(admission.enter(500, LEFT_S))
+            tickets.append(admission.enter(Size(1, 500), LEFT_S))
     for ticket in tickets[4:]:
         admission.leave(ticket, None)
     assert let_in(admission) == 1, "four wait for 24 ms, five would for 30"
@@ -77,78 +81,78 @@ def test_a_few_requests_may_always_wait_for_each_other() -> None:
 
 def test_a_refusal_says_how_long_and_when_to_come_again() -> None:
     admission = gate()
-    admission.enter(500_000, None)
+    admission.enter(Size(1, 500_000), None)
     with pytest.raises(
         Overloaded, match=r"5001 ms to wait, at most 100 would do .* within 200 ms; try again in 6 s"
     ) as refused:
-        admission.enter(1, LEFT_S)
+        admission.enter(Size(1, 1), LEFT_S)
     assert refused.value.retry_after_s == 6 and refused.value.status == 429
 
 
 def test_more_candidates_than_may_be_under_way_are_refused_whatever_the_deadline() -> None:
     admission = gate(most=1000)
-    admission.enter(700, None)
+    admission.enter(Size(1, 700), None)
     with pytest.raises(Overloaded, match="400 candidates, 700 under way, at most 1000"):
-        admission.enter(400, None)
-    admission.enter(300, None)
+        admission.enter(Size(1, 400), None)
+    admission.enter(Size(1, 300), None)
 
 
 def test_the_prediction_follows_what_answers_took() -> None:
     admission = gate()
     for _ in range(300):
-        ticket = admission.enter(500, LEFT_S)
+        ticket = admission.enter(Size(1, 500), LEFT_S)
         admission.leave(ticket, took_s=0.018)  # thrice what the warm runs had
-    assert admission.slowness == pytest.approx(3, rel=0.01)
-    admission.enter(500, LEFT_S)
+    assert slowness(admission) == pytest.approx(3, rel=0.01)
+    admission.enter(Size(1, 500), LEFT_S)
     assert admission.wait_s() == pytest.approx(0.018, rel=0.01)
 
 
 def test_the_stores_time_is_no_wait_for_us_but_a_lagging_loop_is() -> None:
     admission = gate()
     for number in range(300):
-        ticket = admission.enter(500, LEFT_S)
+        ticket = admission.enter(Size(1, 500), LEFT_S)
         lag_s = 0.006 if number % 2 else 0.0  # every other read is looked at late
         admission.leave(ticket, took_s=0.040 + 0.006 + lag_s, store_s=0.040 + lag_s)
-    assert admission.slowness == pytest.approx(1.5, rel=0.02)
+    assert slowness(admission) == pytest.approx(1.5, rel=0.02)
 
 
 def test_what_did_not_get_ranked_teaches_nothing() -> None:
     admission = gate()
-    before = admission.slowness
+    before = slowness(admission)
     for _ in range(50):
-        admission.leave(admission.enter(500, LEFT_S), None)
-    assert admission.slowness == before
+        admission.leave(admission.enter(Size(1, 500), LEFT_S), None)
+    assert slowness(admission) == before
 
 
 def test_candidates_are_guessed_from_the_bodys_length_and_put_right() -> None:
     admission = gate()
     for _ in range(300):
         ticket = admission.enter(admission.guessed(20_000), LEFT_S)
-        admission.counted(ticket, 1, 1000, 20_000, LEFT_S)
+        admission.counted(ticket, Size(1, 1000), 20_000, LEFT_S)
         assert admission.candidates == 1000
         admission.leave(ticket, 0.011)
-    assert admission.guessed(10_000) == pytest.approx(500, rel=0.01) and admission.guessed(0) == 1
+    assert admission.guessed(10_000).candidates == pytest.approx(500, rel=0.02) and admission.guessed(0) == (1, 1)
 
 
 def test_a_deadline_of_its_own_is_looked_at_once_the_body_is_read() -> None:
     admission = gate()
-    admission.enter(500, LEFT_S)
-    ticket = admission.enter(500, LEFT_S)
+    admission.enter(Size(1, 500), LEFT_S)
+    ticket = admission.enter(Size(1, 500), LEFT_S)
     with pytest.raises(Overloaded, match="within 10 ms"):
-        admission.counted(ticket, 1, 500, 6000, 0.010)
+        admission.counted(ticket, Size(1, 500), 6000, 0.010)
     admission.leave(ticket, None)
     assert admission.candidates == 500
 
 
 def test_a_batch_may_wait_as_long_as_it_ends_in_time_and_single_requests_pass_it() -> None:
     admission = gate()
-    batch = admission.enter(0, 10.0, bulk=True)
-    admission.counted(batch, 40, 100_000, 1_000_000, 10.0)  # more than a second of work
+    batch = admission.enter(Size(1, 0), 10.0, bulk=True)
+    admission.counted(batch, Size(40, 100_000), 1_000_000, 10.0)  # more than a second of work
     assert admission.wait_s() == 0 and admission.wait_s(bulk=True) > 1
     assert let_in(admission, 500, LEFT_S) > 10, "of a batch only what comes between them counts"
     with pytest.raises(Overloaded, match="to wait"):
-        admission.enter(0, 1.0, bulk=True)
-    admission.enter(0, 10.0, bulk=True)
+        admission.enter(Size(1, 0), 1.0, bulk=True)
+    admission.enter(Size(1, 0), 10.0, bulk=True)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5000), st.booleans()), max_size=60))
@@ -158,9 +162,9 @@ def test_whatever_comes_and_goes_nothing_is_left_under_way(steps: list[tuple[int
     for what, candidates, bulk in steps:
         try:
             if what <= 1 or not tickets:
-                tickets.append(admission.enter(candidates, LEFT_S, bulk))
+                tickets.append(admission.enter(Size(1, candidates), LEFT_S, bulk))
             elif what == 2:
-                admission.counted(tickets[candidates % len(tickets)], 1, candidates, 12 * candidates, LEFT_S)
+                admission.counted(tickets[candidates % len(tickets)], Size(1, candidates), 12 * candidates, LEFT_S)
             else:
                 admission.leave(tickets.pop(), 0.01)
         except Overloaded:
