@@ -56,6 +56,8 @@ def serve(data: Path | None = None) -> int:
             log.warning("%s", refusal)
         if settings.redis_url is not None:
             _check_store(settings.redis_url)
+        if settings.admin_port and settings.admin_port == settings.port:
+            raise SettingsError(f"RANKER_PORT and RANKER_ADMIN_PORT are both {settings.port}: two ports are needed")
         listener = _listen(settings.host, settings.port, "RANKER_PORT")
         admin = _listen(settings.host, settings.admin_port, "RANKER_ADMIN_PORT") if settings.admin_port else None
         bundle = _checked(settings)

@@ -184,7 +184,8 @@ def load_settings() -> Settings:
         return Settings()  # type: ignore[call-arg]  # mypy cannot see that the environment fills the fields
     except ValidationError as error:
         lines = [
-            f"RANKER_{'_'.join(str(part) for part in problem['loc']).upper()}={problem['input']!r}: {problem['msg']}"
+            f"RANKER_{'_'.join(str(part) for part in problem['loc']).upper()}={problem['input']!r}: "
+            + problem["msg"].removeprefix("Value error, ")
             for problem in error.errors()
         ]
         raise SettingsError("; ".join(lines)) from None

@@ -161,7 +161,7 @@ def _refusal(error: ValidationError) -> RankerError:
     problems = error.errors(include_url=False)
     if problems[0]["type"] == "json_invalid":
         return MalformedBody(problems[0]["msg"])
-    parts = [f"{_place(p['loc'])[:60]}: {p['msg']}{_input(p)}" for p in problems[:SHOWN]]
+    parts = [f"{_place(p['loc'])[:60]}: {_words(p)}{_input(p)}" for p in problems[:SHOWN]]
     if any(p["type"] == "extra_forbidden" for p in problems):
         parts.append(f"allowed fields: {', '.join(RankRequest.model_fields)}")
     return InvalidRequest("; ".join(parts))
@@ -169,6 +169,11 @@ def _refusal(error: ValidationError) -> RankerError:
 
 def _place(loc: tuple[int | str, ...]) -> str:
     return ".".join(str(part)[:60] for part in loc if part not in ("str", "int", "constrained-str")) or "body"
+
+
+def _words(problem: Mapping[str, Any]) -> str:
+    text: str = problem["msg"]
+    return text.removeprefix("Value error, ")  # pydantic's, before a message of ours
 
 
 def _input(problem: Mapping[str, Any]) -> str:

@@ -143,7 +143,12 @@ BAD: list[tuple[Any, int, str, str]] = [
         "unknown 'x'; allowed: item_id",
     ),
     ({"user_id": "u1", "candidates": ["i1"], "timestamp": -5}, 422, "invalid_request", "milliseconds.*given -5"),
-    ({"user_id": "u1", "candidates": ["i1"], "timestamp": 1_511_544_070}, 422, "invalid_request", "looks like seconds"),
+    (
+        {"user_id": "u1", "candidates": ["i1"], "timestamp": 1_511_544_070},
+        422,
+        "invalid_request",
+        ": 1511544070 looks like seconds",
+    ),
     ({"user_id": "u1", "candidates": ["i1"], "timestamp": 10**17}, 422, "invalid_request", "milliseconds"),
     ({"user_id": "u1", "candidates": ["i1"], "timestamp": "soon"}, 422, "invalid_request", "timestamp"),
     ({"user_id": "u1", "candidates": ["i1"], "top_k": 0}, 422, "invalid_request", "top_k"),
