@@ -62,6 +62,7 @@ def load_users(
 
 def load_file(path: Path, url: str, *, keep: int, ttl_s: int, schema: Schema | None = None) -> Loaded:
     """As `load_users`, of a file, which is read twice: to check every line, then to load. Raises OSError too."""
+    clients.check(url)  # before all lines are, which may take minutes
     if path.exists() and not path.is_file():
         raise BackfillError(f"{path} is no file: a file is needed, since it is read twice, to check and to load")
     source, fields = str(path), Fields(schema)

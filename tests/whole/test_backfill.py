@@ -438,6 +438,10 @@ def test_the_command_without_a_store_says_so_in_one_line(tmp_path):
     assert ended.returncode == 2 and "RANKER_REDIS_URL" in ended.stderr.splitlines()[-1]
 
     (tmp_path / "users.jsonl").write_text(line("u", {"age": 3}))
+    ended = backfill("--users", str(tmp_path / "users.jsonl"), "--url", "redis://localhost?foo=1")
+    assert ended.returncode == 1 and "?foo" in ended.stderr
+    assert "checked" not in ended.stderr, "a wrong URL is told before the users are read"
+
     with dead_url() as url:
         ended = backfill("--users", str(tmp_path / "users.jsonl"), redis_url=url)
     assert ended.returncode == 1
