@@ -243,7 +243,10 @@ def setting(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r}; NAME=VALUE is allowed, such as timeout_ms=100")
-    return name.lower().removeprefix("ranker_"), value
+    name = name.lower().removeprefix("ranker_")
+    if name == "timeout_ms" and not value.isdecimal():  # read here too, as the deadline of the windows
+        raise argparse.ArgumentTypeError(f"{text!r}; timeout_ms=INTEGER is allowed, such as timeout_ms=100")
+    return name, value
 
 
 if __name__ == "__main__":

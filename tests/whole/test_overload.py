@@ -188,3 +188,4 @@ def test_the_interval_of_a_ratio_narrows_around_rounds_that_agree() -> None:
 def test_what_cannot_be_measured_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no checkout" in refusal(capsys, steady.main, ["--before", str(tmp_path)])
     assert "NAME=VALUE is allowed" in refusal(capsys, overload.main, ["--set", "timeout_ms"])
+    assert "timeout_ms=INTEGER is allowed" in refusal(capsys, overload.main, ["--set", "timeout_ms=soon"])
