@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from loadtest.bench.command import Command, Measured, checkout, positive
 from loadtest.bench.plot import plot
 from loadtest.bench.processes import bare_environment, free_port, on, service, two_cores
+from loadtest.errors import NoRun
 from loadtest.generator.send import new_loop
 from loadtest.machine import allow_connections
 from loadtest.quantiles import carried, told
@@ -38,6 +39,7 @@ from loadtest.surge.windows import Span, Window, recovery_s, slices
 from loadtest.table import table
 from loadtest.verdict.search import Capacity
 from model.command import run as run_command
+from service.settings import Settings
 
 TIMES = (0.5, 1.0, 1.5, 2.0, 4.0)  # the capacity; the service recovers after the last
 MIXED_TIMES = (1.0, 2.0, 4.0)
@@ -169,6 +171,9 @@ def vars_of(port: Probes) -> dict[str, Any]:
 
 def measure(sizes: Sizes, also: Sequence[int], settings: Mapping[str, str], whose: Path | None) -> Measured:
     """Raises NoRun."""
+    if whose is None and (unknown := [name for name in settings if name not in Settings.model_fields]):
+        allowed = ", ".join(sorted(Settings.model_fields))  # of another checkout, its service's log would tell
+        raise NoRun(f"--set {', '.join(unknown)}: no such setting; allowed: {allowed}")
     cpus, own_cpus = two_cores()
     allow_connections()
     if int(settings.get("timeout_ms", 0)):

@@ -89,6 +89,7 @@ ARROWS = {
     "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
     "loadtest.networks": {"loadtest", "model"},
     "loadtest.overhead": {"loadtest", "model"},
+    "loadtest.overload": {"loadtest", "service.settings", *COMMAND},
     "loadtest.preparing": {"loadtest", "model"},
     "loadtest.scoring": {"loadtest", "model"},
     "loadtest.training": {"loadtest", "model"},

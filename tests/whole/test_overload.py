@@ -189,3 +189,5 @@ def test_what_cannot_be_measured_is_one_clear_line(tmp_path: Path, capsys: pytes
     assert "no checkout" in refusal(capsys, steady.main, ["--before", str(tmp_path)])
     assert "NAME=VALUE is allowed" in refusal(capsys, overload.main, ["--set", "timeout_ms"])
     assert "timeout_ms=INTEGER is allowed" in refusal(capsys, overload.main, ["--set", "timeout_ms=soon"])
+    assert overload.main(["--quick", "--set", "timeout=5"]) == 2
+    assert "--set timeout: no such setting; allowed: admin_port, " in capsys.readouterr().err
