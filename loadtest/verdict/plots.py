@@ -15,7 +15,7 @@ DUE, SERVICE, WRONG, RIGHT, OLD = "#d5404f", "#2f80d0", "#b3261e", "#1f9a6d", "#
 REFUSED, LATE, DEGRADED = "#c77f12", "#8457c2", "#5b8fa8"
 FEW = "fewer than ten requests beyond"
 NEAR = 1.5  # a budget of at most so many times the highest measured time stands in the plot
-STAGES = ("queue", "parse", "history", "encode", "score", "sort", "serialise")  # in the order of a request
+STAGES = ("parse", "history", "encode", "queue", "score", "sort", "serialise")  # in the order of a request
 WHOLE = {"total": "total, in the service", "network": "there and back"}  # which make up the time from send to answer
 Entry = Mapping[str, Any]
 
