@@ -193,6 +193,7 @@ BOM = b"\xef\xbb\xbf"
         ("packed_twice", gzip.compress(LINE + b"\n") + gzip.compress(b"\n" + LINE)),
         ("only_by_name.gz", LINE),
     ],
+    ids=["blank", "bom", "windows", "packed", "packed twice", "only by name"],  # gzip's bytes hold the time
 )
 def test_a_file_is_read_as_editors_and_exporters_leave_it(valkey_url, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
