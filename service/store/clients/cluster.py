@@ -1,10 +1,11 @@
 """A cluster as one client: a pipeline's commands go to the nodes that have their keys, one round trip for all.
 
-redis-py has a cluster client too, redis.asyncio.RedisCluster. By its source, for reads of few milliseconds it falls
-short (8.1): its pipeline never learns of a failover unless it may wait 0.25 s and repeat; a read that is cut off while
-the slots are looked up cuts off the look-up; who finds no connection free is refused; ASKING may leave by another
-connection than the command it is meant for; each look-up of the slots closes all connections. Here each node is a
-plain redis-py client with a pool of ours, and what is known of the slots is looked up beside the reads.
+redis-py has a cluster client too, redis.asyncio.RedisCluster. For reads of few milliseconds it falls short (8.1; tried
+without retries, a slot that moves, a failover and more readers than connections fail): its pipeline never learns of a
+failover unless it may wait 0.25 s and repeat; a read that is cut off while the slots are looked up cuts off the
+look-up; who finds no connection free is refused; ASKING may leave by another connection than the command it is meant
+for; each look-up of the slots closes all connections. Here each node is a plain redis-py client with a pool of ours,
+and what is known of the slots is looked up beside the reads.
 """
 
 import asyncio
