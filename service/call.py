@@ -36,7 +36,7 @@ class Call:
     late_before: str | None = None  # the stage before which its deadline had passed
     gone: Callable[[], bool] = lambda: False  # whether the caller has hung up
     upload_s: float = 0.0  # from `begun` until the body was there: the caller's time, not ours
-    ticket: Ticket | None = None  # None: it ranks nothing, or was not let in
+    ticket: Ticket | None = None  # while it is let in: from when its body is whole until its answer begins
 
     def spent_s(self) -> float:
         """Seconds that the request has taken us so far."""

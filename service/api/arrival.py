@@ -106,6 +106,7 @@ class _Http(HttpToolsProtocol):
 
     read_at = 0.0  # when the first byte of what is being parsed could be read
     _arrival: Arrival
+    _last = False  # whether the request that is turned away is the connection's last one
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
@@ -118,6 +119,15 @@ class _Http(HttpToolsProtocol):
             cycle.message_event.set()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # uvicorn waits for more without end once the rest of a body has come that was answered before it was read.
+        answered = self.cycle is not None and self.cycle.response_complete
+        if answered and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._arrival = Arrival(self.read_at)
@@ -125,7 +135,8 @@ class _Http(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         turnstile: Turnstile | None = self.app_state.get(TURNSTILE)
-        if turnstile is not None and (self.cycle is None or self.cycle.response_complete):  # else it is pipelined
+        idle = self.cycle is None or self.cycle.response_complete  # else it is pipelined
+        if turnstile is not None and idle and not self.flow.write_paused:  # who does not read waits, as for answers
             answer = turnstile(self._arrival.begun, self.parser.get_method(), self.url, self.headers)
             if answer is not None:
                 self._answer(answer)
@@ -136,17 +147,27 @@ class _Http(HttpToolsProtocol):
         self._arrival._cycle = self.cycle
 
     def _answer(self, answer: bytes) -> None:
-        """Without a task, and without the body: what comes of it is passed over."""
+        """Without a task, and without the body: what comes of it is passed over.
+
+        A connection's last request is passed over too before it is closed: to close with bytes unread is a reset, which
+        takes the answer from a caller who is still sending. Who asked whether to send the body (Expect) does not send
+        it now, and what came next would be taken for it.
+        """
         self.cycle = cast(RequestResponseCycle, _ANSWERED)
+        one_more = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"  # as uvicorn has it
+        self._last = not one_more or self.expect_100_continue
+        if self._last:
+            answer = answer.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
         self.transport.write(answer)
-        if self.parser.should_keep_alive():
-            self.on_response_complete()
-        else:
+        self.on_response_complete()
+        if self.expect_100_continue:
             self.transport.close()
 
     def on_message_complete(self) -> None:
         self._arrival.whole = self.read_at
         super().on_message_complete()
+        if self._last:
+            self.transport.close()
 
 
 class _Answered:

@@ -57,31 +57,50 @@ class Gate:
             timing = server_timing({}, total_s)
             return _ANSWER % (len(body), error.retry_after_s, call.id.encode(), timing, body)
 
-    def enter(self, call: Call, headers: Iterable[tuple[bytes, bytes]], bulk: bool) -> None:
-        """Gives the call its deadline and its ticket. Raises Overloaded."""
-        call.ticket = self._admission.enter(*self._asked(call, headers, bulk), bulk)
+    def enter(self, call: Call, headers: Iterable[tuple[bytes, bytes]], bulk: bool, whole: bool) -> None:
+        """Gives the call its deadline and, where its body is whole, its ticket. Raises Overloaded.
+
+        Nobody waits for what is still being sent: who sends slowly, or not at all, takes up no room.
+        """
+        size, left_s = self._asked(call, headers, bulk)
+        if whole:
+            call.ticket = self._admission.enter(size, left_s, bulk)
+        else:
+            self._admission.check(size, left_s, bulk)
+
+    def uploaded(self, call: Call, body_bytes: int, bulk: bool) -> None:
+        """The body is whole: now at the latest the call gets its ticket. Raises Overloaded."""
+        if call.ticket is None:
+            call.ticket = self._admission.enter(self._guessed(body_bytes, bulk), call.left_s(), bulk)
 
     def counted(self, call: Call, size: Size, body_bytes: int, timeout_ms: int | None) -> None:
         """The body is parsed: so much it holds, and this is the deadline that it names. Raises Overloaded."""
         if timeout_ms is not None:
             call.deadline = call.begun + timeout_ms / 1000
         if call.ticket is not None:
-            self._admission.counted(call.ticket, size, body_bytes, call.left_s())
+            news = timeout_ms is not None or call.ticket.bulk  # a batch's own work is no small part of its time
+            self._admission.counted(call.ticket, size, body_bytes, call.left_s() if news else None)
 
     def leave(self, call: Call, ranked: bool) -> None:
-        """The call is answered; what comes after waits no longer for it."""
+        """The call's answer is made; what comes after waits no longer for it. Once is enough."""
         if call.ticket is not None:
-            took_s = call.spent_s() if ranked else None
+            # Late is as long as it took, or more: unlearnt, too many would be let in for as long as all are late.
+            # What was late before it was parsed came late, and says nothing of what it would have taken.
+            late = call.late_before not in (None, "parse")
+            took_s = call.spent_s() if ranked or late else None
             self._admission.leave(call.ticket, took_s, call.stages.get("history", 0.0))
+            call.ticket = None
 
     def _asked(self, call: Call, headers: Iterable[tuple[bytes, bytes]], bulk: bool) -> tuple[Size, float | None]:
         """What it holds, by its length, and the seconds until its deadline, which the call gets."""
         allowed_s = self._bulk_s if bulk else self._single_s
         if allowed_s is not None:
             call.deadline = call.begun + allowed_s
-        guessed, most = self._admission.guessed(announced_bytes(headers), bulk), self._most[bulk]
-        fits = Size(min(guessed.requests, most.requests), min(guessed.candidates, most.candidates))
-        return fits, call.left_s()
+        return self._guessed(announced_bytes(headers), bulk), call.left_s()
+
+    def _guessed(self, body_bytes: int, bulk: bool) -> Size:
+        guessed, most = self._admission.guessed(body_bytes, bulk), self._most[bulk]
+        return Size(min(guessed.requests, most.requests), min(guessed.candidates, most.candidates))
 
 
 def announced_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:

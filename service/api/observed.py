@@ -71,6 +71,7 @@ class Observed:
             nonlocal status, total_s
             if message["type"] == "http.response.start":
                 status, total_s = message["status"], call.spent_s()
+                self.gate.leave(call, status == 200)  # now: a caller who does not read makes nobody else wait
                 headers = [*message.get("headers", []), (b"x-request-id", call.id.encode())]
                 headers.append((b"server-timing", server_timing(call.stages, total_s)))
                 if trace is not None:
@@ -81,7 +82,7 @@ class Observed:
         failure: str | None = None
         try:
             if bulk is not None:
-                self.gate.enter(call, scope["headers"], bulk)
+                self.gate.enter(call, scope["headers"], bulk, arrival is None or arrival.whole is not None)
             await self.app(scope, receive, answer)
         except Overloaded as error:  # before the body was read; it never is
             await refusal(call, error)(scope, receive, answer)
@@ -96,7 +97,7 @@ class Observed:
             total_s = call.spent_s() if total_s is None else total_s
             if ranks:
                 self.metrics.ended()
-                self.gate.leave(call, status == 200)
+                self.gate.leave(call, False)  # where no answer was begun
             route = scope["path"] if ranks else self._route(scope)
             self.report.tell(call, scope["method"], route, status or 500, total_s, failure, trace)
 

@@ -12,6 +12,7 @@ import orjson
 from fastapi import Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse
 
 from model.bundle.reading import Bundle
@@ -41,6 +42,7 @@ async def _post_rank(call: Call, request: Request, parts: Parts) -> Response:
     served, settings = parts.live.take(call), parts.settings
     body = await _body(call, request, settings.max_body_bytes, parts.metrics)
     call.check("parse")
+    parts.gate.uploaded(call, len(body), bulk=False)
     if len(body) <= PIECE:
         ranking = parse(body, settings.max_candidates)
     else:
@@ -62,6 +64,7 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
     served, settings, turns = parts.live.take(call), parts.settings, parts.turns
     body = await _body(call, request, settings.max_body_bytes, parts.metrics)
     call.check("parse")
+    parts.gate.uploaded(call, len(body), bulk=True)
     batch = await Batch.of(body, settings.max_batch_requests, turns)
     parts.metrics.size("ranker_batch_requests", len(batch))
     await batch.measure(settings.max_candidates, settings.max_batch_candidates)
@@ -125,6 +128,9 @@ async def _body(call: Call, request: Request, limit: int, metrics: Metrics) -> b
             call.upload_s = time.perf_counter() - call.begun
             told = f"no whole body within {call.upload_s * 1000:.0f} ms"
             raise SlowUpload(f"{told}, which is all that the answer may take") from None
+        except ClientDisconnect:
+            call.upload_s = time.perf_counter() - call.begun  # likewise
+            raise
     if arrival is not None and arrival.whole is not None:
         call.upload_s = arrival.whole - arrival.begun
         if call.upload_s > 0:

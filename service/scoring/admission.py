@@ -31,10 +31,11 @@ BYTES, BATCH_OF = 12.0, 10  # of a body per candidate; requests of a batch with 
 
 
 class Work(NamedTuple):
-    """What a request costs alone, encoded and scored: seconds, and seconds per candidate."""
+    """What a request costs alone, encoded and scored: seconds, and seconds per candidate; a call's own beside that."""
 
     fixed_s: float
     candidate_s: float
+    call_s: float = 0.0  # once for a single request, where it counts most; a batch is learnt of by itself
 
     def seconds(self, requests: int, candidates: int) -> float:
         return requests * self.fixed_s + candidates * self.candidate_s
@@ -97,17 +98,21 @@ class Admission:
 
     def check(self, size: Size, left_s: float | None, bulk: bool = False) -> None:
         """Raises Overloaded where `enter` would."""
-        self._check(self._work().seconds(*size), size.candidates, left_s, bulk)
+        self._check(self._work_s(size, bulk), size.candidates, left_s, bulk)
 
     def counted(self, ticket: Ticket, size: Size, body_bytes: int, left_s: float | None) -> None:
-        """What came in by `ticket` is parsed: so much it is, in truth. Raises Overloaded, and keeps what it was."""
+        """What came in by `ticket` is parsed: so much it is, in truth. Raises Overloaded, and keeps what it was.
+
+        It waits for what was under way before it and still is. Were those counted too that came meanwhile, a few that
+        are long in parsing would see each other, and all be refused, for as long as more come: nobody got an answer.
+        """
         of = self._of(ticket.bulk)
         of.candidates_per_byte.learn(size.candidates, body_bytes)
         if ticket.bulk:
             of.requests_per_byte.learn(size.requests, body_bytes)
         self._add(ticket, -1)
         try:
-            self._count(ticket, size, left_s)
+            self._count(ticket, size, left_s, ticket.together_s - ticket.work_s)
         except Overloaded:
             self._add(ticket, 1)
             raise
@@ -124,6 +129,10 @@ class Admission:
             took_s -= min(store_s, self._store.of(store_s))
         self._of(ticket.bulk).slowness.learn(took_s, ticket.together_s, OUTLIER)
 
+    def _work_s(self, size: Size, bulk: bool) -> float:
+        work = self._work()
+        return work.seconds(*size) + (0.0 if bulk else work.call_s)
+
     def _of(self, bulk: bool) -> Class:
         return self._bulk if bulk else self._single
 
@@ -132,14 +141,17 @@ class Admission:
         single_s, bulk_s = self._single.work_s, self._bulk.work_s
         return single_s + (bulk_s if bulk else min(bulk_s, single_s / BULK_TURN))
 
-    def _count(self, ticket: Ticket, size: Size, left_s: float | None) -> None:
-        work_s = self._work().seconds(*size)
-        self._check(work_s, size.candidates, left_s, ticket.bulk)
+    def _count(self, ticket: Ticket, size: Size, left_s: float | None, before_s: float | None = None) -> None:
+        work_s = self._work_s(size, ticket.bulk)
+        self._check(work_s, size.candidates, left_s, ticket.bulk, before_s)
         ticket.candidates, ticket.work_s = size.candidates, work_s
         ticket.together_s = self._behind_s(ticket.bulk) + work_s
         self._add(ticket, 1)
 
-    def _check(self, work_s: float, candidates: int, left_s: float | None, bulk: bool) -> None:
+    def _check(
+        self, work_s: float, candidates: int, left_s: float | None, bulk: bool, before_s: float | None = None
+    ) -> None:
+        """`before_s`: the work that was under way when it was let in; None: it is not yet."""
         if not self.candidates:
             return
         if self.candidates + candidates > self._most:
@@ -147,8 +159,10 @@ class Admission:
         if left_s is None:
             return
         wait_s, allowed_s = self.wait_s(bulk), self._allowed_s(bulk, work_s, left_s)
+        if before_s is not None:
+            wait_s = min(wait_s, self._of(bulk).slowness(before_s))
         if wait_s > allowed_s:
-            if not bulk:
+            if not bulk and before_s is None:  # a caller in a hurry is no overload
                 self._refused_at = self._clock()
             told = f"{wait_s * 1000:.0f} ms to wait, at most {max(0.0, allowed_s) * 1000:.0f} would do"
             raise self._refusal(f"{told} for an answer within {left_s * 1000:.0f} ms")

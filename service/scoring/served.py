@@ -27,6 +27,7 @@ log = logging.getLogger("ranker")
 Precision = Literal["auto", "fp32", "int8"]
 WARM_CANDIDATES = (1, 100, 500)
 WARM_RUNS = 3
+CALL_S = 0.001  # HTTP, JSON, the store's reply, the way to a thread and back, of which warm runs know nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +129,7 @@ def _warmed(bundle: Bundle, session: Session) -> Work:
         spent_s.append(min(runs_s))
     one_s, most_s = spent_s[0], max(spent_s[0], spent_s[-1])
     candidate_s = max(1e-9, (most_s - one_s) / (WARM_CANDIDATES[-1] - WARM_CANDIDATES[0]))
-    return Work(max(1e-6, one_s - candidate_s), candidate_s)
+    return Work(max(1e-6, one_s - candidate_s), candidate_s, CALL_S)
 
 
 def check_kept(model: Bundle | Served, wanted: Wanted, keep: int) -> None:

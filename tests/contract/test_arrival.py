@@ -23,16 +23,21 @@ CLOCKS_S = 0.002  # two clocks are compared
 class Server:
     """A server whose application answers with what it was sent, and tells of each request's arrival."""
 
+    address: Any
+    loop: asyncio.AbstractEventLoop
+    config: uvicorn.Config
+
     def __init__(self) -> None:
         self.arrivals: list[Arrival] = []
         self.finished = 0
         self.answer: bytes | None = None  # the turnstile's
+        self.turned_away = 0
         self._held, self._free = threading.Event(), threading.Event()
         self._under_way = asyncio.Event()
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            scope["state"][TURNSTILE] = lambda *_: self.answer
+            scope["state"][TURNSTILE] = self.turnstile
             for step in ("startup", "shutdown"):
                 await receive()
                 await send({"type": f"lifespan.{step}.complete"})
@@ -50,6 +55,10 @@ class Server:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
         await send({"type": "http.response.body", "body": body})
         self.finished += 1
+
+    def turnstile(self, *_: Any) -> bytes | None:
+        self.turned_away += self.answer is not None
+        return self.answer
 
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, PATIENCE_S)
@@ -79,7 +88,7 @@ def server() -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stamped(listener)
         made.address = listener.getsockname()
-        config = uvicorn.Config(
+        config = made.config = uvicorn.Config(
             made.app, interface="asgi3", loop="uvloop", http=cast(Any, Door), ws="none", log_config=None
         )
         running = uvicorn.Server(config)
@@ -154,19 +163,69 @@ def test_who_hangs_up_is_known_and_fails_nothing(
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
 
+REFUSAL = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\n\r\nno"
+CLOSING = REFUSAL.replace(b"Requests\r\n", b"Requests\r\nconnection: close\r\n")
+
+
+def everything(one: socket.socket) -> bytes:
+    """What comes until the other side closes. Raises where it resets."""
+    return b"".join(iter(lambda: one.recv(1000), b""))
+
+
 def test_what_is_turned_away_by_its_head_costs_no_task_and_keeps_the_connection(server: Server) -> None:
-    refusal = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\n\r\nno"
     body = b"x" * 300_000
     with server.connect() as one:
-        server.answer = refusal
+        server.answer = REFUSAL
         one.sendall(request("/rank", body)[:200])
-        assert one.recv(1000) == refusal  # before the body is there
+        assert one.recv(1000) == REFUSAL  # before the body is there
         server.answer = None
         one.sendall(request("/rank", body)[200:])  # passed over
         one.sendall(request("/rank", b"hello"))
         answer = one.recv(1000)
         assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"hello")
-        server.answer = refusal
+        server.answer = REFUSAL
         one.sendall(request("/rank").replace(b"Host: x", b"Connection: close"))
-        assert one.recv(1000) == refusal and one.recv(1000) == b""
+        assert everything(one) == CLOSING
     assert len(server.arrivals) == 1
+
+
+@pytest.mark.parametrize("old, new", [(b"Host: x", b"Connection: close"), (b"HTTP/1.1", b"HTTP/1.0")])
+def test_whose_last_request_is_turned_away_while_it_is_sent_gets_the_answer_and_no_reset(
+    server: Server, old: bytes, new: bytes
+) -> None:
+    server.answer = REFUSAL
+    whole = request("/rank", b"x" * 3_000_000).replace(old, new)
+    with server.connect() as one:
+        one.sendall(whole[:200])
+        wait_until(lambda: server.turned_away)
+        one.sendall(whole[200:])
+        assert everything(one) == CLOSING
+
+
+def test_who_asks_whether_to_send_the_body_and_is_turned_away_is_hung_up_on(server: Server) -> None:
+    """What came next on the connection would be taken for the body."""
+    server.answer = REFUSAL
+    with server.connect() as one:
+        one.sendall(request("/rank", b"x" * 100).replace(b"Host: x", b"Expect: 100-continue")[:-100])
+        assert everything(one) == CLOSING
+
+
+def test_who_was_turned_away_and_then_sent_the_body_is_not_waited_for_without_end(server: Server) -> None:
+    server.answer, server.config.timeout_keep_alive = REFUSAL, 1
+    whole = request("/rank", b"x" * 3000)
+    with server.connect() as one:
+        one.sendall(whole[:200])
+        wait_until(lambda: server.turned_away)
+        one.sendall(whole[200:])
+        assert everything(one) == REFUSAL
+
+
+def test_who_does_not_read_that_he_is_turned_away_is_not_read_either(server: Server) -> None:
+    server.answer = REFUSAL + b" " * 10_000
+    many = request("/rank") * 1000
+    with server.connect() as one:
+        one.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            for _ in range(1000):
+                one.sendall(many)
+        assert server.turned_away < 5000, "answers that nobody reads pile up"

@@ -3,18 +3,20 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.api.gate import Gate
 from service.call import Call, Ticket
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
 from service.scoring.admission import CALM_S, STEADY_REQUESTS, Admission, Size, Work
 from service.scoring.lanes import BULK_TURN, Lanes, Run
 from service.scoring.scorer import Scorer
+from service.settings import Settings
 
 WORK = Work(0.001, 1e-5)  # 6 ms for 500 candidates
 LEFT_S = 0.2
@@ -124,6 +126,26 @@ def test_what_did_not_get_ranked_teaches_nothing() -> None:
     assert slowness(admission) == before
 
 
+@pytest.mark.parametrize("before, teaches", [("parse", False), ("encode", True)])
+def test_who_was_late_took_at_least_so_long_unless_he_came_late(before: str, teaches: bool) -> None:
+    admission = gate()
+    door = Gate(admission, Settings(), {"/rank": False}, cast(Any, None))  # type: ignore[call-arg]
+    late = Call("", time.perf_counter() - 0.5, late_before=before)
+    door.enter(late, [], bulk=False, whole=True)
+    door.leave(late, ranked=False)
+    assert (slowness(admission) > 1) == teaches and admission.candidates == 0
+
+
+def test_small_requests_teach_that_calls_cost_something_and_not_that_candidates_do() -> None:
+    """Else one large request under way, which takes 50 ms, would seem to keep small ones waiting for half a second."""
+    admission = Admission(1_000_000, lambda: WORK._replace(fixed_s=0.0001, call_s=0.001), Clock())
+    for _ in range(300):
+        admission.leave(admission.enter(Size(1, 1), LEFT_S), took_s=0.002)
+    admission.enter(Size(1, 5000), LEFT_S)
+    assert admission.wait_s() < LEFT_S / 2
+    admission.enter(Size(1, 1), LEFT_S)
+
+
 def test_candidates_are_guessed_from_the_bodys_length_and_put_right() -> None:
     admission = gate()
     for _ in range(300):
@@ -142,6 +164,26 @@ def test_a_deadline_of_its_own_is_looked_at_once_the_body_is_read() -> None:
         admission.counted(ticket, Size(1, 500), 6000, 0.010)
     admission.leave(ticket, None)
     assert admission.candidates == 500
+
+
+def test_those_who_are_let_in_do_not_refuse_each_other_once_they_are_parsed() -> None:
+    clock = Clock()
+    admission = gate(clock=clock)
+    tickets = []
+    with pytest.raises(Overloaded):
+        while True:
+            tickets.append(admission.enter(Size(1, 2000), LEFT_S))
+    assert len(tickets) > 4
+    for ticket in tickets:  # some time has passed, nobody has left
+        admission.counted(ticket, Size(1, 2000), 24_000, LEFT_S)
+
+
+def test_a_caller_in_a_hurry_does_not_make_it_an_overload_for_others() -> None:
+    admission = gate()
+    tickets = [admission.enter(Size(1, 500), LEFT_S) for _ in range(8)]
+    with pytest.raises(Overloaded):
+        admission.counted(tickets[-1], Size(1, 500), 6000, 0.001)
+    assert let_in(admission) == int(LEFT_S / 2 // 0.006) + 1 - 8
 
 
 def test_a_batch_may_wait_as_long_as_it_ends_in_time_and_single_requests_pass_it() -> None:

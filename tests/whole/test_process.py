@@ -9,8 +9,10 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import polars as pl
 import pytest
@@ -210,3 +212,27 @@ def test_the_demo_is_small_verified_and_answers_as_recorded() -> None:
     assert {request["user_id"] for request in bundle.golden() if request["profile"]} <= users
     report = json.loads((DEMO_BUNDLE / "report.json").read_text())
     assert report["test"]["floor_auc"] < report["test"]["auc"] < report["test"]["oracle_auc"]
+
+
+def test_who_does_not_send_his_request_or_does_not_read_his_answers_takes_up_nobodys_room() -> None:
+    """Neither is worth waiting for. With room for one long list, whoever held it would have the next one refused."""
+    ids = [f"i{number}" for number in range(5000)]
+    long = {"user_id": "u1", "candidates": ids}
+    body = json.dumps(long).encode()
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    with (
+        serving(queue_candidates="5000", timeout_ms="60000", batch_timeout_ms="60000") as service,
+        ExitStack() as stack,
+    ):
+        silent, deaf = (stack.enter_context(socket.socket()) for _ in range(2))
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for one in (silent, deaf):
+            one.connect((urlsplit(service.url).hostname, urlsplit(service.url).port))
+        silent.sendall(head % (b"/rank/batch", 4_000_000))
+        deaf.settimeout(2)
+        with pytest.raises(TimeoutError):
+            while True:
+                deaf.sendall(head % (b"/rank", len(body)) + body)
+        wait_until(lambda: 'ranker_in_flight{worker="0"} 2.0' in get(f"{service.url}/metrics"), service)
+        assert len(post(f"{service.url}/rank", long)["items"]) == len(ids)
+        assert len(post(f"{service.url}/rank/batch", [long])) == 1
