@@ -33,13 +33,13 @@ from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Served
 from service.settings import Settings
 from service.store import clients
-from service.store.breaker import Breaker
-from service.store.counted import Counted
+from service.store.fallback.breaker import Breaker
+from service.store.fallback.counted import Counted
+from service.store.fallback.ladder import Ladder
+from service.store.fallback.recent import Recent
+from service.store.fallback.watch import Watch
 from service.store.history import REASONS
-from service.store.ladder import Ladder
-from service.store.recent import Recent
 from service.store.redis import DEFAULT_URL, opened
-from service.store.watch import Watch
 from service.telemetry import tracing
 from service.telemetry.counts import Metrics
 from service.telemetry.logs import RequestLog

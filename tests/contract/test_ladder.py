@@ -17,14 +17,14 @@ import uvloop
 
 from model.features.behaviour import Behaviour
 from model.features.wanted import Newest, Wanted
-from service.store.breaker import CLOSED, FAILURES, HALF_OPEN, OPEN, Breaker
-from service.store.counted import Counted
 from service.store.embedded import EmbeddedStore
+from service.store.fallback.breaker import CLOSED, FAILURES, HALF_OPEN, OPEN, Breaker
+from service.store.fallback.counted import Counted
+from service.store.fallback.ladder import Ladder
+from service.store.fallback.recent import Recent
+from service.store.fallback.watch import Watch
 from service.store.history import REASONS, Asked, Store, Stored, StoreUnavailable
-from service.store.ladder import Ladder
-from service.store.recent import Recent
 from service.store.redis import RedisHistory
-from service.store.watch import Watch
 from service.telemetry.counts import Metrics
 from service.telemetry.folder import prepare_folder
 from tests.processes import PATIENCE_S

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.store.breaker import CLOSED, FAILURES, HALF_OPEN, LONGEST_PAUSE_S, OPEN, Breaker
+from service.store.fallback.breaker import CLOSED, FAILURES, HALF_OPEN, LONGEST_PAUSE_S, OPEN, Breaker
 
 LASTING_S = 0.05
 

@@ -2,8 +2,8 @@
 
 from model.features.behaviour import Behaviour
 from model.features.wanted import Newest, Wanted
+from service.store.fallback.recent import Recent, covers
 from service.store.history import CACHED, Asked, Stored
-from service.store.recent import Recent, covers
 
 WANTED = Wanted(("age",), (Newest("click", "item", 20),))
 LIVE = Asked("u", None)

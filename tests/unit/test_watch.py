@@ -7,9 +7,9 @@ import ssl
 import pytest
 from redis import exceptions as redis
 
-from service.store.causes import blames_store, cause_of
+from service.store.fallback.causes import blames_store, cause_of
+from service.store.fallback.watch import MANY, READS, Watch
 from service.store.history import StoreTimedOut, StoreUnavailable
-from service.store.watch import MANY, READS, Watch
 
 SECRET = "hush"
 

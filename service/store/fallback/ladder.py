@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from model.features.wanted import Wanted
-from service.store.breaker import CLOSED, OPEN, Breaker
-from service.store.causes import blames_store, forbids
-from service.store.counted import PROBE, Counted
+from service.store.fallback.breaker import CLOSED, OPEN, Breaker
+from service.store.fallback.causes import blames_store, forbids
+from service.store.fallback.counted import PROBE, Counted
+from service.store.fallback.recent import Recent
+from service.store.fallback.watch import Watch
 from service.store.history import ERROR, TIMEOUT, Asked, Stored, StoreLagged, StoreTimedOut, StoreUnavailable
 from service.store.history import OPEN as NOT_ASKED
-from service.store.recent import Recent
-from service.store.watch import Watch
 
 LONG_S = 0.5  # that the start and a probe of a dead store wait: a thawed store's answer shall find the probe waiting
 

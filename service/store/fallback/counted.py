@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from model.features.wanted import Wanted
+from service.store.fallback.patience import LoopLag, LoopLagged, Patience
 from service.store.history import Asked, Store, Stored, StoreLagged, StoreTimedOut, StoreUnavailable
-from service.store.patience import LoopLag, LoopLagged, Patience
 from service.telemetry.counts import Metrics
 
 BACKSTOP = 4  # times the time allowed, as the store's own timeout: ours, which knows the loop's lateness, comes first

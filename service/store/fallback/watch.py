@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from service.store.causes import cause_of
+from service.store.fallback.causes import cause_of
 from service.store.history import StoreUnavailable
 
 log = logging.getLogger("ranker.store")
