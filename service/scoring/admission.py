@@ -27,6 +27,7 @@ CALM_S = 0.2  # without a refusal: then the overload is over
 
 # What is believed before anything is learnt: so many requests of so many candidates, answered as fast as work says.
 PRIOR, PRIOR_CANDIDATES = 20, 500
+BULK_SLOWNESS = 10  # beside single requests; too little lets in what keeps them waiting until the first batch is done
 BYTES, BATCH_OF = 12.0, 10  # of a body per candidate; requests of a batch with so many candidates
 
 
@@ -51,9 +52,9 @@ class Size(NamedTuple):
 class Class:
     """Single requests, or batches: the work of those under way, and what is learnt of those that were answered."""
 
-    def __init__(self, prior_s: float, requests_per_byte: Ratio) -> None:
+    def __init__(self, prior_s: float, slowness: float, requests_per_byte: Ratio) -> None:
         self.work_s = 0.0
-        self.slowness = Ratio(prior_s, prior_s)  # seconds in the service per second of work that was there
+        self.slowness = Ratio(slowness * prior_s, prior_s)  # seconds in the service per second of work that was there
         self.candidates_per_byte = Ratio(PRIOR_CANDIDATES, PRIOR_CANDIDATES * BYTES)
         self.requests_per_byte = requests_per_byte
 
@@ -72,8 +73,8 @@ class Admission:
         self._most, self._work, self._clock = most, work, clock
         self.candidates = 0  # under way, waiting ones included
         prior_s = PRIOR * work().seconds(1, PRIOR_CANDIDATES)
-        self._single = Class(prior_s, Ratio(0, 1))
-        self._bulk = Class(prior_s, Ratio(PRIOR_CANDIDATES / BATCH_OF, PRIOR_CANDIDATES * BYTES))
+        self._single = Class(prior_s, 1, Ratio(0, 1))
+        self._bulk = Class(prior_s, BULK_SLOWNESS, Ratio(PRIOR_CANDIDATES / BATCH_OF, PRIOR_CANDIDATES * BYTES))
         self._refused_at = -math.inf  # for its wait, the last single request
         self._store = Least(clock)
 
@@ -155,7 +156,9 @@ class Admission:
         if not self.candidates:
             return
         if self.candidates + candidates > self._most:
-            raise self._refusal(f"{candidates} candidates, {self.candidates} under way, at most {self._most} may be")
+            raise self._refusal(
+                f"{candidates} candidates, {self.candidates} under way, at most {self._most} may be", bulk
+            )
         if left_s is None:
             return
         wait_s, allowed_s = self.wait_s(bulk), self._allowed_s(bulk, work_s, left_s)
@@ -165,7 +168,7 @@ class Admission:
             if not bulk and before_s is None:  # a caller in a hurry is no overload
                 self._refused_at = self._clock()
             told = f"{wait_s * 1000:.0f} ms to wait, at most {max(0.0, allowed_s) * 1000:.0f} would do"
-            raise self._refusal(f"{told} for an answer within {left_s * 1000:.0f} ms")
+            raise self._refusal(f"{told} for an answer within {left_s * 1000:.0f} ms", bulk)
 
     def _allowed_s(self, bulk: bool, work_s: float, left_s: float) -> float:
         """How long a request of that work may wait, in seconds."""
@@ -181,6 +184,6 @@ class Admission:
         of = self._of(ticket.bulk)
         of.work_s = max(0.0, of.work_s + sign * ticket.work_s)
 
-    def _refusal(self, why: str) -> Overloaded:
-        after_s = max(1, math.ceil(max(self.wait_s(), self.wait_s(bulk=True))))
+    def _refusal(self, why: str, bulk: bool) -> Overloaded:
+        after_s = max(1, math.ceil(self.wait_s(bulk)))
         return Overloaded(f"{why}; try again in {after_s} s", after_s)
