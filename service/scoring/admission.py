@@ -85,7 +85,10 @@ class Admission:
 
     def wait_s(self, bulk: bool = False) -> float:
         """Predicted seconds that a request let in now waits for what is under way; `bulk`: that a batch does."""
-        return self._of(bulk).slowness(self._behind_s(bulk))
+        expected_s = self._of(bulk).slowness(self._behind_s(bulk))
+        if bulk and self._overloaded():  # before batches have learnt it from those that are done
+            return max(expected_s, BULK_SLOWNESS * self._behind_s(bulk))
+        return expected_s
 
     def guessed(self, body_bytes: int, bulk: bool = False) -> Size:
         """What a body of that length holds, by what bodies held lately."""
@@ -173,11 +176,16 @@ class Admission:
     def _allowed_s(self, bulk: bool, work_s: float, left_s: float) -> float:
         """How long a request of that work may wait, in seconds."""
         own_s = self._of(bulk).slowness(work_s)
-        if bulk:
-            return min(left_s * BURST_SHARE, left_s - own_s)  # its own work is no small part of its time
-        if self._clock() - self._refused_at > CALM_S:
+        overloaded = self._overloaded()
+        if bulk:  # its own work is no small part of its time
+            return min(left_s * (STEADY_SHARE if overloaded else BURST_SHARE), left_s - own_s)
+        if not overloaded:
             return left_s * BURST_SHARE
         return min(left_s * BURST_SHARE, max(left_s * STEADY_SHARE, STEADY_REQUESTS * own_s))
+
+    def _overloaded(self) -> bool:
+        """Whether single requests had to be refused just now."""
+        return self._clock() - self._refused_at <= CALM_S
 
     def _add(self, ticket: Ticket, sign: int) -> None:
         self.candidates += sign * ticket.candidates
