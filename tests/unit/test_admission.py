@@ -187,11 +187,15 @@ def test_a_caller_in_a_hurry_does_not_make_it_an_overload_for_others() -> None:
 
 
 def test_a_batch_may_wait_as_long_as_it_ends_in_time_and_single_requests_pass_it() -> None:
-    admission = gate()
+    clock = Clock()
+    admission = gate(clock=clock)
     batch = admission.enter(Size(1, 0), 10.0, bulk=True)
     admission.counted(batch, Size(40, 30_000), 300_000, 10.0)  # seconds, behind single requests
     assert admission.wait_s() == 0 and admission.wait_s(bulk=True) > 1
     assert let_in(admission, 500, LEFT_S) > 10, "of a batch only what comes between them counts"
+    with pytest.raises(Overloaded, match="at most 1250 would do"):  # while single ones are refused
+        admission.enter(Size(1, 0), 10.0, bulk=True)
+    clock.now += 1
     with pytest.raises(Overloaded, match="to wait"):
         admission.enter(Size(1, 0), 1.0, bulk=True)
     admission.enter(Size(1, 0), 10.0, bulk=True)
