@@ -20,7 +20,7 @@ import redis
 
 import service.store.embedded
 from service.store.embedded import _packaged_server
-from tests.processes import wait_until
+from tests.processes import MARK, wait_until
 
 LAST_SLOT = 16383
 PASSWORD = "h%u/s:h@"  # each of its signs means something in a URL
@@ -34,35 +34,33 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-class Server:
-    """A server on 127.0.0.1:`port`; `start` again after `kill` finds its files."""
+class Child:
+    """A store's server that ends with us, however that comes about; what it says is in `log` in its folder."""
 
-    def __init__(self, binary: Path, folder: Path, port: int, *options: object):
-        self._binary, self._folder, self.port, self._options = binary, folder, port, options
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path):
+        self._folder = folder
 
-    def start(self) -> None:
-        common = ["--bind", "127.0.0.1", "--dir", self._folder, "--save", "", "--repl-diskless-sync-delay", 0]
-        common = [] if "--sentinel" in self._options else common
-        command = [self._binary, *self._options, *common]
+    def begin(self, *command: object) -> None:
+        """Call it from the main thread, with whose end the server ends too."""
         launcher = [sys.executable, "-I", "-S", service.store.embedded.__file__, os.getpid()]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                list(map(str, launcher + command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                list(map(str, [*launcher, *command])),
+                env={
+                    name: value for name, value in os.environ.items() if name != MARK
+                },  # it outlives what a test starts
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
-
-        def listens() -> bool:
-            if self._process.poll() is not None:
-                raise AssertionError(f"{command} did not start: {self.log[-800:]}")
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return True
-            return False
-
-        wait_until(listens)
 
     @property
     def log(self) -> str:
         return (self._folder / "log").read_text(errors="replace")
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
 
     def kill(self) -> None:
         self._process.kill()
@@ -74,6 +72,29 @@ class Server:
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
+
+
+class Server(Child):
+    """A server on 127.0.0.1:`port`; `start` again after `kill` finds its files."""
+
+    def __init__(self, binary: Path, folder: Path, port: int, *options: object):
+        super().__init__(folder)
+        self._binary, self.port, self._options = binary, port, options
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> None:
+        common = ["--bind", "127.0.0.1", "--dir", self._folder, "--save", "", "--repl-diskless-sync-delay", 0]
+        command = [self._binary, *self._options, *([] if "--sentinel" in self._options else common)]
+        self.begin(*command)
+
+        def listens() -> bool:
+            if self.ended():
+                raise AssertionError(f"{command} did not start: {self.log[-800:]}")
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return True
+            return False
+
+        wait_until(listens)
 
     def admin(self, **options: object) -> redis.Redis:
         return redis.Redis(port=self.port, **options)  # type: ignore[arg-type]

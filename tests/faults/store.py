@@ -1,10 +1,6 @@
 """A redis-server that can be killed, frozen, filled and given another password, and comes back with what it held."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,18 +10,19 @@ from urllib.parse import quote
 import redis
 
 from service.store import embedded
-from tests.processes import MARK, wait_until
+from tests.processes import wait_until
+from tests.servers import Child
 
 PASSWORD = "geheim-7f3a"  # must never be seen in a log
 ANOTHER = "another-password"
 
 
-class RealStore:
+class RealStore(Child):
     """A server of Redis, or the embedded Valkey where none is installed, on a Unix socket in a folder of its own."""
 
     def __init__(self, folder: Path):
+        super().__init__(folder)
         self.path = folder / "socket"
-        self._folder = folder
         self.url = f"unix://:{PASSWORD}@{quote(str(self.path))}"
         found = shutil.which("redis-server")
         self._server = Path(found) if found else embedded._packaged_server()
@@ -36,17 +33,7 @@ class RealStore:
         """Starts it with what was last saved; call it from the main thread, with whose end the server ends too."""
         options = {"port": "0", "unixsocket": str(self.path), "unixsocketperm": "700", "dir": str(self._folder)}
         options |= {"save": "", "appendonly": "no", "requirepass": PASSWORD}
-        command = [str(self._server), *(word for name, value in options.items() for word in (f"--{name}", value))]
-        launcher = [sys.executable, "-I", "-S", embedded.__file__, str(os.getpid())]  # dies with us
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*launcher, *command],
-                env={name: value for name, value in os.environ.items() if name != MARK},  # it outlives the service
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.begin(self._server, *(word for name, value in options.items() for word in (f"--{name}", value)))
         wait_until(self._answers, "the store does not start")
 
     def _answers(self) -> bool:
@@ -54,16 +41,6 @@ class RealStore:
             return bool(self.admin.ping())
         except redis.RedisError:
             return False
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def freeze(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
 
     def lock(self) -> None:
         """Another password, for every connection."""

@@ -1,7 +1,7 @@
 """Commands to one server and their replies, in one round trip.
 
-redis-py's pipeline does it too, in a tenth of what a whole request takes the event loop: it packs in Python, and looks
-each reply up among its own kinds of replies. These commands need none of that.
+redis-py's pipeline does it too, but takes the event loop 85 µs more a read (model/LOG.md, 2026-11-26): it packs in
+Python, and looks each reply up among its own kinds of replies. These commands need none of that.
 """
 
 from typing import Any
