@@ -27,8 +27,8 @@ log = logging.getLogger("ranker")
 Precision = Literal["auto", "fp32", "int8"]
 WARM_CANDIDATES = (1, 100, 500)
 WARM_RUNS = 3
-# HTTP, JSON, the store's reply, the way to a thread and back, of which warm runs know nothing. A rough figure, which what
-# is learnt puts right: on two cores of a Xeon the event loop alone took half of it beside the encoding.
+# HTTP, JSON, the store's reply, the way to a thread and back, of which warm runs know nothing. A rough figure, which
+# what is learnt puts right: on two cores of a Xeon the event loop alone took half of it beside the encoding.
 CALL_S = 0.001
 
 
