@@ -21,9 +21,10 @@ from service.errors import Overloaded
 from service.scoring.lanes import BULK_TURN
 from service.scoring.learnt import OUTLIER, Least, Ratio
 
-BURST_SHARE, STEADY_SHARE = 0.5, 0.125  # of what is left until the deadline: what a request may wait, and in overload
+BURST_SHARE, STEADY_SHARE = 0.5, 0.15  # of what is left until the deadline: what a request may wait, and in overload
 STEADY_REQUESTS = 4  # like the one that asks may be waited for at least
-CALM_S = 0.2  # without a refusal: then the overload is over
+# Seconds without a refusal: then the overload is over. With 0.2, near capacity, long queues came back in between.
+CALM_S = 2.0
 
 # What is believed before anything is learnt: so many requests of so many candidates, answered as fast as work says.
 PRIOR, PRIOR_CANDIDATES = 20, 500
