@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "behaviour as if it had just happened",
     )
     arguments = parser.parse_args(argv)
-    from service.serving import serve  # what serves takes longer to import than an answer to --help may
+    from service.process.serving import serve  # what serves takes longer to import than an answer to --help may
 
     return serve(arguments.data)
 

@@ -21,12 +21,16 @@ from model.bundle.reading import Bundle
 from model.features.catalog import Catalog
 from service.api.answers import client_gone, ranker_error
 from service.api.arrival import TURNSTILE
+from service.api.duty import DUTY, Duty
 from service.api.endpoint import Parts, install
 from service.api.gate import Gate
 from service.api.observed import Observed
 from service.api.report import Report
-from service.api.routes import ASSETS, BULK, ENDPOINTS, STAGES_OF, http_error, samples
+from service.api.routes import ASSETS, BULK, ENDPOINTS, STAGES_OF, http_error
 from service.errors import RankerError
+from service.models.examples import samples
+from service.models.loading import Loading
+from service.process.orders import Orders
 from service.scoring.admission import Admission
 from service.scoring.catalog import CatalogWatch
 from service.scoring.scorer import Scorer
@@ -48,16 +52,19 @@ from service.telemetry.pulse import beat
 log = logging.getLogger("ranker")
 
 
-def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, metrics_folder: Path, traces: tracing.Tracing | None = None, orders: Orders | None = None
+) -> FastAPI:
     """The service, its bundle loaded; store connections are made when it starts, and all is closed when it ends.
 
     `metrics_folder` is where all workers count (`folder.prepare_folder`). `traces`, where there are any, gets every
-    request's spans, and is closed at the end. Raises BundleError.
+    request's spans, and is closed at the end. `orders` is the way to the parent process. Raises BundleError.
     """
     begun = time.perf_counter()
     bundle = Bundle.open(settings.bundle)
     verify_catalog(bundle.folder, bundle.manifest)  # it may be another than the one that the parent checked
-    served = Served.open(bundle, Scorer(settings.score_threads), settings.precision)
+    scorer = Scorer(settings.score_threads)
+    served = Served.open(bundle, scorer, settings.precision)
     metrics = Metrics(metrics_folder, STAGES_OF, REASONS, budgets_s=[budget / 1000 for budget in settings.budgets_ms])
     live = Live(announce(metrics, served, time.perf_counter() - begun), settings.history_keep)
     timeout_s = settings.history_timeout_ms / 1000
@@ -71,7 +78,8 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
     requests = RequestLog(settings.log_sample, settings.log_slow_ms, settings.log_level)
     report = Report(STAGES_OF, metrics, requests)
     gate = Gate(admission, settings, BULK, report)
-    parts = Parts(settings, live, history, gate, metrics)
+    duty = Duty(metrics.draining)
+    parts = Parts(settings, live, history, gate, metrics, duty, orders or Orders())
 
     app = FastAPI(
         title="bst-ranker",
@@ -82,7 +90,10 @@ def create_app(settings: Settings, metrics_folder: Path, traces: tracing.Tracing
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.state.live = live
+    app.state.live, app.state.duty = live, duty
+    app.state.loading = Loading(
+        live, scorer, settings.precision, partial(announce, metrics), lambda before: metrics.retire(before.slot)
+    )
     install(app, ENDPOINTS, parts, samples(bundle))
     app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
     app.add_middleware(  # outermost
@@ -133,7 +144,7 @@ async def _running(
         metrics.admission(*parts.gate.state())
 
     pulse = asyncio.create_task(beat(scorer.waiting, told))
-    yield {TURNSTILE: parts.gate.turn_away}  # for the protocol, which asks before there is a request
+    yield {TURNSTILE: parts.gate.turn_away, DUTY: parts.duty}  # for the protocol, which asks before there is a request
     pulse.cancel()
     await asyncio.gather(pulse, return_exceptions=True)
     watch.close()

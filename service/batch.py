@@ -17,12 +17,12 @@ from service.errors import (
     TooManyCandidates,
     TooManyRequests,
 )
-from service.pieces import PIECE, SPACE, TooManyParts, parsed, parts
 from service.rank import Ranked, rank_many
 from service.scoring.served import Served
 from service.store.history import OPEN, Asked, Histories, Stored
-from service.turns import Turns
-from service.wire import RankRequest, parse, parse_large
+from service.wire.pieces import PIECE, SPACE, TooManyParts, parsed, parts
+from service.wire.shapes import RankRequest, parse, parse_large
+from service.wire.turns import Turns
 
 USERS = 8  # of a chunk: unpacking 100 behaviours holds the loop for 0.1 ms, and those of a reply come at once
 CANDIDATES = 2000  # of a chunk, unless one request has more

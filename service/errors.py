@@ -76,6 +76,16 @@ class TooManyRequests(RankerError):
     kind, status, shed = "too_many_requests_in_batch", 422, True
 
 
+class Draining(RankerError):
+    kind, status = "draining", 503
+
+
+class NoParent(RankerError):
+    """What concerns all workers cannot be done: the application runs without `python -m service`."""
+
+    kind, status = "no_parent", 503
+
+
 KINDS: tuple[type[RankerError], ...] = (RankerError, *RankerError.__subclasses__())
 OF_STATUS = {error.status: error for error in reversed(KINDS)}  # the first of several with one status
 SHED = tuple(error.kind for error in KINDS if error.shed)

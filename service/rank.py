@@ -19,8 +19,8 @@ from service.errors import DeadlineExceeded, InvalidRequest, RankerError
 from service.scoring.lanes import Scores
 from service.scoring.served import Served
 from service.store.history import Asked, Histories, Stored
-from service.turns import Turns
-from service.wire import RankRequest
+from service.wire.shapes import RankRequest
+from service.wire.turns import Turns
 
 STORE_SHARE = 0.5  # of the time left: what is over goes to queue and scoring
 

@@ -137,7 +137,16 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         4 * 2**20, ge=1024, description="Size of a request's body; a larger one is refused unread."
     )
-    shutdown_grace_s: int = Field(10, ge=0, description="Seconds that requests in flight get to finish after SIGTERM.")
+    drain_s: float = Field(
+        5,
+        ge=0,
+        le=3600,
+        description="Seconds after SIGTERM for which it serves on while /health/ready says 503, so that balancers look "
+        "away first. Part of RANKER_SHUTDOWN_GRACE_S; Ctrl-C skips it.",
+    )
+    shutdown_grace_s: int = Field(
+        10, ge=0, description="Seconds from SIGTERM until the process has ended, whatever still hangs."
+    )
     budgets_ms: Annotated[tuple[float, ...], NoDecode] = Field(
         (10, 20, 40),
         description="Response-time budgets in ms, e.g. 10,20,50: each becomes a bucket bound of the histograms of "

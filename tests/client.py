@@ -127,7 +127,7 @@ class Service(Running):
 def serving(*arguments: object, **settings: str) -> Iterator[Service]:
     """A service with these arguments and settings and no other, on a free port; see `started`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RANKER_")}
-    environment |= {"RANKER_PORT": "0", "PYTHONUNBUFFERED": "1"}
+    environment |= {"RANKER_PORT": "0", "RANKER_DRAIN_S": "0", "PYTHONUNBUFFERED": "1"}  # nobody balances here
     environment |= {f"RANKER_{k.upper()}": v for k, v in settings.items()}
     with started("-m", "service", *arguments, environment=environment, kind=Service) as service:
         yield service

@@ -101,8 +101,8 @@ def _ready(port: int) -> bool:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Asks it to end; what is left of it and its workers after STOP_S, or at a second Ctrl-C, is killed."""
-    process.terminate()
+    """Asks it to end, without waiting for balancers; what is left after STOP_S, or at a second Ctrl-C, is killed."""
+    process.send_signal(signal.SIGINT)
     try:
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_S)

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from service.call import Call
 from service.errors import ClientGone, DeadlineExceeded, Overloaded, RankerError, error_body
 from service.rank import Ranked
-from service.wire import Timings
+from service.wire.shapes import Timings
 
 CALL = "ranker.call"  # where a request's scope holds its Call
 

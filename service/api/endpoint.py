@@ -4,7 +4,7 @@ The door is FastAPI's route with its handler overridden: what it documents is wh
 parsed nor answers checked by FastAPI, whose dependencies cost more than the handlers (`python -m loadtest.overhead`).
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +14,18 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from service.api.answers import call_of
+from service.api.duty import Duty
 from service.api.gate import Gate
 from service.call import Call
 from service.errors import KINDS, ClientGone, MethodNotAllowed, NotFound
+from service.models.examples import Ids
+from service.process.orders import Orders
 from service.scoring.served import Live
 from service.settings import Settings
 from service.store.history import History
 from service.telemetry.counts import Metrics
-from service.turns import Turns
-from service.wire import ErrorResponse, RankRequest
+from service.wire.shapes import ErrorResponse, RankRequest
+from service.wire.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,11 @@ class Parts:
     history: History
     gate: Gate
     metrics: Metrics
+    duty: Duty
+    orders: Orders
     turns: Turns = field(default_factory=Turns)
 
 
-Ids = Mapping[str, list[Any]]  # `user_ids` and `item_ids` to try
 Handler = Callable[[Call, Request, Parts], Awaitable[Response]]
 
 

@@ -15,22 +15,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse
 
-from model.bundle.reading import Bundle
 from service.api.answers import call_of, error_response, json_response, ranked_body, timings_ms
 from service.api.arrival import ARRIVAL, Arrival
-from service.api.endpoint import Endpoint, Ids, Parts
+from service.api.endpoint import Endpoint, Parts
 from service.batch import Batch, Messages, rank_batch
 from service.call import Call
-from service.errors import OF_STATUS, BodyTooLarge, InvalidRequest, RankerError, SlowUpload, error_body
-from service.pieces import PIECE
+from service.errors import OF_STATUS, BodyTooLarge, Draining, InvalidRequest, RankerError, SlowUpload, error_body
+from service.models.examples import example, samples
 from service.rank import Ranked, rank
 from service.scoring.admission import Size
 from service.telemetry.counts import Metrics
 from service.telemetry.families import STAGES
-from service.wire import ErrorResponse, RankResponse, parse, parse_large
+from service.wire.pieces import PIECE
+from service.wire.shapes import ErrorResponse, RankResponse, parse, parse_large
 
 ASSETS = "/docs-assets"  # of Swagger UI, without a CDN
-SAMPLES = 1000  # ids that GET /model offers at most
 
 
 async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
@@ -172,19 +171,6 @@ async def get_model(call: Call, request: Request, parts: Parts) -> Response:
     )
 
 
-def samples(bundle: Bundle) -> dict[str, list[Any]]:
-    """Ids from the bundle's golden requests, for load tests and a first try; users with profile and history first."""
-    requests = sorted(bundle.golden(), key=lambda r: not (r["profile"] and r["behaviours"]))
-    users = dict.fromkeys(request["user_id"] for request in requests)
-    items = dict.fromkeys(item for request in requests for item in request["candidates"])
-    return {"user_ids": list(users)[:SAMPLES], "item_ids": list(items)[:SAMPLES]}
-
-
-def example(ids: Ids, candidates: int) -> dict[str, Any]:
-    """A request that works."""
-    return {"user_id": ids["user_ids"][0], "candidates": ids["item_ids"][:candidates]}
-
-
 async def get_scrape(call: Call, request: Request, parts: Parts) -> Response:
     content, media_type = await asyncio.to_thread(parts.metrics.render)
     return Response(content, headers={"content-type": media_type})
@@ -196,6 +182,8 @@ async def get_live(call: Call, request: Request, parts: Parts) -> Response:
 
 async def get_ready(call: Call, request: Request, parts: Parts) -> Response:
     served = parts.live.take(call)
+    if parts.duty.draining:
+        raise Draining("this instance is stopping; send nothing new here")
     return json_response({"status": "ready", "model": served.name, "version": served.version})
 
 

@@ -12,7 +12,7 @@ from model.features.schema import Schema
 from service.store.format import pack
 
 DAY_MS = 86_400_000
-LONGEST_ID = 256  # of a user, as in a request (service/wire.py)
+LONGEST_ID = 256  # of a user, as in a request (service/wire/shapes.py)
 
 
 class BackfillError(Exception):

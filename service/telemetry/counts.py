@@ -179,7 +179,7 @@ class Metrics:
         self.add("ranker_model_swap", outcome="ok")
         return slot
 
-    def retire(self, slot: int) -> None:
+    def retire(self, slot: int | None) -> None:
         """This worker no longer answers with the model in that slot, which another may take. KeyError if unknown."""
         with self._lock:
             self._rows["answers"][self._row_of[slot]] = False
@@ -198,6 +198,10 @@ class Metrics:
     def breaker(self, state: int) -> None:
         """The state of the store's circuit breaker: families.CLOSED, HALF_OPEN or OPEN."""
         self._breaker[0] = state
+
+    def draining(self, draining: bool) -> None:
+        """Whether it asks that nothing new come here."""
+        self._worker["draining"] = draining
 
     def beat(self, lag_s: float, queue_items: int, queue_age_s: float) -> None:
         """This worker's event loop turns: its lag, the candidates that wait, the age of the oldest. See `pulse.py`."""

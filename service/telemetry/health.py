@@ -19,6 +19,7 @@ class Health(NamedTuple):
     up: int  # whose process lives
     answering: int  # whose loop has beaten within the last STUCK_S: the bundle is loaded, and requests are taken
     stuck: bool  # all that ever beat have ended, or have not beaten for DEAD_S
+    draining: bool  # one of them asks that nothing new come here
     model: str = ""  # taken up last; empty before the first
     version: str = ""
 
@@ -28,14 +29,17 @@ class Health(NamedTuple):
         alive = [worker for worker in workers if lives(worker)]
         ages_s = [now_s - float(worker["worker"]["beat_s"]) for worker in alive if worker["worker"]["beat_s"]]
         stuck = bool(workers) and (not alive or (len(ages_s) == len(alive) and min(ages_s) > DEAD_S))
+        draining = any(worker["worker"]["draining"] for worker in alive)
         newest = list(models(alive))[-1:]
         names = [(str(dict(labels)["name"]), str(dict(labels)["version"])) for labels in newest]
-        return cls(expected, len(alive), sum(age <= STUCK_S for age in ages_s), stuck, *(names[0] if names else ()))
+        return cls(
+            expected, len(alive), sum(age <= STUCK_S for age in ages_s), stuck, draining, *(names[0] if names else ())
+        )
 
     @property
     def ready(self) -> bool:
         """Whether requests should come here."""
-        return self.up >= self.expected and self.answering > 0
+        return self.up >= self.expected and self.answering > 0 and not self.draining
 
     @property
     def live(self) -> bool:

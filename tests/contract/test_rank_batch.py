@@ -19,7 +19,7 @@ from service.rank import Ranked
 from service.scoring.scorer import Scorer
 from service.scoring.served import Served
 from service.store.redis import RedisHistory
-from service.turns import Turns
+from service.wire.turns import Turns
 from tests.client import NOW, client_of, items_of, run
 from tests.stores import Proxy, black_hole_url, write
 

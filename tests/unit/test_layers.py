@@ -49,28 +49,32 @@ ARROWS = {
     "model.daily": COMMAND | TRAINED | {"model.datasets"},
     "model.demo": COMMAND | TRAINED | {"model.datasets", "model.prepare", "model.train"},
     "model.reproduce": COMMAND | TRAINED | {"model.reproduction"},
-    "service": {"service", *SERVED, *COMMAND},  # app, worker and __main__, which know all parts
-    "service.parent": set(),
-    "service.admin": {"service.errors", "service.parent", "service.telemetry"},  # a light process
+    "service": {"service", *SERVED, *COMMAND},  # app and __main__, which know all parts
+    "service.process": {"service", *SERVED, *COMMAND},  # likewise
+    "service.process.control": set(),  # a leaf: what processes tell each other
+    "service.process.orders": {"service.errors", "service.process.control"},
+    "service.models": SERVED
+    | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings"}
+    | {"service.telemetry"},
+    "service.process.child": set(),
+    "service.process.admin": {"service.errors", "service.process.child", "service.telemetry"},  # a light process
     "service.settings": set(),
     "service.errors": set(),
-    "service.turns": set(),  # a leaf: whose slice of work comes next
-    "service.pieces": {"service.errors", "service.turns"},
-    "service.wire": FEATURES | {"service.errors", "service.pieces", "service.turns"},
+    "service.wire": FEATURES | {"service.errors"},
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
     "service.call": {"service.errors"},
     "service.scoring": SERVED | {"service.call", "service.errors"},
-    "service.rank": FEATURES
-    | {"service.call", "service.errors", "service.turns", "service.wire", "service.store", "service.scoring"},
+    "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
-    | {"service.call", "service.errors", "service.pieces", "service.turns", "service.wire"}
+    | {"service.call", "service.errors", "service.wire"}
     | {"service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
-    | {"service.call", "service.errors", "service.pieces", "service.turns", "service.wire", "service.batch"}
-    | {"service.rank", "service.settings"}
+    | {"service.call", "service.errors", "service.wire", "service.batch"}
+    | {"service.rank", "service.settings", "service.models", "service.process.orders"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.loading": FEATURES | LINES | {"service.store"},
+    "service.loading.trial": SERVED | {"service.loading", "service.settings"},
     "service.backfill": SERVED | COMMAND | {"service.settings", "service.loading"},
     "loadtest": {"loadtest", *COMMAND},
     "loadtest.errors": set(),
@@ -178,7 +182,7 @@ def test_the_service_starts_where_neither_torch_nor_a_table_reader_can_be_import
 
 def test_the_admin_process_needs_nothing_that_ranks() -> None:
     heavy = ("onnxruntime", "fastapi", "pydantic", "redis", "service.rank", "model.bundle", "model.features")
-    done = without(heavy, code="import service.admin")
+    done = without(heavy, code="import service.process.admin")
     assert done.returncode == 0, done.stderr
 
 

@@ -9,8 +9,8 @@ import pytest
 from pydantic_core import from_json
 
 from service.errors import InvalidRequest, MalformedBody, RankerError, TooManyCandidates
-from service.pieces import DEEPEST, LONGEST, PIECE, WINDOW, Tally, TooManyParts, parsed, parts
-from service.turns import Turns
+from service.wire.pieces import DEEPEST, LONGEST, PIECE, WINDOW, Tally, TooManyParts, parsed, parts
+from service.wire.turns import Turns
 
 TEXTS = ("", "a\\", '"q"', "[{,", "\\" * 7, "é" * 9, "x" * WINDOW, "\\" * (WINDOW + 1), '\\"' * PIECE, "}" * 50)
 BROKEN = (b"", b",", b"]", b"}", b'"', b"[", b"{", b"\\", b" ", b"1", b":")

@@ -19,8 +19,8 @@ from service.call import Call
 from service.errors import InvalidRequest
 from service.rank import Ranked, rank, rank_many
 from service.store.history import Asked, Stored
-from service.turns import Turns
-from service.wire import RankRequest
+from service.wire.shapes import RankRequest
+from service.wire.turns import Turns
 
 NOW = 1_700_000_000_000
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from service import trial
+from service.loading import trial
 
 
 def test_the_example_is_of_items_shown_last_and_not_of_those_first_shown_last(tmp_path: Path) -> None:

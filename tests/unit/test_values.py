@@ -24,7 +24,7 @@ from model.prepared.summary import warnings
 from service.call import Call
 from service.rank import rank
 from service.store.history import Stored
-from service.wire import parse as request_of
+from service.wire.shapes import parse as request_of
 from tests.worlds import HOUR
 
 NAN = float("nan")

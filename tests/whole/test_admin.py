@@ -82,9 +82,11 @@ def test_the_admin_port_tells_what_the_service_s_own_tells_and_nothing_else(smal
 def test_an_admin_process_that_ends_is_started_again(small_bundle: Bundle) -> None:
     with watched(small_bundle) as service:
         service.curl()
-        (before,) = service.pids("service.admin")
+        (before,) = service.pids("service.process.admin")
         os.kill(before, signal.SIGKILL)
-        wait_until(lambda: service.ask("/health/ready")[0] == 200 and before not in service.pids("service.admin"))
+        wait_until(
+            lambda: service.ask("/health/ready")[0] == 200 and before not in service.pids("service.process.admin")
+        )
         assert "the admin process ended (SIGKILL); another takes its place" in service.output
         assert json.loads(get(f"{service.url}/health/ready"))["status"] == "ready"
 
@@ -93,7 +95,7 @@ def test_an_admin_process_that_ends_is_started_again(small_bundle: Bundle) -> No
 def test_the_admin_process_ends_with_its_parent(small_bundle: Bundle, signal_: signal.Signals) -> None:
     with watched(small_bundle) as service:
         service.curl()
-        assert service.pids("service.admin")
+        assert service.pids("service.process.admin")
         service.process.send_signal(signal_)
         service.ended()
         wait_until(lambda: not service.children.pids(), service)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic_core import from_json
 
 from service.errors import InvalidRequest, MalformedBody, RankerError
-from service.turns import Turns
+from service.wire.turns import Turns
 
 PIECE = 16 * 1024  # bytes that are parsed at once
 LONGEST = 512 * 1024  # bytes of one text or number

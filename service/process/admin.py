@@ -22,7 +22,7 @@ import orjson
 import uvicorn
 
 from service.errors import MethodNotAllowed, NotFound, RankerError, error_body
-from service.parent import end_with
+from service.process.child import end_with
 from service.telemetry import logs
 from service.telemetry.form import Form
 from service.telemetry.reader import Reader
@@ -32,7 +32,7 @@ log = logging.getLogger("ranker")
 LIVE, READY, METRICS = PATHS = ("/health/live", "/health/ready", "/metrics")
 AGAIN_S = 1.0  # before another takes a dead one's place: one that cannot live must not fill the log
 STOP_S = 2.0
-_PROGRAM = "import sys; from service.admin import main; main(sys.argv[1:])"  # no verb: nobody else is to start it
+_PROGRAM = "import sys; from service.process.admin import main; main(sys.argv[1:])"  # no verb: others need not start it
 
 
 @dataclass(frozen=True)

@@ -53,15 +53,15 @@ def example(data: Path, candidates: int) -> dict[str, Any] | None:
     return {"user_id": rows["user_id"][-1], "candidates": items.to_list()}
 
 
-def hint(bundle: Bundle) -> str:
+def hint(bundle: Path) -> str:
     """What to do about an embedded store without users."""
     import json
 
     try:
-        data_at = json.loads((bundle.folder / REPORT).read_text()).get("data_at")
+        data_at = json.loads((bundle / REPORT).read_text()).get("data_at")
     except (OSError, ValueError):
         data_at = None
-    data = (bundle.folder / data_at).resolve() if data_at else None
+    data = (bundle / data_at).resolve() if data_at else None
     known = str(data) if data and (data / "tables").is_dir() else "a prepared data set"
     return (
         f"the embedded store has no users for this bundle, so every history is empty; to try it with users: "

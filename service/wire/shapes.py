@@ -22,8 +22,8 @@ from pydantic_core import from_json
 from model.features.behaviour import EARLIEST_MS, LATEST_MS, looks_like
 from model.features.ids import shown
 from service.errors import InvalidRequest, MalformedBody, RankerError, TooManyCandidates
-from service.pieces import Tally, parsed
-from service.turns import Turns
+from service.wire.pieces import Tally, parsed
+from service.wire.turns import Turns
 
 SHOWN = 3  # problems named in one message
 SOME = 12  # problems that are worth looking at; pydantic collects one for each key of a body

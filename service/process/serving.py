@@ -3,10 +3,10 @@
 Checks the bundle once, starts a store where none is named, and serves with the workers asked for.
 """
 
+import asyncio
 import logging
 import os
 import shlex
-import signal
 import socket
 import sys
 import threading
@@ -15,30 +15,26 @@ import urllib.request
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
-import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
-from model.features.wanted import Wanted
-from service import trial
-from service.admin import AdminProcess, Task
-from service.api.arrival import Door, stamped
-from service.api.routes import STAGES_OF, example, samples
+from service.api.arrival import stamped
+from service.api.routes import STAGES_OF
+from service.loading import trial
 from service.loading.load import load_users
 from service.loading.user import BackfillError
-from service.scoring.scorer import Scorer
-from service.scoring.served import Served, check_kept
+from service.models.check import Checked, checked
+from service.process.admin import AdminProcess, Task
+from service.process.supervisor import Supervisor
 from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
 from service.store import clients
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
 from service.store.history import REASONS
 from service.telemetry import logs, tracing
 from service.telemetry.folder import prepare_folder
-from service.worker import METRICS_FOLDER, PARENT
 
 log = logging.getLogger("ranker")
 
@@ -69,55 +65,30 @@ def serve(data: Path | None = None) -> int:
             if opened is not None:
                 stack.callback(opened.close)
         try:
-            os.environ["RANKER_BUNDLE"] = str(bundle.folder)  # what was checked, though `current` may move on
             if settings.redis_url is None:
-                os.environ["RANKER_REDIS_URL"] = _embedded(stack, settings, bundle, data)
-            body = (trial.example(data, 5) if data else None) or example(samples(bundle), 5)
+                os.environ["RANKER_REDIS_URL"] = _embedded(stack, settings, Path(bundle.folder), data)
+            body = (trial.example(data, 5) if data else None) or bundle.example
         except (EmbeddedStoreError, BackfillError) as error:
             print(f"service: {error}", file=sys.stderr)
             return 1
         folder = stack.enter_context(prepare_folder(settings.workers))
-        os.environ[METRICS_FOLDER] = str(folder)
-        os.environ[PARENT] = str(os.getpid())
         base = _base(listener)
         if admin is not None:
             stack.enter_context(AdminProcess(admin, _admin_task(folder, settings)))
             log.info("health and metrics also on %s, by a process of their own", _base(admin))
         threading.Thread(target=_announce, args=(base, body), daemon=True).start()
-        config = uvicorn.Config(
-            "service.worker:from_environment",
-            factory=True,
-            workers=settings.workers,
-            loop="uvloop",
-            http=cast(Any, Door),  # on httptools; its type wants an asyncio.Protocol, its code does not
-            ws="none",
-            log_config=None,  # its loggers write as ours do
-            log_level="warning" if settings.log_level == "info" else settings.log_level,
-            access_log=False,  # it would write raw paths; at debug ours tells of every request
-            timeout_graceful_shutdown=settings.shutdown_grace_s,
-            server_header=False,
-        )
-        if settings.workers > 1:
-            Multiprocess(config, [listener]).run()
-        else:
-            server = uvicorn.Server(config)
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after an orderly shutdown
-            try:
-                server.run([listener])
-            except KeyboardInterrupt:  # likewise
-                pass
-            return 0 if server.started else 1
-    return 0
+        return asyncio.run(_supervised(settings, listener, folder, Path(bundle.folder)))
 
 
-def _checked(settings: Settings) -> Bundle:
+async def _supervised(settings: Settings, listener: socket.socket, folder: Path, bundle: Path) -> int:
+    grace_s = settings.shutdown_grace_s
+    return await Supervisor(settings.workers, listener, folder, bundle, settings.drain_s, grace_s).run()
+
+
+def _checked(settings: Settings) -> Checked:
     """The bundle, its hashes compared and its golden requests answered: once, here, before any worker starts."""
-    begun = time.perf_counter()
-    bundle = Bundle.open(settings.bundle)
-    check_kept(bundle, Wanted.of(bundle.schema), settings.history_keep)
-    bundle.verify()
-    served = Served.open(bundle, Scorer(1), settings.precision)
-    facts = (bundle.name, bundle.version, bundle.folder, served.precision, time.perf_counter() - begun)
+    bundle = checked(settings.bundle)
+    facts = (bundle.name, bundle.version, bundle.folder, bundle.precision, bundle.seconds)
     log.info("bundle %s %s at %s, served in %s, checked in %.2f s", *facts)
     return bundle
 
@@ -172,12 +143,12 @@ def _refuse_data(data: Path, settings: Settings) -> None:
         )
 
 
-def _embedded(stack: ExitStack, settings: Settings, bundle: Bundle, data: Path | None) -> str:
+def _embedded(stack: ExitStack, settings: Settings, bundle: Path, data: Path | None) -> str:
     """Starts the embedded store with the users of `data`, or with the demo's for the demo; gives the store's URL."""
     url = stack.enter_context(EmbeddedStore()).url
     log.warning("RANKER_REDIS_URL is not set: embedded store, lost at exit, not for production")
     if data is not None:
-        trial.load(data, bundle, url, settings)
+        trial.load(data, Bundle.open(bundle), url, settings)
     elif settings.bundle != DEMO_BUNDLE:
         log.warning("%s", trial.hint(bundle))
     else:
