@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from decimal import Decimal
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -203,8 +204,8 @@ class Multi(Feature):
         for row, several in enumerate(values):
             if not isinstance(several, list | tuple | None):
                 raise BadValue(f"{shown(several)} given, a list is allowed")
-            held = [value for value in several or () if not is_hole(value)]
-            for place, value in enumerate(held[: self.max_values]):
+            held = (value for value in several or () if not is_hole(value))
+            for place, value in enumerate(islice(held, self.max_values)):  # a caller's list may be long
                 column[row, place] = key(value, self.type)
         return column
 
