@@ -27,6 +27,7 @@ from model.features.kinds import ITEM_ID, USER_ID
 from model.files import beside, write_json
 from model.graph import golden
 from model.graph.write import check_parity, example_batch, write_graph
+from model.training import contract
 from model.training.choosing.choice import Choice
 from model.training.run import Run
 
@@ -161,8 +162,9 @@ def rows_per_s(run: Run) -> float:
 
 
 def _export(run: Run, folder: Path) -> tuple[Bundle, float]:
-    """What scores, and how far it is from the network. Raises ExportError."""
+    """What scores, and how far it is from the network. Raises ExportError and ContractError."""
     data = run.data
+    contract.check(run.network, data)
     write_graph(run.network, example_batch(data), folder / "model.onnx", run.objective)
     torch.save(run.network.state_dict(), folder / WEIGHTS)
     (folder / "features.toml").write_text(tomli_w.dumps(run.schema.as_dict()))

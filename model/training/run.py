@@ -27,7 +27,7 @@ from model.files import replacing
 from model.networks.blocks import start
 from model.prepared.loader import Prepared, batches
 from model.prepared.splits import SPLITS
-from model.training import objective
+from model.training import contract, objective
 from model.training.batches import shuffled_batches, tensors
 from model.training.histories import empty_share
 from model.training.memory import keep_freed
@@ -82,6 +82,7 @@ class Run:
         self._build()
         self.objective: str = self.network.objective or self.how.objective
         self._check_labels()
+        contract.check(self.network, self.data)
         self.empty_histories = self._check_histories()  # share of the training impressions; None: it reads none
         self.fitted = False  # trained to the end of what was asked
         self.interrupted = False  # set from outside: it ends after the batch under way, with its checkpoint written
