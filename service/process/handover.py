@@ -25,6 +25,7 @@ log = logging.getLogger("ranker")
 ANSWERING, HANDED = b"answering", b"handed"
 ANSWER_S = 10.0  # for one word from the other service, which has nothing else to do
 MOST_BYTES = 4096
+MOST_PATH = 90  # bytes: the kernel takes 107, and the socket is made beside, under a longer name
 _UCRED = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -37,6 +38,8 @@ class Predecessor:
     @classmethod
     def at(cls, path: Path, settings: Settings) -> "Predecessor | None":
         """None where nobody runs. Raises SettingsError."""
+        if len(os.fsencode(path)) > MOST_PATH:
+            raise SettingsError(f"RANKER_HANDOVER={path}: no socket can be made there: at most {MOST_PATH} bytes")
         line = socket.socket(socket.AF_UNIX)
         line.settimeout(ANSWER_S)
         try:
