@@ -15,7 +15,8 @@ import pytest
 from model.bundle.reading import Bundle
 from tests.client import Service, get, serving
 from tests.knocking import BODY, HEAD, RANK, knocking
-from tests.processes import wait_until
+from tests.namespaces import serving_where
+from tests.processes import cmdline, wait_until
 from tests.worked import free_port
 
 
@@ -139,8 +140,25 @@ def test_it_ends_within_the_grace_though_a_worker_hangs(small_bundle: Bundle, wo
         assert "had not ended when the grace was over and is killed" in service.output
 
 
-def cmdline(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_it_ends_within_the_grace_though_the_resolver_hangs(small_bundle: Bundle, tmp_path: Path, workers: str) -> None:
+    """The thread that asks it hangs for half a minute, and an interpreter's own end would wait for it."""
+    (tmp_path / "resolv.conf").write_text("nameserver 127.9.9.8\noptions timeout:30 attempts:3\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.9.9.8", 53))
+        with serving_where(
+            f"mount --bind {tmp_path}/resolv.conf /etc/resolv.conf",
+            bundle=str(small_bundle.folder),
+            redis_url="redis://store.example:6379",
+            workers=workers,
+            shutdown_grace_s="5",
+        ) as service:
+            service.curl()
+            with connected(service) as client:
+                client.sendall(RANK + b"connection: close\r\n\r\n" + BODY)
+                assert json.loads(answer(client)[2])["degraded"]
+            begun = time.monotonic()
+            service.process.send_signal(signal.SIGTERM)
+            assert service.ended() == 0
+            assert time.monotonic() - begun < 5 + 1, service.output
+            assert "is killed" not in service.output, "it ends by itself"

@@ -11,13 +11,14 @@ import pytest
 from model.bundle.reading import Bundle
 from tests.client import Service, get, post, serving
 from tests.knocking import knocking
-from tests.processes import wait_until
+from tests.namespaces import serving_where
+from tests.processes import cmdline, wait_until
 
 CANDIDATES = {"user_id": "u1", "candidates": ["i1"]}
 
 
 def workers_of(service: Service) -> set[int]:
-    return {pid for pid in service.children.pids() if b"process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {pid for pid in service.children.pids() if b"process.worker" in cmdline(pid)}
 
 
 def starts(service: Service) -> float:
@@ -88,6 +89,34 @@ def test_a_worker_that_cannot_start_does_not_end_those_that_answer(small_bundle:
         hidden.rename(folder)
         wait_until(lambda: len(workers_of(service)) == 2 and starts(service) >= 3, service)
         assert service.process.poll() is None
+
+
+def test_a_read_only_root_without_a_temporary_folder_starts(small_bundle: Bundle, valkey_url: str) -> None:
+    with serving_where(
+        "mount -o remount,bind,ro / && mount -t tmpfs -o size=64m none /dev/shm",
+        bundle=str(small_bundle.folder),
+        redis_url=valkey_url,
+    ) as service:
+        assert post(f"{service.url}/rank", CANDIDATES)["items"]
+        assert "Traceback" not in service.output
+
+
+@pytest.mark.parametrize(
+    ("mounts", "says"),
+    [
+        ("mount -t tmpfs -o size=1m none /dev/shm", "/dev/shm has 1.0 MB free"),
+        ("mount -t tmpfs -o ro none /dev/shm", "/dev/shm: Read-only file system"),
+    ],
+)
+def test_no_room_for_the_counts_is_one_clear_line(
+    small_bundle: Bundle, valkey_url: str, mounts: str, says: str
+) -> None:
+    read_only = "mount -o remount,bind,ro / && "
+    with serving_where(read_only + mounts, bundle=str(small_bundle.folder), redis_url=valkey_url) as service:
+        assert service.ended() == 1
+        lines = [line for line in service.output.splitlines() if "service: " in line]
+        assert len(lines) == 1 and "the workers' counts need a folder with 10 MB" in lines[0] and says in lines[0]
+        assert "Traceback" not in service.output
 
 
 def test_a_killed_parent_leaves_nobody_though_a_worker_is_at_work(small_bundle: Bundle) -> None:
