@@ -5,7 +5,7 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,8 @@ from service.telemetry.logs import RequestLog
 from service.telemetry.pulse import beat
 
 log = logging.getLogger("ranker")
+
+CLOSE_S = 1.0  # for whatever is closed at the end
 
 
 def create_app(
@@ -147,9 +149,13 @@ async def _running(
     yield {TURNSTILE: parts.gate.turn_away, DUTY: parts.duty}  # for the protocol, which asks before there is a request
     pulse.cancel()
     await asyncio.gather(pulse, return_exceptions=True)
-    watch.close()
-    scorer.close()
-    await parts.history.close()
+    # What others see comes first. A store's name that does not resolve, a collector that does not answer or a thread
+    # that is stuck holds up nothing but itself: whoever ends the process has a limit.
+    with suppress(TimeoutError):
+        await asyncio.wait_for(parts.history.close(), CLOSE_S)
     metrics.close()
     if traces is not None:
-        traces.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(traces.close), CLOSE_S)
+    watch.close()
+    scorer.close()

@@ -142,10 +142,22 @@ class Settings(BaseSettings):
         ge=0,
         le=3600,
         description="Seconds after SIGTERM for which it serves on while /health/ready says 503, so that balancers look "
-        "away first. Part of RANKER_SHUTDOWN_GRACE_S; Ctrl-C skips it.",
+        "away first. Part of RANKER_SHUTDOWN_GRACE_S, and at most half of it where it is not set; Ctrl-C skips it.",
     )
     shutdown_grace_s: int = Field(
         10, ge=0, description="Seconds from SIGTERM until the process has ended, whatever still hangs."
+    )
+    hang_s: float = Field(
+        30,
+        ge=0,
+        le=86_400,
+        description="A worker whose event loop has not turned for so many seconds is killed and replaced; one that "
+        "starts has ten times as long. 0: never.",
+    )
+    handover: Path | None = Field(
+        None,
+        description="Path of a Unix socket on which a running service hands its listening sockets to its successor on "
+        "the same host, e.g. /run/ranker/handover. Unset: none is handed.",
     )
     budgets_ms: Annotated[tuple[float, ...], NoDecode] = Field(
         (10, 20, 40),

@@ -53,6 +53,14 @@ def _processes() -> dict[Born, int]:
     return table
 
 
+def cmdline(pid: int) -> bytes:
+    """Words with zero bytes between; empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 class Offspring:
     """All that was started inside `offspring()`."""
 

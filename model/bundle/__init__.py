@@ -1,4 +1,4 @@
-"""The artefact: what training writes and the service opens. No torch; of the project it knows model.features alone."""
+"""The artefact: what training writes and the service opens. No torch; of the project it knows model.features alone.
 
-from model.bundle.layout import BundleError as BundleError
-from model.bundle.reading import Bundle as Bundle
+`from model.bundle.reading import Bundle`; nothing is imported here, since the service's parent wants the errors alone.
+"""

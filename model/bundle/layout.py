@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model.bundle.errors import BundleError as BundleError  # by this name most know it
 from model.features.catalog import FILE, Catalog, CatalogError
 
 SCHEMA_VERSION = 1
@@ -18,10 +19,6 @@ RECIPE = "recipe.toml"  # what it was trained by, to copy and change
 INT8 = "int8"  # the manifest's and the report's key of the gate's figures (model/graph/quantize.py)
 CATALOG, GOLDEN, GOLDEN_CATALOG = f"catalog/{FILE}", "golden.json", "golden.npy"
 PREVIOUS_CATALOG = "catalog/previous.npy"  # the one before the last swap; in no manifest, and not read while serving
-
-
-class BundleError(ValueError):
-    """A bundle that must not be served; the message names the file and what is wrong with it."""
 
 
 def located(path: Path) -> tuple[Path, dict[str, Any]]:

@@ -20,6 +20,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from service.api.duty import DUTY, Duty
+
 ARRIVAL = "ranker.arrival"  # where a request's scope holds its Arrival
 TURNSTILE = "ranker.turnstile"  # where the lifespan's state holds what may refuse a request by its head
 MOST_BYTES = 256 * 1024  # of one read
@@ -106,6 +108,8 @@ class _Http(HttpToolsProtocol):
 
     read_at = 0.0  # when the first byte of what is being parsed could be read
     _arrival: Arrival
+    asked_at = 0.0  # when the first byte of the newest request came, by time.perf_counter; 0: none yet
+    amid_request = False  # a request's first byte has come and its last one has not
     _last = False  # whether the request that is turned away is the connection's last one
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -131,6 +135,7 @@ class _Http(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._arrival = Arrival(self.read_at)
+        self.asked_at, self.amid_request = self.read_at, True
         cast(dict[str, Any], self.scope)[ARRIVAL] = self._arrival
 
     def on_headers_complete(self) -> None:
@@ -145,6 +150,10 @@ class _Http(HttpToolsProtocol):
             self._earlier = [cycle for cycle in self._earlier if not cycle.response_complete] + [self.cycle]
         super().on_headers_complete()
         self._arrival._cycle = self.cycle
+        if self._closing():
+            for cycle in self._earlier:  # pipelined: the last of them has the last answer
+                cycle.keep_alive = True
+            self.cycle.keep_alive = False
 
     def _answer(self, answer: bytes) -> None:
         """Without a task, and without the body: what comes of it is passed over.
@@ -155,7 +164,7 @@ class _Http(HttpToolsProtocol):
         """
         self.cycle = cast(RequestResponseCycle, _ANSWERED)
         one_more = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"  # as uvicorn has it
-        self._last = not one_more or self.expect_100_continue
+        self._last = not one_more or self.expect_100_continue or self._closing()
         if self._last:
             answer = answer.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
         self.transport.write(answer)
@@ -163,8 +172,13 @@ class _Http(HttpToolsProtocol):
         if self.expect_100_continue:
             self.transport.close()
 
+    def _closing(self) -> bool:
+        duty: Duty | None = self.app_state.get(DUTY)
+        return duty is not None and duty.closing
+
     def on_message_complete(self) -> None:
         self._arrival.whole = self.read_at
+        self.amid_request = False
         super().on_message_complete()
         if self._last:
             self.transport.close()

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from model.bundle.layout import BundleError
+from model.bundle.errors import BundleError
 
 _PROGRAM = "import sys; from service.models.check import main; main(sys.argv[1:])"  # no verb
 

@@ -1,7 +1,8 @@
 """/health and /metrics on a port of their own, by a process that load on the workers does not reach.
 
-It reads the workers' counts, as any of them does, and imports neither a model nor what runs one. `python -m service`
-starts it before the workers, starts it again should it end, and ends it last. When its parent is gone, it ends itself.
+It reads the workers' counts, as any of them does, and imports neither a model nor what runs one. It ends when its
+standard input does: its parent's end, or its parent's wish. It passes SIGTERM over, which systemd sends to every
+process of a unit at once, since it is to tell of the others' end.
 """
 
 import json
@@ -9,20 +10,18 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 import uvicorn
 
 from service.errors import MethodNotAllowed, NotFound, RankerError, error_body
-from service.process.child import end_with
+from service.process.adminprocess import Task
 from service.telemetry import logs
 from service.telemetry.form import Form
 from service.telemetry.reader import Reader
@@ -30,78 +29,6 @@ from service.telemetry.reader import Reader
 log = logging.getLogger("ranker")
 
 LIVE, READY, METRICS = PATHS = ("/health/live", "/health/ready", "/metrics")
-AGAIN_S = 1.0  # before another takes a dead one's place: one that cannot live must not fill the log
-STOP_S = 2.0
-_PROGRAM = "import sys; from service.process.admin import main; main(sys.argv[1:])"  # no verb: others need not start it
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the admin process is told, as JSON."""
-
-    folder: str  # of the workers' counts
-    workers: int  # that there should be
-    routes: dict[str, list[str]]  # and what follows: the form of these counts, see Form
-    reasons: list[str]
-    budgets_s: list[float]
-    log_level: str
-    log_format: Literal["text", "json"]
-
-
-class AdminProcess:
-    """A context: inside it the process listens on `listener`, and another takes its place should it end."""
-
-    def __init__(self, listener: socket.socket, task: Task):
-        self._listener, self._task = listener, task
-        self._ending = threading.Event()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> "AdminProcess":
-        self._start()
-        threading.Thread(target=self._watch, name="admin-watch", daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._lock:
-            self._ending.set()
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _start(self) -> None:
-        told = json.dumps(asdict(self._task))
-        # It needs no store, whose URL may hold a password; nor a pool of numpy's threads.
-        environment = {name: value for name, value in os.environ.items() if name != "RANKER_REDIS_URL"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(os.getpid()), str(self._listener.fileno()), told],
-            env=environment | {"OPENBLAS_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            pass_fds=[self._listener.fileno()],
-            start_new_session=True,  # Ctrl-C reaches the whole group: it is to end last
-        )
-
-    def _watch(self) -> None:
-        while True:
-            code = self._process.wait()
-            if self._ending.wait(AGAIN_S):
-                return
-            log.warning("the admin process ended (%s); another takes its place", _ended_by(code))
-            with self._lock:
-                if self._ending.is_set():
-                    return
-                try:
-                    self._start()
-                except OSError as error:  # no memory, no descriptors: tried again, since the workers go on
-                    log.error("the admin process cannot be started: %s", error)
-
-
-def _ended_by(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 class Admin:
@@ -137,9 +64,8 @@ def _refused(error: RankerError, headers: dict[str, str]) -> tuple[int, bytes, d
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serves until it is told to stop or its parent is gone. `arguments`: parent's id, listening descriptor, Task."""
-    parent, descriptor, told = arguments
-    end_with(int(parent))
+    """Serves until its standard input ends. `arguments`: listening descriptor, Task."""
+    descriptor, told = arguments
     task = Task(**json.loads(told))
     logs.configure(task.log_level, task.log_format)
     reader = Reader(Path(task.folder), Form(task.routes, task.reasons, task.budgets_s))
@@ -155,5 +81,19 @@ def main(arguments: Sequence[str]) -> None:
         timeout_graceful_shutdown=1,
         server_header=False,
     )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after an orderly shutdown
-    uvicorn.Server(config).run([socket.socket(fileno=int(descriptor))])
+    server = Serving(config)
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        server.should_exit = True
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    server.run([socket.socket(fileno=int(descriptor))])
+
+
+class Serving(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(one, signal.SIG_IGN)
+        yield

@@ -1,9 +1,13 @@
-"""A child's end with its parent."""
+"""A child's end: with its parent, and within so many seconds."""
 
+import logging
 import os
 import signal
+import sys
 import threading
 import time
+from contextlib import suppress
+from typing import NoReturn
 
 
 def end_with(parent: int) -> None:
@@ -15,3 +19,20 @@ def end_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def end_within(seconds: float) -> None:
+    """Ends this process then, whatever it is at: also one whose event loop is stuck."""
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process now. The interpreter's own end waits for every thread of a pool, and one may hang (a resolver
+    that does not answer, say)."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it has left
+            stream.flush()
+    os._exit(code)

@@ -20,9 +20,13 @@ class Drain:
 
 @dataclass(frozen=True)
 class Stop:
-    """To a worker: take nothing new, finish what is under way within so many seconds, and end."""
+    """To a worker: accept nothing more, finish what is under way within so many seconds, and end.
+
+    Connections that it has already are served for `linger_s` more, where they have not been closed by then.
+    """
 
     grace_s: float
+    linger_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,23 @@ class Up:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """From a worker: why it cannot start. It ends then."""
+
+    problem: str
+
+
+@dataclass(frozen=True)
+class Beat:
+    """From a worker: its event loop turns."""
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """From a worker: somebody sent it SIGTERM. It serves on until its parent, which knows more, tells it to stop."""
+
+
+@dataclass(frozen=True)
 class Done:
     """From a worker: what was asked under this number is done; else the problem, in words."""
 
@@ -82,10 +103,19 @@ class Result:
     body: dict[str, Any] = field(default_factory=dict)
 
 
-Message = Drain | Stop | Load | Switch | Drop | Up | Done | Order | Result
+Message = Drain | Stop | Load | Switch | Drop | Up | Failed | Beat | Leaving | Done | Order | Result
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Drain, Stop, Load, Switch, Drop, Up, Done, Order, Result)
+    kind.__name__: kind for kind in (Drain, Stop, Load, Switch, Drop, Up, Failed, Beat, Leaving, Done, Order, Result)
 }
+
+
+def told(end: socket.socket, message: Message) -> None:
+    """Tells it where no event loop runs yet."""
+    end.sendall(_line(message))
+
+
+def _line(message: Message) -> bytes:
+    return json.dumps([type(message).__name__, asdict(message)]).encode() + b"\n"
 
 
 class Line:
@@ -101,7 +131,7 @@ class Line:
     def tell(self, message: Message) -> None:
         """Does not wait: messages are few and small. Whoever is gone hears nothing."""
         if not self._writer.is_closing():
-            self._writer.write(json.dumps([type(message).__name__, asdict(message)]).encode() + b"\n")
+            self._writer.write(_line(message))
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         try:

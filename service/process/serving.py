@@ -1,38 +1,31 @@
 """What `python -m service` does.
 
-Checks the bundle once, starts a store where none is named, and serves with the workers asked for.
+Checks the bundle once, starts a store where none is named, and serves with the workers asked for. This process answers
+no request, and is kept small: what needs numpy, the model's runtime or a client of the store is done in others.
 """
 
 import asyncio
+import json
 import logging
 import os
 import shlex
-import socket
+import signal
 import sys
-import threading
-import time
-import urllib.request
-from contextlib import ExitStack
-from itertools import chain
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import orjson
-
-from model.bundle.layout import BundleError
-from model.bundle.reading import Bundle
-from service.api.arrival import stamped
-from service.api.routes import STAGES_OF
-from service.loading import trial
-from service.loading.load import load_users
-from service.loading.user import BackfillError
+from model.bundle.errors import BundleError
 from service.models.check import Checked, checked
-from service.process.admin import AdminProcess, Task
-from service.process.supervisor import Supervisor
-from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
-from service.store import clients
+from service.process.adminprocess import AdminProcess, Task
+from service.process.child import leave
+from service.process.handover import Handover, Predecessor
+from service.process.listening import Listeners, base, from_systemd, opened
+from service.process.prelude import Prelude, Prepared
+from service.process.supervisor import Supervisor, Times
+from service.settings import Settings, SettingsError, load_settings
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
-from service.store.history import REASONS
 from service.telemetry import logs, tracing
 from service.telemetry.folder import prepare_folder
 
@@ -40,49 +33,112 @@ log = logging.getLogger("ranker")
 
 
 def serve(data: Path | None = None) -> int:
-    """Serves until it is stopped; gives the exit code. `data`: a prepared data set to try the bundle with."""
+    """Serves until it is stopped, which ends this process; the exit code of a service that could not start.
+
+    `data`: a prepared data set to try the bundle with.
+    """
+    signal.signal(signal.SIGTERM, _stopped_while_starting)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing yet that could look for a newer bundle
     try:
-        settings = load_settings()
-        if data is not None:
-            _refuse_data(data, settings)
-        logs.configure(settings.log_level, settings.log_format)
-        _warn_of_unknown_settings(settings)
-        _warn_of_no_deadline(settings)
-        if (refusal := tracing.refusal(os.environ)) is not None:
-            log.warning("%s", refusal)
-        if settings.redis_url is not None:
-            _check_store(settings.redis_url)
-        if settings.admin_port and settings.admin_port == settings.port:
-            raise SettingsError(f"RANKER_PORT and RANKER_ADMIN_PORT are both {settings.port}: two ports are needed")
-        listener = _listen(settings.host, settings.port, "RANKER_PORT")
-        admin = _listen(settings.host, settings.admin_port, "RANKER_ADMIN_PORT") if settings.admin_port else None
-        bundle = _checked(settings)
-    except (SettingsError, BundleError, ValueError, OSError) as error:
+        with ExitStack() as stack:
+            code = _served(stack, data)
+    except (SettingsError, BundleError, EmbeddedStoreError, ValueError, OSError) as error:
         print(f"service: {error}", file=sys.stderr)
         return 1
-    with ExitStack() as stack:
-        for opened in (listener, admin):
-            if opened is not None:
-                stack.callback(opened.close)
-        try:
-            if settings.redis_url is None:
-                os.environ["RANKER_REDIS_URL"] = _embedded(stack, settings, Path(bundle.folder), data)
-            body = (trial.example(data, 5) if data else None) or bundle.example
-        except (EmbeddedStoreError, BackfillError) as error:
-            print(f"service: {error}", file=sys.stderr)
-            return 1
-        folder = stack.enter_context(prepare_folder(settings.workers))
-        base = _base(listener)
-        if admin is not None:
-            stack.enter_context(AdminProcess(admin, _admin_task(folder, settings)))
-            log.info("health and metrics also on %s, by a process of their own", _base(admin))
-        threading.Thread(target=_announce, args=(base, body), daemon=True).start()
-        return asyncio.run(_supervised(settings, listener, folder, Path(bundle.folder)))
+    leave(code)
 
 
-async def _supervised(settings: Settings, listener: socket.socket, folder: Path, bundle: Path) -> int:
-    grace_s = settings.shutdown_grace_s
-    return await Supervisor(settings.workers, listener, folder, bundle, settings.drain_s, grace_s).run()
+def _stopped_while_starting(*_: object) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _served(stack: ExitStack, data: Path | None) -> int:
+    settings = load_settings()
+    if data is not None:
+        _refuse_data(data, settings)
+    logs.configure(settings.log_level, settings.log_format)
+    _warn(settings)
+    times = _times(settings)
+    prelude = stack.enter_context(closing(Prelude()))
+    inherited = from_systemd(settings.admin_port)
+    predecessor = None
+    if settings.handover is not None and "main" not in inherited:
+        predecessor = Predecessor.at(settings.handover, settings)
+        inherited = predecessor.sockets if predecessor is not None else inherited
+    listeners = opened(settings, inherited, own=not inherited)
+    stack.callback(listeners.close)
+    bundle = _checked(settings)
+    store = None
+    if settings.redis_url is None:
+        store = os.environ["RANKER_REDIS_URL"] = stack.enter_context(EmbeddedStore()).url
+        log.warning("RANKER_REDIS_URL is not set: embedded store, lost at exit, not for production")
+    prepared = prelude.prepare(bundle.folder, store, data)
+    folder = stack.enter_context(prepare_folder(settings.workers))
+    supervisor = Supervisor(settings.workers, listeners, folder, Path(bundle.folder), times)
+    supervisor.answering = _announcement(supervisor, base(listeners.main), prepared.example or bundle.example)
+    admin = None
+    if listeners.admin is not None:
+        admin = AdminProcess(listeners.admin, _admin_task(folder, settings, prepared))
+        log.info("health and metrics also on %s, by a process of their own", base(listeners.admin))
+    return _run(_supervised(stack, settings, supervisor, listeners, admin, predecessor))
+
+
+def _run(what: Coroutine[Any, Any, int]) -> int:
+    """As asyncio.run, but for threads that do not end: it would wait for them."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop.run_until_complete(what)
+
+
+async def _supervised(
+    stack: ExitStack,
+    settings: Settings,
+    supervisor: Supervisor,
+    listeners: Listeners,
+    admin: AdminProcess | None,
+    predecessor: Predecessor | None,
+) -> int:
+    """The exit code. Where there is a predecessor, it goes on until all workers answer."""
+    handover = None
+    if settings.handover is not None:
+
+        def handed() -> None:
+            if admin is not None:
+                admin.end()  # the successor's answers now
+
+        handover = Handover(settings.handover, supervisor, listeners.all(), handed)
+        stack.callback(handover.close)
+    running = asyncio.create_task(supervisor.run())
+    if predecessor is not None:
+        up = asyncio.create_task(supervisor.all_up.wait())
+        await asyncio.wait({running, up}, return_when=asyncio.FIRST_COMPLETED)
+        up.cancel()
+        if running.done():
+            return running.result()
+        if await asyncio.to_thread(predecessor.let_go):
+            log.info("the service before has handed over")
+        supervisor.sole = True
+    if admin is not None:
+        stack.enter_context(admin)
+    serving = asyncio.create_task(handover.serve()) if handover is not None else None
+    try:
+        return await running
+    finally:
+        if serving is not None:
+            serving.cancel()
+
+
+def _times(settings: Settings) -> Times:
+    """Raises SettingsError."""
+    drain_s, grace_s = settings.drain_s, settings.shutdown_grace_s
+    if "drain_s" not in settings.model_fields_set:
+        drain_s = min(drain_s, grace_s / 2)
+    elif drain_s > grace_s:
+        raise SettingsError(
+            f"RANKER_DRAIN_S={drain_s:g} is part of RANKER_SHUTDOWN_GRACE_S={grace_s}: at most {grace_s} is allowed, "
+            "less what the last requests take"
+        )
+    return Times(drain_s, grace_s, settings.hang_s)
 
 
 def _checked(settings: Settings) -> Checked:
@@ -93,41 +149,10 @@ def _checked(settings: Settings) -> Checked:
     return bundle
 
 
-def _admin_task(folder: Path, settings: Settings) -> Task:
-    routes = {path: list(stages) for path, stages in STAGES_OF.items()}
+def _admin_task(folder: Path, settings: Settings, prepared: Prepared) -> Task:
     budgets_s = [budget / 1000 for budget in settings.budgets_ms]
-    return Task(
-        str(folder), settings.workers, routes, list(REASONS), budgets_s, settings.log_level, settings.log_format
-    )
-
-
-def _base(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _listen(host: str, port: int, setting: str) -> socket.socket:
-    """A bound socket, so that a port in use is one clear line before anything else starts."""
-    family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listener = socket.socket(family, kind)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-        stamped(listener)
-        listener.listen(2048)
-        listener.set_inheritable(True)
-    except OSError as error:
-        listener.close()
-        wrong = f"cannot listen on {host}:{port} ({error.strerror})"
-        raise OSError(f"{wrong}; stop what listens there or set {setting} to another port") from None
-    return listener
-
-
-def _check_store(url: str) -> None:
-    try:
-        clients.check(url)
-    except ValueError as error:
-        raise SettingsError(f"RANKER_REDIS_URL: {error}") from None
+    form = (prepared.routes, prepared.reasons, budgets_s)
+    return Task(str(folder), settings.workers, *form, settings.log_level, settings.log_format)
 
 
 def _refuse_data(data: Path, settings: Settings) -> None:
@@ -143,45 +168,26 @@ def _refuse_data(data: Path, settings: Settings) -> None:
         )
 
 
-def _embedded(stack: ExitStack, settings: Settings, bundle: Path, data: Path | None) -> str:
-    """Starts the embedded store with the users of `data`, or with the demo's for the demo; gives the store's URL."""
-    url = stack.enter_context(EmbeddedStore()).url
-    log.warning("RANKER_REDIS_URL is not set: embedded store, lost at exit, not for production")
-    if data is not None:
-        trial.load(data, Bundle.open(bundle), url, settings)
-    elif settings.bundle != DEMO_BUNDLE:
-        log.warning("%s", trial.hint(bundle))
-    else:
-        lines = DEMO_USERS.read_bytes().splitlines()
-        newest = max(moment[3] for moment in chain(*(orjson.loads(line)["behaviours"] for line in lines)))
-        shift_ms = time.time_ns() // 1_000_000 - newest  # as if the newest click of the demo were made just now
-        loaded = load_users(lines, url, keep=settings.history_keep, ttl_s=settings.history_ttl_s, shift_ms=shift_ms)
-        log.info("%d demo users with %d clicks loaded", loaded.users, loaded.behaviours)
-    return url
-
-
-def _warn_of_unknown_settings(settings: Settings) -> None:
+def _warn(settings: Settings) -> None:
+    """Of what is set and does nothing, or less than one may think."""
     known = {f"RANKER_{name.upper()}" for name in type(settings).model_fields}
     for name in sorted(name for name in os.environ if name.startswith("RANKER_") and name not in known):
         log.warning("%s is no setting and does nothing; settings: %s", name, ", ".join(sorted(known)))
-
-
-def _warn_of_no_deadline(settings: Settings) -> None:
     for name, what in (("timeout_ms", "requests"), ("batch_timeout_ms", "batches")):
         if not getattr(settings, name):
             named = f"RANKER_{name.upper()}"
             log.warning("%s=0: %s have no deadline and wait however long the queue is; set it in ms", named, what)
+    if (refusal := tracing.refusal(os.environ)) is not None:
+        log.warning("%s", refusal)
 
 
-def _announce(base: str, request: dict[str, Any]) -> None:
-    """Says when the service answers, with a command to try it."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while True:
-        try:
-            opener.open(f"{base}/health/ready", timeout=5).close()
-            break
-        except OSError:
-            time.sleep(0.1)
-    body = orjson.dumps(request).decode()
-    print(f"\nready on {base} — docs at {base}/docs, metrics at {base}/metrics. Try:\n")
-    print(f"curl -s {base}/rank -H 'content-type: application/json' -d {shlex.quote(body)}\n", flush=True)
+def _announcement(supervisor: Supervisor, url: str, request: dict[str, Any]) -> Callable[[], None]:
+    """Says once that the service answers, with a command to try it."""
+
+    def say() -> None:
+        supervisor.answering = lambda: None
+        body = json.dumps(request, separators=(",", ":"), ensure_ascii=False)
+        print(f"\nready on {url} — docs at {url}/docs, metrics at {url}/metrics. Try:\n")
+        print(f"curl -s {url}/rank -H 'content-type: application/json' -d {shlex.quote(body)}\n", flush=True)
+
+    return say

@@ -4,38 +4,45 @@ import asyncio
 import os
 import signal
 import socket
-import sys
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
-from model.bundle.layout import BundleError
+from model.bundle.errors import BundleError
+from service.api import leaving
 from service.api.arrival import Door
 from service.app import create_app
 from service.models.loading import Loading
-from service.process.child import end_with
-from service.process.control import Drain, Drop, Line, Load, Result, Stop, Switch, Up
+from service.process.child import end_with, end_within, leave
+from service.process.control import Beat, Drain, Drop, Failed, Leaving, Line, Load, Result, Stop, Switch, Up, told
 from service.process.orders import Orders
-from service.process.supervisor import CONTROL, LISTENER, METRICS_FOLDER, PARENT
+from service.process.workers import CONTROL, LISTENER, METRICS_FOLDER, PARENT
 from service.settings import SettingsError, load_settings
 from service.telemetry import logs, tracing
+
+BEAT_S = 0.5
+CLOSING_S = 1.0  # of the time to stop: for what is closed after the last answer
 
 
 def main() -> None:
     """Serves until it is told to stop or its parent is gone."""
     end_with(int(os.environ[PARENT]))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's matter
     settings = load_settings()
     logs.configure(settings.log_level, settings.log_format)
     orders = Orders()
+    control = socket.socket(fileno=int(os.environ[CONTROL]))
     try:
         app = create_app(settings, Path(os.environ[METRICS_FOLDER]), tracing.from_environment(os.environ), orders)
     except (BundleError, SettingsError, OSError, ValueError) as error:
-        print(f"service: worker: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        with suppress(OSError):
+            told(control, Failed(str(error)))  # the parent says it, once for all tries
+        leave(1)
     listener = socket.socket(fileno=int(os.environ[LISTENER]))
     config = uvicorn.Config(
         app,
@@ -45,38 +52,45 @@ def main() -> None:
         log_config=None,  # its loggers write as ours do
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,  # it would write raw paths; at debug ours tells of every request
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
         server_header=False,
     )
-    Answering(config, app, orders).run([listener])
+    Answering(config, app, orders, control, settings.shutdown_grace_s).run([listener])
 
 
 class Answering(uvicorn.Server):
     """uvicorn's server, which starts and stops when the parent says."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, orders: Orders):
+    def __init__(self, config: uvicorn.Config, app: FastAPI, orders: Orders, control: socket.socket, grace_s: float):
         super().__init__(config)
-        self._app, self._orders = app, orders
+        self._app, self._orders, self._control, self._grace_s = app, orders, control, grace_s
+        self._until = self._linger_s = 0.0
+        self._parent_is_gone = False
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM, from whomever, is an orderly end; Ctrl-C in a terminal is the parent's matter."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop, None)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._asked_to_leave)
         yield
 
     async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
-        async with self._told():
-            await super()._serve(sockets)
+        code: Any = 0
+        try:
+            async with self._told():
+                await super()._serve(sockets)
+        except SystemExit as end:  # it could not start; the log says why
+            code = end.code
+        leave(code if isinstance(code, int) else 1)
 
     @asynccontextmanager
     async def _told(self) -> AsyncIterator[None]:
-        line = await Line.over(socket.socket(fileno=int(os.environ[CONTROL])))
-        listening = asyncio.create_task(self._listen(line))
+        line = await Line.over(self._control)
         self._orders.open(line)
+        tasks = [asyncio.create_task(self._listen(line)), asyncio.create_task(self._beat(line))]
         try:
             yield
         finally:
-            listening.cancel()
+            for task in tasks:
+                task.cancel()
             line.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -84,14 +98,20 @@ class Answering(uvicorn.Server):
         served = self._app.state.live.current
         self._orders.tell(Up(served.name, served.version, str(served.bundle.folder)))
 
+    async def _beat(self, line: Line) -> None:
+        while True:
+            line.tell(Beat())
+            await asyncio.sleep(BEAT_S)
+
     async def _listen(self, line: Line) -> None:
         loading: Loading = self._app.state.loading
         async for message in line:
             match message:
                 case Drain():
                     self._app.state.duty.drain()
-                case Stop(grace_s):
-                    self._stop(grace_s)
+                    leaving.last_answers(self.server_state.connections)
+                case Stop(grace_s, linger_s):
+                    self._stop(grace_s, linger_s)
                 case Load(number, folder):
                     line.tell(await loading.load(number, Path(folder)))
                 case Switch(number):
@@ -100,8 +120,32 @@ class Answering(uvicorn.Server):
                     loading.drop(number)
                 case Result():
                     self._orders.answered(message)
+        self._parent_is_gone = True
+        self._stop(self._grace_s, 0.0)
 
-    def _stop(self, grace_s: float | None) -> None:
-        if grace_s is not None:
-            self.config.timeout_graceful_shutdown = int(grace_s)
+    def _asked_to_leave(self) -> None:
+        """By somebody else than the parent, which may be about to stop too: systemd tells every process of a unit."""
+        if self._parent_is_gone:
+            self._stop(self._grace_s, 0.0)
+        else:
+            self._orders.tell(Leaving())
+
+    def _stop(self, grace_s: float, linger_s: float) -> None:
+        if not self.should_exit:
+            end_within(grace_s + 0.1)
+            self._until, self._linger_s = time.perf_counter() + grace_s, linger_s
+            self._app.state.duty.close()
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accepts no more, finishes what is under way, closes. In the time that there is, whatever hangs."""
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        left_s = self._until - time.perf_counter()
+        await leaving.finish(self.server_state.connections, self._until - min(CLOSING_S, left_s / 2), self._linger_s)
+        for task in self.server_state.tasks:
+            task.cancel()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.lifespan.shutdown(), max(0.0, self._until - time.perf_counter()))

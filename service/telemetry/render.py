@@ -166,8 +166,9 @@ class Scrape:
         workers = [(("worker", str(state["slot"])),) for state in states]
         alive = [lives(worker) for worker in self._workers]
         text.family("ranker_worker_up", "gauge", "Whether a worker lives: 0 until another takes a dead one's place.")
-        for labels, up in zip(workers, alive, strict=True):
-            text.sample("ranker_worker_up", labels, up)
+        for labels, state, up in zip(workers, states, alive, strict=True):
+            if state["pid"]:  # else it has left in order: another had taken its place before, in a slot of its own
+                text.sample("ranker_worker_up", labels, up)
         text.family(
             "ranker_worker_cpu_seconds_total", "counter", "Processor time of a worker and those in whose place it is."
         )

@@ -57,7 +57,8 @@ ARROWS = {
     | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings"}
     | {"service.telemetry"},
     "service.process.child": set(),
-    "service.process.admin": {"service.errors", "service.process.child", "service.telemetry"},  # a light process
+    "service.process.adminprocess": set(),
+    "service.process.admin": {"service.errors", "service.process.adminprocess", "service.telemetry"},  # a light process
     "service.settings": set(),
     "service.errors": set(),
     "service.wire": FEATURES | {"service.errors"},

@@ -106,8 +106,7 @@ def test_a_killed_worker_is_told_until_another_is_up(small_bundle: Bundle) -> No
     with watched(small_bundle, workers="2") as service:
         service.curl()
         wait_until(lambda: service.ask("/health/ready")[1]["answering"] == 2, service)
-        workers = service.pids("spawn_main")
-        os.kill(workers[0], signal.SIGKILL)
+        os.kill(service.pids("service.process.worker")[0], signal.SIGKILL)
         wait_until(lambda: service.ask("/health/ready")[0] == 503, service)
         status, body = service.ask("/health/live")
         assert status == 200 and body["status"] == "live" and body["up"] == 1
@@ -119,7 +118,8 @@ def test_a_killed_worker_is_told_until_another_is_up(small_bundle: Bundle) -> No
 def test_a_frozen_worker_is_not_ready_while_the_admin_port_answers(small_bundle: Bundle) -> None:
     with watched(small_bundle) as service:
         service.curl()
-        service.process.send_signal(signal.SIGSTOP)
+        (worker,) = service.pids("service.process.worker")
+        os.kill(worker, signal.SIGSTOP)
         frozen = time.monotonic()
         try:
             assert service.ask("/health/ready")[0] == 200  # it may be busy
@@ -130,7 +130,7 @@ def test_a_frozen_worker_is_not_ready_while_the_admin_port_answers(small_bundle:
             age = re.search(r'ranker_worker_heartbeat_age_seconds\{worker="0"} (.*)', service.ask("/metrics")[1])
             assert age and float(age[1]) >= STUCK_S
         finally:
-            service.process.send_signal(signal.SIGCONT)
+            os.kill(worker, signal.SIGCONT)
         wait_until(lambda: service.ask("/health/ready")[0] == 200, service)
 
 

@@ -1,0 +1,124 @@
+"""What a start needs of packages that the parent is to do without, in a process of its own, beside the bundle's check.
+
+It looks at the store's URL and says so; then, when it is told that the bundle is good, it loads users into the embedded
+store and tells the form of the counts. So the parent has neither numpy nor a client of the store in its memory for as
+long as the service runs.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError
+
+log = logging.getLogger("ranker")
+
+_PROGRAM = "from service.process.prelude import main; main()"  # no verb
+
+
+@dataclass(frozen=True)
+class Prepared:
+    routes: dict[str, list[str]]  # and what follows: the form of the counts, see Form
+    reasons: list[str]
+    example: dict[str, Any] | None  # a request that works, where the data set has one
+
+
+class Prelude:
+    """The parent's side. `store`: the embedded store's URL, if that is the store."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._told()
+
+    def prepare(self, bundle: str, store: str | None, data: Path | None) -> Prepared:
+        """Raises SettingsError."""
+        told = {"bundle": bundle, "store": store, "data": None if data is None else str(data)}
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(told).encode())
+        self._process.stdin.close()
+        return Prepared(**self._told())
+
+    def close(self) -> None:
+        """Kills it, if it has not ended."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _told(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        told: dict[str, Any] = json.loads(line) if line else {"problem": "the start failed; what it said stands above"}
+        if "problem" in told:
+            self.close()
+            raise SettingsError(told["problem"])
+        return told
+
+
+def main() -> None:
+    from service.settings import load_settings
+    from service.store import clients
+    from service.telemetry import logs
+
+    settings = load_settings()
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        if settings.redis_url is not None:
+            clients.check(settings.redis_url)
+    except ValueError as error:
+        _tell({"problem": f"RANKER_REDIS_URL: {error}"})
+        return
+    _tell({})
+
+    from service.api.routes import STAGES_OF
+    from service.loading.user import BackfillError
+    from service.store.history import REASONS
+
+    wanted = sys.stdin.read()
+    if not wanted:  # the bundle was refused
+        return
+    try:
+        example = _loaded(settings, **json.loads(wanted))
+    except (BackfillError, OSError) as error:
+        _tell({"problem": str(error)})
+        return
+    _tell({"routes": STAGES_OF, "reasons": list(REASONS), "example": example})
+
+
+def _tell(what: Mapping[str, Any]) -> None:
+    print(json.dumps(what, default=list), flush=True)
+
+
+def _loaded(settings: Settings, bundle: str, store: str | None, data: str | None) -> dict[str, Any] | None:
+    """Loads the users of `data` into the embedded store, or the demo's for the demo; gives a request of the data's."""
+    from model.bundle.reading import Bundle
+    from service.loading import trial
+    from service.loading.load import load_users
+
+    if store is None:
+        return None
+    if data is not None:
+        trial.load(Path(data), Bundle.open(Path(bundle)), store, settings)
+        return trial.example(Path(data), 5)
+    if settings.bundle != DEMO_BUNDLE:
+        log.warning("%s", trial.hint(Path(bundle)))
+        return None
+    lines = DEMO_USERS.read_bytes().splitlines()
+    newest = max(moment[3] for moment in chain(*(json.loads(line)["behaviours"] for line in lines)))
+    shift_ms = time.time_ns() // 1_000_000 - newest  # as if the newest click of the demo were made just now
+    loaded = load_users(lines, store, keep=settings.history_keep, ttl_s=settings.history_ttl_s, shift_ms=shift_ms)
+    log.info("%d demo users with %d clicks loaded", loaded.users, loaded.behaviours)
+    return None
