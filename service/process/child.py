@@ -10,13 +10,18 @@ from contextlib import suppress
 from typing import NoReturn
 
 
-def end_with(parent: int) -> None:
-    """Ends this process when its parent is gone, however it went: a killed parent can tell nobody."""
+def end_with(parent: int, grace_s: float) -> None:
+    """Ends this process when its parent is gone, however it went: a killed parent can tell nobody.
+
+    In order, but within `grace_s`: its event loop may be stuck.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace_s)
+        os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 

@@ -1,6 +1,7 @@
 """One worker under `python -m service`: it answers on the socket of its parent, until it is told to stop."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -25,15 +26,17 @@ from service.process.workers import CONTROL, LISTENER, METRICS_FOLDER, PARENT
 from service.settings import SettingsError, load_settings
 from service.telemetry import logs, tracing
 
+log = logging.getLogger("ranker")
+
 BEAT_S = 0.5
 CLOSING_S = 1.0  # of the time to stop: for what is closed after the last answer
 
 
 def main() -> None:
     """Serves until it is told to stop or its parent is gone."""
-    end_with(int(os.environ[PARENT]))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's matter
     settings = load_settings()
+    end_with(int(os.environ[PARENT]), settings.shutdown_grace_s)
     logs.configure(settings.log_level, settings.log_format)
     orders = Orders()
     control = socket.socket(fileno=int(os.environ[CONTROL]))
@@ -145,6 +148,8 @@ class Answering(uvicorn.Server):
             listener.close()
         left_s = self._until - time.perf_counter()
         await leaving.finish(self.server_state.connections, self._until - min(CLOSING_S, left_s / 2), self._linger_s)
+        if left := len(self.server_state.tasks):
+            log.warning("%d requests are left without an answer: the time to stop is over", left)
         for task in self.server_state.tasks:
             task.cancel()
         with suppress(asyncio.TimeoutError):

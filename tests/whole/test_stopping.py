@@ -85,6 +85,23 @@ def test_while_it_drains_it_says_so_and_each_answer_is_its_connections_last(smal
         assert time.monotonic() - hurried < 6, service.output
 
 
+def test_sigterm_to_all_processes_at_once_is_the_same(small_bundle: Bundle, valkey_url: str) -> None:
+    """So systemd stops a unit."""
+    port = free_port()
+    settings = {"workers": "2", "drain_s": "2", "timeout_ms": "60000", "admin_port": str(port)}
+    with serving(bundle=str(small_bundle.folder), redis_url=valkey_url, **settings) as service:
+        with knocking(service.url) as clients:
+            wait_until(lambda: clients.counts["ok"] > 50, service)
+            wait_until(lambda: ready(f"127.0.0.1:{port}") == 200, service)
+            for pid in service.children.pids():
+                os.kill(pid, signal.SIGTERM)
+            wait_until(lambda: ready(f"127.0.0.1:{port}") == 503, service)
+            wait_until(lambda: clients.counts["refused"], service)
+            assert service.ended() == 0
+        assert set(clients.counts) == {"ok", "refused"}, (clients.counts, clients.examples[:3], service.output)
+        assert "Traceback" not in service.output and "the admin process ended" not in service.output
+
+
 def test_ctrl_c_does_not_wait_for_balancers(small_bundle: Bundle) -> None:
     with serving(bundle=str(small_bundle.folder), drain_s="50", shutdown_grace_s="60") as service:
         get(f"{service.url}/health/ready")
