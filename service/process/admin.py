@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,9 +26,12 @@ from service.process.child import end_with
 from service.telemetry import logs
 from service.telemetry.form import Form
 from service.telemetry.reader import Reader
+from service.telemetry.relay import relayed
+from service.wire import codings
 
 log = logging.getLogger("ranker")
 
+ALLOW = "GET, HEAD, OPTIONS"
 LIVE, READY, METRICS = PATHS = ("/health/live", "/health/ready", "/metrics")
 AGAIN_S = 1.0  # before another takes a dead one's place: one that cannot live must not fill the log
 STOP_S = 2.0
@@ -77,13 +80,15 @@ class AdminProcess:
         told = json.dumps(asdict(self._task))
         # It needs no store, whose URL may hold a password; nor a pool of numpy's threads.
         environment = {name: value for name, value in os.environ.items() if name != "RANKER_REDIS_URL"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(os.getpid()), str(self._listener.fileno()), told],
-            env=environment | {"OPENBLAS_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            pass_fds=[self._listener.fileno()],
-            start_new_session=True,  # Ctrl-C reaches the whole group: it is to end last
-        )
+        with relayed("admin") as log_lines:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(os.getpid()), str(self._listener.fileno()), told],
+                env=environment | {"OPENBLAS_NUM_THREADS": "1"} | log_lines.environment,
+                stdin=subprocess.DEVNULL,
+                stderr=log_lines.stderr,
+                pass_fds=[self._listener.fileno()],
+                start_new_session=True,  # Ctrl-C reaches the whole group: it is to end last
+            )
 
     def _watch(self) -> None:
         while True:
@@ -111,18 +116,23 @@ class Admin:
         self._reader, self._workers = reader, workers
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        status, content, headers = self._answer(scope["method"], scope["path"])
+        method, path = scope["method"], scope["path"]
+        status, content, headers = self._answer("GET" if method == "HEAD" else method, path)
+        if path == METRICS and method in ("GET", "HEAD"):
+            content, headers = _shorter(content, headers, scope["headers"])
         fields = {"content-type": "application/json", "content-length": str(len(content))} | headers
         raw = [(name.encode(), value.encode()) for name, value in fields.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": content})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else content})
 
     def _answer(self, method: str, path: str) -> tuple[int, bytes, dict[str, str]]:
         allowed = f"{method} {path} is not there; allowed: GET {', '.join(PATHS)}"
         if path not in PATHS:
             return _refused(NotFound(allowed), {})
+        if method == "OPTIONS":
+            return 200, b"", {"allow": ALLOW}
         if method != "GET":
-            return _refused(MethodNotAllowed(allowed), {"allow": "GET"})
+            return _refused(MethodNotAllowed(allowed), {"allow": ALLOW})
         if path == METRICS:
             content, media_type = self._reader.render()
             return 200, content, {"content-type": media_type}
@@ -134,6 +144,17 @@ class Admin:
 
 def _refused(error: RankerError, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
     return error.status, orjson.dumps(error_body(error.kind, str(error), os.urandom(16).hex())), headers
+
+
+def _shorter(
+    content: bytes, headers: dict[str, str], asked: Iterable[tuple[bytes, bytes]]
+) -> tuple[bytes, dict[str, str]]:
+    """Compressed where the caller asks for it, as Prometheus does."""
+    coding = codings.chosen(b",".join(value for name, value in asked if name == b"accept-encoding"))
+    headers = headers | {"vary": "Accept-Encoding"}
+    if coding is None:
+        return content, headers
+    return codings.compressed(coding, content), headers | {"content-encoding": coding}
 
 
 def main(arguments: Sequence[str]) -> None:

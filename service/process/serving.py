@@ -8,7 +8,6 @@ import logging
 import os
 import shlex
 import socket
-import sys
 import threading
 import time
 import urllib.request
@@ -58,7 +57,7 @@ def serve(data: Path | None = None) -> int:
         admin = _listen(settings.host, settings.admin_port, "RANKER_ADMIN_PORT") if settings.admin_port else None
         bundle = _checked(settings)
     except (SettingsError, BundleError, ValueError, OSError) as error:
-        print(f"service: {error}", file=sys.stderr)
+        logs.refused(f"service: {error}")
         return 1
     with ExitStack() as stack:
         for opened in (listener, admin):
@@ -69,14 +68,14 @@ def serve(data: Path | None = None) -> int:
                 os.environ["RANKER_REDIS_URL"] = _embedded(stack, settings, Path(bundle.folder), data)
             body = (trial.example(data, 5) if data else None) or bundle.example
         except (EmbeddedStoreError, BackfillError) as error:
-            print(f"service: {error}", file=sys.stderr)
+            logs.refused(f"service: {error}")
             return 1
         folder = stack.enter_context(prepare_folder(settings.workers))
         base = _base(listener)
         if admin is not None:
             stack.enter_context(AdminProcess(admin, _admin_task(folder, settings)))
             log.info("health and metrics also on %s, by a process of their own", _base(admin))
-        threading.Thread(target=_announce, args=(base, body), daemon=True).start()
+        threading.Thread(target=_announce, args=(base, body, settings.log_format), daemon=True).start()
         return asyncio.run(_supervised(settings, listener, folder, Path(bundle.folder)))
 
 
@@ -173,8 +172,8 @@ def _warn_of_no_deadline(settings: Settings) -> None:
             log.warning("%s=0: %s have no deadline and wait however long the queue is; set it in ms", named, what)
 
 
-def _announce(base: str, request: dict[str, Any]) -> None:
-    """Says when the service answers, with a command to try it."""
+def _announce(base: str, request: dict[str, Any], log_format: str) -> None:
+    """Says when the service answers, to people with a command to try it."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:
         try:
@@ -182,6 +181,9 @@ def _announce(base: str, request: dict[str, Any]) -> None:
             break
         except OSError:
             time.sleep(0.1)
+    if log_format == "json":
+        log.info("ready on %s", base, extra={logs.FIELDS: {"url": base}})
+        return
     body = orjson.dumps(request).decode()
     print(f"\nready on {base} — docs at {base}/docs, metrics at {base}/metrics. Try:\n")
     print(f"curl -s {base}/rank -H 'content-type: application/json' -d {shlex.quote(body)}\n", flush=True)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from service.process.control import Done, Drain, Line, Load, Message, Order, Stop, Switch, Up
+from service.telemetry.relay import relayed
 
 log = logging.getLogger("ranker")
 
@@ -40,9 +41,9 @@ class Worker:
         self._waiting: dict[int, asyncio.Future[Done]] = {}
 
     @classmethod
-    async def start(cls, listener: socket.socket, folder: Path, bundle: Path) -> "Worker":
+    async def start(cls, slot: int, listener: socket.socket, folder: Path, bundle: Path) -> "Worker":
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, relayed(f"worker {slot}") as log_lines:
             told = {
                 CONTROL: theirs.fileno(),
                 LISTENER: listener.fileno(),
@@ -54,8 +55,9 @@ class Worker:
                 sys.executable,
                 "-c",
                 _PROGRAM,
-                env=os.environ | {name: str(value) for name, value in told.items()},
+                env=os.environ | {name: str(value) for name, value in told.items()} | log_lines.environment,
                 stdin=asyncio.subprocess.DEVNULL,
+                stderr=log_lines.stderr,
                 pass_fds=[theirs.fileno(), listener.fileno()],
                 start_new_session=True,  # Ctrl-C reaches the whole group: how it stops is the parent's matter
             )
@@ -130,7 +132,7 @@ class Supervisor:
         """One worker after another, until it is stopped."""
         failures = 0
         while not self._stopping.is_set():
-            worker = self._workers[slot] = await Worker.start(self._listener, self._folder, self.bundle)
+            worker = self._workers[slot] = await Worker.start(slot, self._listener, self._folder, self.bundle)
             await worker.listen(lambda worker, order: self.order(worker, order))
             code = await worker.process.wait()
             if self._stopping.is_set():

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -34,7 +33,7 @@ def main() -> None:
     try:
         app = create_app(settings, Path(os.environ[METRICS_FOLDER]), tracing.from_environment(os.environ), orders)
     except (BundleError, SettingsError, OSError, ValueError) as error:
-        print(f"service: worker: {error}", file=sys.stderr)
+        logs.refused(f"service: worker: {error}")
         raise SystemExit(1) from None
     listener = socket.socket(fileno=int(os.environ[LISTENER]))
     config = uvicorn.Config(
