@@ -8,11 +8,12 @@ the same of another process within WINDOW_S is left out. What befalls one worker
 """
 
 import atexit
+import fcntl
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from service.telemetry import logs
 
 WINDOW_S = 60.0  # workers start seconds apart where bundles are large; what comes later is told again
 LONGEST = 256 * 1024  # bytes of a line; a longer one is cut
+ROOM = 2**20  # bytes of lines that wait while this process is busy, before who writes them waits too
 LAST_S = 2.0  # for the last lines, when this process ends
 
 _numbers = count()
@@ -40,6 +42,8 @@ def relayed(name: str) -> Iterator[Relayed]:
         yield Relayed(None, {})
         return
     ours, theirs = os.pipe()
+    with suppress(AttributeError, OSError):  # other systems, or less allowed
+        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, ROOM)
     thread = threading.Thread(target=_pass_on, args=(ours, name), name=f"log of {name}", daemon=True)
     _threads.add(thread)
     thread.start()
