@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import orjson
+
+from service.telemetry import uncaught
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 FIELDS = "ranker_fields"  # where a record carries its fields, which JSON has beside the message
@@ -50,7 +51,7 @@ def configure(level: str, form: Form) -> None:
     logging.basicConfig(level=level.upper(), handlers=[_handler], force=True)
     if form == "json":
         logging.captureWarnings(True)
-        sys.excepthook, threading.excepthook, sys.unraisablehook = _uncaught, _uncaught_in_thread, _unraisable
+        uncaught.to_log()
 
 
 def configured() -> bool:
@@ -128,26 +129,6 @@ class Lines(logging.StreamHandler[Any]):
         with suppress(OSError, ValueError, TypeError):
             self.stream.write(self.format(record) + self.terminator)
             self.flush()
-
-
-def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        log.error("interrupted")
-    else:
-        log.critical("uncaught %s", kind.__name__, exc_info=(kind, error, trace))
-
-
-def _uncaught_in_thread(told: threading.ExceptHookArgs) -> None:
-    if told.exc_value is not None and not issubclass(told.exc_type, SystemExit):
-        name = told.thread.name if told.thread is not None else "a thread"
-        log.error(
-            "%s in %s", told.exc_type.__name__, name, exc_info=(told.exc_type, told.exc_value, told.exc_traceback)
-        )
-
-
-def _unraisable(told: "sys.UnraisableHookArgs") -> None:
-    exc_info = None if told.exc_value is None else (told.exc_type, told.exc_value, told.exc_traceback)
-    log.error("%s: %r", told.err_msg or "exception ignored in", told.object, exc_info=exc_info)
 
 
 class Text(logging.Formatter):
