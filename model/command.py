@@ -13,12 +13,15 @@ INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell tells of SIGINT and SIGPIPE
 AGAIN = "nothing is left half-written"
 
 
-def run(main: Callable[[], int | None], name: str, kept: str = AGAIN) -> NoReturn:
+def run(
+    main: Callable[[], int | None], name: str, kept: str = AGAIN, say: Callable[[str], None] | None = None
+) -> NoReturn:
     """Runs `main` and leaves the process with its exit code.
 
     `kept` says what an interrupted run leaves behind and how it goes on. What `main` knows better it raises itself:
-    KeyboardInterrupt("12 users are loaded; …").
+    KeyboardInterrupt("12 users are loaded; …"). `say` writes the line; unset: to standard error as it is.
     """
+    say = say or _say
     status: int | str | None
     try:
         try:
@@ -28,15 +31,15 @@ def run(main: Callable[[], int | None], name: str, kept: str = AGAIN) -> NoRetur
         sys.stdout.flush()
     except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second Ctrl-C ends what still takes its time
-        _say(f"\n{name}: interrupted; {str(error) or kept}")
+        say(f"\n{name}: interrupted; {str(error) or kept}")
         status = INTERRUPTED
     except BrokenPipeError:  # `| head` has read enough
         status = PIPE_CLOSED
     except MemoryError as error:
-        _say(f"{name}: out of memory{f': {error}' if str(error) else ''}")
+        say(f"{name}: out of memory{f': {error}' if str(error) else ''}")
         status = 1
     except OSError as error:
-        _say(f"{name}: {words(error)}")
+        say(f"{name}: {words(error)}")
         status = 1
     try:
         sys.stdout.flush()

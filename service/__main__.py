@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from model import command
+from service.telemetry import logs
 
 ABOUT = """The ranking service: POST /rank answers with the candidates in the order of the bundle's model, which knows a
 user by the profile and the history in the store.
@@ -34,10 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "behaviour as if it had just happened",
     )
     arguments = parser.parse_args(argv)
+    logs.begin()
     from service.process.serving import serve  # what serves takes longer to import than an answer to --help may
 
     return serve(arguments.data)
 
 
 if __name__ == "__main__":
-    command.run(main, "service", "nothing was started")
+    command.run(main, "service", "nothing was started", logs.refused)

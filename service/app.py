@@ -22,11 +22,15 @@ from model.features.catalog import Catalog
 from service.api.answers import client_gone, ranker_error
 from service.api.arrival import TURNSTILE
 from service.api.duty import DUTY, Duty
+from service.api.edges.compressed import Compressed
+from service.api.edges.cors import Cors
+from service.api.edges.methods import Methods
+from service.api.edges.prefix import Prefix
 from service.api.endpoint import Parts, install
 from service.api.gate import Gate
 from service.api.observed import Observed
 from service.api.report import Report
-from service.api.routes import ASSETS, BULK, ENDPOINTS, STAGES_OF, http_error
+from service.api.routes import ASSETS, BULK, ENDPOINTS, METHODS, STAGES_OF, http_error
 from service.errors import RankerError
 from service.models.examples import samples
 from service.models.loading import Loading
@@ -46,7 +50,7 @@ from service.store.history import REASONS
 from service.store.redis import DEFAULT_URL, opened
 from service.telemetry import tracing
 from service.telemetry.counts import Metrics
-from service.telemetry.logs import RequestLog
+from service.telemetry.logs import RequestLog, event
 from service.telemetry.pulse import beat
 
 log = logging.getLogger("ranker")
@@ -79,7 +83,8 @@ def create_app(
     admission = Admission(settings.queue_candidates, lambda: live.current.work)
     requests = RequestLog(settings.log_sample, settings.log_slow_ms, settings.log_level)
     report = Report(STAGES_OF, metrics, requests)
-    gate = Gate(admission, settings, BULK, report)
+    cors = Cors(settings.cors_origins, METHODS) if settings.cors_origins else None
+    gate = Gate(admission, settings, BULK, report, cors)
     duty = Duty(metrics.draining)
     parts = Parts(settings, live, history, gate, metrics, duty, orders or Orders())
 
@@ -91,6 +96,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,  # Starlette's would repeat the caller's Host
     )
     app.state.live, app.state.duty = live, duty
     app.state.loading = Loading(
@@ -98,8 +104,19 @@ def create_app(
     )
     install(app, ENDPOINTS, parts, samples(bundle))
     app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
+    if settings.compress_from_bytes:
+        app.add_middleware(Compressed, least=settings.compress_from_bytes)
+    app.add_middleware(Methods, routes=app.routes, cors=cors)
     app.add_middleware(  # outermost
-        Observed, routes=STAGES_OF, bulk=BULK, gate=gate, metrics=metrics, report=report, traces=traces
+        Observed,
+        routes=STAGES_OF,
+        bulk=BULK,
+        gate=gate,
+        metrics=metrics,
+        report=report,
+        traces=traces,
+        prefix=Prefix(settings.root_path, settings.trusted_proxies, STAGES_OF),
+        cors=cors,
     )
     app.add_exception_handler(RankerError, ranker_error)
     app.add_exception_handler(HTTPException, http_error)
@@ -137,7 +154,7 @@ async def _running(
     watch.start()
     await parts.history.start(parts.live.current.wanted)
     if parts.settings.redis_url and (advice := await clients.advice(parts.settings.redis_url)):
-        log.warning("%s", advice)
+        log.warning("%s", advice, extra=event("advice", advice))
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not walk it between requests
 

@@ -18,6 +18,22 @@ class MalformedBody(RankerError):
     kind, status = "malformed_json", 400
 
 
+class MalformedEncoding(RankerError):
+    """The body is not what its Content-Encoding says, or ends before its end."""
+
+    kind, status = "malformed_encoding", 400
+
+
+class CorsRefused(RankerError):
+    """A browser asked whether a page may call, and it may not."""
+
+    kind, status = "cors_refused", 400
+
+
+class UnsupportedEncoding(RankerError):
+    kind, status = "unsupported_encoding", 415
+
+
 class NotFound(RankerError):
     kind, status = "not_found", 404
 

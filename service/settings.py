@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service import listed
+
 DEMO_BUNDLE = Path(__file__).parent / "demo" / "bundle"
 DEMO_USERS = Path(__file__).parent / "demo" / "users.jsonl"
 MOST_BUDGETS, SHORTEST_MS, LONGEST_MS = 20, 0.1, 60_000  # each is a bucket more of every route and outcome
@@ -137,6 +139,27 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         4 * 2**20, ge=1024, description="Size of a request's body; a larger one is refused unread."
     )
+    compress_from_bytes: int = Field(
+        16_384,
+        ge=0,
+        description="Answers of at least so many bytes are compressed for callers that ask for it (Accept-Encoding: "
+        "zstd or gzip). Smaller ones take longer to compress than a network takes to carry. 0: none is.",
+    )
+    root_path: str = Field(
+        "",
+        description="Path under which a proxy shows the service, like /ranker, whether the proxy strips it or not: "
+        "/ranker/docs and its links work then. Empty: none.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses and networks (10.0.0.7,10.1.0.0/16) of proxies whose X-Forwarded-Prefix counts as such "
+        "a path; of nobody else it does. Empty: none.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins whose pages may call from a browser (https://shop.example,http://localhost:3000), or * "
+        "for all. Empty: none.",
+    )
     drain_s: float = Field(
         5,
         ge=0,
@@ -182,6 +205,11 @@ class Settings(BaseSettings):
     log_user_ids: bool = Field(
         False, description="Whether the log of a request to /rank names its user. Items and bodies are never logged."
     )
+
+    _parts = field_validator("cors_origins", "trusted_proxies", mode="before")(listed.parts)
+    _origins = field_validator("cors_origins")(listed.origins)
+    _networks = field_validator("trusted_proxies")(listed.networks)
+    _prefix = field_validator("root_path")(listed.prefix)
 
     @field_validator("budgets_ms", mode="before")
     @classmethod

@@ -35,9 +35,9 @@ def _default(field: FieldInfo) -> str:
         return "the cores"
     value = field.default
     if isinstance(value, tuple):
-        return ",".join(str(part) for part in value)
+        return ",".join(str(part) for part in value) or "none"
     words: dict[object, str] = {None: "unset", DEMO_BUNDLE: "the demo", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, (bool, Path)) else str(value)
+    return words[value] if value is None or isinstance(value, (bool, Path)) else str(value) or "none"
 
 
 def _allowed(field: FieldInfo) -> str:

@@ -8,10 +8,12 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.call import Call
-from service.errors import ClientGone, DeadlineExceeded, Overloaded, RankerError, error_body
+from service.errors import ClientGone, DeadlineExceeded, Overloaded, RankerError, UnsupportedEncoding, error_body
 from service.rank import Ranked
+from service.wire import codings
 from service.wire.shapes import Timings
 
+TOLD = tuple(Timings.model_fields)
 CALL = "ranker.call"  # where a request's scope holds its Call
 
 
@@ -25,13 +27,20 @@ def json_response(content: Any) -> Response:
 
 
 def timings_ms(call: Call) -> dict[str, float]:
-    """Milliseconds of the stages that an answer tells, and in all until now."""
+    """Milliseconds of each stage until now, as the header Server-Timing names them, and in all until now."""
     spent_s = call.stages | {"total": call.spent_s()}
-    return {name: round(spent_s.get(name, 0.0) * 1000, 3) for name in Timings.model_fields}
+    return {name: round(spent_s.get(name, 0.0) * 1000, 3) for name in TOLD}
 
 
-def ranked_body(call: Call, ranked: Ranked, timings: Mapping[str, float]) -> dict[str, Any]:
-    """One ranked request, as wire.RankResponse documents it."""
+def ranked_json(call: Call, ranked: Ranked) -> bytes:
+    """The answer's bytes. Its timings are written last, so that they tell of writing the rest too."""
+    with call.stage("serialise"):
+        answer = orjson.dumps(ranked_body(call, ranked))
+    return b'%b,"timings_ms":%b}' % (answer[:-1], orjson.dumps(timings_ms(call)))
+
+
+def ranked_body(call: Call, ranked: Ranked, timings: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """One ranked request, as wire.RankResponse documents it; without timings they are still to come."""
     replay = {} if ranked.history_complete is None else {"history_complete": ranked.history_complete}
     return {
         "request_id": call.id,
@@ -44,7 +53,7 @@ def ranked_body(call: Call, ranked: Ranked, timings: Mapping[str, float]) -> dic
         "new_user": ranked.new_user,
         "degraded": ranked.degraded,
         **replay,
-        "timings_ms": timings,
+        **({} if timings is None else {"timings_ms": timings}),
     }
 
 
@@ -59,6 +68,8 @@ def refusal(call: Call, error: RankerError) -> Response:
     if isinstance(error, DeadlineExceeded):
         call.late_before = error.before
     headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, Overloaded) else None
+    if isinstance(error, UnsupportedEncoding):
+        headers = {"accept-encoding": codings.ALLOWED}  # RFC 9110, 15.5.16
     return error_response(call, error.status, error.kind, str(error), headers)
 
 

@@ -4,15 +4,18 @@ from collections.abc import Iterable, Mapping
 
 import orjson
 
+from service.api.edges.cors import Cors
 from service.api.report import Report, ids_of, server_timing
 from service.call import Call
 from service.errors import Overloaded, error_body
 from service.scoring.admission import Admission, Size
+from service.scoring.learnt import Ratio
 from service.settings import Settings
 
+EXPANSION, PRIOR_BYTES = 4.0, 100_000  # of compressed bodies, believed before any was seen
 _ANSWER = (
     b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: %d\r\nretry-after: %d\r\n"
-    b"x-request-id: %b\r\nserver-timing: %b\r\n\r\n%b"
+    b"x-request-id: %b\r\nserver-timing: %b\r\n%b\r\n%b"
 )
 
 
@@ -22,11 +25,21 @@ class Gate:
     `bulk`: the paths of the routes that rank, and whether they rank many requests at once.
     """
 
-    def __init__(self, admission: Admission, settings: Settings, bulk: Mapping[str, bool], report: Report) -> None:
-        self._admission, self._report = admission, report
-        self._bulk = {path.encode(): many for path, many in bulk.items()}
+    def __init__(
+        self,
+        admission: Admission,
+        settings: Settings,
+        bulk: Mapping[str, bool],
+        report: Report,
+        cors: Cors | None = None,
+    ) -> None:
+        self._admission, self._report, self._cors = admission, report, cors
+        self._bulk = {path.encode(): (path, many) for path, many in bulk.items()}
+        if settings.root_path:  # of a proxy that does not strip it
+            self._bulk = {settings.root_path.encode() + path: row for path, row in self._bulk.items()} | self._bulk
         self._single_s = settings.timeout_ms / 1000 or None
         self._bulk_s = settings.batch_timeout_ms / 1000 or None
+        self._expansion, self._most_bytes = Ratio(EXPANSION * PRIOR_BYTES, PRIOR_BYTES), settings.max_body_bytes
         batch = Size(settings.max_batch_requests, settings.max_batch_candidates)
         self._most = (Size(1, settings.max_candidates), batch)  # more is refused once it is parsed
 
@@ -40,10 +53,10 @@ class Gate:
         A refusal must cost next to nothing, since there may be many times more of them than of answers: this spares a
         task, the framework and most of HTTP (an arrival.Turnstile).
         """
-        path = url.partition(b"?")[0]
-        bulk = self._bulk.get(path) if method == b"POST" else None
-        if bulk is None:
+        row = self._bulk.get(url.partition(b"?")[0]) if method == b"POST" else None
+        if row is None:
             return None
+        path, bulk = row
         call = Call("", begun)
         try:
             self._admission.check(*self._asked(call, headers, bulk), bulk)
@@ -53,9 +66,10 @@ class Gate:
             call.error = error.kind
             body = orjson.dumps(error_body(error.kind, str(error), call.id))
             total_s = call.spent_s()
-            self._report.tell(call, "POST", path.decode(), error.status, total_s)
+            self._report.tell(call, "POST", path, error.status, total_s)
             timing = server_timing({}, total_s)
-            return _ANSWER % (len(body), error.retry_after_s, call.id.encode(), timing, body)
+            cors = b"" if self._cors is None else self._cors.lines(headers)
+            return _ANSWER % (len(body), error.retry_after_s, call.id.encode(), timing, cors, body)
 
     def enter(self, call: Call, headers: Iterable[tuple[bytes, bytes]], bulk: bool, whole: bool) -> None:
         """Gives the call its deadline and, where its body is whole, its ticket. Raises Overloaded.
@@ -81,6 +95,10 @@ class Gate:
             news = timeout_ms is not None or call.ticket.bulk  # a batch's own work is no small part of its time
             self._admission.counted(call.ticket, size, body_bytes, call.left_s() if news else None)
 
+    def expanded(self, body_bytes: int, plain_bytes: int) -> None:
+        """A compressed body was so long as it came, and plain: by its length alone the next ones would look small."""
+        self._expansion.learn(plain_bytes, body_bytes)
+
     def leave(self, call: Call, ranked: bool) -> None:
         """The call's answer is made; what comes after waits no longer for it. Once is enough."""
         if call.ticket is not None:
@@ -96,16 +114,24 @@ class Gate:
         allowed_s = self._bulk_s if bulk else self._single_s
         if allowed_s is not None:
             call.deadline = call.begun + allowed_s
-        return self._guessed(announced_bytes(headers), bulk), call.left_s()
+        return self._guessed(self._announced(headers), bulk), call.left_s()
+
+    def _announced(self, headers: Iterable[tuple[bytes, bytes]]) -> int:
+        """The body's length; of a compressed one what it will be plain, as it was of others lately."""
+        announced, encoded = announced_bytes(headers)
+        return min(self._most_bytes, round(self._expansion(announced))) if encoded else announced
 
     def _guessed(self, body_bytes: int, bulk: bool) -> Size:
         guessed, most = self._admission.guessed(body_bytes, bulk), self._most[bulk]
         return Size(min(guessed.requests, most.requests), min(guessed.candidates, most.candidates))
 
 
-def announced_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:
-    """The body's length as its header has it; 0 where it has none."""
+def announced_bytes(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bool]:
+    """The body's length as its header has it, 0 where it has none; and whether it is compressed."""
+    length, encoded = 0, False
     for name, value in headers:
         if name == b"content-length":
-            return int(value) if value.isdigit() else 0
-    return 0
+            length = int(value) if value.isdigit() else 0
+        elif name == b"content-encoding":
+            encoded = value != b"identity"
+    return length, encoded

@@ -11,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.answers import CALL, error_response, refusal
 from service.api.arrival import ARRIVAL, Arrival
+from service.api.edges.cors import Cors
+from service.api.edges.prefix import Prefix
 from service.api.gate import Gate
 from service.api.report import Report, ids_of, server_timing
 from service.call import Call
@@ -40,9 +42,12 @@ class Observed:
         metrics: Metrics,
         report: Report,
         traces: tracing.Tracing | None,
+        prefix: Prefix,
+        cors: Cors | None = None,
     ):
         self.app, self.routes, self.bulk, self.gate = app, routes, bulk, gate
         self.metrics, self.report, self.traces = metrics, report, traces
+        self.prefix, self.cors = prefix or None, cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +67,8 @@ class Observed:
         scope[CALL] = call
         status: int | None = None  # until the answer begins
         total_s: float | None = None  # likewise: one figure for header, log and metrics
-        bulk = self.bulk.get(scope["path"]) if scope["method"] == "POST" else None
+        path = scope["path"] if self.prefix is None else self.prefix.place(scope)
+        bulk = self.bulk.get(path) if scope["method"] == "POST" else None
         ranks = bulk is not None
         if ranks:
             self.metrics.began()
@@ -76,6 +82,8 @@ class Observed:
                 headers.append((b"server-timing", server_timing(call.stages, total_s)))
                 if trace is not None:
                     headers.append((b"traceresponse", trace.traceresponse.encode()))
+                if self.cors is not None:
+                    headers += self.cors.of(scope["headers"])
                 message["headers"] = headers
             await send(message)
 
@@ -98,7 +106,7 @@ class Observed:
             if ranks:
                 self.metrics.ended()
                 self.gate.leave(call, False)  # where no answer was begun
-            route = scope["path"] if ranks else self._route(scope)
+            route = path if ranks else self._route(scope)
             self.report.tell(call, scope["method"], route, status or 500, total_s, failure, trace)
 
     def _route(self, scope: Scope) -> str:

@@ -12,19 +12,18 @@ import orjson
 from fastapi import Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse
 
-from service.api.answers import call_of, error_response, json_response, ranked_body, timings_ms
-from service.api.arrival import ARRIVAL, Arrival
+from service.api.answers import call_of, error_response, json_response, ranked_body, ranked_json, timings_ms
+from service.api.bodies import body_of
+from service.api.edges.methods import allowed_of
 from service.api.endpoint import Endpoint, Parts
 from service.batch import Batch, Messages, rank_batch
 from service.call import Call
-from service.errors import OF_STATUS, BodyTooLarge, Draining, InvalidRequest, RankerError, SlowUpload, error_body
+from service.errors import OF_STATUS, Draining, InvalidRequest, MethodNotAllowed, RankerError, error_body
 from service.models.examples import example, samples
 from service.rank import Ranked, rank
 from service.scoring.admission import Size
-from service.telemetry.counts import Metrics
 from service.telemetry.families import STAGES
 from service.wire.pieces import PIECE
 from service.wire.shapes import ErrorResponse, RankResponse, parse, parse_large
@@ -39,7 +38,7 @@ async def post_rank(call: Call, request: Request, parts: Parts) -> Response:
 
 async def _post_rank(call: Call, request: Request, parts: Parts) -> Response:
     served, settings = parts.live.take(call), parts.settings
-    body = await _body(call, request, settings.max_body_bytes, parts.metrics)
+    body = await body_of(call, request, settings.max_body_bytes, parts.metrics, parts.gate)
     call.check("parse")
     parts.gate.uploaded(call, len(body), bulk=False)
     if len(body) <= PIECE:
@@ -53,15 +52,14 @@ async def _post_rank(call: Call, request: Request, parts: Parts) -> Response:
 
     now = ranking.timestamp if ranking.timestamp is not None else time.time_ns() // 1_000_000
     ranked = await rank(call, ranking, now, parts.history, served)
-    with call.stage("serialise"):
-        response = json_response(ranked_body(call, ranked, timings_ms(call)))
+    body = ranked_json(call, ranked)
     _count(call, [ranked], parts)
-    return response
+    return Response(body, media_type="application/json")
 
 
 async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Response:
     served, settings, turns = parts.live.take(call), parts.settings, parts.turns
-    body = await _body(call, request, settings.max_body_bytes, parts.metrics)
+    body = await body_of(call, request, settings.max_body_bytes, parts.metrics, parts.gate)
     call.check("parse")
     parts.gate.uploaded(call, len(body), bulk=True)
     batch = await Batch.of(body, settings.max_batch_requests, turns)
@@ -108,45 +106,6 @@ def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:
         parts.metrics.ranked(call.slot, values)
         for reason in ranked.degraded:
             parts.metrics.add("ranker_degraded", slot=call.slot, reason=reason)
-
-
-async def _body(call: Call, request: Request, limit: int, metrics: Metrics) -> bytes:
-    """The body, read no further than `limit` bytes. Raises BodyTooLarge, SlowUpload, ClientDisconnect.
-
-    What the caller takes for it is not our time: it goes into `upload_s`.
-    """
-    arrival: Arrival | None = request.scope.get(ARRIVAL)
-    if arrival is None or arrival.whole is not None:  # nothing to wait for, or nobody knows
-        body = await _read(request, limit)
-    else:
-        try:
-            async with asyncio.timeout(call.left_s()):
-                body = await _read(request, limit)
-        except TimeoutError:
-            # Until now it was the caller's time, and what it took us is not worth telling.
-            call.upload_s = time.perf_counter() - call.begun
-            told = f"no whole body within {call.upload_s * 1000:.0f} ms"
-            raise SlowUpload(f"{told}, which is all that the answer may take") from None
-        except ClientDisconnect:
-            call.upload_s = time.perf_counter() - call.begun  # likewise
-            raise
-    if arrival is not None and arrival.whole is not None:
-        call.upload_s = arrival.whole - arrival.begun
-        if call.upload_s > 0:
-            metrics.size("ranker_upload_seconds", call.upload_s)
-    return body
-
-
-async def _read(request: Request, limit: int) -> bytes:
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limit:
-        raise BodyTooLarge(f"{announced} bytes, at most {limit}")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise BodyTooLarge(f"more than {limit} bytes, at most {limit}")
-    return bytes(body)
 
 
 async def get_model(call: Call, request: Request, parts: Parts) -> Response:
@@ -207,8 +166,11 @@ async def http_error(request: Request, error: Exception) -> Response:
     """What the framework refuses: a path or a method that the table does not have."""
     assert isinstance(error, HTTPException)
     kind = OF_STATUS.get(error.status_code, InvalidRequest).kind
-    message = f"{request.method} {request.url.path}: {error.detail}; allowed: {ALLOWED}"
-    return error_response(call_of(request), error.status_code, kind, message, error.headers)
+    message = f"{request.method} {request.scope['path']}: {error.detail}; allowed: {ALLOWED}"
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == MethodNotAllowed.status:
+        headers["allow"], _ = allowed_of(request.app.routes, request.scope)
+    return error_response(call_of(request), error.status_code, kind, message, headers)
 
 
 ENDPOINTS = (
@@ -254,6 +216,7 @@ ENDPOINTS = (
 )
 STAGES_OF = {endpoint.path: endpoint.stages for endpoint in ENDPOINTS}
 BULK = {endpoint.path: endpoint.bulk for endpoint in ENDPOINTS if endpoint.stages}  # of the routes that rank
+METHODS = tuple(sorted({"HEAD", *(endpoint.method for endpoint in ENDPOINTS)}))  # that a page may use
 ALLOWED = ", ".join(
     f"{method} " + ", ".join(endpoint.path for endpoint in ENDPOINTS if endpoint.method == method)
     for method in dict.fromkeys(endpoint.method for endpoint in ENDPOINTS)

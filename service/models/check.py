@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bundle.errors import BundleError
+from service.telemetry.relay import relayed
 
 _PROGRAM = "import sys; from service.models.check import main; main(sys.argv[1:])"  # no verb
 
@@ -34,7 +35,15 @@ class Checked:
 def checked(folder: Path, nice: int = 0) -> Checked:
     """Blocks until it is checked, by this process' settings. Raises BundleError."""
     command = [sys.executable, "-c", _PROGRAM, str(folder), str(nice)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
+    with relayed("check") as log_lines:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log_lines.stderr,
+            env=os.environ | log_lines.environment,
+            start_new_session=True,
+        )
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         raise BundleError(f"{folder}: the process that checked it ended with exit code {done.returncode}")

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from service.process.adminprocess import Task
 from service.telemetry import logs
 from service.telemetry.form import Form
 from service.telemetry.reader import Reader
+from service.wire import codings
 
 log = logging.getLogger("ranker")
 
+ALLOW = "GET, HEAD, OPTIONS"
 LIVE, READY, METRICS = PATHS = ("/health/live", "/health/ready", "/metrics")
 
 
@@ -38,18 +40,23 @@ class Admin:
         self._reader, self._workers = reader, workers
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        status, content, headers = self._answer(scope["method"], scope["path"])
+        method, path = scope["method"], scope["path"]
+        status, content, headers = self._answer("GET" if method == "HEAD" else method, path)
+        if path == METRICS and method in ("GET", "HEAD"):
+            content, headers = _shorter(content, headers, scope["headers"])
         fields = {"content-type": "application/json", "content-length": str(len(content))} | headers
         raw = [(name.encode(), value.encode()) for name, value in fields.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": content})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else content})
 
     def _answer(self, method: str, path: str) -> tuple[int, bytes, dict[str, str]]:
         allowed = f"{method} {path} is not there; allowed: GET {', '.join(PATHS)}"
         if path not in PATHS:
             return _refused(NotFound(allowed), {})
+        if method == "OPTIONS":
+            return 200, b"", {"allow": ALLOW}
         if method != "GET":
-            return _refused(MethodNotAllowed(allowed), {"allow": "GET"})
+            return _refused(MethodNotAllowed(allowed), {"allow": ALLOW})
         if path == METRICS:
             content, media_type = self._reader.render()
             return 200, content, {"content-type": media_type}
@@ -61,6 +68,17 @@ class Admin:
 
 def _refused(error: RankerError, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
     return error.status, orjson.dumps(error_body(error.kind, str(error), os.urandom(16).hex())), headers
+
+
+def _shorter(
+    content: bytes, headers: dict[str, str], asked: Iterable[tuple[bytes, bytes]]
+) -> tuple[bytes, dict[str, str]]:
+    """Compressed where the caller asks for it, as Prometheus does."""
+    coding = codings.chosen(b",".join(value for name, value in asked if name == b"accept-encoding"))
+    headers = headers | {"vary": "Accept-Encoding"}
+    if coding is None:
+        return content, headers
+    return codings.compressed(coding, content), headers | {"content-encoding": coding}
 
 
 def main(arguments: Sequence[str]) -> None:

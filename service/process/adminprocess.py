@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Literal
 
+from service.telemetry.relay import relayed
+
 log = logging.getLogger("ranker")
 
 AGAIN_S = 1.0  # before another takes a dead one's place: one that cannot live must not fill the log
@@ -67,13 +69,15 @@ class AdminProcess:
         told = json.dumps(asdict(self._task))
         # It needs no store, whose URL may hold a password; nor a pool of numpy's threads.
         environment = {name: value for name, value in os.environ.items() if name != "RANKER_REDIS_URL"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(self._listener.fileno()), told],
-            env=environment | {"OPENBLAS_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,  # it ends with it
-            pass_fds=[self._listener.fileno()],
-            start_new_session=True,  # Ctrl-C reaches the whole group: it is to end last
-        )
+        with relayed("admin") as log_lines:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(self._listener.fileno()), told],
+                env=environment | {"OPENBLAS_NUM_THREADS": "1"} | log_lines.environment,
+                stdin=subprocess.PIPE,  # it ends with it
+                stderr=log_lines.stderr,
+                pass_fds=[self._listener.fileno()],
+                start_new_session=True,  # Ctrl-C reaches the whole group: it is to end last
+            )
 
     def _watch(self) -> None:
         while True:

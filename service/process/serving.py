@@ -10,7 +10,6 @@ import logging
 import os
 import shlex
 import signal
-import sys
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -26,7 +25,7 @@ from service.process.prelude import Prelude, Prepared
 from service.process.supervisor import Supervisor, Times
 from service.settings import Settings, SettingsError, load_settings
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
-from service.telemetry import logs, tracing
+from service.telemetry import logs, relay, tracing
 from service.telemetry.folder import prepare_folder
 
 log = logging.getLogger("ranker")
@@ -43,8 +42,9 @@ def serve(data: Path | None = None) -> int:
         with ExitStack() as stack:
             code = _served(stack, data)
     except (SettingsError, BundleError, EmbeddedStoreError, ValueError, OSError) as error:
-        print(f"service: {error}", file=sys.stderr)
+        logs.refused(f"service: {error}")
         return 1
+    relay.finish()
     leave(code)
 
 
@@ -186,6 +186,9 @@ def _announcement(supervisor: Supervisor, url: str, request: dict[str, Any]) -> 
 
     def say() -> None:
         supervisor.answering = lambda: None
+        if logs.as_json():
+            log.info("ready on %s", url, extra={logs.FIELDS: {"url": url}})
+            return
         body = json.dumps(request, separators=(",", ":"), ensure_ascii=False)
         print(f"\nready on {url} — docs at {url}/docs, metrics at {url}/metrics. Try:\n")
         print(f"curl -s {url}/rank -H 'content-type: application/json' -d {shlex.quote(body)}\n", flush=True)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from service.process.control import Done, Failed, Leaving, Line, Load, Order, Switch, Up
+from service.telemetry.relay import relayed
 
 _PROGRAM = "from service.process.worker import main; main()"  # no verb: nobody else is to start it
 # How a worker is told where things are: its end of the line, the listening socket, the parent, the counts.
@@ -36,7 +37,7 @@ class Worker:
     @classmethod
     async def start(cls, listener: socket.socket, folder: Path, bundle: Path) -> "Worker":
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, relayed("worker") as log_lines:
             told = {
                 CONTROL: theirs.fileno(),
                 LISTENER: listener.fileno(),
@@ -48,8 +49,9 @@ class Worker:
                 sys.executable,
                 "-c",
                 _PROGRAM,
-                env=os.environ | {name: str(value) for name, value in told.items()},
+                env=os.environ | {name: str(value) for name, value in told.items()} | log_lines.environment,
                 stdin=asyncio.subprocess.DEVNULL,
+                stderr=log_lines.stderr,
                 pass_fds=[theirs.fileno(), listener.fileno()],
                 start_new_session=True,  # Ctrl-C reaches the whole group: how it stops is the parent's matter
             )

@@ -12,6 +12,7 @@ from pathlib import Path
 from model.bundle.layout import CATALOG, BundleError
 from model.features.catalog import Catalog, Stamp
 from service.scoring.served import Live
+from service.telemetry.logs import event
 
 log = logging.getLogger("ranker")
 
@@ -58,14 +59,15 @@ class CatalogWatch:
         except BundleError as error:
             if _stamp(path) == stamp:  # else it was swapped meanwhile, and the next look judges the newer one
                 self._refused = stamp
-                log.error("catalogue refused, the one before goes on: %s", error)
+                told = event("catalogue", str(stamp), well=False)
+                log.error("catalogue refused, the one before goes on: %s", error, extra=told)
                 self._looked(None)
             return
         # What was opened may not be what was verified, where the file was swapped in between.
         if _stamp(path) == stamp and self._live.swap_catalog(served.bundle, catalog):
             self._refused = NO_FILE_YET
             self._looked(catalog)
-            log.info("catalogue of %d items taken over", count)
+            log.info("catalogue of %d items taken over", count, extra=event("catalogue", str(stamp)))
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -21,6 +21,7 @@ from service.call import Call
 from service.scoring.admission import Work
 from service.scoring.lanes import Scores
 from service.scoring.scorer import Scorer
+from service.telemetry.logs import event
 
 log = logging.getLogger("ranker")
 
@@ -154,5 +155,5 @@ def _session(bundle: Bundle, precision: Precision) -> tuple[str, Session]:
         except BundleError as error:
             if precision == "int8":
                 raise
-            log.info("serving fp32: %s", error)
+            log.info("serving fp32: %s", error, extra=event("precision", str(bundle.folder)))
     return "fp32", bundle.session()

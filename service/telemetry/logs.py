@@ -1,28 +1,138 @@
-"""The log: its format, and which requests get a line.
+"""The log: its format, what all goes by it, and which requests get a line.
 
 A request's line holds its id, route, status, outcome, milliseconds by stage and trace; never an item or a body. It
 holds the user only where the operator wants that. Failed and slow requests always get a line, of the others a share.
 """
 
+import json
 import logging
+import os
 import random
+import sys
+import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
+from service.telemetry import uncaught
+
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 FIELDS = "ranker_fields"  # where a record carries its fields, which JSON has beside the message
+EVENT = "ranker_event"  # where it carries what others may have told already
+PROCESS = "RANKER_PROCESS"  # names a child whose lines its parent passes on (relay.py)
+LEVELS = ("debug", "info", "warning", "error")
+_MARK, _PART = "\x1e", "\x1f"  # around and within an event before its line; no line of ours begins so
 
+Form = Literal["text", "json"]
+
+log = logging.getLogger("ranker")
 requests = logging.getLogger("ranker.request")
+_handler: "Lines | None" = None
+_form: Form = "text"
 
 
-def configure(level: str, form: Literal["text", "json"]) -> None:
-    """Sends all log lines of this process to its standard error, uvicorn's too; may be called again."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(Json() if form == "json" else Text(TEXT))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+def begin() -> None:
+    """As `configure`, by the environment alone: so that what is wrong with the settings is told in their format too."""
+    level, form = os.environ.get("RANKER_LOG_LEVEL", ""), os.environ.get("RANKER_LOG_FORMAT", "")
+    configure(level if level in LEVELS else "info", "json" if form == "json" else "text")
+
+
+def configure(level: str, form: Form) -> None:
+    """Sends all log lines of this process to its standard error, uvicorn's too; may be called again.
+
+    As JSON also what else would be written there: warnings, and tracebacks that nobody caught.
+    """
+    global _handler, _form
+    _handler, _form = Lines(), form
+    _handler.setFormatter(Json(os.environ.get(PROCESS)) if form == "json" else Text(TEXT))
+    logging.basicConfig(level=level.upper(), handlers=[_handler], force=True)
+    if form == "json":
+        logging.captureWarnings(True)
+        uncaught.to_log()
+
+
+def as_json() -> bool:
+    return _form == "json"
+
+
+def configured() -> bool:
+    return _handler is not None
+
+
+def refused(text: str) -> None:
+    """The one line of a start that does not come about, or of an end that was not meant: without a time for people."""
+    if _form == "json":
+        log.error("%s", text.strip().removeprefix("service: "))
+        return
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def pass_on(line: str, process: str) -> None:
+    """A child's line, as it is; as JSON, if it is none of ours, as the message of one."""
+    if _handler is None:
+        return
+    if _form == "json" and not _is_object(line):
+        if line.strip():
+            log.warning("%s", line, extra={FIELDS: {"process": process, "logger": "stderr"}})
+        return
+    with suppress(OSError, ValueError), _handler.lock or threading.Lock():  # closed, or its reader has left
+        _handler.stream.write(line + "\n")
+        _handler.flush()
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+class Event(NamedTuple):
+    """What a record tells that other processes see too: `extra=event("store", "down", well=False)`."""
+
+    subject: str
+    state: str
+    well: bool
+
+    def mark(self) -> str:
+        return f"{_MARK}{self.subject}{_PART}{self.state}{_PART}{int(self.well)}{_MARK}"
+
+    @classmethod
+    def read(cls, line: str) -> "tuple[Event | None, str]":
+        """The event of a line and the line itself."""
+        if not line.startswith(_MARK):
+            return None, line
+        mark, _, rest = line[1:].partition(_MARK)
+        subject, state, well = mark.split(_PART)
+        return cls(subject, state, well == "1"), rest
+
+
+def event(subject: str, state: str, well: bool = True) -> dict[str, Any]:
+    """A record's `extra`. Once `well` changes, a state that was told before is told again."""
+    return {EVENT: Event(subject, state, well)}
+
+
+class Lines(logging.StreamHandler[Any]):
+    """To standard error. A record that cannot be written as it is meant is written as it can."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        told: Event | None = getattr(record, EVENT, None)
+        return line if told is None or PROCESS not in os.environ else told.mark() + line
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        kind, error, _ = sys.exc_info()
+        if kind is not None and issubclass(kind, OSError):
+            return  # nobody reads: there is nowhere to tell it
+        record.msg, record.args = f"{record.msg} {record.args!r} (not as it was meant: {error!r})", None
+        record.exc_info = record.exc_text = None
+        with suppress(OSError, ValueError, TypeError):
+            self.stream.write(self.format(record) + self.terminator)
+            self.flush()
 
 
 class Text(logging.Formatter):
@@ -37,7 +147,11 @@ class Text(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, then what the line is about."""
+    """One JSON object a line: time (UTC), level, logger, message, then what the line is about, and who says it."""
+
+    def __init__(self, process: str | None = None) -> None:
+        super().__init__()
+        self._process = {} if process is None else {"process": process}
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -46,11 +160,17 @@ class Json(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._process,
             **getattr(record, FIELDS, {}),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode(errors="replace")
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # half a character, a number of more than 64 bits: what orjson does not write
+            return json.dumps(line, default=str)
 
 
 class RequestLog:

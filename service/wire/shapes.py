@@ -75,11 +75,16 @@ class RankedItem(BaseModel):
 
 
 class Timings(BaseModel):
+    """Milliseconds, by the names of the header Server-Timing; what came after the body was written is only there."""
+
+    parse: float
     history: float
     encode: float
+    queue: float
     score: float
     sort: float
-    total: float
+    serialise: float = Field(description="Until the body was written. The header's has compressing it too.")
+    total: float = Field(description="From the request's first byte until the body was written.")
 
 
 class RankResponse(BaseModel):

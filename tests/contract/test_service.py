@@ -37,7 +37,7 @@ def test_ranked_items_come_back_best_first_with_all_that_is_documented(small_bun
     assert sorted(item["item_id"] for item in body["items"]) == sorted(items)
     assert (body["history_length"], body["unknown_items"], body["new_user"], body["degraded"]) == (1, 0, False, [])
     assert body["history_complete"] is True
-    assert set(body["timings_ms"]) == {"history", "encode", "score", "sort", "total"}
+    assert set(body["timings_ms"]) == {"parse", "history", "encode", "queue", "score", "sort", "serialise", "total"}
     assert body["timings_ms"]["total"] >= body["timings_ms"]["score"] > 0
     assert answer.headers["x-request-id"] == body["request_id"]
 

@@ -57,22 +57,24 @@ ARROWS = {
     | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings"}
     | {"service.telemetry"},
     "service.process.child": set(),
-    "service.process.adminprocess": set(),
-    "service.process.admin": {"service.errors", "service.process.adminprocess", "service.telemetry"},  # a light process
-    "service.settings": set(),
+    "service.process.adminprocess": {"service.telemetry"},
+    "service.process.admin": {"service.errors", "service.process.adminprocess", "service.telemetry"}
+    | {"service.wire.codings"},  # a light process
+    "service.settings": {"service.listed"},
+    "service.listed": set(),  # a leaf: what settings that are lists may hold
     "service.errors": set(),
     "service.wire": FEATURES | {"service.errors"},
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
     "service.call": {"service.errors"},
-    "service.scoring": SERVED | {"service.call", "service.errors"},
+    "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
     "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
     | {"service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
     | {"service.call", "service.errors", "service.wire", "service.batch"}
-    | {"service.rank", "service.settings", "service.models", "service.process.orders"}
+    | {"service.rank", "service.settings", "service.listed", "service.models", "service.process.orders"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.loading": FEATURES | LINES | {"service.store"},
     "service.loading.trial": SERVED | {"service.loading", "service.settings"},

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from service.store.fallback.causes import cause_of
 from service.store.history import StoreUnavailable
+from service.telemetry.logs import event
 
 log = logging.getLogger("ranker.store")
 
@@ -36,7 +37,9 @@ class Watch:
 
     def answered(self, answer_s: float) -> None:
         """The first answer, to a PING."""
-        log.info("store at %s answers: PING took %.1f ms", self._where, answer_s * 1000)
+        log.info(
+            "store at %s answers: PING took %.1f ms", self._where, answer_s * 1000, extra=event("store", "answers")
+        )
 
     def read(self, error: StoreUnavailable | None) -> None:
         """A read has ended; with `error`, all of it or one user's."""
@@ -81,7 +84,8 @@ class Watch:
         more = f" ({untold} changes before it had no line)" if untold else ""
         self._changes, self._told = 0, self._state
         if self._state is UP:
-            log.info("store at %s is up again after %.1f s%s", self._where, now - self._down_since, more)
+            down_s = now - self._down_since
+            log.info("store at %s is up again after %.1f s%s", self._where, down_s, more, extra=event("store", UP))
             return
         assert self._error is not None
         cause = cause_of(self._error)
@@ -92,4 +96,4 @@ class Watch:
                 "store at %s is down: it %s. Requests no longer wait for it and are ranked without; it is asked in the "
                 "background until it is back. To do: %s%s"
             )
-        log.warning(text, self._where, cause.does, cause.help, more)
+        log.warning(text, self._where, cause.does, cause.help, more, extra=event("store", self._state, well=False))
