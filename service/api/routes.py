@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse
 
+from service.api.admin import ModelSwapped, post_model
 from service.api.answers import call_of, error_response, json_response, ranked_body, timings_ms
 from service.api.arrival import ARRIVAL, Arrival
 from service.api.endpoint import Endpoint, Parts
@@ -166,6 +167,8 @@ async def get_model(call: Call, request: Request, parts: Parts) -> Response:
                 for f in schema.features
             ],
             "catalog": {"items": len(served.catalog), "modified_at": served.catalog.modified_ns // 1_000_000},
+            "workers": await asyncio.to_thread(parts.metrics.reader.models),
+            "refused": parts.loading.told(),
             "samples": await asyncio.to_thread(samples, bundle),
         }
     )
@@ -248,6 +251,13 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/health/ready", get_ready, summary="The bundle is loaded, checked and warm", answer=dict[str, str]
+    ),
+    Endpoint(
+        "POST",
+        "/admin/model",
+        post_model,
+        summary="Make another bundle answer in all workers, or go back to the one before",
+        answer=ModelSwapped,
     ),
     Endpoint("GET", "/docs", get_docs),
     Endpoint("GET", "/", get_home),

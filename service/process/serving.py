@@ -27,6 +27,7 @@ from service.loading import trial
 from service.loading.load import load_users
 from service.loading.user import BackfillError
 from service.models.check import Checked, checked
+from service.models.live import following
 from service.process.admin import AdminProcess, Task
 from service.process.supervisor import Supervisor
 from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError, load_settings
@@ -77,12 +78,15 @@ def serve(data: Path | None = None) -> int:
             stack.enter_context(AdminProcess(admin, _admin_task(folder, settings)))
             log.info("health and metrics also on %s, by a process of their own", _base(admin))
         threading.Thread(target=_announce, args=(base, body), daemon=True).start()
-        return asyncio.run(_supervised(settings, listener, folder, Path(bundle.folder)))
+        return asyncio.run(_supervised(settings, listener, folder, bundle))
 
 
-async def _supervised(settings: Settings, listener: socket.socket, folder: Path, bundle: Path) -> int:
+async def _supervised(settings: Settings, listener: socket.socket, folder: Path, bundle: Checked) -> int:
     grace_s = settings.shutdown_grace_s
-    return await Supervisor(settings.workers, listener, folder, bundle, settings.drain_s, grace_s).run()
+    supervisor = Supervisor(settings.workers, listener, folder, Path(bundle.folder), settings.drain_s, grace_s)
+    async with following(supervisor, bundle, settings.bundle, settings.bundle_poll_s) as live:
+        supervisor.look, supervisor.order = live.look, live.order
+        return await supervisor.run()
 
 
 def _checked(settings: Settings) -> Checked:

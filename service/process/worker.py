@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from service.api.arrival import Door
 from service.app import create_app
 from service.models.loading import Loading
 from service.process.child import end_with
-from service.process.control import Drain, Drop, Line, Load, Result, Stop, Switch, Up
+from service.process.control import Done, Drain, Drop, Line, Load, Result, Stop, Switch, Up
 from service.process.orders import Orders
 from service.process.supervisor import CONTROL, LISTENER, METRICS_FOLDER, PARENT
 from service.settings import SettingsError, load_settings
@@ -86,6 +86,15 @@ class Answering(uvicorn.Server):
 
     async def _listen(self, line: Line) -> None:
         loading: Loading = self._app.state.loading
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def answer(done: Awaitable[Done]) -> None:
+            line.tell(await done)
+
+        def begin(done: Awaitable[Done]) -> None:  # beside it, other messages are heard
+            tasks.add(task := asyncio.create_task(answer(done)))
+            task.add_done_callback(tasks.discard)
+
         async for message in line:
             match message:
                 case Drain():
@@ -93,11 +102,11 @@ class Answering(uvicorn.Server):
                 case Stop(grace_s):
                     self._stop(grace_s)
                 case Load(number, folder):
-                    line.tell(await loading.load(number, Path(folder)))
+                    begin(loading.load(number, Path(folder)))
                 case Switch(number):
-                    line.tell(loading.switch(number))
-                case Drop(number):
-                    loading.drop(number)
+                    begin(loading.switch(number))
+                case Drop(number, folder, problem):
+                    loading.drop(number, folder, problem)
                 case Result():
                     self._orders.answered(message)
 
