@@ -170,7 +170,10 @@ class Bundle:
                 )
 
     def int8_session(self, pause: Callable[[], object] = lambda: None) -> Session:
-        """The int8 graph's session, proven on the golden requests, `pause` between two. Raises BundleError, which says what is missing."""
+        """The int8 graph's session, proven on the golden requests, `pause` between two.
+
+        Raises BundleError, which says what is missing.
+        """
         figures = self.manifest.get(INT8)
         if not figures:
             raise BundleError("the bundle has no int8 graph (python -m model.export --quantize makes one)")
