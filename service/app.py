@@ -86,7 +86,15 @@ def create_app(
     cors = Cors(settings.cors_origins, METHODS) if settings.cors_origins else None
     gate = Gate(admission, settings, BULK, report, cors)
     duty = Duty(metrics.draining)
-    parts = Parts(settings, live, history, gate, metrics, duty, orders or Orders())
+    loading = Loading(
+        live,
+        scorer,
+        settings.precision,
+        partial(announce, metrics),
+        partial(_retire, metrics),
+        partial(metrics.add, "ranker_model_swap", outcome="refused"),
+    )
+    parts = Parts(settings, live, history, gate, metrics, duty, loading, orders or Orders())
 
     app = FastAPI(
         title="bst-ranker",
@@ -99,9 +107,7 @@ def create_app(
         redirect_slashes=False,  # Starlette's would repeat the caller's Host
     )
     app.state.live, app.state.duty = live, duty
-    app.state.loading = Loading(
-        live, scorer, settings.precision, partial(announce, metrics), lambda before: metrics.retire(before.slot)
-    )
+    app.state.loading = parts.loading
     install(app, ENDPOINTS, parts, samples(bundle))
     app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
     if settings.compress_from_bytes:
@@ -138,6 +144,11 @@ def announce(metrics: Metrics, served: Served, load_s: float) -> Served:
     )
     metrics.catalog(len(served.catalog), served.catalog.modified_ns)
     return replace(served, slot=slot)
+
+
+def _retire(metrics: Metrics, before: Served, served: Served) -> None:
+    if before.slot != served.slot:  # one is loaded again where its files have changed
+        metrics.retire(before.slot)
 
 
 @asynccontextmanager

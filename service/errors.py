@@ -102,6 +102,28 @@ class NoParent(RankerError):
     kind, status = "no_parent", 503
 
 
+class WrongMediaType(RankerError):
+    """A body that is not declared as JSON: a page in somebody's browser could have sent it unasked."""
+
+    kind, status = "wrong_media_type", 415
+
+
+class SwapUnderWay(RankerError):
+    kind, status = "swap_under_way", 409
+
+
+class NothingBefore(RankerError):
+    """There is no model to go back to."""
+
+    kind, status = "nothing_before", 409
+
+
+class BundleRefused(RankerError):
+    """It does not go live; the one before goes on."""
+
+    kind, status = "bundle_refused", 422
+
+
 KINDS: tuple[type[RankerError], ...] = (RankerError, *RankerError.__subclasses__())
 OF_STATUS = {error.status: error for error in reversed(KINDS)}  # the first of several with one status
 SHED = tuple(error.kind for error in KINDS if error.shed)

@@ -39,6 +39,13 @@ class Settings(BaseSettings):
         DEMO_BUNDLE,
         description="A bundle, or the folder whose `current` points to one. Unset: the demo bundle in the package.",
     )
+    bundle_poll_s: float = Field(
+        5,
+        ge=0,
+        le=86400,
+        description="Seconds between two looks at what RANKER_BUNDLE leads to; another bundle there is checked and "
+        "goes live while serving (docs/bundles.md). 0: only at SIGHUP and POST /admin/model.",
+    )
     catalog_poll_s: float = Field(
         5,
         ge=0,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model.bundle.errors import BundleError as BundleError  # by this name most know it
@@ -69,6 +69,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
     files = manifest["files"]
     if not isinstance(files, dict) or not all(isinstance(f, dict) and "sha256" in f for f in files.values()):
         raise BundleError(f"{path}: `files` must name each file with its sha256")
+    outside = [name for name in files if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
+    if outside:
+        raise BundleError(f"{path}: `files` names {', '.join(outside[:3])}, outside the bundle's folder")
     needed = {"model.onnx", "model.onnx.data", "features.toml", GOLDEN, CATALOG}
     if needed - set(files):
         raise BundleError(f"{path}: {', '.join(sorted(needed - set(files)))} missing from `files`")

@@ -13,7 +13,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import copy
 from datetime import UTC, datetime
@@ -148,12 +148,15 @@ class Bundle:
         requests: list[dict[str, Any]] = json.loads((self.folder / GOLDEN).read_text())["requests"]
         return requests
 
-    def replay_golden(self, session: Session, tolerance: float = GOLDEN_TOLERANCE) -> None:
-        """Answers the recorded requests again.
+    def replay_golden(
+        self, session: Session, tolerance: float = GOLDEN_TOLERANCE, pause: Callable[[], object] = lambda: None
+    ) -> None:
+        """Answers the recorded requests again; `pause` is called between two.
 
         Raises BundleError when a score is not as recorded, to `tolerance`; relative above 1.
         """
         for number, request in enumerate(self.golden()):
+            pause()
             scores = self.score(session, self.encode_golden(request))[0]
             recorded = np.asarray(request["scores"])
             if scores.shape != recorded.shape or not np.isfinite(scores).all():
@@ -166,8 +169,11 @@ class Bundle:
                     f"{self.folder}: golden request {number} is answered {difference:.1e} off its recorded scores"
                 )
 
-    def int8_session(self) -> Session:
-        """The int8 graph's session, proven on the golden requests. Raises BundleError, which says what is missing."""
+    def int8_session(self, pause: Callable[[], object] = lambda: None) -> Session:
+        """The int8 graph's session, proven on the golden requests, `pause` between two.
+
+        Raises BundleError, which says what is missing.
+        """
         figures = self.manifest.get(INT8)
         if not figures:
             raise BundleError("the bundle has no int8 graph (python -m model.export --quantize makes one)")
@@ -177,7 +183,7 @@ class Bundle:
         if not byte_products():
             raise BundleError("this processor has no instructions for products of bytes (AVX-512 VNNI, AVX-VNNI)")
         session = self.session(self.folder / INT8_GRAPH)
-        self.replay_golden(session, 2 * figures["golden_max_abs_diff"] + GOLDEN_TOLERANCE)
+        self.replay_golden(session, 2 * figures["golden_max_abs_diff"] + GOLDEN_TOLERANCE, pause)
         return session
 
     def encode_golden(self, request: Mapping[str, Any], catalog: Catalog | None = None) -> Inputs:

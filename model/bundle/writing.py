@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from model.bundle import versions
 from model.bundle.layout import EXPORTED_AT, GOLDEN_CATALOG, SCHEMA_VERSION, VERSION_TIME, _facts, _sha256
 from model.bundle.reading import Bundle
 from model.features.ids import Keys, canonical, keys
-from model.files import beside, replacing, write_json
+from model.files import beside, write_json
 
 
 @dataclass
@@ -71,8 +72,7 @@ def writing(parent: Path, name: str, facts: Mapping[str, Any]) -> Iterator[Draft
         write_json(partial / "manifest.json", manifest)
         partial.replace(home / draft.version)
         if draft.publish:
-            with replacing(home / "current") as link:
-                link.symlink_to(draft.version)
+            versions.point(home, draft.version)
 
 
 def golden_items(bundle: Bundle) -> Keys:

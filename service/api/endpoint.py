@@ -19,6 +19,7 @@ from service.api.gate import Gate
 from service.call import Call
 from service.errors import KINDS, ClientGone, MethodNotAllowed, NotFound
 from service.models.examples import Ids
+from service.models.loading import Loading
 from service.process.orders import Orders
 from service.scoring.served import Live
 from service.settings import Settings
@@ -38,6 +39,7 @@ class Parts:
     gate: Gate
     metrics: Metrics
     duty: Duty
+    loading: Loading
     orders: Orders
     turns: Turns = field(default_factory=Turns)
 

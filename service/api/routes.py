@@ -14,6 +14,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
+from service.api.admin import ModelSwapped, post_model
 from service.api.answers import call_of, error_response, json_response, ranked_body, ranked_json, timings_ms
 from service.api.bodies import body_of
 from service.api.edges.methods import allowed_of
@@ -125,6 +126,8 @@ async def get_model(call: Call, request: Request, parts: Parts) -> Response:
                 for f in schema.features
             ],
             "catalog": {"items": len(served.catalog), "modified_at": served.catalog.modified_ns // 1_000_000},
+            "workers": await asyncio.to_thread(parts.metrics.reader.models),
+            "refused": parts.loading.told(),
             "samples": await asyncio.to_thread(samples, bundle),
         }
     )
@@ -210,6 +213,13 @@ ENDPOINTS = (
     ),
     Endpoint(
         "GET", "/health/ready", get_ready, summary="The bundle is loaded, checked and warm", answer=dict[str, str]
+    ),
+    Endpoint(
+        "POST",
+        "/admin/model",
+        post_model,
+        summary="Make another bundle answer in all workers, or go back to the one before",
+        answer=ModelSwapped,
     ),
     Endpoint("GET", "/docs", get_docs),
     Endpoint("GET", "/", get_home),

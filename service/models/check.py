@@ -12,12 +12,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.bundle.errors import BundleError
+from service.models import apart
 from service.telemetry.relay import relayed
 
+if TYPE_CHECKING:
+    from service.scoring.served import Served
+
 _PROGRAM = "import sys; from service.models.check import main; main(sys.argv[1:])"  # no verb
+# Before requests are answered; beside them, where nobody else wants the core; beside them on a machine that is busy.
+FIRST, IDLE, BEHIND = "first", "idle", "behind"
+IDLE_S = 30.0  # for the second; on a busy machine it would never end
+DRAWS, CANDIDATES = 32, 1000  # requests of rows drawn at random, and candidates of each
 
 
 @dataclass(frozen=True)
@@ -32,9 +40,9 @@ class Checked:
     example: dict[str, Any]  # a request that works
 
 
-def checked(folder: Path, nice: int = 0) -> Checked:
+def checked(folder: Path) -> Checked:
     """Blocks until it is checked, by this process' settings. Raises BundleError."""
-    command = [sys.executable, "-c", _PROGRAM, str(folder), str(nice)]
+    command = [sys.executable, "-c", _PROGRAM, str(folder), FIRST]
     with relayed("check") as log_lines:
         done = subprocess.run(
             command,
@@ -44,16 +52,21 @@ def checked(folder: Path, nice: int = 0) -> Checked:
             env=os.environ | log_lines.environment,
             start_new_session=True,
         )
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        raise BundleError(f"{folder}: the process that checked it ended with exit code {done.returncode}")
-    told = json.loads(lines[-1])
-    if "problem" in told:
-        raise BundleError(told["problem"])
-    return Checked(**told)
+    return Checked(**apart.answer(done.stdout, done.returncode, str(folder)))
+
+
+async def checked_beside(folder: Path) -> Checked:
+    """As `checked`, beside what is answered. Raises BundleError."""
+    try:
+        return Checked(**await apart.process(_PROGRAM, str(folder), IDLE, limit_s=IDLE_S))
+    except apart.TooSlow:
+        return Checked(**await apart.process(_PROGRAM, str(folder), BEHIND))
 
 
 def main(arguments: Sequence[str]) -> None:
+    folder, when = arguments
+    if when != FIRST:
+        apart.yield_cores(when == IDLE)
     from model.bundle.reading import Bundle
     from model.features.wanted import Wanted
     from service.models.examples import example, samples
@@ -62,8 +75,6 @@ def main(arguments: Sequence[str]) -> None:
     from service.settings import load_settings
     from service.telemetry import logs
 
-    folder, nice = arguments
-    os.nice(int(nice))
     settings = load_settings()
     logs.configure(settings.log_level, settings.log_format)
     begun = time.perf_counter()
@@ -72,9 +83,39 @@ def main(arguments: Sequence[str]) -> None:
         check_kept(bundle, Wanted.of(bundle.schema), settings.history_keep)
         bundle.verify()
         served = Served.open(bundle, Scorer(1), settings.precision)
-    except (BundleError, ValueError, OSError) as error:
-        print(json.dumps({"problem": str(error)}))
+        check_finite(served)
+    except (BundleError, ValueError, OSError, KeyError, IndexError, TypeError) as error:
+        # Hashes say that a file is what was written, and not that it holds what this release reads.
+        known = isinstance(error, BundleError | OSError)
+        print(json.dumps({"problem": str(error) if known else f"{folder}: {error!r}"}))
         return
     spent_s = time.perf_counter() - begun
     facts = (str(bundle.folder), bundle.name, bundle.version, served.precision, spent_s, example(samples(bundle), 5))
     print(json.dumps(asdict(Checked(*facts))))
+
+
+def check_finite(served: "Served") -> None:
+    """Raises BundleError where rows drawn at random from every table get a score that is no finite number.
+
+    Golden requests see a few hundred rows of millions: a training that diverged may have spoilt others.
+    """
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    bundle = served.bundle
+    request: dict[str, Any] = bundle.golden()[0]
+    shown = request | {"candidates": (request["candidates"] * CANDIDATES)[:CANDIDATES]}
+    inputs = bundle.encode_golden(shown)
+    for _ in range(DRAWS):
+        rows = {
+            name: draw.integers(0, limit, inputs[name].shape, inputs[name].dtype)
+            for name, limit in bundle.limits.items()
+            if name in inputs
+        }
+        scores = served.run({**inputs, **rows})
+        if not np.isfinite(scores).all():
+            spoilt = int((~np.isfinite(scores)).sum())
+            raise BundleError(
+                f"{bundle.folder}: {spoilt} of {scores.size} scores of rows drawn at random from its tables are no "
+                "finite numbers: the training has diverged"
+            )

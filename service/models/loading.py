@@ -1,19 +1,42 @@
-"""In a worker: another bundle is opened and warmed beside the one that answers, then takes its place."""
+"""In a worker: another bundle is opened and warmed beside the one that answers, then takes its place.
 
-import asyncio
+What it costs is spread out: between two of its steps the thread sleeps for longer than the step took, since a thread
+that computes in Python keeps the interpreter from the requests' own.
+"""
+
+import logging
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from model.bundle.layout import BundleError
+from model.bundle.errors import BundleError
 from model.bundle.reading import Bundle
+from service.models import apart, pages
 from service.process.control import Done
 from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Precision, Served
 
+log = logging.getLogger("ranker")
+
+REST = 3  # times as long as a step took
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The last bundle that was not taken."""
+
+    bundle: str
+    problem: str
+    at: int  # ms since 1970
+
 
 class Loading:
-    """Opens bundles in a thread. `announce` gives one its row in the metrics; `gone` gets what it replaced."""
+    """Opens bundles in threads. `announce` gives one its row in the metrics; `gone` gets what it replaced.
+
+    `refused` is told of each bundle that is dropped.
+    """
 
     def __init__(
         self,
@@ -21,35 +44,62 @@ class Loading:
         scorer: Scorer,
         precision: Precision,
         announce: Callable[[Served, float], Served],
-        gone: Callable[[Served], None],
+        gone: Callable[[Served, Served], None],
+        refused: Callable[[], None],
     ):
         self._live, self._scorer, self._precision = live, scorer, precision
-        self._announce, self._gone = announce, gone
+        self._announce, self._gone, self._refused = announce, gone, refused
         self._ready: dict[int, tuple[Served, float]] = {}
+        self.refusal: Refusal | None = None  # since the last switch
 
     async def load(self, number: int, folder: Path) -> Done:
         begun = time.perf_counter()
         try:
-            served = await asyncio.to_thread(self._open, folder)
-        except BundleError as error:
+            served = await apart.thread(lambda: self._open(folder))
+        except (BundleError, OSError) as error:
             return Done(number, str(error))
         seconds = time.perf_counter() - begun
         self._ready[number] = served, seconds
         return Done(number, None, seconds)
 
-    def switch(self, number: int) -> Done:
+    async def switch(self, number: int) -> Done:
         loaded = self._ready.pop(number, None)
         if loaded is None:
             return Done(number, "it was not loaded")
-        served = self._announce(*loaded)
         try:
-            self._gone(self._live.swap(served))
-        except BundleError as error:
+            served = await apart.thread(lambda: self._announce(*loaded))  # it waits for scrapes
+            before = self._live.swap(served)
+        except (BundleError, ValueError) as error:
             return Done(number, str(error))
+        self._gone(before, served)
+        self.refusal = None
+        if before.bundle.folder != served.bundle.folder:
+            await apart.thread(lambda: pages.let_go(before.bundle.folder))
         return Done(number)
 
-    def drop(self, number: int) -> None:
+    def drop(self, number: int, folder: str, problem: str) -> None:
         self._ready.pop(number, None)
+        self.refusal = Refusal(folder, problem, time.time_ns() // 1_000_000)
+        self._refused()
+
+    def told(self) -> dict[str, Any] | None:
+        return asdict(self.refusal) if self.refusal else None
 
     def _open(self, folder: Path) -> Served:
-        return Served.open(Bundle.open(folder), self._scorer, self._precision)
+        pause = _Pause()
+        served = Served.open(Bundle.open(folder), self._scorer, self._precision, pause)
+        len(served.catalog)  # counted here and not on the event loop
+        pause()
+        pages.populate(served.bundle.folder)
+        return served
+
+
+class _Pause:
+    """Called between steps, it sleeps REST times as long as it took since the last call."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __call__(self) -> None:
+        time.sleep(REST * (time.perf_counter() - self._since))
+        self._since = time.perf_counter()

@@ -46,9 +46,11 @@ class Switch:
 
 @dataclass(frozen=True)
 class Drop:
-    """To a worker: forget what was loaded under this number."""
+    """To a worker: the bundle under this number was refused; forget what was loaded of it, and count and tell it."""
 
     number: int
+    folder: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)

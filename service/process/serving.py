@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from model.bundle.errors import BundleError
 from service.models.check import Checked, checked
+from service.models.live import following
 from service.process.adminprocess import AdminProcess, Task
 from service.process.child import leave
 from service.process.handover import Handover, Predecessor
@@ -80,7 +81,7 @@ def _served(stack: ExitStack, data: Path | None) -> int:
     if listeners.admin is not None:
         admin = AdminProcess(listeners.admin, _admin_task(folder, settings, prepared))
         log.info("health and metrics also on %s, by a process of their own", base(listeners.admin))
-    return _run(_supervised(stack, settings, supervisor, listeners, admin, predecessor))
+    return _run(_supervised(stack, settings, supervisor, bundle, listeners, admin, predecessor))
 
 
 def _run(what: Coroutine[Any, Any, int]) -> int:
@@ -94,6 +95,7 @@ async def _supervised(
     stack: ExitStack,
     settings: Settings,
     supervisor: Supervisor,
+    bundle: Checked,
     listeners: Listeners,
     admin: AdminProcess | None,
     predecessor: Predecessor | None,
@@ -122,7 +124,9 @@ async def _supervised(
         stack.enter_context(admin)
     serving = asyncio.create_task(handover.serve()) if handover is not None else None
     try:
-        return await running
+        async with following(supervisor, bundle, settings.bundle, settings.bundle_poll_s) as live:
+            supervisor.look, supervisor.order = live.look, live.order
+            return await running
     finally:
         if serving is not None:
             serving.cancel()

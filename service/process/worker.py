@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from service.api.arrival import Door
 from service.app import create_app
 from service.models.loading import Loading
 from service.process.child import end_with, end_within, leave
-from service.process.control import Beat, Drain, Drop, Failed, Leaving, Line, Load, Result, Stop, Switch, Up, told
+from service.process.control import Beat, Done, Drain, Drop, Failed, Leaving, Line, Load, Result, Stop, Switch, Up, told
 from service.process.orders import Orders
 from service.process.workers import CONTROL, LISTENER, METRICS_FOLDER, PARENT
 from service.settings import SettingsError, load_settings
@@ -108,6 +108,15 @@ class Answering(uvicorn.Server):
 
     async def _listen(self, line: Line) -> None:
         loading: Loading = self._app.state.loading
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def answer(done: Awaitable[Done]) -> None:
+            line.tell(await done)
+
+        def begin(done: Awaitable[Done]) -> None:  # beside it, other messages are heard
+            tasks.add(task := asyncio.create_task(answer(done)))
+            task.add_done_callback(tasks.discard)
+
         async for message in line:
             match message:
                 case Drain():
@@ -116,11 +125,11 @@ class Answering(uvicorn.Server):
                 case Stop(grace_s, linger_s):
                     self._stop(grace_s, linger_s)
                 case Load(number, folder):
-                    line.tell(await loading.load(number, Path(folder)))
+                    begin(loading.load(number, Path(folder)))
                 case Switch(number):
-                    line.tell(loading.switch(number))
-                case Drop(number):
-                    loading.drop(number)
+                    begin(loading.switch(number))
+                case Drop(number, folder, problem):
+                    loading.drop(number, folder, problem)
                 case Result():
                     self._orders.answered(message)
         self._parent_is_gone = True

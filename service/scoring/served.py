@@ -7,7 +7,7 @@ catalogue or a new model never shows in the middle of a request, whatever it wai
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -51,15 +51,21 @@ class Served:
     slot: int | None = None  # its row in the metrics
 
     @classmethod
-    def open(cls, bundle: Bundle, scorer: Scorer, precision: Precision = "auto") -> "Served":
-        """Proven on the golden requests, and warm. Raises BundleError.
+    def open(
+        cls,
+        bundle: Bundle,
+        scorer: Scorer,
+        precision: Precision = "auto",
+        pause: Callable[[], object] = lambda: None,
+    ) -> "Served":
+        """Proven on the golden requests, and warm; `pause` is called between steps. Raises BundleError.
 
         It raises too where int8 is asked for and cannot be had; `auto` then says why, and takes fp32.
         """
-        chosen, session = _session(bundle, precision)
+        chosen, session = _session(bundle, precision, pause)
         if chosen == "fp32":  # an int8 graph was proven when its session was made
-            bundle.replay_golden(session)
-        wanted, work = Wanted.of(bundle.encoder.schema), _warmed(bundle, session)
+            bundle.replay_golden(session, pause=pause)
+        wanted, work = Wanted.of(bundle.encoder.schema), _warmed(bundle, session, pause)
         named = (bundle.name, bundle.version)
         return cls(bundle, bundle.encoder, bundle.catalog, session, chosen, *named, scorer, wanted, work)
 
@@ -118,7 +124,7 @@ class Live:
         return True
 
 
-def _warmed(bundle: Bundle, session: Session) -> Work:
+def _warmed(bundle: Bundle, session: Session, pause: Callable[[], object]) -> Work:
     """Runs the graph until it is warm; what requests cost, by the quickest runs of each length."""
     request: dict[str, Any] = bundle.golden()[0]
     spent_s = []
@@ -126,6 +132,7 @@ def _warmed(bundle: Bundle, session: Session) -> Work:
         shown = request | {"candidates": (request["candidates"] * count)[:count]}
         runs_s = []
         for _ in range(WARM_RUNS):
+            pause()
             begun = time.perf_counter()
             bundle.score(session, bundle.encode_golden(shown))
             runs_s.append(time.perf_counter() - begun)
@@ -148,10 +155,10 @@ def check_kept(model: Bundle | Served, wanted: Wanted, keep: int) -> None:
         )
 
 
-def _session(bundle: Bundle, precision: Precision) -> tuple[str, Session]:
+def _session(bundle: Bundle, precision: Precision, pause: Callable[[], object]) -> tuple[str, Session]:
     if precision != "fp32":
         try:
-            return "int8", bundle.int8_session()
+            return "int8", bundle.int8_session(pause)
         except BundleError as error:
             if precision == "int8":
                 raise

@@ -116,7 +116,8 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
         {"outcome": ("ok", "refused")},
     ),
     "ranker_model_swap": Family(
-        "Models that a worker took over, the one it starts with included, each worker's own.", {"outcome": ("ok",)}
+        "Models that a worker took over (ok), its first one included, or that were refused; each worker's own.",
+        {"outcome": ("ok", "refused")},
     ),
     "ranker_worker_starts": Family("Workers started, in the place of those that ended too."),
 }

@@ -6,11 +6,12 @@ Whoever has the folder may read, in whatever process: a reader is no worker, and
 import fcntl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from service.telemetry.form import Form, clock
 from service.telemetry.health import Health
 from service.telemetry.render import Scrape
-from service.telemetry.slots import Row, Slots
+from service.telemetry.slots import Row, Slots, by_worker, lives
 from service.telemetry.window import Record, WorkerFiles, merge
 
 
@@ -44,6 +45,14 @@ class Reader:
         now_s = self._clock()
         recent_SB = merge([worker["window"] for worker in workers], now_s, self._form.layout["window"])
         return Scrape(self._form, rows, recent_SB, workers, now_s, self._pause).text()
+
+    def models(self) -> list[dict[str, Any]]:
+        """Which model each living worker answers with."""
+        living = [worker for worker in self.everyone() if lives(worker)]
+        return [
+            {"worker": slot, "name": dict(labels)["name"], "version": dict(labels)["version"]}
+            for slot, labels in by_worker(living)
+        ]
 
     def health(self, expected: int) -> Health:
         """How those workers are, of which there should be so many."""

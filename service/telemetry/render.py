@@ -20,7 +20,7 @@ from service.telemetry.families import (
     Family,
 )
 from service.telemetry.form import Form
-from service.telemetry.slots import Row, lives, models
+from service.telemetry.slots import Row, by_worker, lives, models
 from service.telemetry.window import Record, quantiles
 
 HEARTBEAT = "ranker_worker_heartbeat_age_seconds"
@@ -174,6 +174,9 @@ class Scrape:
         )
         for labels, state in zip(workers, states, strict=True):
             text.sample("ranker_worker_cpu_seconds_total", labels, int(state["cpu_ns"]) / 1e9)
+        text.family("ranker_worker_model_info", "gauge", "The model that each living worker answers with; always 1.")
+        for slot, model in by_worker([worker for worker, up in zip(self._workers, alive, strict=True) if up]):
+            text.sample("ranker_worker_model_info", (("worker", str(slot)), *model[:3]), 1)
         for field, (name, about) in OF_WORKERS.items():
             text.family(name, "gauge", about)
             for labels, state, up in zip(workers, states, alive, strict=True):

@@ -187,6 +187,14 @@ def lives(worker: Record) -> bool:
     return bool(state["pid"]) and born(int(state["pid"])) == int(state["born"])
 
 
+def by_worker(workers: Sequence[Record]) -> list[tuple[int, Labels]]:
+    """Which model each of these workers answers with: its slot and labels of `ranker_model_info`.
+
+    Between two, while it switches, the one taken up last.
+    """
+    return [(int(worker["worker"]["slot"]), labels) for worker in workers for labels in list(models([worker]))[-1:]]
+
+
 def models(workers: Sequence[Record]) -> dict[Labels, Record]:
     """Labels of `ranker_model_info` → times, for the models that these workers answer with; the last taken up last."""
     answers = [

@@ -54,8 +54,9 @@ ARROWS = {
     "service.process.control": set(),  # a leaf: what processes tell each other
     "service.process.orders": {"service.errors", "service.process.control"},
     "service.models": SERVED
-    | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings"}
+    | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings", *COMMAND}
     | {"service.telemetry"},
+    "service.models.installing": {"model.command", "model.files"} | SERVED | {"service.models"},
     "service.process.child": set(),
     "service.process.adminprocess": {"service.telemetry"},
     "service.process.admin": {"service.errors", "service.process.adminprocess", "service.telemetry"}
@@ -76,6 +77,7 @@ ARROWS = {
     | {"service.call", "service.errors", "service.wire", "service.batch"}
     | {"service.rank", "service.settings", "service.listed", "service.models", "service.process.orders"}
     | {"service.store", "service.scoring", "service.telemetry"},
+    "service.publish": SERVED | COMMAND | FILES_ALONE | {"service.models", "service.settings"},
     "service.loading": FEATURES | LINES | {"service.store"},
     "service.loading.trial": SERVED | {"service.loading", "service.settings"},
     "service.backfill": SERVED | COMMAND | {"service.settings", "service.loading"},

@@ -1,0 +1,220 @@
+"""Another bundle goes live while the service answers: in all workers, without a failed request, and back."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.bundle import versions
+from model.bundle.reading import Bundle
+from tests.client import Service, get, post, serving
+from tests.processes import wait_until
+from tests.versions import FIRST, SECOND, THIRD, golden_off, spoil, three
+
+
+@pytest.fixture
+def home(small_bundle: Bundle, tmp_path: Path) -> Path:
+    return three(small_bundle, tmp_path / "home")
+
+
+def model(service: Service) -> Any:
+    return json.loads(get(f"{service.url}/model"))
+
+
+def answering(service: Service) -> list[str]:
+    return [worker["version"] for worker in model(service)["workers"]]
+
+
+def order(service: Service, body: Any, content_type: str = "application/json") -> tuple[int, Any]:
+    url = f"{service.url}/admin/model"
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": content_type})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+@contextmanager
+def asking(service: Service) -> Iterator[list[str]]:
+    """Asks /rank all the while; gives the versions that answered. Fails where one was not answered."""
+    over, seen, failures = threading.Event(), [], []
+    body = {"user_id": "u1", "candidates": ["i1", "i2", "i3"]}
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                seen.append(post(f"{service.url}/rank", body)["version"])
+            except OSError as error:
+                failures.append(str(error))
+
+    callers = [threading.Thread(target=ask) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        for caller in callers:
+            caller.join()
+    assert seen and not failures, failures
+
+
+def test_a_current_that_moves_is_taken_over_by_all_workers_and_one_call_goes_back(home: Path) -> None:
+    with serving(bundle=str(home), workers="2", bundle_poll_s="0.1", timeout_ms="60000") as service:
+        wait_until(lambda: answering(service) == [FIRST, FIRST], service)
+        with asking(service) as seen:
+            versions.point(home, SECOND)
+            wait_until(lambda: answering(service) == [SECOND, SECOND], service)
+            wait_until(lambda: seen[-1] == SECOND, "the new one answers")
+            status, body = order(service, {"rollback": True})
+            assert status == 200 and {one["version"] for one in body["workers"]} == {FIRST}, body
+            wait_until(lambda: seen[-1] == FIRST, "the one before answers again")
+        assert (versions.current(home), versions.previous(home)) == (FIRST, SECOND), "the links follow"
+        scrape = get(f"{service.url}/metrics")
+        assert 'ranker_model_swap_total{outcome="ok"} 6.0' in scrape, "two each: at the start, forth and back"
+        for worker in "01":
+            assert re.search(rf'ranker_worker_model_info{{.*version="{FIRST}",worker="{worker}"}} 1', scrape)
+
+
+@pytest.mark.parametrize("fault", ["spoilt", "golden", "gone"])
+def test_a_bundle_that_is_refused_leaves_the_one_before_and_is_told_once(home: Path, fault: str) -> None:
+    says = {"spoilt": "model.onnx.data: sha256", "golden": "golden request 0", "gone": "leads to no bundle"}[fault]
+    if fault == "golden":
+        golden_off(home / SECOND)
+    elif fault == "spoilt":
+        spoil(home / SECOND)
+    with serving(bundle=str(home), workers="1", bundle_poll_s="0.1") as service:
+        service.curl()
+        if fault == "gone":
+            (home / "current").unlink()
+        else:
+            versions.point(home, SECOND)
+        wait_until(lambda: says in service.output, service)
+        if fault != "gone":
+            wait_until(lambda: model(service)["refused"], service)
+            refused = model(service)["refused"]
+            assert says in refused["problem"] and refused["bundle"].endswith(SECOND)
+            wait_until(lambda: 'ranker_model_swap_total{outcome="refused"} 1.0' in get(f"{service.url}/metrics"))
+        assert model(service)["version"] == FIRST
+        versions.point(home, THIRD)  # the next one is not held up
+        wait_until(lambda: model(service)["version"] == THIRD, service)
+        assert service.output.count(says) == 1, service.output
+        assert model(service)["refused"] is None
+
+
+def test_a_refused_bundle_whose_files_are_mended_goes_live(home: Path) -> None:
+    missing = home / SECOND / "features.toml"
+    content = missing.read_bytes()
+    missing.unlink()
+    with serving(bundle=str(home), bundle_poll_s="0.1") as service:
+        service.curl()
+        versions.point(home, SECOND)
+        wait_until(lambda: "missing features.toml" in service.output, service)
+        missing.write_bytes(content)
+        wait_until(lambda: model(service)["version"] == SECOND, service)
+
+
+def test_hangup_looks_at_once_and_without_polling_nothing_else_does(home: Path) -> None:
+    with serving(bundle=str(home), workers="2", bundle_poll_s="0") as service:
+        service.curl()
+        service.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "nothing to do" in service.output, service)
+        versions.point(home, SECOND)
+        assert model(service)["version"] == FIRST
+        service.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: set(answering(service)) == {SECOND}, service)
+
+
+def test_a_volume_whose_data_folder_is_swapped_is_seen(home: Path, tmp_path: Path) -> None:
+    """As Kubernetes mounts: volume/bundle → ..data/bundle, and ..data moves."""
+    volume = tmp_path / "volume"
+    for number, name in enumerate((FIRST, SECOND)):
+        (volume / f"..{number}").mkdir(parents=True)
+        (volume / f"..{number}" / "bundle").symlink_to(home / name)
+    (volume / "..data").symlink_to("..0")
+    (volume / "bundle").symlink_to("..data/bundle")
+    with serving(bundle=str(volume / "bundle"), bundle_poll_s="0.1") as service:
+        service.curl()
+        (volume / "..next").symlink_to("..1")
+        (volume / "..next").rename(volume / "..data")
+        wait_until(lambda: model(service)["version"] == SECOND, service)
+
+
+def test_a_worker_killed_while_others_switch_comes_out_with_the_new_bundle(home: Path) -> None:
+    with serving(bundle=str(home), workers="2", bundle_poll_s="0.1") as service:
+        wait_until(lambda: len(answering(service)) == 2, service)
+        workers = [pid for pid in service.children.pids() if is_worker(pid)]
+        versions.point(home, SECOND)
+        wait_until(lambda: "to go live" in service.output, service)
+        os.kill(workers[0], signal.SIGKILL)
+        wait_until(lambda: answering_safely(service) == [SECOND, SECOND], service)
+
+
+def is_worker(pid: int) -> bool:
+    try:
+        return b"service.process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def answering_safely(service: Service) -> list[str]:
+    """A killed worker takes its connections with it."""
+    try:
+        return answering(service)
+    except OSError:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "kind"),
+    [
+        ({"rollback": True}, "text/plain", 415, "wrong_media_type"),
+        ({"rollback": True}, "application/json", 409, "nothing_before"),
+        ({}, "application/json", 422, "invalid_request"),
+        ({"bundle": "x", "rollback": True}, "application/json", 422, "invalid_request"),
+        ({"bundle": "x", "force": 1}, "application/json", 422, "invalid_request"),
+        ({"bundle": "http://127.0.0.1:1/b.tar"}, "application/json", 422, "invalid_request"),
+        ({"bundle": "/nowhere"}, "application/json", 422, "bundle_refused"),
+        (["x"], "application/json; charset=utf-8", 422, "invalid_request"),
+    ],
+)
+def test_an_order_that_cannot_be_is_refused_with_its_reason(
+    running: Service, body: Any, content_type: str, status: int, kind: str
+) -> None:
+    answered, told = order(running, body, content_type)
+    assert (answered, told["error"]["kind"]) == (status, kind) and told["error"]["message"], told
+
+
+@pytest.fixture(scope="module")
+def running(small_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    home = three(small_bundle, tmp_path_factory.mktemp("orders") / "home")
+    with serving(bundle=str(home), bundle_poll_s="0") as service:
+        service.curl()
+        yield service
+
+
+def test_an_order_names_a_version_and_current_follows_it(home: Path, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copytree(home / THIRD, tmp_path / "elsewhere"))
+    with serving(bundle=str(home), bundle_poll_s="0.1") as service:
+        service.curl()
+        status, body = order(service, {"bundle": str(home / SECOND)})
+        assert (status, body["version"], body["note"]) == (200, SECOND, None), body
+        assert versions.current(home) == SECOND
+        status, body = order(service, {"bundle": str(home / SECOND)})
+        assert status == 422 and "answers already" in body["error"]["message"]
+        status, body = order(service, {"bundle": str(elsewhere)})
+        assert status == 200 and body["version"] == THIRD and "next time" in body["note"], body
+        assert versions.current(home) == SECOND
+        assert versions.prune(home, 1) == [], "one is current, one was, one is the newest"
+        assert versions.held(elsewhere) and not versions.held(home / FIRST)
