@@ -6,7 +6,6 @@ Metrics' labels, error messages and documentation follow from the table.
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import orjson
 from fastapi import Request, Response
@@ -17,17 +16,19 @@ from starlette.responses import RedirectResponse
 
 from service.api.answers import call_of, error_response, json_response, ranked_body, timings_ms
 from service.api.arrival import ARRIVAL, Arrival
-from service.api.endpoint import Endpoint, Parts
+from service.api.endpoint import RANKING, Endpoint, Parts
 from service.batch import Batch, Messages, rank_batch
 from service.call import Call
 from service.errors import OF_STATUS, BodyTooLarge, Draining, InvalidRequest, RankerError, SlowUpload, error_body
-from service.models.examples import example, samples
+from service.models.description import described
 from service.rank import Ranked, rank
 from service.scoring.admission import Size
 from service.telemetry.counts import Metrics
 from service.telemetry.families import STAGES
+from service.wire.model import ModelDescription
 from service.wire.pieces import PIECE
-from service.wire.shapes import ErrorResponse, RankResponse, parse, parse_large
+from service.wire.refusals import BatchError
+from service.wire.shapes import Liveness, RankRequest, RankResponse, Readiness, parse, parse_large
 
 ASSETS = "/docs-assets"  # of Swagger UI, without a CDN
 
@@ -151,24 +152,8 @@ async def _read(request: Request, limit: int) -> bytes:
 
 async def get_model(call: Call, request: Request, parts: Parts) -> Response:
     served = parts.live.take(call)
-    bundle, schema = served.bundle, served.encoder.schema
-    return json_response(
-        {
-            "name": served.name,
-            "version": served.version,
-            "network": bundle.manifest["network"],
-            "objective": bundle.manifest["objective"],
-            "precision": served.precision,
-            "user_id": schema.user_id,
-            "history": {"length": schema.history.length, "actions": schema.history.actions},
-            "features": [
-                {"name": f.name, "side": f.side, "kind": f.kind, "type": f.type if f.typed else None}
-                for f in schema.features
-            ],
-            "catalog": {"items": len(served.catalog), "modified_at": served.catalog.modified_ns // 1_000_000},
-            "samples": await asyncio.to_thread(samples, bundle),
-        }
-    )
+    model = await asyncio.to_thread(described, served, parts.settings, parts.metrics.reader.answering())
+    return json_response(model.as_json())
 
 
 async def get_scrape(call: Call, request: Request, parts: Parts) -> Response:
@@ -185,6 +170,12 @@ async def get_ready(call: Call, request: Request, parts: Parts) -> Response:
     if parts.duty.draining:
         raise Draining("this instance is stopping; send nothing new here")
     return json_response({"status": "ready", "model": served.name, "version": served.version})
+
+
+async def get_openapi(call: Call, request: Request, parts: Parts) -> Response:
+    root = request.scope.get("root_path", "")
+    servers = {"servers": [{"url": root}]} if root else {}
+    return json_response(await asyncio.to_thread(request.app.openapi) | servers)
 
 
 async def get_docs(call: Call, request: Request, parts: Parts) -> Response:
@@ -218,37 +209,58 @@ ENDPOINTS = (
         post_rank,
         STAGES,
         "Rank candidates for a user",
-        RankResponse,
-        example=lambda ids: example(ids, 10) | {"top_k": 3},
+        body=RankRequest,
+        answer=RankResponse,
+        errors=RANKING,
     ),
     Endpoint(
         "POST",
         "/rank/batch",
         post_rank_batch,
         STAGES,
-        "Rank candidates for several users: a list of requests, one answer or error each, in their order",
-        list[RankResponse | ErrorResponse],
-        example=lambda ids: [example(ids, 10) | {"top_k": 3}],
+        "Rank candidates for several users",
+        "A list of requests, as /rank takes them; one answer or error each, in their order. "
+        "An invalid request gets its own error, and the others are still ranked.",
+        body=list[RankRequest],
+        answer=list[RankResponse | BatchError],  # type: ignore[valid-type]  # a type made of the error tree
+        errors=RANKING,
         bulk=True,
     ),
     Endpoint(
         "GET",
         "/model",
         get_model,
-        summary="The bundle that answers, its features, and ids to try",
-        answer=dict[str, Any],
+        summary="The model that answers, its features, and ids to try",
+        tag="model",
+        answer=ModelDescription,
     ),
-    Endpoint("GET", "/metrics", get_scrape, summary="Prometheus metrics over all workers", media=Response),
+    Endpoint(
+        "GET",
+        "/metrics",
+        get_scrape,
+        summary="Prometheus metrics over all workers",
+        tag="operations",
+        media="text/plain",
+    ),
     Endpoint(
         "GET",
         "/health/live",
         get_live,
         summary="The process answers; the store is not asked",
-        answer=dict[str, str],
+        tag="operations",
+        answer=Liveness,
+        errors=(500,),
     ),
     Endpoint(
-        "GET", "/health/ready", get_ready, summary="The bundle is loaded, checked and warm", answer=dict[str, str]
+        "GET",
+        "/health/ready",
+        get_ready,
+        summary="The bundle is loaded, checked and warm",
+        tag="operations",
+        answer=Readiness,
+        errors=(500, 503),
     ),
+    Endpoint("GET", "/openapi.json", get_openapi),
     Endpoint("GET", "/docs", get_docs),
     Endpoint("GET", "/", get_home),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from service.telemetry.form import Form, clock
 from service.telemetry.health import Health
 from service.telemetry.render import Scrape
-from service.telemetry.slots import Row, Slots
+from service.telemetry.slots import Row, Slots, lives, models
 from service.telemetry.window import Record, WorkerFiles, merge
 
 
@@ -44,6 +44,11 @@ class Reader:
         now_s = self._clock()
         recent_SB = merge([worker["window"] for worker in workers], now_s, self._form.layout["window"])
         return Scrape(self._form, rows, recent_SB, workers, now_s, self._pause).text()
+
+    def answering(self) -> list[tuple[int, dict[str, str]]]:
+        """Process id of each living worker, with the labels of the model that it answers with."""
+        alive = [worker for worker in self.everyone() if lives(worker)]
+        return [(int(worker["worker"]["pid"]), dict(labels)) for worker in alive for labels in [*models([worker])][-1:]]
 
     def health(self, expected: int) -> Health:
         """How those workers are, of which there should be so many."""

@@ -55,7 +55,7 @@ ARROWS = {
     "service.process.orders": {"service.errors", "service.process.control"},
     "service.models": SERVED
     | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings"}
-    | {"service.telemetry"},
+    | {"service.telemetry", "service.wire"},
     "service.process.child": set(),
     "service.process.admin": {"service.errors", "service.process.child", "service.telemetry"},  # a light process
     "service.settings": set(),
