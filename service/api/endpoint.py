@@ -4,7 +4,7 @@ The door is FastAPI's route with its handler overridden: bodies are neither pars
 dependencies cost more than the handlers (`python -m loadtest.overhead`). `openapi/` documents the same table.
 """
 
-from collections.abc import Awaitable, Callable, Container, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from service.api.answers import call_of
 from service.api.duty import Duty
 from service.api.gate import Gate
 from service.call import Call
-from service.errors import KINDS, ClientGone, MethodNotAllowed, NoParent, NotFound
+from service.errors import RankerError
 from service.process.orders import Orders
 from service.scoring.served import Live
 from service.settings import Settings
@@ -24,9 +24,7 @@ from service.store.history import History
 from service.telemetry.counts import Metrics
 from service.wire.turns import Turns
 
-ANYWHERE = (401, 403, 500)  # statuses of what can be wrong with a request for any route
-_ELSEWHERE = (NotFound, MethodNotAllowed, ClientGone, NoParent)  # what a route that ranks never answers
-RANKING = frozenset(error.status for error in KINDS if error not in _ELSEWHERE)
+Errors = tuple[type[RankerError], ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Endpoint:
     body: Any = None  # type of a documented body
     answer: Any = None  # type of the documented answer; None: text
     media: str = "application/json"
-    errors: Container[int] = ANYWHERE  # statuses that it may answer, of those that the error tree has
+    errors: Errors = ()  # that it may answer, besides those that any route may
     bulk: bool = False  # it ranks many requests at once, and lets single ones pass
 
     @property

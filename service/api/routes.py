@@ -16,10 +16,23 @@ from starlette.responses import RedirectResponse
 
 from service.api.answers import call_of, error_response, json_response, ranked_body, timings_ms
 from service.api.arrival import ARRIVAL, Arrival
-from service.api.endpoint import RANKING, Endpoint, Parts
+from service.api.endpoint import Endpoint, Parts
 from service.batch import Batch, Messages, rank_batch
 from service.call import Call
-from service.errors import OF_STATUS, BodyTooLarge, Draining, InvalidRequest, RankerError, SlowUpload, error_body
+from service.errors import (
+    OF_STATUS,
+    BodyTooLarge,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    MalformedBody,
+    Overloaded,
+    RankerError,
+    SlowUpload,
+    TooManyCandidates,
+    TooManyRequests,
+    error_body,
+)
 from service.models.description import described
 from service.rank import Ranked, rank
 from service.scoring.admission import Size
@@ -152,7 +165,8 @@ async def _read(request: Request, limit: int) -> bytes:
 
 async def get_model(call: Call, request: Request, parts: Parts) -> Response:
     served = parts.live.take(call)
-    model = await asyncio.to_thread(described, served, parts.settings, parts.metrics.reader.answering())
+    workers = await asyncio.to_thread(parts.metrics.reader.models)
+    model = await asyncio.to_thread(described, served, parts.settings, workers)
     return json_response(model.as_json())
 
 
@@ -202,6 +216,15 @@ async def http_error(request: Request, error: Exception) -> Response:
     return error_response(call_of(request), error.status_code, kind, message, error.headers)
 
 
+RANKING = (
+    MalformedBody,
+    SlowUpload,
+    BodyTooLarge,
+    InvalidRequest,
+    TooManyCandidates,
+    Overloaded,
+    DeadlineExceeded,
+)
 ENDPOINTS = (
     Endpoint(
         "POST",
@@ -223,7 +246,7 @@ ENDPOINTS = (
         "An invalid request gets its own error, and the others are still ranked.",
         body=list[RankRequest],
         answer=list[RankResponse | BatchError],  # type: ignore[valid-type]  # a type made of the error tree
-        errors=RANKING,
+        errors=(*RANKING, TooManyRequests),
         bulk=True,
     ),
     Endpoint(
@@ -249,7 +272,6 @@ ENDPOINTS = (
         summary="The process answers; the store is not asked",
         tag="operations",
         answer=Liveness,
-        errors=(500,),
     ),
     Endpoint(
         "GET",
@@ -258,7 +280,7 @@ ENDPOINTS = (
         summary="The bundle is loaded, checked and warm",
         tag="operations",
         answer=Readiness,
-        errors=(500, 503),
+        errors=(Draining,),
     ),
     Endpoint("GET", "/openapi.json", get_openapi),
     Endpoint("GET", "/docs", get_docs),

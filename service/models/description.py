@@ -1,6 +1,7 @@
 """What GET /model tells: read from the bundle that answers and the settings, nothing by hand."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from model.features.catalog import catalogued
 from service.models.examples import samples
@@ -18,10 +19,10 @@ from service.wire.model import (
 )
 
 
-def described(served: Served, settings: Settings, workers: Sequence[tuple[int, Mapping[str, str]]]) -> ModelDescription:
+def described(served: Served, settings: Settings, workers: Sequence[Mapping[str, Any]]) -> ModelDescription:
     """It reads the bundle's golden requests and counts its catalogue: nothing for the event loop.
 
-    `workers`: process id of each worker, and the labels of its model (`Reader.answering`).
+    `workers`: which model each worker answers with (`Reader.models`).
     """
     bundle, encoder, schema = served.bundle, served.encoder, served.encoder.schema
     manifest = bundle.manifest
@@ -53,8 +54,5 @@ def described(served: Served, settings: Settings, workers: Sequence[tuple[int, M
         ),
         limits=Limits(**{name: getattr(settings, name) for name in Limits.model_fields}),
         samples=Samples(**samples(bundle)),
-        workers=[
-            WorkerModel(pid=pid, name=one["name"], version=one["version"], variant=one["variant"] or None)
-            for pid, one in workers
-        ],
+        workers=[WorkerModel(**worker) for worker in workers],
     )

@@ -6,6 +6,7 @@ Whoever has the folder may read, in whatever process: a reader is no worker, and
 import fcntl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from service.telemetry.form import Form, clock
 from service.telemetry.health import Health
@@ -45,10 +46,11 @@ class Reader:
         recent_SB = merge([worker["window"] for worker in workers], now_s, self._form.layout["window"])
         return Scrape(self._form, rows, recent_SB, workers, now_s, self._pause).text()
 
-    def answering(self) -> list[tuple[int, dict[str, str]]]:
-        """Process id of each living worker, with the labels of the model that it answers with."""
+    def models(self) -> list[dict[str, Any]]:
+        """Which model each living worker answers with."""
         alive = [worker for worker in self.everyone() if lives(worker)]
-        return [(int(worker["worker"]["pid"]), dict(labels)) for worker in alive for labels in [*models([worker])][-1:]]
+        labels = [dict(label) for worker in alive for label in [*models([worker])][-1:]]
+        return [{"worker": at, "name": one["name"], "version": one["version"]} for at, one in enumerate(labels)]
 
     def health(self, expected: int) -> Health:
         """How those workers are, of which there should be so many."""

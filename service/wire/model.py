@@ -134,10 +134,9 @@ class Samples(BaseModel):
 class WorkerModel(BaseModel):
     """A worker process, and the model that it answers with; during a swap they differ for a moment."""
 
-    pid: int
+    worker: int
     name: str
     version: str
-    variant: str | None
 
 
 class ModelDescription(BaseModel):

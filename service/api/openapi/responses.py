@@ -3,9 +3,11 @@
 from http import HTTPStatus
 from typing import Any
 
-from service.api.endpoint import Endpoint
-from service.wire.refusals import STATUSES, of_status, told
+from service.api.endpoint import Endpoint, Errors
+from service.errors import RankerError
+from service.wire.refusals import told
 
+ANYWHERE: Errors = (RankerError,)  # whatever the route
 PARAMETERS = {
     "X-Request-Id": {
         "name": "X-Request-Id",
@@ -43,14 +45,19 @@ def ok_response(endpoint: Endpoint, schema: dict[str, Any] | None, example: Any)
 
 def error_responses(endpoint: Endpoint, prefix: str) -> dict[str, Any]:
     """By status; `prefix` and the status are the reference to the error's schema."""
+    by_status: dict[int, list[type[RankerError]]] = {}
+    for error in sorted((*endpoint.errors, *ANYWHERE), key=lambda error: error.status):
+        by_status.setdefault(error.status, []).append(error)
+    return {str(status): _error_response(status, errors, prefix) for status, errors in by_status.items()}
+
+
+def _error_response(status: int, errors: list[type[RankerError]], prefix: str) -> dict[str, Any]:
+    kinds = [f"`{error.kind}`: {told(error)}" for error in errors]
+    content = {"schema": {"$ref": f"{prefix}{status}"}, "examples": {error.kind: _example(error) for error in errors}}
     return {
-        str(status): {
-            "description": " ".join((f"{HTTPStatus(status).phrase}.", *_kinds(status))),
-            "headers": _headers(status),
-            "content": {"application/json": {"schema": {"$ref": f"{prefix}{status}"}, "examples": _examples(status)}},
-        }
-        for status in STATUSES
-        if status in endpoint.errors
+        "description": " ".join((f"{HTTPStatus(status).phrase}.", *kinds)),
+        "headers": _headers(status),
+        "content": {"application/json": content},
     }
 
 
@@ -59,13 +66,6 @@ def _headers(status: int) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _kinds(status: int) -> list[str]:
-    return [f"`{error.kind}`: {told(error)}" for error in of_status(status)]
-
-
-def _examples(status: int) -> dict[str, Any]:
+def _example(error: type[RankerError]) -> dict[str, Any]:
     request_id = "0af7651916cd43dd8448eb211c80319c"
-    return {
-        error.kind: {"value": {"error": {"kind": error.kind, "message": told(error), "request_id": request_id}}}
-        for error in of_status(status)
-    }
+    return {"value": {"error": {"kind": error.kind, "message": told(error), "request_id": request_id}}}
