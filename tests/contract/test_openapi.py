@@ -26,6 +26,7 @@ from service.settings import Settings
 from service.wire import values
 from service.wire.refusals import IN_BATCH, SHAPES, told
 from tests.client import NOW, client_of, items_of, run
+from tests.documented import check, problems
 
 TINY = {"max_candidates": 20, "max_batch_requests": 3, "max_batch_candidates": 30, "max_body_bytes": 20_000}
 
@@ -45,25 +46,6 @@ def demo() -> Bundle:
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return create_app(Settings(), tmp_path_factory.mktemp("counts")).openapi()
-
-
-def problems(document: Any, schema: Any, value: Any) -> list[str]:
-    """What is wrong with a value by a schema of the document."""
-    validator = Draft202012Validator({**schema, "components": document["components"]})
-    return [f"{list(error.absolute_path)}: {error.message[:300]}" for error in validator.iter_errors(value)]
-
-
-def check(document: Any, answer: httpx.Response) -> None:
-    """The answer is as its operation documents it: status, headers, media type and body."""
-    operation = document["paths"][answer.request.url.path][answer.request.method.lower()]
-    assert str(answer.status_code) in operation["responses"], (answer.request.url.path, answer.status_code)
-    response = operation["responses"][str(answer.status_code)]
-    for name in response["headers"]:
-        assert name in answer.headers, name
-    media = answer.headers["content-type"].partition(";")[0]
-    assert media in response["content"], media
-    value = answer.json() if media == "application/json" else answer.text
-    assert not problems(document, response["content"][media]["schema"], value), answer.text[:500]
 
 
 def walked(value: Any) -> Iterator[Any]:
@@ -107,6 +89,8 @@ def test_operations_have_names_of_their_own_a_tag_and_a_summary(document: Any) -
 
 
 def test_the_apis_version_is_its_own_and_the_bundles_stands_beside_it(document: Any, demo: Bundle) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    assert f"The API's version is {API_VERSION}." in page
     assert document["info"]["version"] == API_VERSION and re.fullmatch(r"\d+\.\d+\.\d+", API_VERSION)
     assert document["info"]["x-bundle"] == {"name": demo.name, "version": demo.version}
 

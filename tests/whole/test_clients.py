@@ -119,9 +119,13 @@ def node_modules() -> Path:
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(CALLERS / name, partial)
             npm = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0"]
-            ended = subprocess.run(npm, cwd=partial, capture_output=True, text=True, timeout=200)
-            if ended.returncode:
-                pytest.skip(f"npm cannot install what tests/clients/package-lock.json names: {ended.stderr[-300:]}")
+            try:
+                ended = subprocess.run(npm, cwd=partial, capture_output=True, text=True, timeout=100)
+                failure = ended.stderr[-300:] if ended.returncode else ""
+            except subprocess.TimeoutExpired as error:
+                failure = str(error)
+            if failure:
+                pytest.skip(f"npm cannot install what tests/clients/package-lock.json names: {failure}")
             partial.rename(kept)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

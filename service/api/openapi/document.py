@@ -149,7 +149,5 @@ def _add_bundle(schemas: dict[str, Any], served: Served, settings: Settings) -> 
         known = f"This bundle knows {values.names(schema, side)}; others are refused."  # type: ignore[arg-type]
         schemas[name] = {"description": known, **values.features(schema, side)}  # type: ignore[arg-type]
         request[field] = {"$ref": f"{REF}{name}", "description": request[field]["description"]}
-    request["user_id"]["anyOf"] = [
-        one | ({"maxLength": 256, "minLength": 1} if one["type"] == "string" and "pattern" not in one else {})
-        for one in values.ids(schema.user_id)
-    ]
+    text = request["user_id"]["anyOf"][0]  # with the bounds of its length
+    request["user_id"]["anyOf"] = [text if one == values.TEXT else one for one in values.ids(schema.user_id)]
