@@ -135,7 +135,11 @@ def _add_bundle(schemas: dict[str, Any], served: Served, settings: Settings) -> 
     """Puts the features that the bundle knows, and the limits that are set, where requests have room for them."""
     schema = served.encoder.schema
     request = schemas[RankRequest.__name__]["properties"]
-    item_id = values.ids(schema.item_id.type)
+    text = request["user_id"]["anyOf"][0]  # of an id, with the bounds of its length
+    item_id, user_id = (
+        [text if way == values.TEXT else way for way in values.ids(id_type)]
+        for id_type in (schema.item_id.type, schema.user_id)
+    )
     of_candidate = values.names(schema, "item", "context")
     about = f"An item with features of its own, or of its place. This bundle knows {of_candidate}; others are refused."
     candidate = {"description": about, "required": ["item_id"], **values.features(schema, "item", "context")}
@@ -149,5 +153,4 @@ def _add_bundle(schemas: dict[str, Any], served: Served, settings: Settings) -> 
         known = f"This bundle knows {values.names(schema, side)}; others are refused."  # type: ignore[arg-type]
         schemas[name] = {"description": known, **values.features(schema, side)}  # type: ignore[arg-type]
         request[field] = {"$ref": f"{REF}{name}", "description": request[field]["description"]}
-    text = request["user_id"]["anyOf"][0]  # with the bounds of its length
-    request["user_id"]["anyOf"] = [text if one == values.TEXT else one for one in values.ids(schema.user_id)]
+    request["user_id"]["anyOf"] = user_id

@@ -21,8 +21,8 @@ PARAMETERS = {
 HEADERS = {
     "X-Request-Id": {"description": "Names the request in the log.", "required": True, "schema": {"type": "string"}},
     "Server-Timing": {
-        "description": "Milliseconds by stage, and in all.",
-        "required": True,
+        "description": "Milliseconds by stage, and in all; not where no request could be read.",
+        "required": False,
         "schema": {"type": "string"},
         "example": "parse;dur=0.102, total;dur=2.705",
     },
