@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 LOGS := $(if $(RANKER_REAL_LOGS),$(RANKER_REAL_LOGS),$(wildcard $(CURDIR)/../shared/data))
 OUT ?= .cache/demo
 
-.PHONY: run test lint demo-bundle loadtest bench faults docs clean help
+.PHONY: run test lint demo-bundle loadtest bench faults clients docs clean help
 
 help: ## what there is to call
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ bench: $(VENV)/dev.done ## the benchmarks, those of scoring and training side by
 
 faults: $(VENV)/dev.done ## the fault suite in full: what callers see while the store, the network or other callers fail
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(if $(FAULT),"$(FAULT)")
+
+clients: $(VENV)/dev.done ## clients generated from the OpenAPI document, in Python and TypeScript: compiled, and run against a service
+	$(BIN)/python -m pytest -q -rs tests/whole/test_clients.py
 
 docs: $(VENV)/dev.done ## write docs/settings.md from service/settings.py
 	$(BIN)/python -m tests.settings_page > docs/settings.md

@@ -29,10 +29,10 @@ from service.api.edges.prefix import Prefix
 from service.api.endpoint import Parts, install
 from service.api.gate import Gate
 from service.api.observed import Observed
+from service.api.openapi.document import Document
 from service.api.report import Report
 from service.api.routes import ASSETS, BULK, ENDPOINTS, METHODS, STAGES_OF, http_error
 from service.errors import RankerError
-from service.models.examples import samples
 from service.models.loading import Loading
 from service.process.orders import Orders
 from service.scoring.admission import Admission
@@ -98,9 +98,8 @@ def create_app(
 
     app = FastAPI(
         title="bst-ranker",
-        description="Ranks candidate items for a user by predicted click probability.",
-        version=bundle.version,
         lifespan=partial(_running, parts, metrics, traces),
+        openapi_url=None,  # the table of routes has it, and what documents them
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -108,7 +107,8 @@ def create_app(
     )
     app.state.live, app.state.duty = live, duty
     app.state.loading = parts.loading
-    install(app, ENDPOINTS, parts, samples(bundle))
+    app.openapi = Document(ENDPOINTS, live, settings).current  # type: ignore[method-assign]  # FastAPI's place for it
+    install(app, ENDPOINTS, parts)
     app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
     if settings.compress_from_bytes:
         app.add_middleware(Compressed, least=settings.compress_from_bytes)

@@ -7,7 +7,9 @@ from typing import Any
 
 
 class RankerError(Exception):
-    """A request that gets an error for an answer; the message is for people."""
+    """A fault of the service; the traceback is in its log, under the request id."""
+
+    # The root of all errors that a caller gets. Its own kind is for what nobody foresaw; docstrings are documentation.
 
     kind = "internal"  # for programs
     status = 500
@@ -15,6 +17,8 @@ class RankerError(Exception):
 
 
 class MalformedBody(RankerError):
+    """The body is no JSON."""
+
     kind, status = "malformed_json", 400
 
 
@@ -31,22 +35,32 @@ class CorsRefused(RankerError):
 
 
 class UnsupportedEncoding(RankerError):
+    """A Content-Encoding that is not known; `Accept-Encoding` of the answer names those that are."""
+
     kind, status = "unsupported_encoding", 415
 
 
 class NotFound(RankerError):
+    """There is no such route."""
+
     kind, status = "not_found", 404
 
 
 class MethodNotAllowed(RankerError):
+    """The route takes another method."""
+
     kind, status = "method_not_allowed", 405
 
 
 class BodyTooLarge(RankerError):
+    """The body is longer than `RANKER_MAX_BODY_BYTES`; it is not read."""
+
     kind, status, shed = "body_too_large", 413, True
 
 
 class InvalidRequest(RankerError):
+    """A key, a type or a value that is not allowed."""
+
     kind, status = "invalid_request", 422
 
 
@@ -83,16 +97,20 @@ class ClientGone(RankerError):
 
 
 class TooManyCandidates(RankerError):
+    """More candidates than a request, or all requests of a batch, may have; or far more values than so many have."""
+
     kind, status, shed = "too_many_candidates", 422, True
 
 
 class TooManyRequests(RankerError):
-    """In one batch."""
+    """More requests in one batch than it may have."""
 
     kind, status, shed = "too_many_requests_in_batch", 422, True
 
 
 class Draining(RankerError):
+    """This instance is stopping; another one answers."""
+
     kind, status = "draining", 503
 
 
@@ -109,6 +127,8 @@ class WrongMediaType(RankerError):
 
 
 class SwapUnderWay(RankerError):
+    """Another bundle is going live already."""
+
     kind, status = "swap_under_way", 409
 
 

@@ -15,7 +15,13 @@ from tests.worlds import SMALL
 
 pytest_plugins = ["tests.stores"]
 pytest.register_assert_rewrite(
-    "tests.batches", "tests.client", "tests.loads", "tests.own_tables", "tests.processes", "tests.raw_logs"
+    "tests.batches",
+    "tests.client",
+    "tests.documented",
+    "tests.loads",
+    "tests.own_tables",
+    "tests.processes",
+    "tests.raw_logs",
 )
 
 

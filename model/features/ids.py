@@ -29,7 +29,7 @@ _64_BITS = (1 << 64) - 1
 _27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
 _MIX_1, _MIX_2, _ODD = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
 FEW = 4  # up to so many values are faster one by one than in an array
-_INT_MIN, _INT_MAX = -(1 << 63) + 2, (1 << 63) - 1  # the two smallest would be the reserved keys
+INT_MIN, INT_MAX = -(1 << 63) + 2, (1 << 63) - 1  # the two smallest would be the reserved keys
 
 
 class BadValue(ValueError):
@@ -45,14 +45,14 @@ def canonical(value: Any, id_type: IdType) -> int | str:
     if id_type == "str":
         if type(value) is str:
             return value
-        if type(value) is int and _INT_MIN <= value <= _INT_MAX:  # what JSON and the store can carry
+        if type(value) is int and INT_MIN <= value <= INT_MAX:  # what JSON and the store can carry
             return str(value)
         raise BadValue(f"{shown(value)} given, a string is allowed{_instead(value)}")
     if type(value) is str and (value.isdecimal() or (value[:1] == "-" and value[1:].isdecimal())) and value.isascii():
-        value = int(value) if len(value) <= 20 else _INT_MAX + 1
+        value = int(value) if len(value) <= 20 else INT_MAX + 1
     if type(value) is not int:
         raise BadValue(f"{shown(value)} given, an integer is allowed{_instead(value)}")
-    if not _INT_MIN <= value <= _INT_MAX:
+    if not INT_MIN <= value <= INT_MAX:
         raise BadValue(f"{shown(value)} given, an integer of 64 bits is allowed")
     return value
 
@@ -131,8 +131,8 @@ def keys(
         try:
             numbers = np.asarray(values, np.int64)
         except OverflowError:
-            numbers = np.array([_INT_MIN - 1])
-        if numbers.size and int(numbers.min()) < _INT_MIN:
+            numbers = np.array([INT_MIN - 1])
+        if numbers.size and int(numbers.min()) < INT_MIN:
             raise BadValue("an id outside 64 bits given, an integer of 64 bits is allowed")
         return numbers.view(np.uint64)
     return np.fromiter((key(value, id_type) for value in values), np.uint64, len(values))

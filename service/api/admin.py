@@ -1,50 +1,20 @@
 """POST /admin/model: what an operator orders of all workers. The parent does it; here it is read and answered."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ValidationError
 
 from service.api.answers import json_response
 from service.api.endpoint import Parts
 from service.call import Call
 from service.errors import KINDS, BodyTooLarge, InvalidRequest, MalformedBody, RankerError, WrongMediaType
+from service.wire.orders import ModelOrder
 
 MOST_BYTES = 64 * 1024  # of the body: a path and a hash
 KIND = {error.kind: error for error in KINDS}
 URL = ("http://", "https://", "s3://")
-
-
-class ModelOrder(BaseModel):
-    """Either `bundle` or `rollback`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    bundle: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = Field(
-        None, description="A bundle's folder or archive on the service's disk, or an http, https or s3 URL."
-    )
-    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")] | None = Field(
-        None, description="Of the archive, or of a folder's manifest.json. A URL needs it."
-    )
-    rollback: bool = Field(False, description="Go back to the bundle that answered before.")
-
-
-class OfWorker(BaseModel):
-    worker: int
-    name: str
-    version: str
-
-
-class ModelSwapped(BaseModel):
-    """What answers now."""
-
-    folder: str
-    name: str
-    version: str
-    workers: list[OfWorker]
-    seconds: float
-    note: str | None = Field(description="Why the next start would serve another one, if it would.")
 
 
 async def post_model(call: Call, request: Request, parts: Parts) -> Response:

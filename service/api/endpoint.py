@@ -1,7 +1,7 @@
 """A row of the table of routes, and the one door through which requests reach their handlers.
 
-The door is FastAPI's route with its handler overridden: what it documents is what answers, but bodies are neither
-parsed nor answers checked by FastAPI, whose dependencies cost more than the handlers (`python -m loadtest.overhead`).
+The door is FastAPI's route with its handler overridden: bodies are neither parsed nor answers checked by FastAPI, whose
+dependencies cost more than the handlers (`python -m loadtest.overhead`). `openapi/` documents the same table.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
@@ -17,16 +16,16 @@ from service.api.answers import call_of
 from service.api.duty import Duty
 from service.api.gate import Gate
 from service.call import Call
-from service.errors import KINDS, ClientGone, MethodNotAllowed, NotFound
-from service.models.examples import Ids
+from service.errors import RankerError
 from service.models.loading import Loading
 from service.process.orders import Orders
 from service.scoring.served import Live
 from service.settings import Settings
 from service.store.history import History
 from service.telemetry.counts import Metrics
-from service.wire.shapes import ErrorResponse, RankRequest
 from service.wire.turns import Turns
+
+Errors = tuple[type[RankerError], ...]
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,30 @@ Handler = Callable[[Call, Request, Parts], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One route. `stages`: what a ranking request comes through; none for a route that ranks nothing."""
+    """One route, and what the documentation says of it. `stages`: what a ranking request comes through, else none."""
 
     method: str
     path: str
     handler: Handler
     stages: tuple[str, ...] = ()
     summary: str | None = None  # None: it is not documented
-    answer: Any = None  # type of the documented answer
-    media: type[Response] = JSONResponse
-    example: Callable[[Ids], Any] | None = None  # a body that works
+    description: str = ""
+    tag: str = "ranking"
+    body: Any = None  # type of a documented body
+    answer: Any = None  # type of the documented answer; None: text
+    media: str = "application/json"
+    errors: Errors = ()  # that it may answer, besides those that any route may
     bulk: bool = False  # it ranks many requests at once, and lets single ones pass
+
+    @property
+    def operation(self) -> str:
+        """Its name in generated clients: `rank_batch`, `get_model`."""
+        words = self.path.strip("/").replace("/", "_")
+        return words if self.method == "POST" else f"{self.method.lower()}_{words}"
 
 
 class Door(APIRoute):
-    """A documented route that calls its handler and sends what it returns."""
+    """A route that calls its handler and sends what it returns."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -74,40 +82,21 @@ class Door(APIRoute):
         await response(scope, receive, send)
 
 
-def install(app: FastAPI, endpoints: Iterable[Endpoint], parts: Parts, ids: Ids) -> None:
-    """Adds the routes, in their order; `ids` fill the documented examples."""
-    refusals = sorted({error.status for error in KINDS} - {NotFound.status, MethodNotAllowed.status, ClientGone.status})
+def install(app: FastAPI, endpoints: Iterable[Endpoint], parts: Parts) -> None:
+    """Adds the routes, in their order."""
     for endpoint in endpoints:
-        extra = None if endpoint.example is None else {"requestBody": _documented(endpoint.example(ids))}
-        errors: dict[int | str, Any] = {status: {"model": ErrorResponse} for status in refusals if endpoint.stages}
         app.router.add_api_route(
             endpoint.path,
             _bound(endpoint, parts),
             methods=[endpoint.method],
-            summary=endpoint.summary,
-            include_in_schema=endpoint.summary is not None,
-            response_model=endpoint.answer,
-            response_class=endpoint.media,
-            responses=errors,
-            openapi_extra=extra,
+            name=endpoint.operation,
+            include_in_schema=False,  # `openapi/` documents the table
             route_class_override=Door,
         )
 
 
 def _bound(endpoint: Endpoint, parts: Parts) -> Callable[[Request], Awaitable[Response]]:
-    handler = endpoint.handler
-
     async def answer(request: Request) -> Response:
-        return await handler(call_of(request), request, parts)
+        return await endpoint.handler(call_of(request), request, parts)
 
-    answer.__name__ = handler.__name__.removeprefix(
-        f"{endpoint.method.lower()}_"
-    )  # in the documentation's operation ids
     return answer
-
-
-def _documented(body: Any) -> dict[str, Any]:
-    schema = RankRequest.model_json_schema()
-    if isinstance(body, list):
-        schema = {"type": "array", "items": schema}
-    return {"required": True, "content": {"application/json": {"schema": schema, "example": body}}}

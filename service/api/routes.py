@@ -6,7 +6,6 @@ Metrics' labels, error messages and documentation follow from the table.
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import orjson
 from fastapi import Request, Response
@@ -14,20 +13,44 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
-from service.api.admin import ModelSwapped, post_model
+from service.api.admin import post_model
 from service.api.answers import call_of, error_response, json_response, ranked_body, ranked_json, timings_ms
 from service.api.bodies import body_of
 from service.api.edges.methods import allowed_of
 from service.api.endpoint import Endpoint, Parts
 from service.batch import Batch, Messages, rank_batch
 from service.call import Call
-from service.errors import OF_STATUS, Draining, InvalidRequest, MethodNotAllowed, RankerError, error_body
-from service.models.examples import example, samples
+from service.errors import (
+    OF_STATUS,
+    BodyTooLarge,
+    BundleRefused,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    MalformedBody,
+    MalformedEncoding,
+    MethodNotAllowed,
+    NoParent,
+    NothingBefore,
+    Overloaded,
+    RankerError,
+    SlowUpload,
+    SwapUnderWay,
+    TooManyCandidates,
+    TooManyRequests,
+    UnsupportedEncoding,
+    WrongMediaType,
+    error_body,
+)
+from service.models.description import described
 from service.rank import Ranked, rank
 from service.scoring.admission import Size
 from service.telemetry.families import STAGES
+from service.wire.model import ModelDescription
+from service.wire.orders import ModelOrder, ModelSwapped
 from service.wire.pieces import PIECE
-from service.wire.shapes import ErrorResponse, RankResponse, parse, parse_large
+from service.wire.refusals import BatchError
+from service.wire.shapes import Liveness, RankRequest, RankResponse, Readiness, parse, parse_large
 
 ASSETS = "/docs-assets"  # of Swagger UI, without a CDN
 
@@ -111,26 +134,9 @@ def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:
 
 async def get_model(call: Call, request: Request, parts: Parts) -> Response:
     served = parts.live.take(call)
-    bundle, schema = served.bundle, served.encoder.schema
-    return json_response(
-        {
-            "name": served.name,
-            "version": served.version,
-            "network": bundle.manifest["network"],
-            "objective": bundle.manifest["objective"],
-            "precision": served.precision,
-            "user_id": schema.user_id,
-            "history": {"length": schema.history.length, "actions": schema.history.actions},
-            "features": [
-                {"name": f.name, "side": f.side, "kind": f.kind, "type": f.type if f.typed else None}
-                for f in schema.features
-            ],
-            "catalog": {"items": len(served.catalog), "modified_at": served.catalog.modified_ns // 1_000_000},
-            "workers": await asyncio.to_thread(parts.metrics.reader.models),
-            "refused": parts.loading.told(),
-            "samples": await asyncio.to_thread(samples, bundle),
-        }
-    )
+    workers = await asyncio.to_thread(parts.metrics.reader.models)
+    model = await asyncio.to_thread(described, served, parts.settings, workers, parts.loading.told())
+    return json_response(model.as_json())
 
 
 async def get_scrape(call: Call, request: Request, parts: Parts) -> Response:
@@ -147,6 +153,12 @@ async def get_ready(call: Call, request: Request, parts: Parts) -> Response:
     if parts.duty.draining:
         raise Draining("this instance is stopping; send nothing new here")
     return json_response({"status": "ready", "model": served.name, "version": served.version})
+
+
+async def get_openapi(call: Call, request: Request, parts: Parts) -> Response:
+    root = request.scope.get("root_path", "")
+    servers = {"servers": [{"url": root}]} if root else {}
+    return json_response(await asyncio.to_thread(request.app.openapi) | servers)
 
 
 async def get_docs(call: Call, request: Request, parts: Parts) -> Response:
@@ -176,6 +188,17 @@ async def http_error(request: Request, error: Exception) -> Response:
     return error_response(call_of(request), error.status_code, kind, message, headers)
 
 
+RANKING = (
+    MalformedBody,
+    MalformedEncoding,
+    SlowUpload,
+    BodyTooLarge,
+    UnsupportedEncoding,
+    InvalidRequest,
+    TooManyCandidates,
+    Overloaded,
+    DeadlineExceeded,
+)
 ENDPOINTS = (
     Endpoint(
         "POST",
@@ -183,44 +206,76 @@ ENDPOINTS = (
         post_rank,
         STAGES,
         "Rank candidates for a user",
-        RankResponse,
-        example=lambda ids: example(ids, 10) | {"top_k": 3},
+        body=RankRequest,
+        answer=RankResponse,
+        errors=RANKING,
     ),
     Endpoint(
         "POST",
         "/rank/batch",
         post_rank_batch,
         STAGES,
-        "Rank candidates for several users: a list of requests, one answer or error each, in their order",
-        list[RankResponse | ErrorResponse],
-        example=lambda ids: [example(ids, 10) | {"top_k": 3}],
+        "Rank candidates for several users",
+        "A list of requests, as /rank takes them; one answer or error each, in their order. "
+        "An invalid request gets its own error, and the others are still ranked.",
+        body=list[RankRequest],
+        answer=list[RankResponse | BatchError],  # type: ignore[valid-type]  # a type made of the error tree
+        errors=(*RANKING, TooManyRequests),
         bulk=True,
     ),
     Endpoint(
         "GET",
         "/model",
         get_model,
-        summary="The bundle that answers, its features, and ids to try",
-        answer=dict[str, Any],
+        summary="The model that answers, its features, and ids to try",
+        tag="model",
+        answer=ModelDescription,
     ),
-    Endpoint("GET", "/metrics", get_scrape, summary="Prometheus metrics over all workers", media=Response),
+    Endpoint(
+        "GET",
+        "/metrics",
+        get_scrape,
+        summary="Prometheus metrics over all workers",
+        tag="operations",
+        media="text/plain",
+    ),
     Endpoint(
         "GET",
         "/health/live",
         get_live,
         summary="The process answers; the store is not asked",
-        answer=dict[str, str],
+        tag="operations",
+        answer=Liveness,
     ),
     Endpoint(
-        "GET", "/health/ready", get_ready, summary="The bundle is loaded, checked and warm", answer=dict[str, str]
+        "GET",
+        "/health/ready",
+        get_ready,
+        summary="The bundle is loaded, checked and warm",
+        tag="operations",
+        answer=Readiness,
+        errors=(Draining,),
     ),
     Endpoint(
         "POST",
         "/admin/model",
         post_model,
         summary="Make another bundle answer in all workers, or go back to the one before",
+        tag="admin",
+        body=ModelOrder,
         answer=ModelSwapped,
+        errors=(
+            MalformedBody,
+            BodyTooLarge,
+            InvalidRequest,
+            WrongMediaType,
+            SwapUnderWay,
+            NothingBefore,
+            BundleRefused,
+            NoParent,
+        ),
     ),
+    Endpoint("GET", "/openapi.json", get_openapi),
     Endpoint("GET", "/docs", get_docs),
     Endpoint("GET", "/", get_home),
 )

@@ -5,18 +5,9 @@ Names of features are not here: they are the bundle's, and the encoder refuses t
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-    WithJsonSchema,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, field_validator
 from pydantic_core import from_json
 
 from model.features.behaviour import EARLIEST_MS, LATEST_MS, looks_like
@@ -28,33 +19,33 @@ from service.wire.turns import Turns
 SHOWN = 3  # problems named in one message
 SOME = 12  # problems that are worth looking at; pydantic collects one for each key of a body
 VALUES = 32  # of one request, for each candidate allowed: more are refused before any of them is an object
-_CANDIDATES = {
-    "type": "array",
-    "minItems": 1,
-    "items": {
-        "anyOf": [
-            {"type": "string"},
-            {"type": "integer"},
-            {"type": "object", "required": ["item_id"], "properties": {"item_id": {"type": ["string", "integer"]}}},
-        ]
-    },
-}
+
+
+def _in_ms(schema: dict[str, Any]) -> None:
+    """Documents the bounds that `_milliseconds` holds a time to, which tells more than pydantic of one outside."""
+    schema["anyOf"][0] |= {"minimum": EARLIEST_MS, "maximum": LATEST_MS}
 
 
 class RankRequest(BaseModel):
+    """Candidates to rank for a user."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     user_id: Annotated[StrictStr, Field(min_length=1, max_length=256)] | StrictInt
-    candidates: Annotated[list[Any], Field(min_length=1), WithJsonSchema(_CANDIDATES)] = Field(
+    candidates: Annotated[list[Any], Field(min_length=1)] = Field(
         description="Item ids, or objects with `item_id` and features of the item or of its place (display position), "
         "which win over catalogue and `context`. Duplicates are each scored and kept."
     )
     context: dict[str, Any] = Field(
-        {}, description="Context features of the request; others take their neutral default."
+        default_factory=dict, description="Context features of the request; others take their neutral default."
     )
-    user: dict[str, Any] = Field({}, description="Features of the user; they win over the stored profile.")
+    user: dict[str, Any] = Field(
+        default_factory=dict, description="Features of the user; they win over the stored profile."
+    )
     timestamp: StrictInt | None = Field(
-        None, description="Recommending time in ms, for replays: only what happened strictly before it is seen."
+        None,
+        description="Recommending time in ms, for replays: only what happened strictly before it is seen.",
+        json_schema_extra=_in_ms,
     )
     top_k: Annotated[StrictInt, Field(ge=1)] | None = Field(None, description="Return the best so many only.")
     timeout_ms: Annotated[StrictInt, Field(ge=1, le=600_000)] | None = Field(
@@ -70,7 +61,9 @@ class RankRequest(BaseModel):
 
 
 class RankedItem(BaseModel):
-    item_id: str | int
+    """A candidate and its score."""
+
+    item_id: str | int = Field(description="As the request spelt it.")
     score: float
 
 
@@ -88,12 +81,12 @@ class Timings(BaseModel):
 
 
 class RankResponse(BaseModel):
-    """For the documentation; the answer itself is written straight from a dict."""
+    """Ranked items, best first."""
 
     request_id: str
     model: str
     version: str
-    variant: str | None = None
+    variant: str | None
     items: list[RankedItem] = Field(description="Best first; ties keep the caller's order.")
     history_length: int = Field(description="Behaviours that the network saw.")
     unknown_items: int = Field(description="Candidates without an embedding, scored by their features.")
@@ -110,14 +103,18 @@ class RankResponse(BaseModel):
     timings_ms: Timings
 
 
-class ErrorDetail(BaseModel):
-    kind: str
-    message: str
-    request_id: str
+class Liveness(BaseModel):
+    """The process answers."""
+
+    status: Literal["live"]
 
 
-class ErrorResponse(BaseModel):
-    error: ErrorDetail
+class Readiness(BaseModel):
+    """The bundle is loaded, checked and warm."""
+
+    status: Literal["ready"]
+    model: str
+    version: str
 
 
 def parse(body: bytes, max_candidates: int) -> RankRequest:

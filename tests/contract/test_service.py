@@ -210,9 +210,9 @@ def test_the_docs_need_no_internet_and_their_example_works(small_bundle: Bundle,
             script = await client.get("/docs-assets/swagger-ui-bundle.js")
             assert script.status_code == 200 and len(script.content) > 100_000
             operation = (await client.get("/openapi.json")).json()["paths"]["/rank"]["post"]
-            example = operation["requestBody"]["content"]["application/json"]["example"]
-            answer = await client.post("/rank", json=example)
-            assert answer.status_code == 200 and len(answer.json()["items"]) == 3
+            for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
+                answer = await client.post("/rank", json=example["value"])
+                assert answer.status_code == 200 and len(answer.json()["items"]) == 3
 
     run(go())
 

@@ -55,7 +55,7 @@ ARROWS = {
     "service.process.orders": {"service.errors", "service.process.control"},
     "service.models": SERVED
     | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings", *COMMAND}
-    | {"service.telemetry"},
+    | {"service.telemetry", "service.wire"},
     "service.models.installing": {"model.command", "model.files"} | SERVED | {"service.models"},
     "service.process.child": set(),
     "service.process.adminprocess": {"service.telemetry"},
