@@ -19,8 +19,10 @@ from starlette.requests import ClientDisconnect
 from model.bundle.layout import verify_catalog
 from model.bundle.reading import Bundle
 from model.features.catalog import Catalog
+from service.access.keyring import Watch as KeysWatch
 from service.api.answers import client_gone, ranker_error
 from service.api.arrival import TURNSTILE
+from service.api.auth import guard_of
 from service.api.duty import DUTY, Duty
 from service.api.endpoint import Parts, install
 from service.api.gate import Gate
@@ -58,7 +60,7 @@ def create_app(
     """The service, its bundle loaded; store connections are made when it starts, and all is closed when it ends.
 
     `metrics_folder` is where all workers count (`folder.prepare_folder`). `traces`, where there are any, gets every
-    request's spans, and is closed at the end. `orders` is the way to the parent process. Raises BundleError.
+    request's spans, and is closed at the end. `orders` is the way to the parent process. Raises BundleError, KeysError.
     """
     begun = time.perf_counter()
     bundle = Bundle.open(settings.bundle)
@@ -77,7 +79,7 @@ def create_app(
     admission = Admission(settings.queue_candidates, lambda: live.current.work)
     requests = RequestLog(settings.log_sample, settings.log_slow_ms, settings.log_level)
     report = Report(STAGES_OF, metrics, requests)
-    gate = Gate(admission, settings, BULK, report)
+    gate = Gate(admission, settings, BULK, report, guard_of(settings))
     duty = Duty(metrics.draining)
     parts = Parts(settings, live, history, gate, metrics, duty, orders or Orders())
 
@@ -133,6 +135,8 @@ async def _running(
     scorer = parts.live.current.scorer
     watch = CatalogWatch(parts.live, parts.settings.catalog_poll_s, looked)
     watch.start()
+    keys = KeysWatch(parts.gate.guard.ring)
+    keys.start()
     await parts.history.start(parts.live.current.wanted)
     if parts.settings.redis_url and (advice := await clients.advice(parts.settings.redis_url)):
         log.warning("%s", advice)
@@ -148,6 +152,7 @@ async def _running(
     pulse.cancel()
     await asyncio.gather(pulse, return_exceptions=True)
     watch.close()
+    keys.close()
     scorer.close()
     await parts.history.close()
     metrics.close()

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from service.access.keys import ADMIN
 from service.api.answers import call_of
 from service.api.duty import Duty
 from service.api.gate import Gate
@@ -52,6 +53,7 @@ class Endpoint:
     method: str
     path: str
     handler: Handler
+    scope: str = ADMIN  # that a caller's key must have; OPEN: anybody may. One that is forgotten is closed
     stages: tuple[str, ...] = ()
     summary: str | None = None  # None: it is not documented
     answer: Any = None  # type of the documented answer
@@ -96,7 +98,9 @@ def _bound(endpoint: Endpoint, parts: Parts) -> Callable[[Request], Awaitable[Re
     handler = endpoint.handler
 
     async def answer(request: Request) -> Response:
-        return await handler(call_of(request), request, parts)
+        call = call_of(request)
+        parts.gate.guard.permit(call.key, endpoint.method, endpoint.path, endpoint.scope)
+        return await handler(call, request, parts)
 
     answer.__name__ = handler.__name__.removeprefix(
         f"{endpoint.method.lower()}_"

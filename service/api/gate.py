@@ -1,29 +1,34 @@
 """Whether a ranking request is begun at all, asked before its body is read; and until when its answer is of use."""
 
 from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from urllib.parse import unquote
 
 import orjson
 
+from service.access.guard import Guard
 from service.api.report import Report, ids_of, server_timing
 from service.call import Call
-from service.errors import Overloaded, error_body
+from service.errors import RankerError, error_body
 from service.scoring.admission import Admission, Size
 from service.settings import Settings
 
 _ANSWER = (
-    b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: %d\r\nretry-after: %d\r\n"
+    b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b"
     b"x-request-id: %b\r\nserver-timing: %b\r\n\r\n%b"
 )
 
 
 class Gate:
-    """The admission of one worker, by what HTTP tells of a request before its body.
+    """The admission of one worker, by what HTTP tells of a request before its body; keys come before all else.
 
     `bulk`: the paths of the routes that rank, and whether they rank many requests at once.
     """
 
-    def __init__(self, admission: Admission, settings: Settings, bulk: Mapping[str, bool], report: Report) -> None:
-        self._admission, self._report = admission, report
+    def __init__(
+        self, admission: Admission, settings: Settings, bulk: Mapping[str, bool], report: Report, guard: Guard
+    ) -> None:
+        self._admission, self._report, self.guard = admission, report, guard
         self._bulk = {path.encode(): many for path, many in bulk.items()}
         self._single_s = settings.timeout_ms / 1000 or None
         self._bulk_s = settings.batch_timeout_ms / 1000 or None
@@ -42,20 +47,29 @@ class Gate:
         """
         path = url.partition(b"?")[0]
         bulk = self._bulk.get(path) if method == b"POST" else None
-        if bulk is None:
-            return None
         call = Call("", begun)
         try:
-            self._admission.check(*self._asked(call, headers, bulk), bulk)
+            self._foresee(call, method, path, headers)
+            if bulk is not None:
+                self._admission.check(*self._asked(call, headers, bulk), bulk)
             return None
-        except Overloaded as error:
+        except RankerError as error:
             call.id, _, _ = ids_of(headers)
             call.error = error.kind
             body = orjson.dumps(error_body(error.kind, str(error), call.id))
             total_s = call.spent_s()
-            self._report.tell(call, "POST", path.decode(), error.status, total_s)
-            timing = server_timing({}, total_s)
-            return _ANSWER % (len(body), error.retry_after_s, call.id.encode(), timing, body)
+            self._report.refused(call, method.decode(), path.decode("latin-1"), error.status, total_s)
+            extra = "".join(f"{name}: {value}\r\n" for name, value in error.headers())
+            head = (error.status, HTTPStatus(error.status).phrase.encode(), len(body), extra.encode())
+            content = b"" if method == b"HEAD" else body
+            return _ANSWER % (*head, call.id.encode(), server_timing({}, total_s), content)
+
+    def _foresee(self, call: Call, method: bytes, path: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        """The key, as `Observed` will find it: it decides, also of what is spelt so that only it can read it."""
+        if self.guard.ring is None or not path.startswith(b"/"):
+            return
+        plain = path.decode("latin-1")
+        call.key = self.guard.admit(method.decode(), unquote(plain) if "%" in plain else plain, headers, count=False)
 
     def enter(self, call: Call, headers: Iterable[tuple[bytes, bytes]], bulk: bool, whole: bool) -> None:
         """Gives the call its deadline and, where its body is whole, its ticket. Raises Overloaded.

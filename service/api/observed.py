@@ -14,7 +14,7 @@ from service.api.arrival import ARRIVAL, Arrival
 from service.api.gate import Gate
 from service.api.report import Report, ids_of, server_timing
 from service.call import Call
-from service.errors import Overloaded, RankerError
+from service.errors import OF_KEYS, RankerError
 from service.telemetry import tracing
 from service.telemetry.counts import Metrics
 from service.telemetry.families import UNMATCHED
@@ -63,9 +63,7 @@ class Observed:
         status: int | None = None  # until the answer begins
         total_s: float | None = None  # likewise: one figure for header, log and metrics
         bulk = self.bulk.get(scope["path"]) if scope["method"] == "POST" else None
-        ranks = bulk is not None
-        if ranks:
-            self.metrics.began()
+        ranks = False
 
         async def answer(message: Message) -> None:
             nonlocal status, total_s
@@ -81,10 +79,13 @@ class Observed:
 
         failure: str | None = None
         try:
+            call.key = self.gate.guard.admit(scope["method"], routed(scope), scope["headers"], count=True)
             if bulk is not None:
+                ranks = True
+                self.metrics.began()
                 self.gate.enter(call, scope["headers"], bulk, arrival is None or arrival.whole is not None)
             await self.app(scope, receive, answer)
-        except Overloaded as error:  # before the body was read; it never is
+        except RankerError as error:  # before the body was read; it never is
             await refusal(call, error)(scope, receive, answer)
         except Exception as error:  # what nobody foresaw: the log gets the traceback, the caller an id to ask about
             failure = type(error).__name__
@@ -103,6 +104,8 @@ class Observed:
 
     def _route(self, scope: Scope) -> str:
         path = getattr(scope.get("route"), "path", "")
+        if scope[CALL].error in OF_KEYS:  # as a rule before a route was looked for
+            path = routed(scope)
         return path if path in self.routes else UNMATCHED
 
     def _trace(self, traceparent: str | None, tracestate: str | None, begun: float) -> tracing.Trace | None:
@@ -112,3 +115,9 @@ class Observed:
         if self.traces is not None:
             return self.traces.begin(parent, tracestate, begun)
         return None if parent is None else tracing.passed_on(parent)
+
+
+def routed(scope: Scope) -> str:
+    """The path that routes are compared with: without the prefix that a proxy put before it."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse
 
+from service.access.keys import METRICS, OPEN, RANK
 from service.api.answers import call_of, error_response, json_response, ranked_body, timings_ms
 from service.api.arrival import ARRIVAL, Arrival
 from service.api.endpoint import Endpoint, Parts
@@ -216,6 +217,7 @@ ENDPOINTS = (
         "POST",
         "/rank",
         post_rank,
+        RANK,
         STAGES,
         "Rank candidates for a user",
         RankResponse,
@@ -225,6 +227,7 @@ ENDPOINTS = (
         "POST",
         "/rank/batch",
         post_rank_batch,
+        RANK,
         STAGES,
         "Rank candidates for several users: a list of requests, one answer or error each, in their order",
         list[RankResponse | ErrorResponse],
@@ -235,23 +238,31 @@ ENDPOINTS = (
         "GET",
         "/model",
         get_model,
+        RANK,
         summary="The bundle that answers, its features, and ids to try",
         answer=dict[str, Any],
     ),
-    Endpoint("GET", "/metrics", get_scrape, summary="Prometheus metrics over all workers", media=Response),
+    Endpoint("GET", "/metrics", get_scrape, METRICS, summary="Prometheus metrics over all workers", media=Response),
     Endpoint(
         "GET",
         "/health/live",
         get_live,
+        OPEN,
         summary="The process answers; the store is not asked",
         answer=dict[str, str],
     ),
     Endpoint(
-        "GET", "/health/ready", get_ready, summary="The bundle is loaded, checked and warm", answer=dict[str, str]
+        "GET",
+        "/health/ready",
+        get_ready,
+        OPEN,
+        summary="The bundle is loaded, checked and warm",
+        answer=dict[str, str],
     ),
-    Endpoint("GET", "/docs", get_docs),
-    Endpoint("GET", "/", get_home),
+    Endpoint("GET", "/docs", get_docs, RANK),
+    Endpoint("GET", "/", get_home, RANK),
 )
+SCOPES = {(endpoint.method, endpoint.path): endpoint.scope for endpoint in ENDPOINTS} | {("GET", "/openapi.json"): RANK}
 STAGES_OF = {endpoint.path: endpoint.stages for endpoint in ENDPOINTS}
 BULK = {endpoint.path: endpoint.bulk for endpoint in ENDPOINTS if endpoint.stages}  # of the routes that rank
 ALLOWED = ", ".join(

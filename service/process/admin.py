@@ -21,6 +21,10 @@ from typing import Any, Literal
 import orjson
 import uvicorn
 
+from service.access.guard import Guard
+from service.access.keyring import Keyring, Watch, keyring
+from service.access.keys import METRICS as SCRAPE
+from service.access.keys import OPEN
 from service.errors import MethodNotAllowed, NotFound, RankerError, error_body
 from service.process.child import end_with
 from service.telemetry import logs
@@ -46,6 +50,8 @@ class Task:
     budgets_s: list[float]
     log_level: str
     log_format: Literal["text", "json"]
+    keys_file: str | None  # keys themselves come by the environment, which others cannot read as they can arguments
+    metrics_open: bool
 
 
 class AdminProcess:
@@ -107,11 +113,17 @@ def _ended_by(code: int) -> str:
 class Admin:
     """The ASGI application: three paths, each answered from the workers' records."""
 
-    def __init__(self, reader: Reader, workers: int):
+    def __init__(self, reader: Reader, workers: int, ring: Keyring | None, metrics_open: bool):
         self._reader, self._workers = reader, workers
+        scopes = {("GET", LIVE): OPEN, ("GET", READY): OPEN, ("GET", METRICS): OPEN if metrics_open else SCRAPE}
+        self._guard = Guard(ring, scopes)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        status, content, headers = self._answer(scope["method"], scope["path"])
+        try:
+            self._guard.admit(scope["method"], scope["path"], scope["headers"], count=True)
+            status, content, headers = self._answer(scope["method"], scope["path"])
+        except RankerError as error:
+            status, content, headers = _refused(error)
         fields = {"content-type": "application/json", "content-length": str(len(content))} | headers
         raw = [(name.encode(), value.encode()) for name, value in fields.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
@@ -120,9 +132,9 @@ class Admin:
     def _answer(self, method: str, path: str) -> tuple[int, bytes, dict[str, str]]:
         allowed = f"{method} {path} is not there; allowed: GET {', '.join(PATHS)}"
         if path not in PATHS:
-            return _refused(NotFound(allowed), {})
+            raise NotFound(allowed)
         if method != "GET":
-            return _refused(MethodNotAllowed(allowed), {"allow": "GET"})
+            raise MethodNotAllowed(allowed)
         if path == METRICS:
             content, media_type = self._reader.render()
             return 200, content, {"content-type": media_type}
@@ -132,7 +144,8 @@ class Admin:
         return 200 if well else 503, orjson.dumps(body), {}
 
 
-def _refused(error: RankerError, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
+def _refused(error: RankerError) -> tuple[int, bytes, dict[str, str]]:
+    headers = {"allow": "GET"} if isinstance(error, MethodNotAllowed) else dict(error.headers())
     return error.status, orjson.dumps(error_body(error.kind, str(error), os.urandom(16).hex())), headers
 
 
@@ -142,9 +155,11 @@ def main(arguments: Sequence[str]) -> None:
     end_with(int(parent))
     task = Task(**json.loads(told))
     logs.configure(task.log_level, task.log_format)
+    ring = keyring(os.environ.get("RANKER_KEYS"), None if task.keys_file is None else Path(task.keys_file))
+    Watch(ring).start()
     reader = Reader(Path(task.folder), Form(task.routes, task.reasons, task.budgets_s))
     config = uvicorn.Config(
-        Admin(reader, task.workers),
+        Admin(reader, task.workers, ring, task.metrics_open),
         loop="uvloop",
         http="httptools",
         ws="none",

@@ -21,7 +21,10 @@ import orjson
 
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
+from service.access.keyring import Watch
+from service.access.reach import check_reach
 from service.api.arrival import stamped
+from service.api.auth import guard_of
 from service.api.routes import STAGES_OF
 from service.loading import trial
 from service.loading.load import load_users
@@ -54,8 +57,10 @@ def serve(data: Path | None = None) -> int:
             _check_store(settings.redis_url)
         if settings.admin_port and settings.admin_port == settings.port:
             raise SettingsError(f"RANKER_PORT and RANKER_ADMIN_PORT are both {settings.port}: two ports are needed")
+        ring = guard_of(settings).ring
         listener = _listen(settings.host, settings.port, "RANKER_PORT")
         admin = _listen(settings.host, settings.admin_port, "RANKER_ADMIN_PORT") if settings.admin_port else None
+        check_reach([opened for opened in (listener, admin) if opened is not None], ring, settings.unsafe_no_keys)
         bundle = _checked(settings)
     except (SettingsError, BundleError, ValueError, OSError) as error:
         print(f"service: {error}", file=sys.stderr)
@@ -71,6 +76,11 @@ def serve(data: Path | None = None) -> int:
         except (EmbeddedStoreError, BackfillError) as error:
             print(f"service: {error}", file=sys.stderr)
             return 1
+        if ring is not None:
+            log.info("keys: %s", ring.words())
+        keys = Watch(ring, log.log)
+        keys.start()
+        stack.callback(keys.close)
         folder = stack.enter_context(prepare_folder(settings.workers))
         base = _base(listener)
         if admin is not None:
@@ -96,8 +106,17 @@ def _checked(settings: Settings) -> Checked:
 def _admin_task(folder: Path, settings: Settings) -> Task:
     routes = {path: list(stages) for path, stages in STAGES_OF.items()}
     budgets_s = [budget / 1000 for budget in settings.budgets_ms]
+    keys_file = None if settings.keys_file is None else str(settings.keys_file)
     return Task(
-        str(folder), settings.workers, routes, list(REASONS), budgets_s, settings.log_level, settings.log_format
+        str(folder),
+        settings.workers,
+        routes,
+        list(REASONS),
+        budgets_s,
+        settings.log_level,
+        settings.log_format,
+        keys_file,
+        settings.metrics_open,
     )
 
 

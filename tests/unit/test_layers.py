@@ -57,20 +57,27 @@ ARROWS = {
     | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings"}
     | {"service.telemetry"},
     "service.process.child": set(),
-    "service.process.admin": {"service.errors", "service.process.child", "service.telemetry"},  # a light process
+    "service.process.admin": {
+        "service.access",
+        "service.errors",
+        "service.process.child",
+        "service.telemetry",
+    },  # a light process
     "service.settings": set(),
     "service.errors": set(),
+    "service.access": {"service.errors"},
+    "service.keys": {"service.access", "model.files", *COMMAND},
     "service.wire": FEATURES | {"service.errors"},
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
-    "service.call": {"service.errors"},
+    "service.call": {"service.access", "service.errors"},
     "service.scoring": SERVED | {"service.call", "service.errors"},
     "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
     | {"service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
-    | {"service.call", "service.errors", "service.wire", "service.batch"}
+    | {"service.access", "service.call", "service.errors", "service.wire", "service.batch"}
     | {"service.rank", "service.settings", "service.models", "service.process.orders"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.loading": FEATURES | LINES | {"service.store"},
