@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from starlette.types import Receive, Scope, Send
 
-from service.access.keys import ADMIN
+from service.access.keys import ADMIN, OPEN
 from service.api.answers import call_of
 from service.api.duty import Duty
 from service.api.gate import Gate
@@ -42,6 +43,8 @@ class Parts:
     orders: Orders
     turns: Turns = field(default_factory=Turns)
 
+
+_KEY = Depends(HTTPBearer(scheme_name="key", description="An API key.", auto_error=False))
 
 Handler = Callable[[Call, Request, Parts], Awaitable[Response]]
 
@@ -77,6 +80,7 @@ class Door(APIRoute):
 def install(app: FastAPI, endpoints: Iterable[Endpoint], parts: Parts, ids: Ids) -> None:
     """Adds the routes, in their order; `ids` fill the documented examples."""
     refusals = sorted({error.status for error in KINDS} - {NotFound.status, MethodNotAllowed.status, ClientGone.status})
+    keyed = parts.gate.guard.ring is not None
     for endpoint in endpoints:
         extra = None if endpoint.example is None else {"requestBody": _documented(endpoint.example(ids))}
         errors: dict[int | str, Any] = {status: {"model": ErrorResponse} for status in refusals if endpoint.stages}
@@ -90,6 +94,7 @@ def install(app: FastAPI, endpoints: Iterable[Endpoint], parts: Parts, ids: Ids)
             response_class=endpoint.media,
             responses=errors,
             openapi_extra=extra,
+            dependencies=[_KEY] if keyed and endpoint.scope != OPEN else None,  # documented: the guard decides
             route_class_override=Door,
         )
 

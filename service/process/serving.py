@@ -86,7 +86,7 @@ def serve(data: Path | None = None) -> int:
         if admin is not None:
             stack.enter_context(AdminProcess(admin, _admin_task(folder, settings)))
             log.info("health and metrics also on %s, by a process of their own", _base(admin))
-        threading.Thread(target=_announce, args=(base, body), daemon=True).start()
+        threading.Thread(target=_announce, args=(base, body, ring is not None), daemon=True).start()
         return asyncio.run(_supervised(settings, listener, folder, Path(bundle.folder)))
 
 
@@ -192,8 +192,8 @@ def _warn_of_no_deadline(settings: Settings) -> None:
             log.warning("%s=0: %s have no deadline and wait however long the queue is; set it in ms", named, what)
 
 
-def _announce(base: str, request: dict[str, Any]) -> None:
-    """Says when the service answers, with a command to try it."""
+def _announce(base: str, request: dict[str, Any], keyed: bool) -> None:
+    """Says when the service answers, with a command to try it; where there are keys, the reader puts one in."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:
         try:
@@ -203,4 +203,5 @@ def _announce(base: str, request: dict[str, Any]) -> None:
             time.sleep(0.1)
     body = orjson.dumps(request).decode()
     print(f"\nready on {base} — docs at {base}/docs, metrics at {base}/metrics. Try:\n")
-    print(f"curl -s {base}/rank -H 'content-type: application/json' -d {shlex.quote(body)}\n", flush=True)
+    key = "-H 'authorization: Bearer KEY' " if keyed else ""
+    print(f"curl -s {base}/rank {key}-H 'content-type: application/json' -d {shlex.quote(body)}\n", flush=True)
