@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from service.access.keyring import Keyring
-from service.access.keys import OPEN, Key
+from service.access.keys import METRICS, OPEN, Key
 from service.errors import Forbidden, Unauthorized
 
 if TYPE_CHECKING:
@@ -24,13 +24,22 @@ Table = Mapping[tuple[str, str], str]  # method, path → scope
 
 
 class Guard:
-    """`ring` None: nobody needs a key. `browsed`: the folder of what a page of BROWSED loads."""
+    """`ring` None: nobody needs a key. `browsed`: where what a page of BROWSED loads lies."""
 
     def __init__(
-        self, ring: Keyring | None, table: Table, rates: "Rates | None" = None, browsed: str = "/docs-assets/"
+        self,
+        ring: Keyring | None,
+        table: Table,
+        metrics_open: bool = False,
+        rates: "Rates | None" = None,
+        browsed: str = "/docs-assets/",
     ):
         self.ring = ring
         self._table, self._rates, self._browsed = table, rates, browsed
+        self._open = {OPEN, METRICS} if metrics_open else {OPEN}
+
+    def needs_key(self, scope: str | None) -> bool:
+        return self.ring is not None and scope not in self._open
 
     def admit(self, method: str, path: str, headers: Headers, count: bool) -> Key | None:
         """The caller's key; None where none is needed. Raises Unauthorized, Forbidden, TooManyOfKey.
@@ -41,7 +50,7 @@ class Guard:
             return None
         method = "GET" if method == "HEAD" else method
         scope = self._table.get((method, path))
-        if scope == OPEN:
+        if scope in self._open:
             return None
         browsed = method == "GET" and (path in BROWSED or path.startswith(self._browsed))
         token = _token(headers, browsed)
@@ -55,7 +64,7 @@ class Guard:
 
     def permit(self, key: Key | None, method: str, path: str, scope: str | None) -> None:
         """Raises Unauthorized, Forbidden where this key may not have what needs this scope; None: any key may."""
-        if self.ring is None or scope == OPEN:
+        if not self.needs_key(scope):
             return
         if key is None:
             raise Unauthorized(_WITHOUT)

@@ -10,17 +10,23 @@ from service.access.keys import LONGEST, Key, KeysError, digest, parsed
 
 log = logging.getLogger("ranker")
 
+KNOWN = "RANKER_KEYS_KNOWN"  # how the parent tells a process that starts while the file is broken which keys hold
 POLL_S = 1.0  # between two looks at the file
 MOST_BYTES = 2**20  # of it
 
 
 class Keyring:
-    """Keys of `text`, or of a `file` that `look` reads again. Raises KeysError when nothing can be read of it."""
+    """Keys of a `file` that `look` reads again, or of `text`, also where the file is broken. Raises KeysError."""
 
     def __init__(self, text: str, file: Path | None = None):
         self._file = file
         self.changes = file is not None
-        self._keys = self._parsed(text) if file is None else self._read(file)
+        try:
+            self._keys = self._parsed(text) if file is None else self._read(file)
+        except KeysError:
+            if file is None or not text:
+                raise
+            self._keys = parsed(text, "entry")
 
     def who(self, token: bytes) -> Key | None:
         """The key that this is. Its time tells nothing: hashes are compared, each whole, and all of them always."""
@@ -39,6 +45,10 @@ class Keyring:
         before = self._keys
         self._keys = self._read(self._file)
         return self._keys != before
+
+    def text(self) -> str:
+        """The keys as a Keyring takes them, without secrets."""
+        return ";".join(key.line() for key in self._keys)
 
     def words(self) -> str:
         """Names and scopes, for the log."""
@@ -64,13 +74,13 @@ class Keyring:
             raise KeysError(f"RANKER_KEYS{'' if self._file is None else f'_FILE={self._file}'}: {error}") from None
 
 
-def keyring(text: str | None, file: Path | None) -> Keyring | None:
-    """None where neither is set: there are no keys, and nobody needs one. Raises KeysError."""
+def keyring(text: str | None, file: Path | None, known: str | None = None) -> Keyring | None:
+    """None where neither is set: there are no keys, and nobody needs one. `known`: KNOWN's. Raises KeysError."""
     if text is None and file is None:
         return None
     if text is not None and file is not None:
         raise KeysError("RANKER_KEYS and RANKER_KEYS_FILE are both set; one of them is allowed")
-    return Keyring(text or "", file)
+    return Keyring(text or known or "", file)
 
 
 class Watch:

@@ -35,6 +35,9 @@ class Key:
     scopes: frozenset[str]
     digest: bytes
 
+    def line(self) -> str:
+        return f"{self.name} {','.join(sorted(self.scopes))} {HASHED}{self.digest.hex()}"
+
 
 def digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()

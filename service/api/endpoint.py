@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.types import Receive, Scope, Send
 
-from service.access.keys import ADMIN, OPEN
+from service.access.keys import ADMIN
 from service.api.answers import call_of
 from service.api.duty import Duty
 from service.api.gate import Gate
@@ -80,7 +80,6 @@ class Door(APIRoute):
 def install(app: FastAPI, endpoints: Iterable[Endpoint], parts: Parts, ids: Ids) -> None:
     """Adds the routes, in their order; `ids` fill the documented examples."""
     refusals = sorted({error.status for error in KINDS} - {NotFound.status, MethodNotAllowed.status, ClientGone.status})
-    keyed = parts.gate.guard.ring is not None
     for endpoint in endpoints:
         extra = None if endpoint.example is None else {"requestBody": _documented(endpoint.example(ids))}
         errors: dict[int | str, Any] = {status: {"model": ErrorResponse} for status in refusals if endpoint.stages}
@@ -94,7 +93,7 @@ def install(app: FastAPI, endpoints: Iterable[Endpoint], parts: Parts, ids: Ids)
             response_class=endpoint.media,
             responses=errors,
             openapi_extra=extra,
-            dependencies=[_KEY] if keyed and endpoint.scope != OPEN else None,  # documented: the guard decides
+            dependencies=[_KEY] if parts.gate.guard.needs_key(endpoint.scope) else None,  # documents it
             route_class_override=Door,
         )
 

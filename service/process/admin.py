@@ -22,7 +22,7 @@ import orjson
 import uvicorn
 
 from service.access.guard import Guard
-from service.access.keyring import Keyring, Watch, keyring
+from service.access.keyring import KNOWN, Keyring, Watch, keyring
 from service.access.keys import METRICS as SCRAPE
 from service.access.keys import OPEN
 from service.errors import MethodNotAllowed, NotFound, RankerError, error_body
@@ -115,8 +115,8 @@ class Admin:
 
     def __init__(self, reader: Reader, workers: int, ring: Keyring | None, metrics_open: bool):
         self._reader, self._workers = reader, workers
-        scopes = {("GET", LIVE): OPEN, ("GET", READY): OPEN, ("GET", METRICS): OPEN if metrics_open else SCRAPE}
-        self._guard = Guard(ring, scopes)
+        scopes = {("GET", LIVE): OPEN, ("GET", READY): OPEN, ("GET", METRICS): SCRAPE}
+        self._guard = Guard(ring, scopes, metrics_open)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -155,7 +155,8 @@ def main(arguments: Sequence[str]) -> None:
     end_with(int(parent))
     task = Task(**json.loads(told))
     logs.configure(task.log_level, task.log_format)
-    ring = keyring(os.environ.get("RANKER_KEYS"), None if task.keys_file is None else Path(task.keys_file))
+    keys_file = None if task.keys_file is None else Path(task.keys_file)
+    ring = keyring(os.environ.get("RANKER_KEYS"), keys_file, os.environ.get(KNOWN))
     Watch(ring).start()
     reader = Reader(Path(task.folder), Form(task.routes, task.reasons, task.budgets_s))
     config = uvicorn.Config(

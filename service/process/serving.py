@@ -21,7 +21,7 @@ import orjson
 
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
-from service.access.keyring import Watch
+from service.access.keyring import KNOWN, Keyring, Watch
 from service.access.reach import check_reach
 from service.api.arrival import stamped
 from service.api.auth import guard_of
@@ -57,6 +57,7 @@ def serve(data: Path | None = None) -> int:
             _check_store(settings.redis_url)
         if settings.admin_port and settings.admin_port == settings.port:
             raise SettingsError(f"RANKER_PORT and RANKER_ADMIN_PORT are both {settings.port}: two ports are needed")
+        os.environ.pop(KNOWN, None)  # ours to say
         ring = guard_of(settings).ring
         listener = _listen(settings.host, settings.port, "RANKER_PORT")
         admin = _listen(settings.host, settings.admin_port, "RANKER_ADMIN_PORT") if settings.admin_port else None
@@ -77,10 +78,7 @@ def serve(data: Path | None = None) -> int:
             print(f"service: {error}", file=sys.stderr)
             return 1
         if ring is not None:
-            log.info("keys: %s", ring.words())
-        keys = Watch(ring, log.log)
-        keys.start()
-        stack.callback(keys.close)
+            stack.callback(_watched(ring).close)
         folder = stack.enter_context(prepare_folder(settings.workers))
         base = _base(listener)
         if admin is not None:
@@ -140,6 +138,19 @@ def _listen(host: str, port: int, setting: str) -> socket.socket:
         wrong = f"cannot listen on {host}:{port} ({error.strerror})"
         raise OSError(f"{wrong}; stop what listens there or set {setting} to another port") from None
     return listener
+
+
+def _watched(ring: Keyring) -> Watch:
+    """Tells of the keys, in the log and to every process that starts from now on."""
+
+    def told(level: int, text: str) -> None:
+        os.environ[KNOWN] = ring.text()
+        log.log(level, "%s", text)
+
+    told(logging.INFO, f"keys: {ring.words()}")
+    watch = Watch(ring, told)
+    watch.start()
+    return watch
 
 
 def _check_store(url: str) -> None:

@@ -121,6 +121,17 @@ def test_a_file_is_followed_and_a_broken_one_changes_nothing(tmp_path: Path) -> 
         assert who(ring, f"other-{PLAIN}") == "new"
 
 
+def test_a_process_that_starts_while_the_file_is_broken_knows_the_keys_that_hold(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("rubbish")
+    before = Keyring(f"old rank,admin {PLAIN}")
+    assert PLAIN not in before.text()
+    ring = keyring(None, file, before.text())
+    assert ring is not None and who(ring, PLAIN) == "old" and ring.text() == before.text()
+    file.write_text(f"new rank other-{PLAIN}")
+    assert ring.look() and who(ring, PLAIN) is None and who(ring, f"other-{PLAIN}") == "new"
+
+
 def test_a_new_key_is_shown_and_the_file_gets_its_hash_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
