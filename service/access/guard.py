@@ -24,7 +24,10 @@ Table = Mapping[tuple[str, str], str]  # method, path → scope
 
 
 class Guard:
-    """`ring` None: nobody needs a key. `browsed`: where what a page of BROWSED loads lies."""
+    """`ring` None: nobody needs a key. `browsed`: where what a page of BROWSED loads lies.
+
+    `preflights`: whether pages of other origins may call, whose browsers ask before, without a key.
+    """
 
     def __init__(
         self,
@@ -33,13 +36,21 @@ class Guard:
         metrics_open: bool = False,
         rates: "Rates | None" = None,
         browsed: str = "/docs-assets/",
+        preflights: bool = False,
     ):
-        self.ring = ring
+        self.ring, self._preflights = ring, preflights
         self._table, self._rates, self._browsed = table, rates, browsed
         self._open = {OPEN, METRICS} if metrics_open else {OPEN}
+        without_bearer = [path for (_, path), scope in table.items() if scope in self._open]
+        self._ends = (*without_bearer, *BROWSED[1:])
 
     def needs_key(self, scope: str | None) -> bool:
         return self.ring is not None and scope not in self._open
+
+    def foresees(self, path: str) -> bool:
+        """Whether `admit` decides alike once a proxy's prefix is off the path: not where a Bearer may not be needed."""
+        whole = path in self._ends or path.startswith(self._browsed)
+        return whole or not (path.endswith(self._ends) or self._browsed in path)
 
     def admit(self, method: str, path: str, headers: Headers, count: bool) -> Key | None:
         """The caller's key; None where none is needed. Raises Unauthorized, Forbidden, TooManyOfKey.
@@ -50,7 +61,7 @@ class Guard:
             return None
         method = "GET" if method == "HEAD" else method
         scope = self._table.get((method, path))
-        if scope in self._open:
+        if scope in self._open or (self._preflights and method == "OPTIONS" and _preflight(headers)):
             return None
         browsed = method == "GET" and (path in BROWSED or path.startswith(self._browsed))
         token = _token(headers, browsed)
@@ -76,6 +87,10 @@ class Guard:
 _SEND = "send the header `Authorization: Bearer KEY`, once; whoever runs this service gives keys out"
 _WITHOUT = f"no key; {_SEND}"
 _UNKNOWN = f"a key that is not known here; {_SEND}"
+
+
+def _preflight(headers: Headers) -> bool:
+    return {b"origin", b"access-control-request-method"} <= {name for name, _ in headers}
 
 
 def _token(headers: Headers, basic: bool) -> bytes | None:

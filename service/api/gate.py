@@ -69,7 +69,9 @@ class Gate:
         if self.guard.ring is None or not path.startswith(b"/"):
             return
         plain = path.decode("latin-1")
-        call.key = self.guard.admit(method.decode(), unquote(plain) if "%" in plain else plain, headers, count=False)
+        plain = unquote(plain) if "%" in plain else plain
+        if self.guard.foresees(plain):
+            call.key = self.guard.admit(method.decode(), plain, headers, count=False)
 
     def enter(self, call: Call, headers: Iterable[tuple[bytes, bytes]], bulk: bool, whole: bool) -> None:
         """Gives the call its deadline and, where its body is whole, its ticket. Raises Overloaded.

@@ -210,6 +210,28 @@ def test_a_prefix_of_a_proxy_leads_nobody_past_a_scope(spelt: tuple[str, str], t
     assert run(go()) == [401, 403, 401]
 
 
+def test_a_browser_that_asks_for_a_page_of_another_origin_needs_a_key_unless_such_pages_may_call() -> None:
+    headers = [(b"origin", b"https://shop.example"), (b"access-control-request-method", b"POST")]
+    ring = Keyring(KEYS)
+    assert Guard(ring, {}, preflights=True).admit("OPTIONS", "/rank", headers, True) is None
+    for guard, method, sent in (
+        (Guard(ring, {}), "OPTIONS", headers),
+        (Guard(ring, {}, preflights=True), "POST", headers),
+        (Guard(ring, {}, preflights=True), "OPTIONS", headers[:1]),
+    ):
+        with pytest.raises(Unauthorized):
+            guard.admit(method, "/rank", sent, True)
+
+
+def test_what_a_proxy_s_prefix_may_open_is_left_to_who_knows_the_prefix() -> None:
+    guard = guard_of(Settings(keys=KEYS))
+    for path in ("/rank", "/x/rank", "/model", "/metrics", "/x/metrics", "/health/live", "/docs", "/", "/nope", "/x/"):
+        assert guard.foresees(path), path
+    for path in ("/x/health/live", "/a/b/health/ready", "/x/docs", "/x/docs-assets/swagger-ui.css"):
+        assert not guard.foresees(path), path
+    assert not guard_of(Settings(keys=KEYS, metrics_open=True)).foresees("/x/metrics")
+
+
 def test_a_route_asks_for_its_scope_where_the_table_of_paths_cannot_name_it() -> None:
     async def get_user(call: Call, request: Request, parts: Any) -> Response:
         return Response("there")
