@@ -1,10 +1,12 @@
 # The service's image: Python, the packages that answering needs, and this one with its demo bundle. No torch.
 #
 #   docker build -t bst-ranker .
-#   docker run --rm -p 127.0.0.1:8000:8000 -e RANKER_REDIS_URL=redis://host:6379/0 bst-ranker
+#   docker run --rm bst-ranker python -m service.keys me rank      # a key, and the line that makes it known: NAME SCOPES HASH
+#   docker run --rm -p 127.0.0.1:8000:8000 -e RANKER_REDIS_URL=redis://host:6379/0 -e RANKER_KEYS='me rank sha256:…' bst-ranker
 #   ... -v "$PWD/bundles:/bundles:ro" -e RANKER_BUNDLE=/bundles    # serves your own bundle instead of the demo's
 #
-# The embedded store is not in the image: RANKER_REDIS_URL must name one. docker-compose.yml brings one along.
+# The embedded store is not in the image: RANKER_REDIS_URL must name one. docker-compose.yml brings one along. Without
+# keys (RANKER_KEYS_FILE, RANKER_KEYS) the image does not start, since others reach it; RANKER_UNSAFE_NO_KEYS=true lets it.
 
 # Both stages stand on the same base, or the environment's link to its Python would lead nowhere.
 ARG BASE=python:3.11-slim-bookworm

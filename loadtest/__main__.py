@@ -2,6 +2,7 @@
 
     python -m loadtest --url URL [--budgets FILE] [--scenario NAME ...] [--requests FILE] [--seed N] [--processes N]
                        [--out DIR] [--compare OLD.json] [--search p99=20ms,errors=0.1%] [--window SECONDS]
+                       [--key KEY]
     python -m loadtest --start ...
 
 It knows the service by HTTP alone: POST {url}/rank, and GET {url}/model for ids to ask about where no file of requests
@@ -41,6 +42,7 @@ from loadtest.verdict.words import show
 from model.command import run as run_command
 
 EXIT_CODES = {PASSED: 0, MISSED: 1, NO_GOOD: 2}
+KEY = "RANKER_LOADTEST_KEY"
 BUDGETS = Path(__file__).with_name("budgets.toml")
 
 
@@ -55,11 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         old = compare.read(args.compare) if args.compare else None
         if args.out:
             _can_write(args.out)
-        address = parse_url(args.url) if args.url else None
+        key = args.key if args.key is not None else os.environ.get(KEY, "")
+        address = parse_url(args.url, key) if args.url else None
         allow_connections()
         with ExitStack() as stack:
             stack.enter_context(_terminated_like_interrupted())
-            address = address or parse_url(stack.enter_context(service(os.environ)).url)
+            settings = {name: value for name, value in os.environ.items() if name != KEY}
+            address = address or parse_url(stack.enter_context(service(settings)).url, key)
             runner = stack.enter_context(asyncio.Runner(loop_factory=new_loop))
             results = runner.run(run(address, scenarios, bodies, args.seed, limits, args.window))
     except NoRun as error:
@@ -112,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--url", help="where the service is: http(s)://host[:port][/base]")
     where.add_argument("--start", action="store_true", help="start one: python -m service, set by RANKER_* as usual")
     add = parser.add_argument
+    add("--key", help=f"API key with the scope rank, which every request brings; else that of {KEY}")
     add("--budgets", default=BUDGETS, type=Path, help="TOML, a table per scenario (default: ours)")
     add("--requests", type=Path, help="JSON lines, each a body for POST /rank; else ids from GET /model")
     add("--scenario", action="extend", nargs="+", default=[], metavar="NAME", help="only these")

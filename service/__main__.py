@@ -16,6 +16,7 @@ It is set by RANKER_* variables (docs/settings.md lists all):
   RANKER_BUNDLE       a bundle, or the folder whose `current` points to one; unset: the demo bundle
   RANKER_REDIS_URL    the store; unset: an embedded one with the demo's users, lost at exit
   RANKER_HOST, _PORT  where it listens: 127.0.0.1:8000
+  RANKER_KEYS_FILE    API keys, needed where other machines reach it: python -m service.keys
 """
 
 

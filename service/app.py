@@ -19,8 +19,10 @@ from starlette.requests import ClientDisconnect
 from model.bundle.layout import verify_catalog
 from model.bundle.reading import Bundle
 from model.features.catalog import Catalog
+from service.access.keyring import Watch as KeysWatch
 from service.api.answers import client_gone, ranker_error
 from service.api.arrival import TURNSTILE
+from service.api.auth import guard_of
 from service.api.duty import DUTY, Duty
 from service.api.edges.compressed import Compressed
 from service.api.edges.cors import Cors
@@ -64,7 +66,7 @@ def create_app(
     """The service, its bundle loaded; store connections are made when it starts, and all is closed when it ends.
 
     `metrics_folder` is where all workers count (`folder.prepare_folder`). `traces`, where there are any, gets every
-    request's spans, and is closed at the end. `orders` is the way to the parent process. Raises BundleError.
+    request's spans, and is closed at the end. `orders` is the way to the parent process. Raises BundleError, KeysError.
     """
     begun = time.perf_counter()
     bundle = Bundle.open(settings.bundle)
@@ -84,7 +86,7 @@ def create_app(
     requests = RequestLog(settings.log_sample, settings.log_slow_ms, settings.log_level)
     report = Report(STAGES_OF, metrics, requests)
     cors = Cors(settings.cors_origins, METHODS) if settings.cors_origins else None
-    gate = Gate(admission, settings, BULK, report, cors)
+    gate = Gate(admission, settings, BULK, report, guard_of(settings), cors)
     duty = Duty(metrics.draining)
     loading = Loading(
         live,
@@ -107,7 +109,7 @@ def create_app(
     )
     app.state.live, app.state.duty = live, duty
     app.state.loading = parts.loading
-    app.openapi = Document(ENDPOINTS, live, settings).current  # type: ignore[method-assign]  # FastAPI's place for it
+    app.openapi = Document(ENDPOINTS, live, settings, gate.guard.needs_key).current  # type: ignore[method-assign]  # FastAPI's place for it
     install(app, ENDPOINTS, parts)
     app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
     if settings.compress_from_bytes:
@@ -163,6 +165,8 @@ async def _running(
     scorer = parts.live.current.scorer
     watch = CatalogWatch(parts.live, parts.settings.catalog_poll_s, looked)
     watch.start()
+    keys = KeysWatch(parts.gate.guard.ring)
+    keys.start()
     await parts.history.start(parts.live.current.wanted)
     if parts.settings.redis_url and (advice := await clients.advice(parts.settings.redis_url)):
         log.warning("%s", advice, extra=event("advice", advice))
@@ -186,4 +190,5 @@ async def _running(
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(traces.close), CLOSE_S)
     watch.close()
+    keys.close()
     scorer.close()

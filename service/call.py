@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from service.access.keys import Key
 from service.errors import ClientGone, DeadlineExceeded
 
 
@@ -32,6 +33,7 @@ class Call:
     variant: str | None = None
     slot: int | None = None  # the row of that model in the metrics
     degraded: list[str] = field(default_factory=list)  # what the answer does without
+    key: Key | None = None  # by which it was let in; None where no key is needed
     error: str | None = None  # kind of the error that the caller gets
     late_before: str | None = None  # the stage before which its deadline had passed
     gone: Callable[[], bool] = lambda: False  # whether the caller has hung up

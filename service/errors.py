@@ -14,6 +14,11 @@ class RankerError(Exception):
     kind = "internal"  # for programs
     status = 500
     shed = False  # whether it is turned away before any work, which `ranker_shed_total` counts by kind
+    keyed = False  # whether it is refused for its key, which `ranker_key_refusals_total` counts by kind
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Those that go with the answer."""
+        return []
 
 
 class MalformedBody(RankerError):
@@ -38,6 +43,13 @@ class UnsupportedEncoding(RankerError):
     """A Content-Encoding that is not known; `Accept-Encoding` of the answer names those that are."""
 
     kind, status = "unsupported_encoding", 415
+
+    def __init__(self, message: str, allowed: str):
+        super().__init__(message)
+        self.allowed = allowed
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("accept-encoding", self.allowed)]  # RFC 9110, 15.5.16
 
 
 class NotFound(RankerError):
@@ -78,6 +90,9 @@ class Overloaded(RankerError):
     def __init__(self, message: str, retry_after_s: int = 1):
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("retry-after", str(self.retry_after_s))]
 
 
 class DeadlineExceeded(RankerError):
@@ -144,9 +159,50 @@ class BundleRefused(RankerError):
     kind, status = "bundle_refused", 422
 
 
+class Unauthorized(RankerError):
+    """Without a key that is known here."""
+
+    kind, status, keyed = "unauthorized", 401, True
+
+    def __init__(self, message: str, browsed: bool = False):
+        super().__init__(message)
+        self.browsed = browsed  # a browser may ask its user for a password
+
+    def headers(self) -> list[tuple[str, str]]:
+        ways = ["Bearer", "Basic"] if self.browsed else ["Bearer"]
+        return [("www-authenticate", f'{way} realm="bst-ranker"') for way in ways]
+
+
+class Forbidden(RankerError):
+    """A known key that lacks the scope."""
+
+    kind, status, keyed = "forbidden", 403, True
+
+    def __init__(self, message: str, scope: str):
+        super().__init__(message)
+        self.scope = scope
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("www-authenticate", f'Bearer realm="bst-ranker", error="insufficient_scope", scope="{self.scope}"')]
+
+
+class TooManyOfKey(RankerError):
+    """More requests by one key than RANKER_RATE allows."""
+
+    kind, status, keyed = "too_many_requests", 429, True
+
+    def __init__(self, message: str, retry_after_s: int):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("retry-after", str(self.retry_after_s))]
+
+
 KINDS: tuple[type[RankerError], ...] = (RankerError, *RankerError.__subclasses__())
 OF_STATUS = {error.status: error for error in reversed(KINDS)}  # the first of several with one status
 SHED = tuple(error.kind for error in KINDS if error.shed)
+OF_KEYS = tuple(error.kind for error in KINDS if error.keyed)
 
 
 def error_body(kind: str, message: str, request_id: str) -> dict[str, Any]:

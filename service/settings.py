@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import listed
@@ -26,7 +26,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RANKER_", frozen=True, extra="ignore")
 
     host: str = Field(
-        "127.0.0.1", description="Address to listen on. Loopback unless told otherwise: there is no login."
+        "127.0.0.1",
+        description="Address to listen on. Other than loopback needs keys: RANKER_KEYS_FILE or RANKER_KEYS.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     workers: int = Field(
@@ -34,6 +35,28 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
         description="Processes that answer. One per core pays once scoring fills a core; metrics cover all processes.",
+    )
+    keys_file: Path | None = Field(
+        None,
+        description="File of API keys, a line each: NAME SCOPES SECRET (docs/operations.md). Read again within two "
+        "seconds of a change; a broken one is refused, and the keys before still hold.",
+    )
+    keys: SecretStr | None = Field(
+        None, description="Such lines with `;` between, in the stead of a file: NAME SCOPES SECRET; NAME SCOPES SECRET"
+    )
+    metrics_open: bool = Field(
+        False,
+        description="Whether /metrics answers without a key; else, where there are keys, one with the scope metrics.",
+    )
+    unsafe_no_keys: bool = Field(
+        False,
+        description="Serve without keys on addresses that other machines can reach. For where something before the "
+        "service knows who may ask.",
+    )
+    rate: str | None = Field(
+        None,
+        description="Requests per key, such as 100/second or 5000/minute; more are refused (429). Each worker counts "
+        "for itself in fixed windows, so several let through up to that many each. A batch is one. Unset: no bound.",
     )
     bundle: Path = Field(
         DEMO_BUNDLE,

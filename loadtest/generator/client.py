@@ -29,13 +29,17 @@ _URL = re.compile(r"[!-~]+")  # what may stand in a request line and a Host head
 
 
 class Address(NamedTuple):
-    """Where the service is: its base URL, taken apart. `authority` is what the Host header says."""
+    """Where the service is: its base URL, taken apart. `authority` is what the Host header says.
+
+    `key`: what every request brings along, nothing where it is empty; no message and no report has it.
+    """
 
     tls: bool
     host: str
     port: int
     authority: str
     base: str
+    key: str = ""
 
     def __str__(self) -> str:
         return f"http{'s' * self.tls}://{self.authority}{self.base}"
@@ -55,8 +59,10 @@ class Answer(NamedTuple):
 Done = Callable[[Answer], None]
 
 
-def parse_url(url: str) -> Address:
-    """Raises NoRun for anything but http(s)://host[:port][/base]."""
+def parse_url(url: str, key: str = "") -> Address:
+    """Raises NoRun for anything but http(s)://host[:port][/base], and for a key that no header can hold."""
+    if key and not _URL.fullmatch(key):
+        raise NoRun("--key: letters, digits and signs of ASCII are allowed, without spaces")
     allowed = f"--url {url!r}: http://host[:port][/base] or https://... is allowed"
     try:
         parts = urlsplit(url)
@@ -68,7 +74,7 @@ def parse_url(url: str) -> Address:
     if parts.query or parts.fragment or "@" in parts.netloc or not _URL.fullmatch(url):
         raise NoRun(f"{allowed}, without user, query, fragment, spaces or letters beyond ASCII")
     tls = parts.scheme == "https"
-    return Address(tls, parts.hostname, port or (443 if tls else 80), parts.netloc, parts.path.rstrip("/"))
+    return Address(tls, parts.hostname, port or (443 if tls else 80), parts.netloc, parts.path.rstrip("/"), key)
 
 
 class Client:
@@ -88,6 +94,8 @@ class Client:
         """A request as it goes over the wire."""
         head = f"{method} {self._address.base}{path} HTTP/1.1\r\nHost: {self._address.authority}\r\n"
         head += "User-Agent: bst-ranker-loadtest\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
+        if self._address.key:
+            head += f"Authorization: Bearer {self._address.key}\r\n"
         if content:
             head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
         return head.encode() + b"\r\n" + content

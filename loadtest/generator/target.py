@@ -35,6 +35,8 @@ class Target:
         if self._bodies:
             return
         answer = await self._client.get("/model")
+        if answer.status in (401, 403):
+            raise NoRun(f"GET /model is answered {answer.status}: a key with the scope rank is needed, by --key")
         self.model = answer.content if answer.status == 200 else None
         samples = plan.read_samples(self.model) if self.model else None
         if samples is None:

@@ -8,9 +8,8 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.call import Call
-from service.errors import ClientGone, DeadlineExceeded, Overloaded, RankerError, UnsupportedEncoding, error_body
+from service.errors import ClientGone, DeadlineExceeded, RankerError, error_body
 from service.rank import Ranked
-from service.wire import codings
 from service.wire.shapes import Timings
 
 TOLD = tuple(Timings.model_fields)
@@ -67,10 +66,10 @@ def error_response(
 def refusal(call: Call, error: RankerError) -> Response:
     if isinstance(error, DeadlineExceeded):
         call.late_before = error.before
-    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, Overloaded) else None
-    if isinstance(error, UnsupportedEncoding):
-        headers = {"accept-encoding": codings.ALLOWED}  # RFC 9110, 15.5.16
-    return error_response(call, error.status, error.kind, str(error), headers)
+    response = error_response(call, error.status, error.kind, str(error))
+    for name, value in error.headers():
+        response.headers.append(name, value)
+    return response
 
 
 async def ranker_error(request: Request, error: Exception) -> Response:

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from service.access.keys import ADMIN
 from service.api.answers import call_of
 from service.api.duty import Duty
 from service.api.gate import Gate
@@ -53,6 +54,7 @@ class Endpoint:
     method: str
     path: str
     handler: Handler
+    scope: str = ADMIN  # that a caller's key must have; OPEN: anybody may. One that is forgotten is closed
     stages: tuple[str, ...] = ()
     summary: str | None = None  # None: it is not documented
     description: str = ""
@@ -97,6 +99,8 @@ def install(app: FastAPI, endpoints: Iterable[Endpoint], parts: Parts) -> None:
 
 def _bound(endpoint: Endpoint, parts: Parts) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        return await endpoint.handler(call_of(request), request, parts)
+        call = call_of(request)
+        parts.gate.guard.permit(call.key, endpoint.method, endpoint.path, endpoint.scope)
+        return await endpoint.handler(call, request, parts)
 
     return answer

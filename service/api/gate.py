@@ -1,26 +1,29 @@
 """Whether a ranking request is begun at all, asked before its body is read; and until when its answer is of use."""
 
 from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from urllib.parse import unquote
 
 import orjson
 
+from service.access.guard import Guard
 from service.api.edges.cors import Cors
 from service.api.report import Report, ids_of, server_timing
 from service.call import Call
-from service.errors import Overloaded, error_body
+from service.errors import RankerError, error_body
 from service.scoring.admission import Admission, Size
 from service.scoring.learnt import Ratio
 from service.settings import Settings
 
 EXPANSION, PRIOR_BYTES = 4.0, 100_000  # of compressed bodies, believed before any was seen
 _ANSWER = (
-    b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: %d\r\nretry-after: %d\r\n"
+    b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b"
     b"x-request-id: %b\r\nserver-timing: %b\r\n%b\r\n%b"
 )
 
 
 class Gate:
-    """The admission of one worker, by what HTTP tells of a request before its body.
+    """The admission of one worker, by what HTTP tells of a request before its body; keys come before all else.
 
     `bulk`: the paths of the routes that rank, and whether they rank many requests at once.
     """
@@ -31,9 +34,10 @@ class Gate:
         settings: Settings,
         bulk: Mapping[str, bool],
         report: Report,
+        guard: Guard,
         cors: Cors | None = None,
     ) -> None:
-        self._admission, self._report, self._cors = admission, report, cors
+        self._admission, self._report, self.guard, self._cors = admission, report, guard, cors
         self._bulk = {path.encode(): (path, many) for path, many in bulk.items()}
         if settings.root_path:  # of a proxy that does not strip it
             self._bulk = {settings.root_path.encode() + path: row for path, row in self._bulk.items()} | self._bulk
@@ -53,23 +57,34 @@ class Gate:
         A refusal must cost next to nothing, since there may be many times more of them than of answers: this spares a
         task, the framework and most of HTTP (an arrival.Turnstile).
         """
-        row = self._bulk.get(url.partition(b"?")[0]) if method == b"POST" else None
-        if row is None:
-            return None
-        path, bulk = row
+        path = url.partition(b"?")[0]
+        route, bulk = (method == b"POST" and self._bulk.get(path)) or (path.decode("latin-1"), None)
         call = Call("", begun)
         try:
-            self._admission.check(*self._asked(call, headers, bulk), bulk)
+            self._foresee(call, method, path, headers)
+            if bulk is not None:
+                self._admission.check(*self._asked(call, headers, bulk), bulk)
             return None
-        except Overloaded as error:
+        except RankerError as error:
             call.id, _, _ = ids_of(headers)
             call.error = error.kind
             body = orjson.dumps(error_body(error.kind, str(error), call.id))
             total_s = call.spent_s()
-            self._report.tell(call, "POST", path, error.status, total_s)
-            timing = server_timing({}, total_s)
+            self._report.refused(call, method.decode(), route, error.status, total_s)
+            extra = "".join(f"{name}: {value}\r\n" for name, value in error.headers())
+            head = (error.status, HTTPStatus(error.status).phrase.encode(), len(body), extra.encode())
             cors = b"" if self._cors is None else self._cors.lines(headers)
-            return _ANSWER % (len(body), error.retry_after_s, call.id.encode(), timing, cors, body)
+            content = b"" if method == b"HEAD" else body
+            return _ANSWER % (*head, call.id.encode(), server_timing({}, total_s), cors, content)
+
+    def _foresee(self, call: Call, method: bytes, path: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        """The key, as `Observed` will find it: it decides, also of what is spelt so that only it can read it."""
+        if self.guard.ring is None or not path.startswith(b"/"):
+            return
+        plain = path.decode("latin-1")
+        plain = unquote(plain) if "%" in plain else plain
+        if self.guard.foresees(plain):
+            call.key = self.guard.admit(method.decode(), plain, headers, count=False)
 
     def enter(self, call: Call, headers: Iterable[tuple[bytes, bytes]], bulk: bool, whole: bool) -> None:
         """Gives the call its deadline and, where its body is whole, its ticket. Raises Overloaded.

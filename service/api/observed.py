@@ -16,7 +16,7 @@ from service.api.edges.prefix import Prefix
 from service.api.gate import Gate
 from service.api.report import Report, ids_of, server_timing
 from service.call import Call
-from service.errors import Overloaded, RankerError
+from service.errors import OF_KEYS, RankerError
 from service.telemetry import tracing
 from service.telemetry.counts import Metrics
 from service.telemetry.families import UNMATCHED
@@ -69,9 +69,7 @@ class Observed:
         total_s: float | None = None  # likewise: one figure for header, log and metrics
         path = scope["path"] if self.prefix is None else self.prefix.place(scope)
         bulk = self.bulk.get(path) if scope["method"] == "POST" else None
-        ranks = bulk is not None
-        if ranks:
-            self.metrics.began()
+        ranks = False
 
         async def answer(message: Message) -> None:
             nonlocal status, total_s
@@ -89,10 +87,13 @@ class Observed:
 
         failure: str | None = None
         try:
+            call.key = self.gate.guard.admit(scope["method"], path, scope["headers"], count=True)
             if bulk is not None:
+                ranks = True
+                self.metrics.began()
                 self.gate.enter(call, scope["headers"], bulk, arrival is None or arrival.whole is not None)
             await self.app(scope, receive, answer)
-        except Overloaded as error:  # before the body was read; it never is
+        except RankerError as error:  # before the body was read; it never is
             await refusal(call, error)(scope, receive, answer)
         except Exception as error:  # what nobody foresaw: the log gets the traceback, the caller an id to ask about
             failure = type(error).__name__
@@ -106,11 +107,12 @@ class Observed:
             if ranks:
                 self.metrics.ended()
                 self.gate.leave(call, False)  # where no answer was begun
-            route = path if ranks else self._route(scope)
+            route = path if ranks else self._route(scope, path)
             self.report.tell(call, scope["method"], route, status or 500, total_s, failure, trace)
 
-    def _route(self, scope: Scope) -> str:
-        path = getattr(scope.get("route"), "path", "")
+    def _route(self, scope: Scope, path: str) -> str:
+        if scope[CALL].error not in OF_KEYS:  # else as a rule before a route was looked for
+            path = getattr(scope.get("route"), "path", "")
         return path if path in self.routes else UNMATCHED
 
     def _trace(self, traceparent: str | None, tracestate: str | None, begun: float) -> tracing.Trace | None:

@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from service.call import Call
-from service.errors import SHED
+from service.errors import OF_KEYS, SHED
 from service.telemetry import tracing
 from service.telemetry.counts import Metrics
-from service.telemetry.families import outcome_of
+from service.telemetry.families import UNMATCHED, outcome_of
 from service.telemetry.logs import RequestLog
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -31,8 +31,11 @@ class Report:
         trace: tracing.Trace | None = None,
     ) -> None:
         """`failure`: the type of an exception that nobody foresaw."""
-        outcome = outcome_of(status, bool(call.degraded))
+        for_its_key = call.error in OF_KEYS
+        outcome = "refused" if for_its_key else outcome_of(status, bool(call.degraded))
         self._metrics.observe(route, outcome, call.stages if self._routes.get(route) else {}, total_s, call.slot)
+        if for_its_key:
+            self._metrics.add("ranker_key_refusals", kind=str(call.error))
         if call.error in SHED:
             self._metrics.add("ranker_shed", reason=call.error)
         if call.late_before is not None:
@@ -48,6 +51,7 @@ class Report:
                 status=status,
                 outcome=outcome,
                 error=failure or call.error,
+                key=call.key and call.key.name,
                 trace_id=trace and trace.trace_id,
                 span_id=trace and trace.span_id,
                 user_id=call.user_id,
@@ -61,6 +65,10 @@ class Report:
                 "ranker.request_id": call.id,
             }
             trace.end(f"{method} {route}", outcome == "failed", attributes)
+
+    def refused(self, call: Call, method: str, path: str, status: int, total_s: float) -> None:
+        """Of a request that comes to no route: it counts for the one that has this path."""
+        self.tell(call, method, path if path in self._routes else UNMATCHED, status, total_s)
 
 
 def ids_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, str | None, str | None]:

@@ -13,6 +13,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
+from service.access.keys import ADMIN, METRICS, OPEN, RANK
 from service.api.admin import post_model
 from service.api.answers import call_of, error_response, json_response, ranked_body, ranked_json, timings_ms
 from service.api.bodies import body_of
@@ -204,6 +205,7 @@ ENDPOINTS = (
         "POST",
         "/rank",
         post_rank,
+        RANK,
         STAGES,
         "Rank candidates for a user",
         body=RankRequest,
@@ -214,6 +216,7 @@ ENDPOINTS = (
         "POST",
         "/rank/batch",
         post_rank_batch,
+        RANK,
         STAGES,
         "Rank candidates for several users",
         "A list of requests, as /rank takes them; one answer or error each, in their order. "
@@ -227,6 +230,7 @@ ENDPOINTS = (
         "GET",
         "/model",
         get_model,
+        RANK,
         summary="The model that answers, its features, and ids to try",
         tag="model",
         answer=ModelDescription,
@@ -235,6 +239,7 @@ ENDPOINTS = (
         "GET",
         "/metrics",
         get_scrape,
+        METRICS,
         summary="Prometheus metrics over all workers",
         tag="operations",
         media="text/plain",
@@ -243,6 +248,7 @@ ENDPOINTS = (
         "GET",
         "/health/live",
         get_live,
+        OPEN,
         summary="The process answers; the store is not asked",
         tag="operations",
         answer=Liveness,
@@ -251,6 +257,7 @@ ENDPOINTS = (
         "GET",
         "/health/ready",
         get_ready,
+        OPEN,
         summary="The bundle is loaded, checked and warm",
         tag="operations",
         answer=Readiness,
@@ -260,6 +267,7 @@ ENDPOINTS = (
         "POST",
         "/admin/model",
         post_model,
+        ADMIN,
         summary="Make another bundle answer in all workers, or go back to the one before",
         tag="admin",
         body=ModelOrder,
@@ -275,10 +283,11 @@ ENDPOINTS = (
             NoParent,
         ),
     ),
-    Endpoint("GET", "/openapi.json", get_openapi),
-    Endpoint("GET", "/docs", get_docs),
-    Endpoint("GET", "/", get_home),
+    Endpoint("GET", "/openapi.json", get_openapi, RANK),
+    Endpoint("GET", "/docs", get_docs, RANK),
+    Endpoint("GET", "/", get_home, RANK),
 )
+SCOPES = {(endpoint.method, endpoint.path): endpoint.scope for endpoint in ENDPOINTS}
 STAGES_OF = {endpoint.path: endpoint.stages for endpoint in ENDPOINTS}
 BULK = {endpoint.path: endpoint.bulk for endpoint in ENDPOINTS if endpoint.stages}  # of the routes that rank
 METHODS = tuple(sorted({"HEAD", *(endpoint.method for endpoint in ENDPOINTS)}))  # that a page may use

@@ -20,6 +20,10 @@ from typing import Any
 import orjson
 import uvicorn
 
+from service.access.guard import Guard
+from service.access.keyring import KNOWN, Keyring, Watch, keyring
+from service.access.keys import METRICS as SCRAPE
+from service.access.keys import OPEN
 from service.errors import MethodNotAllowed, NotFound, RankerError, error_body
 from service.process.adminprocess import Task
 from service.telemetry import logs
@@ -36,14 +40,20 @@ LIVE, READY, METRICS = PATHS = ("/health/live", "/health/ready", "/metrics")
 class Admin:
     """The ASGI application: three paths, each answered from the workers' records."""
 
-    def __init__(self, reader: Reader, workers: int):
+    def __init__(self, reader: Reader, workers: int, ring: Keyring | None, metrics_open: bool):
         self._reader, self._workers = reader, workers
+        scopes = {("GET", LIVE): OPEN, ("GET", READY): OPEN, ("GET", METRICS): SCRAPE}
+        self._guard = Guard(ring, scopes, metrics_open)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         method, path = scope["method"], scope["path"]
-        status, content, headers = self._answer("GET" if method == "HEAD" else method, path)
-        if path == METRICS and method in ("GET", "HEAD"):
-            content, headers = _shorter(content, headers, scope["headers"])
+        try:
+            self._guard.admit(method, path, scope["headers"], count=True)
+            status, content, headers = self._answer("GET" if method == "HEAD" else method, path)
+            if path == METRICS and method in ("GET", "HEAD"):
+                content, headers = _shorter(content, headers, scope["headers"])
+        except RankerError as error:
+            status, content, headers = _refused(error)
         fields = {"content-type": "application/json", "content-length": str(len(content))} | headers
         raw = [(name.encode(), value.encode()) for name, value in fields.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
@@ -52,11 +62,11 @@ class Admin:
     def _answer(self, method: str, path: str) -> tuple[int, bytes, dict[str, str]]:
         allowed = f"{method} {path} is not there; allowed: GET {', '.join(PATHS)}"
         if path not in PATHS:
-            return _refused(NotFound(allowed), {})
+            raise NotFound(allowed)
         if method == "OPTIONS":
             return 200, b"", {"allow": ALLOW}
         if method != "GET":
-            return _refused(MethodNotAllowed(allowed), {"allow": ALLOW})
+            raise MethodNotAllowed(allowed)
         if path == METRICS:
             content, media_type = self._reader.render()
             return 200, content, {"content-type": media_type}
@@ -66,7 +76,8 @@ class Admin:
         return 200 if well else 503, orjson.dumps(body), {}
 
 
-def _refused(error: RankerError, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
+def _refused(error: RankerError) -> tuple[int, bytes, dict[str, str]]:
+    headers = {"allow": ALLOW} if isinstance(error, MethodNotAllowed) else dict(error.headers())
     return error.status, orjson.dumps(error_body(error.kind, str(error), os.urandom(16).hex())), headers
 
 
@@ -86,9 +97,12 @@ def main(arguments: Sequence[str]) -> None:
     descriptor, told = arguments
     task = Task(**json.loads(told))
     logs.configure(task.log_level, task.log_format)
+    keys_file = None if task.keys_file is None else Path(task.keys_file)
+    ring = keyring(os.environ.get("RANKER_KEYS"), keys_file, os.environ.get(KNOWN))
+    Watch(ring).start()
     reader = Reader(Path(task.folder), Form(task.routes, task.reasons, task.budgets_s))
     config = uvicorn.Config(
-        Admin(reader, task.workers),
+        Admin(reader, task.workers, ring, task.metrics_open),
         loop="uvloop",
         http="httptools",
         ws="none",

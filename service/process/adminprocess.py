@@ -32,6 +32,8 @@ class Task:
     budgets_s: list[float]
     log_level: str
     log_format: Literal["text", "json"]
+    keys_file: str | None  # keys themselves come by the environment, which others cannot read as they can arguments
+    metrics_open: bool
 
 
 class AdminProcess:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from model.bundle.errors import BundleError
+from service.access.keyring import KNOWN, Keyring, Watch, ring_of
+from service.access.reach import check_reach
 from service.models.check import Checked, checked
 from service.models.live import following
 from service.process.adminprocess import AdminProcess, Task
@@ -66,8 +68,14 @@ def _served(stack: ExitStack, data: Path | None) -> int:
     if settings.handover is not None and "main" not in inherited:
         predecessor = Predecessor.at(settings.handover, settings)
         inherited = predecessor.sockets if predecessor is not None else inherited
+    os.environ.pop(KNOWN, None)  # ours to say
+    text = None if settings.keys is None else settings.keys.get_secret_value()
+    ring = ring_of(text, settings.keys_file, None, settings.rate)
     listeners = opened(settings, inherited, own=not inherited)
     stack.callback(listeners.close)
+    check_reach(listeners.all().values(), ring, settings.unsafe_no_keys)
+    if ring is not None:
+        stack.callback(_watched(ring).close)
     bundle = _checked(settings)
     store = None
     if settings.redis_url is None:
@@ -76,7 +84,9 @@ def _served(stack: ExitStack, data: Path | None) -> int:
     prepared = prelude.prepare(bundle.folder, store, data)
     folder = stack.enter_context(prepare_folder(settings.workers))
     supervisor = Supervisor(settings.workers, listeners, folder, Path(bundle.folder), times)
-    supervisor.answering = _announcement(supervisor, base(listeners.main), prepared.example or bundle.example)
+    supervisor.answering = _announcement(
+        supervisor, base(listeners.main), prepared.example or bundle.example, ring is not None
+    )
     admin = None
     if listeners.admin is not None:
         admin = AdminProcess(listeners.admin, _admin_task(folder, settings, prepared))
@@ -156,7 +166,22 @@ def _checked(settings: Settings) -> Checked:
 def _admin_task(folder: Path, settings: Settings, prepared: Prepared) -> Task:
     budgets_s = [budget / 1000 for budget in settings.budgets_ms]
     form = (prepared.routes, prepared.reasons, budgets_s)
-    return Task(str(folder), settings.workers, *form, settings.log_level, settings.log_format)
+    keys_file = None if settings.keys_file is None else str(settings.keys_file)
+    logged = (settings.log_level, settings.log_format)
+    return Task(str(folder), settings.workers, *form, *logged, keys_file, settings.metrics_open)
+
+
+def _watched(ring: Keyring) -> Watch:
+    """Tells of the keys, in the log and to every process that starts from now on."""
+
+    def told(level: int, text: str) -> None:
+        os.environ[KNOWN] = ring.text()
+        log.log(level, "%s", text)
+
+    told(logging.INFO, f"keys: {ring.words()}")
+    watch = Watch(ring, told)
+    watch.start()
+    return watch
 
 
 def _refuse_data(data: Path, settings: Settings) -> None:
@@ -185,8 +210,8 @@ def _warn(settings: Settings) -> None:
         log.warning("%s", refusal)
 
 
-def _announcement(supervisor: Supervisor, url: str, request: dict[str, Any]) -> Callable[[], None]:
-    """Says once that the service answers, with a command to try it."""
+def _announcement(supervisor: Supervisor, url: str, request: dict[str, Any], keyed: bool) -> Callable[[], None]:
+    """Says once that the service answers, with a command to try it; with keys, the reader puts one in."""
 
     def say() -> None:
         supervisor.answering = lambda: None
@@ -195,6 +220,7 @@ def _announcement(supervisor: Supervisor, url: str, request: dict[str, Any]) -> 
             return
         body = json.dumps(request, separators=(",", ":"), ensure_ascii=False)
         print(f"\nready on {url} — docs at {url}/docs, metrics at {url}/metrics. Try:\n")
-        print(f"curl -s {url}/rank -H 'content-type: application/json' -d {shlex.quote(body)}\n", flush=True)
+        key = "-H 'authorization: Bearer KEY' " if keyed else ""
+        print(f"curl -s {url}/rank {key}-H 'content-type: application/json' -d {shlex.quote(body)}\n", flush=True)
 
     return say

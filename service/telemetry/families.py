@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from service.errors import KINDS, SHED
+from service.errors import KINDS, OF_KEYS, SHED
 
 STAGES = ("parse", "history", "queue", "encode", "score", "sort", "serialise")
 OUTCOMES = ("ok", "degraded", "refused", "shed", "late", "gone", "failed")
@@ -107,6 +107,11 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
     "ranker_shed": Family(
         "Requests turned away before any work, since they were too large or too much was waiting, by the reason.",
         {"reason": SHED},
+    ),
+    "ranker_key_refusals": Family(
+        "Requests refused for their key: none or an unknown one (unauthorized), one without the scope (forbidden), one "
+        "above RANKER_RATE (too_many_requests).",
+        {"kind": OF_KEYS},
     ),
     "ranker_batch_errors": Family(
         "Requests of a batch that got an error for an answer, by its kind.", {"kind": tuple(e.kind for e in KINDS)}

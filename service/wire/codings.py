@@ -77,9 +77,9 @@ def coding_of(values: list[bytes]) -> str | None:
     names = [name.strip() for value in values for name in value.decode("latin-1").lower().split(",")]
     codings = [_ALIASES.get(name, name) for name in names if name not in ("", PLAIN)]
     if len(codings) > 1:
-        raise UnsupportedEncoding(f"Content-Encoding: {', '.join(names)[:80]}: one at most, of {ALLOWED}")
+        raise UnsupportedEncoding(f"Content-Encoding: {', '.join(names)[:80]}: one at most, of {ALLOWED}", ALLOWED)
     if codings and codings[0] not in OFFERED:
-        raise UnsupportedEncoding(f"Content-Encoding: {codings[0][:80]}: allowed are {ALLOWED}, or none")
+        raise UnsupportedEncoding(f"Content-Encoding: {codings[0][:80]}: allowed are {ALLOWED}, or none", ALLOWED)
     return codings[0] if codings else None
 
 

@@ -51,8 +51,14 @@ def promtool(*arguments: object) -> None:
 
 
 @needs_promtool
-def test_promtool_accepts_the_scrape_configuration_and_the_rules_that_it_names() -> None:
-    promtool("check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+def test_promtool_accepts_the_scrape_configuration_and_the_rules_that_it_names(tmp_path: Path) -> None:
+    """With a key in the place of the one that the containers share, since it looks for that file too."""
+    (tmp_path / "key").write_text("a-key-of-the-scraper")
+    (tmp_path / "rules.yml").symlink_to(DEPLOY / "prometheus" / "rules.yml")
+    config = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
+    assert "/etc/prometheus/secrets/key" in config
+    (tmp_path / "prometheus.yml").write_text(config.replace("/etc/prometheus/secrets/key", str(tmp_path / "key")))
+    promtool("check", "config", tmp_path / "prometheus.yml")
 
 
 @needs_promtool

@@ -59,22 +59,24 @@ ARROWS = {
     "service.models.installing": {"model.command", "model.files"} | SERVED | {"service.models"},
     "service.process.child": set(),
     "service.process.adminprocess": {"service.telemetry"},
-    "service.process.admin": {"service.errors", "service.process.adminprocess", "service.telemetry"}
+    "service.process.admin": {"service.access", "service.errors", "service.process.adminprocess", "service.telemetry"}
     | {"service.wire.codings"},  # a light process
     "service.settings": {"service.listed"},
     "service.listed": set(),  # a leaf: what settings that are lists may hold
     "service.errors": set(),
+    "service.access": {"service.errors"},
+    "service.keys": {"service.access", "model.files", *COMMAND},
     "service.wire": FEATURES | {"service.errors"},
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
-    "service.call": {"service.errors"},
+    "service.call": {"service.access", "service.errors"},
     "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
     "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
     | {"service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
-    | {"service.call", "service.errors", "service.wire", "service.batch"}
+    | {"service.access", "service.call", "service.errors", "service.wire", "service.batch"}
     | {"service.rank", "service.settings", "service.listed", "service.models", "service.process.orders"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.publish": SERVED | COMMAND | FILES_ALONE | {"service.models", "service.settings"},

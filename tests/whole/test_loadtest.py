@@ -476,7 +476,7 @@ def test_a_url_that_is_none_is_refused(url):
     ],
 )
 def test_a_url_is_taken_apart(url, parts):
-    assert parse_url(url) == parts
+    assert parse_url(url)[:5] == parts
 
 
 def test_samples_that_are_no_ids_are_refused():

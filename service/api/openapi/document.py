@@ -5,7 +5,7 @@ the bundle and the settings, and documented without being closed: a client made 
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -33,11 +33,14 @@ REF = "#/components/schemas/"
 
 
 class Document:
-    """The document for the model that answers; made again once another one does."""
+    """The document for the model that answers; made again once another one does.
 
-    def __init__(self, endpoints: Sequence[Endpoint], live: Live, settings: Settings):
+    `needs_key`: whether a scope asks for a key here.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], live: Live, settings: Settings, needs_key: Callable[[str], bool]):
         self._endpoints = [endpoint for endpoint in endpoints if endpoint.summary is not None]
-        self._live, self._settings = live, settings
+        self._live, self._settings, self._needs_key = live, settings, needs_key
         self._lock = threading.Lock()
         self._made: tuple[Served | None, dict[str, Any]] = (None, {})
 
@@ -66,7 +69,8 @@ class Document:
             },
             "tags": [{"name": name, "description": about} for name, about in TAGS.items()],
             "paths": paths,
-            "components": {"schemas": dict(sorted(schemas.items())), "headers": HEADERS, "parameters": PARAMETERS},
+            "components": {"schemas": dict(sorted(schemas.items())), "headers": HEADERS, "parameters": PARAMETERS}
+            | {"securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key."}}},
         }
 
     def _operation(self, endpoint: Endpoint, types: Mapping[Any, Any], examples: Examples) -> dict[str, Any]:
@@ -89,6 +93,8 @@ class Document:
                     }
                 },
             }
+        if self._needs_key(endpoint.scope):
+            operation["security"] = [{"key": []}]
         answer = types.get((endpoint, "serialization"))
         operation["responses"] = {
             "200": ok_response(endpoint, answer, examples.answer(endpoint.answer)),

@@ -3,11 +3,13 @@
 from http import HTTPStatus
 from typing import Any
 
+from service.access.keys import OPEN
 from service.api.endpoint import Endpoint, Errors
-from service.errors import RankerError
+from service.errors import Forbidden, RankerError, TooManyOfKey, Unauthorized
 from service.wire.refusals import told
 
 ANYWHERE: Errors = (RankerError,)  # whatever the route
+KEYED: Errors = (Unauthorized, Forbidden, TooManyOfKey)  # where there are keys; a client is generated once for all
 PARAMETERS = {
     "X-Request-Id": {
         "name": "X-Request-Id",
@@ -46,7 +48,9 @@ def ok_response(endpoint: Endpoint, schema: dict[str, Any] | None, example: Any)
 def error_responses(endpoint: Endpoint, prefix: str) -> dict[str, Any]:
     """By status; `prefix` and the status are the reference to the error's schema."""
     by_status: dict[int, list[type[RankerError]]] = {}
-    for error in sorted((*endpoint.errors, *ANYWHERE), key=lambda error: error.status):
+    for error in sorted(
+        (*endpoint.errors, *ANYWHERE, *(KEYED if endpoint.scope != OPEN else ())), key=lambda error: error.status
+    ):
         by_status.setdefault(error.status, []).append(error)
     return {str(status): _error_response(status, errors, prefix) for status, errors in by_status.items()}
 
