@@ -20,7 +20,7 @@ from service.models.installing.fetch import Readable, copied
 MOST_FILES = 10_000
 RATIO, FREELY = 200, 256 * 2**20  # unpacked bytes per packed one; so many are allowed whatever the ratio
 ALLOWED = "a folder, .tar, .tar.gz, .tar.bz2, .tar.xz, .tar.zst or .zip is allowed"
-ZSTD, GZIP_LIKE = b"\x28\xb5\x2f\xfd", "r|*"
+ZSTD = b"\x28\xb5\x2f\xfd"  # how such a file begins
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError, ValueError)
 
 
@@ -124,7 +124,7 @@ def _tar(source: Path) -> Iterator[tarfile.TarFile]:
         packed = file.read(4) == ZSTD
         file.seek(0)
         if not packed:
-            with tarfile.open(fileobj=file, mode=GZIP_LIKE) as archive:
+            with tarfile.open(fileobj=file, mode="r|*") as archive:
                 yield archive
             return
         with _unzstd(source, file) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
