@@ -98,6 +98,7 @@ ARROWS = {
     "loadtest.overload": {"loadtest", "service.settings", *COMMAND},
     "loadtest.preparing": {"loadtest", "model"},
     "loadtest.scoring": {"loadtest", "model"},
+    "loadtest.swaps": {"loadtest", "model"},
     "loadtest.training": {"loadtest", "model"},
 }
 FILES = sorted(path for room in ("service", "model", "loadtest") for path in (ROOT / room).rglob("*.py"))
