@@ -12,9 +12,9 @@ from typing import Any
 from service.errors import BodyTooLarge, MalformedEncoding, UnsupportedEncoding
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd as zstd
 else:
-    from backports import zstd
+    from backports import zstd as zstd
 
 ZSTD, GZIP = OFFERED = ("zstd", "gzip")  # the first is taken where a caller likes both alike: it is the quicker one
 ALLOWED = ", ".join(OFFERED)

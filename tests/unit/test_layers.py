@@ -56,7 +56,7 @@ ARROWS = {
     "service.models": SERVED
     | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings", *COMMAND}
     | {"service.telemetry", "service.wire"},
-    "service.models.installing": {"model.command", "model.files"} | SERVED | {"service.models"},
+    "service.models.installing": {"model.command", "model.files"} | SERVED | {"service.models", "service.wire.codings"},
     "service.process.child": set(),
     "service.process.adminprocess": {"service.telemetry"},
     "service.process.admin": {"service.access", "service.errors", "service.process.adminprocess", "service.telemetry"}
@@ -103,6 +103,7 @@ ARROWS = {
     "loadtest.overload": {"loadtest", "service.settings", *COMMAND},
     "loadtest.preparing": {"loadtest", "model"},
     "loadtest.scoring": {"loadtest", "model"},
+    "loadtest.swaps": {"loadtest", "model"},
     "loadtest.training": {"loadtest", "model"},
 }
 FILES = sorted(path for room in ("service", "model", "loadtest") for path in (ROOT / room).rglob("*.py"))

@@ -12,16 +12,26 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn, cast
 
 from model.bundle.layout import BundleError
 from service.models.installing.fetch import Readable, copied
+from service.wire.codings import zstd
 
 MOST_FILES = 10_000
 RATIO, FREELY = 200, 256 * 2**20  # unpacked bytes per packed one; so many are allowed whatever the ratio
 ALLOWED = "a folder, .tar, .tar.gz, .tar.bz2, .tar.xz, .tar.zst or .zip is allowed"
-ZSTD, GZIP_LIKE = b"\x28\xb5\x2f\xfd", "r|*"
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError, ValueError)
+ZSTD = b"\x28\xb5\x2f\xfd"  # how such a file begins
+BROKEN = (
+    tarfile.TarError,
+    zstd.ZstdError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    UnicodeError,
+    ValueError,
+)
 
 
 class Budget:
@@ -124,19 +134,11 @@ def _tar(source: Path) -> Iterator[tarfile.TarFile]:
         packed = file.read(4) == ZSTD
         file.seek(0)
         if not packed:
-            with tarfile.open(fileobj=file, mode=GZIP_LIKE) as archive:
+            with tarfile.open(fileobj=file, mode="r|*") as archive:
                 yield archive
             return
-        with _unzstd(source, file) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with zstd.open(file, "rb") as stream, tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as archive:
             yield archive
-
-
-def _unzstd(source: Path, file: IO[bytes]) -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise BundleError(f"{source}: zstandard is needed for it: pip install 'bst-ranker[zstd]'") from None
-    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
 
 
 def _inside(source: Path, name: str, into: Path) -> Path:
