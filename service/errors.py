@@ -86,6 +86,30 @@ class NoParent(RankerError):
     kind, status = "no_parent", 503
 
 
+class BadHttp(RankerError):
+    """No HTTP request, or one on whose end two readers could differ; the connection is closed."""
+
+    kind, status = "malformed_http", 400
+
+
+class UrlTooLong(RankerError):
+    kind, status = "url_too_long", 414
+
+
+class HeadTooLarge(RankerError):
+    kind, status = "headers_too_large", 431
+
+
+class SlowHead(RankerError):
+    """The caller took too long to send a request's head."""
+
+    kind, status = "slow_headers", 408
+
+
+class TooManyConnections(RankerError):
+    kind, status = "too_many_connections", 503
+
+
 KINDS: tuple[type[RankerError], ...] = (RankerError, *RankerError.__subclasses__())
 OF_STATUS = {error.status: error for error in reversed(KINDS)}  # the first of several with one status
 SHED = tuple(error.kind for error in KINDS if error.shed)

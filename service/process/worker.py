@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from model.bundle.layout import BundleError
-from service.api.arrival import Door
+from service.api.http.door import Door
 from service.app import create_app
 from service.models.loading import Loading
 from service.process.child import end_with
