@@ -259,7 +259,7 @@ def test_half_sent_heads_make_room_before_callers_that_are_kept(hasty: Server) -
 def test_who_takes_no_answer_is_given_up(hasty: Server) -> None:
     with hasty.connect() as one:
         one.settimeout(0.1)
-        many, at = request("/rank", b"x" * 100_000) * 10, 0
+        many, at = request("/rank", b"x" * 40_000) * 10, 0
         with suppress(ConnectionError):
             while not hasty.reasons:
                 with suppress(TimeoutError):

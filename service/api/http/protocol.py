@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -24,7 +25,8 @@ from service.errors import BadHttp, HeadTooLarge, RankerError, TooManyConnection
 
 TURNSTILE = "ranker.turnstile"  # where the lifespan's state holds what may refuse a request by its head
 NONE, HEAD, BODY = range(3)  # what of a request is being read
-NOTED = frozenset((b"host", b"content-length", b"transfer-encoding"))
+NOTED = frozenset((b"content-length", b"transfer-encoding"))
+FEW = 32  # headers, which need no look
 END = b"\r\n\r\n"  # of a head, and of a chunked body
 CHUNKED_SLICE = 512  # bytes of a chunked body that are read before the next is looked for
 
@@ -159,7 +161,8 @@ class Http(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self.refuse(misread(error, piece))
             return
-        self._place()
+        if self._reading != NONE or self.queue is not None or not self._busy():  # else it waits for us, as a rule
+            self._place()
 
     def _slice(self, data: bytes, at: int, size: int) -> int:
         """Where the slice that begins `at` ends."""
@@ -226,7 +229,7 @@ class Http(HttpToolsProtocol):
         self._head = Head()
         self.received = self._body_bytes = 0
         self._arrival = Arrival(self.read_at)
-        cast(dict[str, Any], self.scope)[ARRIVAL] = self._arrival
+        self.scope[ARRIVAL] = self._arrival  # type: ignore[literal-required]
 
     def on_url(self, url: bytes) -> None:
         if self._reading < 0:
@@ -240,7 +243,9 @@ class Http(HttpToolsProtocol):
             return
         name = name.lower()
         self.headers.append((name, value))
-        if name in NOTED:
+        if name == b"host":
+            self._head.hosts += 1
+        elif name in NOTED:
             self._head.note(name, value)
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -248,9 +253,10 @@ class Http(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._reading < 0:
             return
-        parser = self.parser
+        parser, head = self.parser, self._head
         method, version = parser.get_method(), parser.get_http_version()
-        self._head.check(method, self.url, version, len(self.headers))
+        if head.hosts != 1 or version != "1.1" or self.url[:1] != b"/" or head.coding or len(self.headers) > FEW:
+            head.check(method, self.url, version, len(self.headers))
         self._reading, self._head_bytes = BODY, 0
         self._last = version == "1.0" or not parser.should_keep_alive()  # as uvicorn has it
         self._turned_away = False
@@ -269,8 +275,15 @@ class Http(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
+        """uvicorn's, and counted."""
         self.received += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         if self._reading < 0 or (self.parser.should_upgrade() and (self._head.chunked or self._head.length)):
@@ -279,7 +292,10 @@ class Http(HttpToolsProtocol):
         self._arrival_of().whole = self.read_at
         if self._held:
             self._release()
-        super().on_message_complete()
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
         if self._last:
             self.deaf = True  # whatever follows is no request
             self._body_bytes = 0
@@ -327,8 +343,9 @@ class Http(HttpToolsProtocol):
         if self._rest:
             self.loop.call_soon(self._go_on)
         else:
-            self.flow.resume_reading()
-            if self._reading == NONE and not self._busy():
+            if self.flow.read_paused:
+                self.flow.resume_reading()
+            if self._reading == NONE and self.cycle.response_complete:
                 self._forget()
         self._place()
 
@@ -341,8 +358,7 @@ class Http(HttpToolsProtocol):
 
     def _forget(self) -> None:
         """What an answered request leaves behind is some kilobytes, for as long as the connection is kept."""
-        self.cycle = cast(RequestResponseCycle, None)
-        self.headers, self.scope = [], cast(Any, None)
+        self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
         self._earlier.clear()
 
     def refuse(self, error: RankerError) -> None:

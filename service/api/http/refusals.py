@@ -62,10 +62,8 @@ class Head:
         self.chunked = False
 
     def note(self, name: bytes, value: bytes) -> None:
-        """One of the three headers that it is made of."""
-        if name == b"host":
-            self.hosts += 1
-        elif name == b"content-length":
+        """One of the two headers that say where the body ends."""
+        if name == b"content-length":
             self.length = int(value)  # the parser has looked at it
         else:
             self.coding = value if self.coding is None else b"twice"
