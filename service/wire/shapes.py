@@ -22,20 +22,22 @@ from pydantic_core import from_json
 from model.features.behaviour import EARLIEST_MS, LATEST_MS, looks_like
 from model.features.ids import shown
 from service.errors import InvalidRequest, MalformedBody, RankerError, TooManyCandidates
+from service.wire.ids import LONGEST_ID, checked
 from service.wire.pieces import Tally, parsed
 from service.wire.turns import Turns
 
 SHOWN = 3  # problems named in one message
 SOME = 12  # problems that are worth looking at; pydantic collects one for each key of a body
 VALUES = 32  # of one request, for each candidate allowed: more are refused before any of them is an object
+_ITEM = {"type": ["string", "integer"], "minLength": 1, "maxLength": LONGEST_ID}
 _CANDIDATES = {
     "type": "array",
     "minItems": 1,
     "items": {
         "anyOf": [
-            {"type": "string"},
+            {"type": "string", "minLength": 1, "maxLength": LONGEST_ID},
             {"type": "integer"},
-            {"type": "object", "required": ["item_id"], "properties": {"item_id": {"type": ["string", "integer"]}}},
+            {"type": "object", "required": ["item_id"], "properties": {"item_id": _ITEM}},
         ]
     },
 }
@@ -44,7 +46,7 @@ _CANDIDATES = {
 class RankRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    user_id: Annotated[StrictStr, Field(min_length=1, max_length=256)] | StrictInt
+    user_id: Annotated[StrictStr, Field(min_length=1, max_length=LONGEST_ID)] | StrictInt
     candidates: Annotated[list[Any], Field(min_length=1), WithJsonSchema(_CANDIDATES)] = Field(
         description="Item ids, or objects with `item_id` and features of the item or of its place (display position), "
         "which win over catalogue and `context`. Duplicates are each scored and kept."
@@ -60,6 +62,12 @@ class RankRequest(BaseModel):
     timeout_ms: Annotated[StrictInt, Field(ge=1, le=600_000)] | None = Field(
         None, description="Deadline in ms from the request's first byte; else RANKER_TIMEOUT_MS."
     )
+
+    @field_validator("candidates")
+    @classmethod
+    def _lengths(cls, value: list[Any]) -> list[Any]:
+        checked(value)
+        return value
 
     @field_validator("timestamp")
     @classmethod
@@ -177,6 +185,6 @@ def _words(problem: Mapping[str, Any]) -> str:
 
 
 def _input(problem: Mapping[str, Any]) -> str:
-    if problem["type"] == "missing":
-        return ""
+    if problem["type"] == "missing" or (problem["loc"] == ("candidates",) and problem["type"] == "value_error"):
+        return ""  # the message shows what it is about
     return f" (given {shown(problem['input'])})"
