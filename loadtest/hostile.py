@@ -35,6 +35,7 @@ from model.command import run as run_command
 
 CANDIDATES = 100
 SHOWN = 3  # failures that are told
+LONGER_S = 3.0  # for which hostile callers stay: memory and descriptors are read while they are there
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ async def see(running: Service, sizes: Sizes) -> Seen:
     rounds = max(1, round(sizes.minutes * 60 / (2 * sizes.window_s)))
     for number in range(2 * rounds):
         hostile = number % 2
-        process = await _callers(running.port, sizes.window_s) if hostile else None
+        process = await _callers(running.port, sizes.window_s + LONGER_S) if hostile else None
         try:
             await window(client, message, sizes, seen.seconds[hostile], seen.failures)
             seen.bytes.append(pss(running.pid))
@@ -157,7 +158,7 @@ def figures_of(seen: Seen, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def measure(sizes: Sizes, settings: Mapping[str, str]) -> Measured:
+def measure(sizes: Sizes, settings: Mapping[str, Any]) -> Measured:
     theirs, ours = two_cores()
     with service(bare_environment(), cpus=theirs, **settings) as running, on(ours):
         seen = asyncio.run(see(running, sizes))

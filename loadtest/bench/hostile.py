@@ -1,4 +1,4 @@
-"""Callers that mean harm, or know no better: slow, huge, half, hung, garbage. Bounded in number, in a process of its own.
+"""Callers that mean harm, or know no better: slow, huge, half, hung, garbage. They are bounded in number.
 
     python -m loadtest.bench.hostile PORT SECONDS
 
@@ -64,7 +64,12 @@ KINDS = (
     Kind("huge heads", 2, lambda: _at_once(b"GET / HTTP/1.1\r\nA: ", *[b"a" * 2**20] * 20), 2),
     Kind("huge bodies", 2, lambda: _at_once(RANK + b"Content-Length: 20971520\r\n\r\n", *[b" " * 2**20] * 20), 2),
     Kind("garbage", 4, lambda: _at_once(random.choice(GARBAGE))),
-    Kind("unread", 20, lambda: _at_once(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 500), reads=False),
+    Kind(
+        "unread",
+        20,
+        lambda: _at_once(b"GET /docs-assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20),
+        reads=False,
+    ),
     Kind("idle", 300, lambda: _at_once(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")),
 )
 
