@@ -18,6 +18,7 @@ from loadtest.machine import allow_connections
 
 HOST = "127.0.0.1"
 RANK = b"POST /rank/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+LARGE = b"GET /docs-assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
 GARBAGE = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(400),
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -67,7 +68,7 @@ KINDS = (
     Kind(
         "unread",
         20,
-        lambda: _at_once(b"GET /docs-assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20),
+        lambda: _at_once(LARGE * 20),
         reads=False,
     ),
     Kind("idle", 300, lambda: _at_once(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")),
