@@ -271,7 +271,9 @@ class Http(HttpToolsProtocol):
             self._earlier = [cycle for cycle in self._earlier if not cycle.response_complete] + [self.cycle]
         super().on_headers_complete()
         self._arrival_of().cycle = self.cycle
-        if self._duty is not None and self._duty.draining:
+        if self._closing():
+            for cycle in self._earlier:  # pipelined: the last of them has the last answer
+                cycle.keep_alive = True
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -303,6 +305,19 @@ class Http(HttpToolsProtocol):
                 self.transport.close()
             self._place()
 
+    @property
+    def asked_at(self) -> float:
+        """When the first byte of the newest request came, by time.perf_counter; 0: none yet."""
+        return 0.0 if self._arrival is None else self._arrival.begun
+
+    @property
+    def amid_request(self) -> bool:
+        """Whether a request's first byte has come and its last one has not."""
+        return self._reading != NONE
+
+    def _closing(self) -> bool:
+        return self._duty is not None and self._duty.draining
+
     def _arrival_of(self) -> Arrival:
         assert self._arrival is not None
         return self._arrival
@@ -318,7 +333,7 @@ class Http(HttpToolsProtocol):
         """
         self.cycle = cast(RequestResponseCycle, _ANSWERED)
         self._turned_away = True
-        self._last = self._last or self.expect_100_continue or (self._duty is not None and self._duty.draining)
+        self._last = self._last or self.expect_100_continue or self._closing()
         if self._last:
             answer = answer.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
         self.transport.write(answer)
