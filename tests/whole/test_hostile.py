@@ -10,8 +10,8 @@ from urllib.error import HTTPError
 import pytest
 
 from tests.client import Service, get, post, requests, serving
-from tests.contract.test_bounds import GARBAGE, NEXT, TOO_LARGE, answers
 from tests.echo import everything
+from tests.garbage import GARBAGE, NEXT, TOO_LARGE, answers
 from tests.processes import finished, wait_until
 
 HALVES = 300
