@@ -21,7 +21,6 @@ from model.bundle.reading import Bundle
 from model.features.catalog import Catalog
 from service.access.keyring import Watch as KeysWatch
 from service.api.answers import client_gone, ranker_error
-from service.api.arrival import TURNSTILE
 from service.api.auth import guard_of
 from service.api.duty import DUTY, Duty
 from service.api.edges.compressed import Compressed
@@ -30,6 +29,9 @@ from service.api.edges.methods import Methods
 from service.api.edges.prefix import Prefix
 from service.api.endpoint import Parts, install
 from service.api.gate import Gate
+from service.api.http.bounds import Bounds
+from service.api.http.lobby import LOBBY, Lobby
+from service.api.http.protocol import TURNSTILE
 from service.api.observed import Observed
 from service.api.openapi.document import Document
 from service.api.report import Report
@@ -178,7 +180,11 @@ async def _running(
         metrics.admission(*parts.gate.state())
 
     pulse = asyncio.create_task(beat(scorer.waiting, told))
-    yield {TURNSTILE: parts.gate.turn_away, DUTY: parts.duty}  # for the protocol, which asks before there is a request
+    lobby = Lobby(
+        Bounds.of(parts.settings).afforded(others=parts.settings.history_connections),
+        lambda reason: metrics.add("ranker_bad_requests", reason=reason),
+    )
+    yield {TURNSTILE: parts.gate.turn_away, DUTY: parts.duty, LOBBY: lobby}  # for the protocol, before any request
     pulse.cancel()
     await asyncio.gather(pulse, return_exceptions=True)
     # What others see comes first. A store's name that does not resolve, a collector that does not answer or a thread

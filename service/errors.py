@@ -199,6 +199,36 @@ class TooManyOfKey(RankerError):
         return [("retry-after", str(self.retry_after_s))]
 
 
+class BadHttp(RankerError):
+    """No HTTP request, or one on whose end two readers could differ; the connection is closed."""
+
+    kind, status = "malformed_http", 400
+
+
+class UrlTooLong(RankerError):
+    """A URL of more than 8 KiB."""
+
+    kind, status = "url_too_long", 414
+
+
+class HeadTooLarge(RankerError):
+    """More than `RANKER_MAX_HEADER_BYTES`, or more than 100 headers."""
+
+    kind, status = "headers_too_large", 431
+
+
+class SlowHead(RankerError):
+    """The caller took too long to send a request's head."""
+
+    kind, status = "slow_headers", 408
+
+
+class TooManyConnections(RankerError):
+    """More than `RANKER_MAX_CONNECTIONS`, and all at work."""
+
+    kind, status = "too_many_connections", 503
+
+
 KINDS: tuple[type[RankerError], ...] = (RankerError, *RankerError.__subclasses__())
 OF_STATUS = {error.status: error for error in reversed(KINDS)}  # the first of several with one status
 SHED = tuple(error.kind for error in KINDS if error.shed)

@@ -190,6 +190,41 @@ class Settings(BaseSettings):
         description="Origins whose pages may call from a browser (https://shop.example,http://localhost:3000), or * "
         "for all. Empty: none.",
     )
+    max_header_bytes: int = Field(
+        32 * 1024,
+        ge=1024,
+        le=2**20,
+        description="Size of a request's head: its line and its headers. A larger one is refused (431) before more of "
+        "it is read.",
+    )
+    header_timeout_s: float = Field(
+        10,
+        gt=0,
+        le=3600,
+        description="Seconds for a request's head, from its first byte on (408), and from a connection's start until "
+        "that byte (closed).",
+    )
+    body_timeout_s: float = Field(
+        30,
+        gt=0,
+        le=3600,
+        description="Seconds for a request's body to come whole (408; a deadline may be sooner), and for an answer to "
+        "be taken (closed).",
+    )
+    max_connections: int = Field(
+        2000,
+        ge=1,
+        le=1_000_000,
+        description="Connections per worker. One more takes the place of one that has long sent no whole head, else of "
+        "the one that is idle longest; else it is refused (503). Each takes about 12 kB.",
+    )
+    keep_alive_s: float = Field(
+        75,
+        ge=1,
+        le=86_400,
+        description="Seconds for which an answered connection is kept. Longer than the pools of callers and balancers "
+        "keep theirs (60 as a rule), or they send requests on connections that are just being closed.",
+    )
     drain_s: float = Field(
         5,
         ge=0,

@@ -13,16 +13,14 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import orjson
-
-from service.errors import Draining, error_body
+from service.errors import Draining
 
 FRESH_S = 0.5  # for who has connected and asked nothing yet
 REST_S = 1.0  # for the rest of a request
 SEEN_S = 0.3  # after a refusal: to close at once would be a reset, which takes the answer from who is still sending
 LOOK_S = 0.01
 
-Connection = Any  # an arrival.Door's protocol
+Connection = Any  # an http.protocol.Http
 
 
 def last_answers(connections: Iterable[Connection]) -> None:
@@ -51,7 +49,7 @@ async def finish(connections: set[Connection], until: float, linger_s: float) ->
             elif _asks(connection):
                 if _partial(connection) and now - max(begun, connection.asked_at) > rest_s:
                     refused[connection] = now
-                    _refuse(connection)
+                    connection.refuse(Draining("this instance has stopped before the whole request had come"))
             elif not _unread(connection) and (connection.asked_at or now - begun > FRESH_S):
                 at_rest.append(connection)
         if len(at_rest) == len(connections) and now - begun >= linger_s:
@@ -78,19 +76,3 @@ def _unread(connection: Connection) -> bool:
         return held is not None and struct.unpack("i", fcntl.ioctl(held.fileno(), termios.FIONREAD, b"\0" * 4))[0] > 0
     except (OSError, ValueError):  # closed meanwhile
         return False
-
-
-def _refuse(connection: Connection) -> None:
-    cycle, transport = connection.cycle, connection.transport
-    under_way = cycle is not None and not cycle.response_complete
-    if not (under_way and cycle.response_started):
-        body = error_body(Draining.kind, "this instance has stopped before the whole request had come", "")
-        content = orjson.dumps(body)
-        head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(content), content))
-    if under_way:  # as if the caller had hung up: nobody waits for the body
-        cycle.disconnected = True
-        cycle.message_event.set()
-    connection.flow.resume_reading()  # what comes is passed over
-    if transport.can_write_eof():
-        transport.write_eof()

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from model.bundle.errors import BundleError
 from service.api import leaving
-from service.api.arrival import Door
+from service.api.http.door import Door
 from service.app import create_app
 from service.models.loading import Loading
 from service.process.child import end_with, end_within, leave

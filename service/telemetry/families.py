@@ -11,6 +11,18 @@ WITH_STAGES = ("ok", "degraded", "late", "failed")  # of the others no stage tel
 _OUTCOME_OF = {429: "shed", 499: "gone", 504: "late"}
 CLOSED, HALF_OPEN, OPEN = 0, 1, 2  # the states of the store's circuit breaker
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
+BAD_REQUESTS = (  # why a connection was refused or closed before the application saw a request
+    "malformed_http",
+    "headers_too_large",
+    "url_too_long",
+    "slow_headers",
+    "slow_upload",
+    "draining",
+    "too_many_connections",
+    "silent",
+    "evicted",
+    "unread",
+)
 UNMATCHED = "unmatched"  # the route of a request that no route matches
 TOTAL = "total"  # the stage that is the whole request
 
@@ -112,6 +124,11 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
         "Requests refused for their key: none or an unknown one (unauthorized), one without the scope (forbidden), one "
         "above RANKER_RATE (too_many_requests).",
         {"kind": OF_KEYS},
+    ),
+    "ranker_bad_requests": Family(
+        "Connections that were refused or closed before the application saw a request (whole), by the reason; silent: "
+        "nothing was sent, evicted: idle and closed to make room, unread: an answer was not taken.",
+        {"reason": BAD_REQUESTS},
     ),
     "ranker_batch_errors": Family(
         "Requests of a batch that got an error for an answer, by its kind.", {"kind": tuple(e.kind for e in KINDS)}

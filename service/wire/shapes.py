@@ -13,6 +13,7 @@ from pydantic_core import from_json
 from model.features.behaviour import EARLIEST_MS, LATEST_MS, looks_like
 from model.features.ids import shown
 from service.errors import InvalidRequest, MalformedBody, RankerError, TooManyCandidates
+from service.wire.ids import LONGEST_ID, checked
 from service.wire.pieces import Tally, parsed
 from service.wire.turns import Turns
 
@@ -31,7 +32,7 @@ class RankRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    user_id: Annotated[StrictStr, Field(min_length=1, max_length=256)] | StrictInt
+    user_id: Annotated[StrictStr, Field(min_length=1, max_length=LONGEST_ID)] | StrictInt
     candidates: Annotated[list[Any], Field(min_length=1)] = Field(
         description="Item ids, or objects with `item_id` and features of the item or of its place (display position), "
         "which win over catalogue and `context`. Duplicates are each scored and kept."
@@ -51,6 +52,12 @@ class RankRequest(BaseModel):
     timeout_ms: Annotated[StrictInt, Field(ge=1, le=600_000)] | None = Field(
         None, description="Deadline in ms from the request's first byte; else RANKER_TIMEOUT_MS."
     )
+
+    @field_validator("candidates")
+    @classmethod
+    def _lengths(cls, value: list[Any]) -> list[Any]:
+        checked(value)
+        return value
 
     @field_validator("timestamp")
     @classmethod
@@ -179,6 +186,6 @@ def _words(problem: Mapping[str, Any]) -> str:
 
 
 def _input(problem: Mapping[str, Any]) -> str:
-    if problem["type"] == "missing":
-        return ""
+    if problem["type"] == "missing" or (problem["loc"] == ("candidates",) and problem["type"] == "value_error"):
+        return ""  # the message shows what it is about
     return f" (given {shown(problem['input'])})"

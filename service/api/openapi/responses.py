@@ -5,10 +5,21 @@ from typing import Any
 
 from service.access.keys import OPEN
 from service.api.endpoint import Endpoint, Errors
-from service.errors import Forbidden, RankerError, TooManyOfKey, Unauthorized
+from service.errors import (
+    BadHttp,
+    Forbidden,
+    HeadTooLarge,
+    RankerError,
+    SlowHead,
+    TooManyConnections,
+    TooManyOfKey,
+    Unauthorized,
+    UrlTooLong,
+)
 from service.wire.refusals import told
 
-ANYWHERE: Errors = (RankerError,)  # whatever the route
+# whatever the route; the last ones before it is looked at
+ANYWHERE: Errors = (RankerError, BadHttp, UrlTooLong, HeadTooLarge, SlowHead, TooManyConnections)
 KEYED: Errors = (Unauthorized, Forbidden, TooManyOfKey)  # where there are keys; a client is generated once for all
 PARAMETERS = {
     "X-Request-Id": {
