@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 HOME, WORK = "/srv/box/home", "/srv/box/work"  # within the box: fresh and empty
+IN_MEMORY = ("dev/shm", "tmp")
 LIMIT_S = 240
 KEPT = ("PATH", "LANG", "LC_ALL")  # of our own environment; what it names would not be the command's choice
 
@@ -82,33 +83,36 @@ def main(told: str) -> None:
         folder.mkdir()
     layers = f"lowerdir=/,upperdir={upper},workdir={outside / 'scratch'}"
     _run("mount", "-t", "overlay", "overlay", "-o", layers, inside)
+    _run("mount", "--rbind", "/dev", inside / "dev")
+    for folder in IN_MEMORY:  # empty: services of others keep their counts and sockets there, and ours may clear away
+        (inside / folder).mkdir(exist_ok=True)
+        _run("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", inside / folder)
     for needed in {ROOT, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}:
         if not (inside / needed.relative_to("/")).exists():  # on a file system of its own: seen, not written
             (inside / needed.relative_to("/")).mkdir(parents=True, exist_ok=True)
             _run("mount", "--rbind", "-o", "ro", needed, inside / needed.relative_to("/"))
     _run("mount", "-t", "proc", "proc", inside / "proc")
-    _run("mount", "--rbind", "/dev", inside / "dev")
-    _run("mount", "-t", "tmpfs", "tmpfs", inside / "dev/shm")
     for folder in (HOME, WORK):
         (inside / folder.lstrip("/")).mkdir(parents=True)
     # A link would lead out of it; what it leads to is somebody else's resolver.
     (inside / "etc/resolv.conf").unlink(missing_ok=True)
     (inside / "etc/resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
     (inside / "etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
-    before = set(_files(upper)) | set(_files(inside / "dev/shm"))
+    before = set(_written(upper, inside))
 
     questions: list[str] = []
     threading.Thread(target=_resolve, args=(_resolver(), questions), daemon=True).start()
-    ran = subprocess.Popen(
-        ["chroot", str(inside), "sh", "-c", f'cd {WORK} && exec "$@"', "sh", *task["command"]],
-        env=task["environment"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    output, _ = ran.communicate()
-    made = (set(_files(upper)) | {f"/dev/shm{name}" for name in _files(inside / "dev/shm")}) - before
+    said = outside / "output"  # a file: whatever the command leaves running would hold a pipe open
+    with said.open("w") as writing:
+        ran = subprocess.run(
+            ["chroot", str(inside), "sh", "-c", f'cd {WORK} && exec "$@"', "sh", *task["command"]],
+            env=task["environment"],
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=subprocess.STDOUT,
+        )
+    output = said.read_text(errors="replace")
+    made = set(_written(upper, inside)) - before
     files = sorted(name for name in made if not name.startswith(f"{WORK}/"))
     told_back = {"code": ran.returncode, "output": output, "questions": questions, "no_route": _no_route()}
     print(json.dumps(told_back | {"files": files}))
@@ -118,6 +122,12 @@ def _run(*command: object) -> None:
     ran = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if ran.returncode:
         sys.exit(f"{' '.join(map(str, command))}: {ran.stderr.strip()}")
+
+
+def _written(upper: Path, inside: Path) -> Iterator[str]:
+    yield from _files(upper)
+    for folder in IN_MEMORY:
+        yield from (f"/{folder}{name}" for name in _files(inside / folder))
 
 
 def _files(folder: Path) -> Iterator[str]:

@@ -17,8 +17,9 @@ SERVICE = """
     from service.settings import DEMO_BUNDLE
 
     shutil.copytree(DEMO_BUNDLE, "bundle")
-    Path("items.jsonl").write_text('{"item_id": "new one"}')
+    Path("items.jsonl").write_text('{"item_id": "new one", "category_id": "c1"}')
     budget = ("[tiny]", "rate = 20", "duration_s = 1", "candidates = 5", "errors = 0", "smoke = true")
+    budget += ("p50_ms = 9e3", "p99_ms = 9e3")
     Path("budgets.toml").write_text("\\n".join(budget))
     signal.alarm(120)  # a hang ends here, with what was said so far
 
