@@ -5,6 +5,10 @@
 #   docker run --rm -p 127.0.0.1:8000:8000 -e RANKER_REDIS_URL=redis://host:6379/0 -e RANKER_KEYS='me rank sha256:…' bst-ranker
 #   ... -v "$PWD/bundles:/bundles:ro" -e RANKER_BUNDLE=/bundles    # serves your own bundle instead of the demo's
 #
+# /bundles is what training wrote to, as `--out bundles`: the one bundle in it is served. Of several, name one:
+# RANKER_BUNDLE=/bundles/bst_mine. Mount the folder of bundles and not a version: its `current` is a link within it.
+# It runs with --read-only and no /tmp: its counts, 5 MB a worker, lie in /dev/shm.
+#
 # The embedded store is not in the image: RANKER_REDIS_URL must name one. docker-compose.yml brings one along. Without
 # keys (RANKER_KEYS_FILE, RANKER_KEYS) the image does not start, since others reach it; RANKER_UNSAFE_NO_KEYS=true lets it.
 
@@ -18,7 +22,8 @@ RUN python -m venv /opt/ranker
 
 # Packages before sources: a change of code then leaves this layer, the large one, as it is.
 COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+# With the extra `otel`: spans are sent where OTEL_EXPORTER_OTLP_ENDPOINT says, and nowhere without it.
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *project['optional-dependencies']['otel'], sep='\n')" \
         > requirements.txt \
     && /opt/ranker/bin/pip install --no-cache-dir --requirement requirements.txt --constraint constraints.txt
 
@@ -27,16 +32,25 @@ COPY model model
 COPY service service
 RUN /opt/ranker/bin/pip install --no-cache-dir --no-deps .
 
+# What is in it, as CycloneDX JSON: /opt/ranker/sbom.json. Made by a tool that stays out of the image.
+COPY .ci/sbom ./
+RUN python -m venv /opt/sbom \
+    && /opt/sbom/bin/pip install --no-cache-dir --constraint constraints.txt cyclonedx-bom \
+    && sh sbom /opt/sbom/bin/cyclonedx-py /opt/ranker/bin/python /opt/ranker/sbom.json
+
 
 FROM ${BASE}
 
 COPY --from=build /opt/ranker /opt/ranker
 
 # PYTHONUNBUFFERED: a log line leaves the process when it is written, so a killed process has said all it had to say.
+# ORT_DISABLE_TELEMETRY, DO_NOT_TRACK: model/quiet.py sets them too; so does the image, for whatever else is run in it.
 # RANKER_HOST: loopback would be the container's own; which address of the host is open, the port mapping decides.
 # RANKER_ADMIN_PORT: probes and scrapes must be answered whatever the load is; 0 switches that process off.
 ENV PATH=/opt/ranker/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    DO_NOT_TRACK=1 \
     RANKER_HOST=0.0.0.0 \
     RANKER_ADMIN_PORT=8001
 

@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 LOGS := $(if $(RANKER_REAL_LOGS),$(RANKER_REAL_LOGS),$(wildcard $(CURDIR)/../shared/data))
 OUT ?= .cache/demo
 
-.PHONY: run test lint demo-bundle loadtest bench faults clients docs clean help
+.PHONY: run test audit sbom lint demo-bundle loadtest bench faults clients docs clean help
 
 help: ## what there is to call
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -46,6 +46,11 @@ faults: $(VENV)/dev.done ## the fault suite in full: what callers see while the 
 
 clients: $(VENV)/dev.done ## clients generated from the OpenAPI document, in Python and TypeScript: compiled, and run against a service
 	$(BIN)/python -m pytest -q -rs tests/whole/test_clients.py
+audit: .cache/supply.done ## whether a pinned package has a known weakness; asks pypi.org, and says so where it cannot
+	@.ci/audit .cache/supply/bin/pip-audit
+
+sbom: $(VENV)/service.done .cache/supply.done ## what is installed in .venv, as CycloneDX JSON: .cache/sbom.json
+	@.ci/sbom .cache/supply/bin/cyclonedx-py $(BIN)/python .cache/sbom.json
 
 docs: $(VENV)/dev.done ## write docs/settings.md from service/settings.py
 	$(BIN)/python -m tests.settings_page > docs/settings.md
@@ -68,6 +73,13 @@ $(VENV)/dev.done: pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory environment
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/service.done $(VENV)/tables.done
+
+# In an environment of their own: what looks at packages is not to be among them.
+.cache/supply.done: pyproject.toml constraints.txt
+	@mkdir -p .cache && $(PYTHON) -m venv .cache/supply
+	@.cache/supply/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt $$($(PYTHON) -c \
+		"import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['supply'])")
+	@touch $@
 
 .PHONY: environment
 environment:

@@ -1,6 +1,5 @@
 """The machine of a run: processor, cores and system, for its report, and room for connections. No name, no address."""
 
-import os
 import platform
 import resource
 from contextlib import suppress
@@ -14,11 +13,6 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def system() -> str:

@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 import duckdb
 from tqdm import tqdm
 
+from model.cores import cores
+
 SHARE = 0.5  # of the memory that a command may take: the rest is for numpy, and for what DuckDB does not count
 
 
@@ -102,11 +104,6 @@ def progress(connection: duckdb.DuckDBPyConnection, what: str) -> Iterator[None]
     finally:
         done.set()
         watch.join()
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def quoted(name: str) -> str:

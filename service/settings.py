@@ -1,13 +1,13 @@
 """What the operator may set: one frozen object, read once from `RANKER_*` variables, each field with its reason."""
 
 import math
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from model.cores import cores
 from service import listed
 
 DEMO_BUNDLE = Path(__file__).parent / "demo" / "bundle"
@@ -118,13 +118,12 @@ class Settings(BaseSettings):
         description="Seconds for which it is remembered: a user's clicks since are missing in it. 0: not at all.",
     )
     score_threads: int = Field(
-        default_factory=lambda: max(
-            1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        ),
+        default_factory=lambda settings: max(1, min(256, cores() // settings.get("workers", 1))),
         ge=1,
         le=256,
         description="Scoring threads per worker; each runs the graph once at a time. More threads than cores only "
-        "queue inside the machine; with several workers set it to cores / workers.",
+        "queue inside the machine. Unset: the cores this process may use, shared out among the workers, at least 1 "
+        "each. A container's CPU quota and the cores it is bound to count, half a core as one.",
     )
     precision: Literal["auto", "fp32", "int8"] = Field(
         "auto",
@@ -301,5 +300,6 @@ def load_settings() -> Settings:
             f"RANKER_{'_'.join(str(part) for part in problem['loc']).upper()}={problem['input']!r}: "
             + problem["msg"].removeprefix("Value error, ")
             for problem in error.errors()
+            if problem["type"] != "default_factory_not_called"  # its own fault is another field's, told already
         ]
         raise SettingsError("; ".join(lines)) from None

@@ -32,7 +32,7 @@ def page() -> str:
 
 def _default(field: FieldInfo) -> str:
     if field.default_factory is not None:
-        return "the cores"
+        return "the cores / `RANKER_WORKERS`"
     value = field.default
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value) or "none"

@@ -13,8 +13,9 @@ import onnxruntime
 from matplotlib.figure import Figure
 
 from loadtest.errors import NoRun
-from loadtest.machine import cores, processor
+from loadtest.machine import processor
 from loadtest.peers import ROOT
+from model.cores import cores
 
 OUT = ROOT / ".cache" / "bench"
 

@@ -22,7 +22,7 @@ from loadtest.generator.plan import Body
 from loadtest.generator.progress import Progress
 from loadtest.generator.replay import Seconds
 from loadtest.generator.send import Watcher, new_loop, open_loop
-from loadtest.machine import cores
+from model.cores import cores
 
 RATE_OF_ONE = 1000  # requests/s that one process sends on time at a tenth to a third of a core
 START_S = 60.0  # for the processes to come up; they import, connect and take their share of the plan

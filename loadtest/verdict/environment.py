@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from loadtest.machine import cores, processor, system
+from loadtest.machine import processor, system
+from model.cores import cores
 
 PACKAGES = ("bst-ranker", "numpy", "httptools", "hdrhistogram")
 OF_MODEL = ("name", "version", "network", "objective", "precision")

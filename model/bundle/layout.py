@@ -23,8 +23,17 @@ PREVIOUS_CATALOG = "catalog/previous.npy"  # the one before the last swap; in no
 
 def located(path: Path) -> tuple[Path, dict[str, Any]]:
     """Folder and manifest of the bundle at `path`, or of the one that its `current` points to. Raises BundleError."""
-    folder = (path / "current" if (path / "current").is_dir() else path).resolve()
+    home = path if (path / "manifest.json").exists() else _only(path) or path
+    folder = (home / "current" if (home / "current").is_dir() else home).resolve()
     return folder, _manifest(folder)
+
+
+def _only(path: Path) -> Path | None:
+    """The one bundle in a folder of bundles, as training fills and a container mounts it; None: none, or several."""
+    if (path / "current").is_dir():
+        return None
+    homes = [current.parent for current in path.glob("*/current") if (current / "manifest.json").is_file()]
+    return homes[0] if len(homes) == 1 else None
 
 
 def verify_catalog(folder: Path, manifest: Mapping[str, Any], name: str = CATALOG) -> None:

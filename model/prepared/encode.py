@@ -13,8 +13,9 @@ import numpy.typing as npt
 import polars as pl
 import tomli_w
 
+from model.cores import cores
 from model.datasets.tables import DataSet, Options
-from model.engine import cores, engine, first_line, progress
+from model.engine import engine, first_line, progress
 from model.features.catalog import FILE, Catalog
 from model.features.encode import Encoder
 from model.features.ids import Keys

@@ -7,7 +7,6 @@ runs/<variant>/<seed>/  result.json      figures, curve, attention, and the iden
 """
 
 import json
-import os
 import platform
 import shutil
 import sys
@@ -22,6 +21,7 @@ import onnxruntime
 from tqdm import tqdm
 
 from model.bundle.reading import Bundle
+from model.cores import cores
 from model.evaluation.measure import score_rows
 from model.files import write_json
 from model.prepared.loader import Prepared
@@ -171,7 +171,7 @@ def machine() -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "training_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

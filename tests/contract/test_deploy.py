@@ -1,9 +1,11 @@
 """What watches the service: rules that fire when they must, and a dashboard that asks for nothing but what there is."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import urllib.error
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +16,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.generator import budgets
+from model import quiet
+from service.settings import Settings
+from service.telemetry.folder import FOLDER_BYTES_PER_WORKER
 from tests.client import get, post, serving
 from tests.promql import Query, Selector, read
 
@@ -331,3 +336,64 @@ def test_the_image_s_check_asks_the_admin_port_where_there_is_one(
 @pytest.mark.parametrize("alert", ALERTS)
 def test_the_page_of_operations_says_what_to_do_about_an_alert(alert: str) -> None:
     assert f"| `{alert}` |" in (ROOT / "docs" / "operations.md").read_text()
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_leads_to_the_page_that_says_what_to_do(alert: str) -> None:
+    (annotations,) = [rule["annotations"] for rule in RULE_LIST if rule.get("alert") == alert]
+    page, _, section = annotations["runbook"].partition("#")
+    assert f"## {section.capitalize()}" in (ROOT / page).read_text()
+
+
+IMAGE = (ROOT / "Dockerfile").read_text()
+
+
+def test_the_image_sets_what_the_code_sets_so_that_nothing_in_it_phones_home() -> None:
+    for name, text in quiet.ALWAYS.items():
+        assert f"{name}={text}" in IMAGE
+
+
+def test_the_image_has_the_extra_for_spans_and_says_what_is_in_it(tmp_path: Path) -> None:
+    recipe = re.search(r'RUN python -c "(.*)" \\\n', IMAGE)
+    assert recipe
+    ran = subprocess.run([sys.executable, "-c", recipe[1]], cwd=ROOT, capture_output=True, text=True)
+    needed = ran.stdout.splitlines()
+    assert {"fastapi", "onnxruntime", "opentelemetry-sdk"} <= {re.split("[<>=[]", line)[0] for line in needed}
+    assert "torch" not in ran.stdout and "/opt/ranker/sbom.json" in IMAGE
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", IMAGE, re.MULTILINE):
+        for name in source.split():
+            assert (ROOT / name).exists()
+            assert f"!{name}" in (ROOT / ".dockerignore").read_text().splitlines(), name
+
+
+def test_the_container_gets_the_time_that_the_service_takes_to_stop_and_no_folder_that_it_does_not_need() -> None:
+    service = COMPOSE["services"]["service"]
+    assert float(service["stop_grace_period"].removesuffix("s")) > Settings.model_fields["shutdown_grace_s"].default
+    assert service["read_only"] and "tmpfs" not in service
+    assert service["shm_size"] == "128mb" and 128 * 2**20 >= 20 * FOLDER_BYTES_PER_WORKER
+
+
+@pytest.mark.parametrize("named", ["/bundles", "/bundles/bst_mine"])
+def test_bundles_are_mounted_where_the_comments_say(named: str) -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    assert named in IMAGE and named in compose and "/bundles:/bundles:ro" in IMAGE and "/bundles:/bundles:ro" in compose
+
+
+def test_what_audits_packages_says_so_where_it_cannot_ask(tmp_path: Path) -> None:
+    def audited(says: str, code: int, **environment: str) -> tuple[int, str]:
+        tool = tmp_path / "pip-audit"
+        tool.write_text(f"#!/bin/sh\necho '{says}'\nexit {code}\n")
+        tool.chmod(0o755)
+        ran = subprocess.run(
+            [ROOT / ".ci" / "audit", tool],
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"]} | environment,
+        )
+        return ran.returncode, ran.stdout + ran.stderr
+
+    assert audited("No known vulnerabilities found", 0)[0] == 0
+    assert audited("Found 2 known vulnerabilities in 1 package", 1)[0] == 1
+    unasked = audited("ERROR: Dependency not found on PyPI", 1)
+    assert unasked[0] == 2 and "nothing is proved" in unasked[1]
+    assert audited("ERROR: Dependency not found on PyPI", 1, AUDIT_MAY_FAIL="1")[0] == 0

@@ -156,3 +156,20 @@ def test_a_new_bundle_carries_the_time_of_its_export(small_bundle: Bundle) -> No
     written = datetime.fromisoformat(small_bundle.manifest["exported_at"])
     assert f"{written:%Y%m%dT%H%M%S}" == small_bundle.version[:15]
     assert 0 <= time.time() - small_bundle.exported_s < 24 * 3600
+
+
+def test_a_folder_with_one_bundle_in_it_is_that_bundle_as_a_container_mounts_it(
+    small_bundle: Bundle, tmp_path: Path
+) -> None:
+    def home(name: str) -> Path:
+        shutil.copytree(small_bundle.folder, tmp_path / name / small_bundle.version)
+        (tmp_path / name / "current").symlink_to(small_bundle.version)
+        return tmp_path / name / small_bundle.version
+
+    only = home("bst_mine")
+    (tmp_path / "lost+found").mkdir()
+    assert Bundle.open(tmp_path).folder == only.resolve()
+    home("bst_other")
+    named = rf"is no bundle: .*; it holds {tmp_path}/bst_mine, {tmp_path}/bst_other: name one of them$"
+    with pytest.raises(BundleError, match=named):
+        Bundle.open(tmp_path)

@@ -14,17 +14,20 @@ ROOT = Path(__file__).parents[2]
 # freely, but never in a circle. The longest prefix counts.
 OPTIONS = {"model.options"}  # a leaf: what an option may be
 ENGINE = {"model.engine"}  # a leaf: DuckDB within its limits
+CORES = {"model.cores"}  # a leaf: how many there are to use
 COMMAND = {"model.command"}  # a leaf: how a command ends
 LINES = {"model.textfile"}  # a leaf: lines of text files as people's tools write them
 FILES_ALONE = {"model.files"}  # a leaf: it writes beside and renames
 FEATURES = {"model.features"}
-ENCODED = FEATURES | FILES_ALONE | OPTIONS | ENGINE | {"model.datasets"}  # what there is before a network
+ENCODED = FEATURES | FILES_ALONE | OPTIONS | ENGINE | CORES | {"model.datasets"}  # what there is before a network
 SERVED = FEATURES | {"model.bundle"}  # all of model/ that the service knows
 LEARNT = SERVED | FILES_ALONE | OPTIONS | {"model.prepared", "model.evaluation", "model.networks"}
 TRAINED = LEARNT | {"model.training", "model.graph"}
 ARROWS = {
-    "model": COMMAND,  # its __init__, and whatever has no arrow yet
-    "model.engine": set(),
+    "model": COMMAND | CORES | {"model.quiet"},  # its __init__, and whatever has no arrow yet
+    "model.engine": CORES,
+    "model.cores": set(),
+    "model.quiet": set(),
     "model.files": set(),
     "model.command": set(),
     "model.textfile": set(),
@@ -38,7 +41,7 @@ ARROWS = {
     "model.evaluation": SERVED | FILES_ALONE | {"model.prepared"},
     "model.training": LEARNT,
     "model.graph": LEARNT | {"model.training"},
-    "model.reproduction": TRAINED | {"model.pages"},
+    "model.reproduction": TRAINED | CORES | {"model.pages"},
     "model.loader": {"model.prepared"},
     "model.prepare": COMMAND | ENCODED | {"model.prepared"},
     "model.catalog": SERVED | COMMAND | LINES | FILES_ALONE | {"model.prepared"},
@@ -61,7 +64,7 @@ ARROWS = {
     "service.process.adminprocess": {"service.telemetry"},
     "service.process.admin": {"service.access", "service.errors", "service.process.adminprocess", "service.telemetry"}
     | {"service.wire.codings"},  # a light process
-    "service.settings": {"service.listed"},
+    "service.settings": {"service.listed", *CORES},
     "service.listed": set(),  # a leaf: what settings that are lists may hold
     "service.errors": set(),
     "service.access": {"service.errors"},
@@ -88,9 +91,15 @@ ARROWS = {
     "loadtest.machine": set(),
     "loadtest.quantiles": set(),
     "loadtest.table": set(),
-    "loadtest.generator": {"loadtest.errors", "loadtest.machine", "loadtest.quantiles", *LINES},  # knows HTTP alone
+    "loadtest.generator": {
+        "loadtest.errors",
+        "loadtest.machine",
+        "loadtest.quantiles",
+        *LINES,
+        *CORES,
+    },  # knows HTTP alone
     "loadtest.verdict": {"loadtest.errors", "loadtest.machine", "loadtest.quantiles", "loadtest.table"}
-    | {"loadtest.generator", "model.pages"},
+    | {"loadtest.generator", "model.pages", *CORES},
     "loadtest.bench": {"loadtest.errors", "loadtest.machine", "loadtest.peers", "model", "service"},
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
     "loadtest.surge": {"loadtest.errors", "loadtest.quantiles", "loadtest.generator", "loadtest.verdict"},
