@@ -29,7 +29,7 @@ def located(path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _only(path: Path) -> Path | None:
-    """The one bundle in a folder of bundles, as training fills and a container mounts it; None: none, or several."""
+    """The one bundle in a folder of bundles, as training fills it; None: it has none, or several."""
     if (path / "current").is_dir():
         return None
     homes = [current.parent for current in path.glob("*/current") if (current / "manifest.json").is_file()]
