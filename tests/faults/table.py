@@ -8,12 +8,12 @@ these.
 
 from typing import Protocol
 
-from tests.faults.callers import CALLERS
-from tests.faults.fuzzed import FUZZED
-from tests.faults.greedy import GREEDY
-from tests.faults.held import Held
-from tests.faults.outages import OUTAGES
-from tests.faults.starts import STARTS, LeftOut
+from tests.faults.callers.clumsy import CLUMSY
+from tests.faults.callers.fuzzed import FUZZED
+from tests.faults.callers.greedy import GREEDY
+from tests.faults.held import Held, LeftOut
+from tests.faults.store.outages import OUTAGES
+from tests.faults.store.starts import STARTS
 from tests.faults.world import World
 
 
@@ -34,7 +34,7 @@ class Fault(Protocol):
         ...
 
 
-FAULTS: list[Fault] = [*OUTAGES, *CALLERS, *GREEDY, *STARTS, *FUZZED]
+FAULTS: list[Fault] = [*OUTAGES, *CLUMSY, *GREEDY, *STARTS, *FUZZED]
 
 
 async def seen(fault: Fault, world: World, size: int) -> Held:
