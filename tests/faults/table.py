@@ -12,6 +12,7 @@ from tests.faults.callers.clumsy import CLUMSY
 from tests.faults.callers.fuzzed import FUZZED
 from tests.faults.callers.greedy import GREEDY
 from tests.faults.held import Held, LeftOut
+from tests.faults.process.workers import WORKERS_ROWS
 from tests.faults.store.outages import OUTAGES
 from tests.faults.store.starts import STARTS
 from tests.faults.world import World
@@ -34,7 +35,7 @@ class Fault(Protocol):
         ...
 
 
-FAULTS: list[Fault] = [*OUTAGES, *CLUMSY, *GREEDY, *STARTS, *FUZZED]
+FAULTS: list[Fault] = [*OUTAGES, *CLUMSY, *GREEDY, *STARTS, *FUZZED, *WORKERS_ROWS]
 
 
 async def seen(fault: Fault, world: World, size: int) -> Held:
