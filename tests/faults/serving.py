@@ -14,11 +14,17 @@ from tests.processes import started, wait_until
 
 
 @contextmanager
-def serving_within(*bounds: object, until_ready: bool = True, **settings: str) -> Iterator[Service]:
-    """As `tests.client.serving`, within bounds. Raises LeftOut where they cannot be had."""
+def serving_within(
+    *bounds: object, until_ready: bool = True, temporary: str | None = None, **settings: str
+) -> Iterator[Service]:
+    """As `tests.client.serving`, within bounds. Raises LeftOut where they cannot be had.
+
+    `temporary`: the folder for temporary files, which must be there before the bounds are.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RANKER_")}
     environment |= {"RANKER_PORT": "0", "RANKER_DRAIN_S": "0", "PYTHONUNBUFFERED": "1"}
     environment |= {f"RANKER_{name.upper()}": value for name, value in settings.items()}
+    environment |= {"TMPDIR": temporary} if temporary else {}
     command = ("-m", "tests.faults.within", *bounds, "--", "service")
     with started(*command, environment=environment, kind=Service) as service:
         wait_until(lambda: not until_ready or "curl" in service.output or service.process.poll() is not None, service)

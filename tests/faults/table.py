@@ -12,6 +12,11 @@ from tests.faults.callers.clumsy import CLUMSY
 from tests.faults.callers.fuzzed import FUZZED
 from tests.faults.callers.greedy import GREEDY
 from tests.faults.held import Held, LeftOut
+from tests.faults.process.clocks import CLOCKS
+from tests.faults.process.descriptors import DESCRIPTORS
+from tests.faults.process.restarts import RESTARTS
+from tests.faults.process.starting import STARTING
+from tests.faults.process.stops import STOPS
 from tests.faults.process.workers import WORKERS_ROWS
 from tests.faults.store.outages import OUTAGES
 from tests.faults.store.starts import STARTS
@@ -35,7 +40,19 @@ class Fault(Protocol):
         ...
 
 
-FAULTS: list[Fault] = [*OUTAGES, *CLUMSY, *GREEDY, *STARTS, *FUZZED, *WORKERS_ROWS]
+FAULTS: list[Fault] = [
+    *OUTAGES,
+    *CLUMSY,
+    *GREEDY,
+    *STARTS,
+    *FUZZED,
+    *WORKERS_ROWS,
+    *STOPS,
+    *STARTING,
+    *CLOCKS,
+    *DESCRIPTORS,
+    *RESTARTS,
+]
 
 
 async def seen(fault: Fault, world: World, size: int) -> Held:

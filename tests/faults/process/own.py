@@ -9,14 +9,17 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.client import Service, serving
 from tests.faults.client import Caller, Lost
 from tests.faults.held import Held
 from tests.faults.serving import needed, workers_of
+from tests.faults.store.server import PASSWORD
 from tests.faults.users import Users
 from tests.faults.world import RECOVER_S, SETTINGS, World
 from tests.servers import free_ports
@@ -88,10 +91,12 @@ class Load:
 class Own(World):
     """The world of one service of a fault's own. `held` is where its promises go."""
 
-    def __init__(self, world: World, service: Service, held: Held, load: Load, admin_port: int, rounds: int):
+    def __init__(
+        self, world: World, service: Service, held: Held, load: Load, admin_port: int, handover: str, rounds: int
+    ):
         super().__init__(world.store, world.proxy, service, world.users)
         self.held, self.load, self.rounds = held, load, rounds
-        self._admin_port = admin_port
+        self._admin_port, self.handover = admin_port, handover
 
     def workers(self) -> list[int]:
         return workers_of(self.service)
@@ -146,12 +151,15 @@ class Ordeal:
     short: bool = False
     size: int = FULL
     refused: tuple[int, ...] = ()
-    asks: Mapping[str, Any] = field(default_factory=dict)  # more fields of the load's requests
+    anew: int = CALLERS // 2  # of the load's callers, how many open a connection for each request
+    hands_over: bool = False  # it has a RANKER_HANDOVER
+    names_time: bool = False  # the load's requests have a `timestamp`
+    by_proxy: bool = False  # its store is behind the world's proxy
 
     async def run(self, world: World, held: Held, size: int) -> None:
         needed(*self.needs)
         async with self._own(world, held, size) as own:
-            own.load.start()
+            own.load.start(anew=self.anew)
             try:
                 await own.load.answers(20)
                 await self.happens(own)
@@ -171,13 +179,22 @@ class Ordeal:
     @asynccontextmanager
     async def _own(self, world: World, held: Held, size: int) -> AsyncIterator[Own]:
         [admin_port] = free_ports(1)
-        settings = SETTINGS | {"redis_url": world.store.url, "workers": str(WORKERS), "score_threads": "1"}
+        proxied = f"redis://:{PASSWORD}@127.0.0.1:{world.proxy.port}"
+        settings = SETTINGS | {
+            "redis_url": proxied if self.by_proxy else world.store.url,
+            "workers": str(WORKERS),
+            "score_threads": "1",
+        }
         settings |= {"admin_port": str(admin_port), **self.settings}
         rounds = ROUND if size >= FULL else 1
-        with self.start(**settings) as service:
+        with TemporaryDirectory(prefix="ranker-faults-") as folder, ExitStack() as stack:
+            handover = str(Path(folder) / "socket")
+            settings |= {"handover": handover, "drain_s": "1"} if self.hands_over else {}
+            service = stack.enter_context(self.start(**settings))
             port = int(service.url.rpartition(":")[2])
-            load = Load(held, world.users, port, self.asks)
-            own = Own(world, service, held, load, admin_port, rounds)
+            more = {"timestamp": world.users.now_ms} if self.names_time else {}
+            load = Load(held, world.users, port, more)
+            own = Own(world, service, held, load, admin_port, handover, rounds)
             await own.whole()
             yield own
 

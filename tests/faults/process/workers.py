@@ -1,6 +1,5 @@
 """Workers and parents that are killed, frozen, told to end, or cannot start again."""
 
-import asyncio
 import os
 import signal
 import socket
@@ -12,8 +11,6 @@ from tests.faults.process.own import CALLERS, Ordeal, Own, until
 HANG_S = 2
 FROZEN_S = 10.0  # in which a frozen worker must be replaced, its start included
 SURVIVE_S = 15.0  # in which no worker outlives its parent
-GIVES_UP_S = 60.0  # in which a service whose workers cannot start must end
-FEW_LINES = 12
 AFTER = 60  # answers that must come after what happened
 
 
@@ -92,17 +89,6 @@ async def parent_killed(own: Own) -> None:
         successor.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         successor.bind(("127.0.0.1", own.port))  # raises where somebody still listens
     own.held.promise(workers, "there were workers", workers)
-
-
-async def gives_up(own: Own, told: int) -> None:
-    """No worker is left and none can start: it ends, says why in a few lines, and nobody is left waiting."""
-    seconds = await own.ended(GIVES_UP_S)
-    code = own.service.process.returncode
-    own.held.figures |= {"gave_up_s": seconds, "exit_code": float(code)}
-    own.held.promise(code > 0, "an exit code that is an error", code)
-    lines = own.service.output[told:].strip().splitlines()
-    own.held.promise(0 < len(lines) <= FEW_LINES, f"1 to {FEW_LINES} lines that say why", f"{len(lines)}: {lines[:5]}")
-    await asyncio.sleep(0)
 
 
 def per_kill(kills: int) -> int:
