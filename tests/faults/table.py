@@ -40,7 +40,10 @@ class Fault(Protocol):
         ...
 
 
-FAULTS: list[Fault] = [
+OF_STORES: list[Fault] = [*OUTAGES, *STARTS]
+OF_CALLERS: list[Fault] = [*CLUMSY, *GREEDY, *FUZZED]
+OF_PROCESSES: list[Fault] = [*WORKERS_ROWS, *STOPS, *STARTING, *CLOCKS, *DESCRIPTORS, *RESTARTS]
+FAULTS = [*OF_STORES, *OF_CALLERS, *OF_PROCESSES]
     *OUTAGES,
     *CLUMSY,
     *GREEDY,
