@@ -44,18 +44,6 @@ OF_STORES: list[Fault] = [*OUTAGES, *STARTS]
 OF_CALLERS: list[Fault] = [*CLUMSY, *GREEDY, *FUZZED]
 OF_PROCESSES: list[Fault] = [*WORKERS_ROWS, *STOPS, *STARTING, *CLOCKS, *DESCRIPTORS, *RESTARTS]
 FAULTS = [*OF_STORES, *OF_CALLERS, *OF_PROCESSES]
-    *OUTAGES,
-    *CLUMSY,
-    *GREEDY,
-    *STARTS,
-    *FUZZED,
-    *WORKERS_ROWS,
-    *STOPS,
-    *STARTING,
-    *CLOCKS,
-    *DESCRIPTORS,
-    *RESTARTS,
-]
 
 
 async def seen(fault: Fault, world: World, size: int) -> Held:
