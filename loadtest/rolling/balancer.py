@@ -1,7 +1,9 @@
 """HAProxy before two instances: it asks each for /health/ready, and sends nothing to one that says 503."""
 
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ EVERY_MS, FALL, RISE = 200, 2, 2  # how often it asks, and after how many answer
 SEES_S = EVERY_MS / 1000 * (max(FALL, RISE) + 2)  # by then it knows
 CONFIGURATION = """
 global
-    maxconn 10000
+    maxconn 2000
 defaults
     mode http
     timeout connect 2s
@@ -56,9 +58,19 @@ def balancer(ports: Sequence[int], cpus: set[int]) -> Iterator[int]:
                 start_new_session=True,
             )
         try:
+            while not _listens(port):
+                if process.poll() is not None:
+                    raise NoRun(f"haproxy ended with exit code {process.returncode}; its configuration:\n{told}")
+                time.sleep(0.02)
             yield port
-            if process.poll() is not None:
-                raise NoRun(f"haproxy ended with exit code {process.returncode}; its configuration:\n{told}")
         finally:
             process.kill()
             process.wait()
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
