@@ -8,6 +8,7 @@ these.
 
 from typing import Protocol
 
+from tests.faults.bundles.swaps import BUNDLES
 from tests.faults.callers.clumsy import CLUMSY
 from tests.faults.callers.fuzzed import FUZZED
 from tests.faults.callers.greedy import GREEDY
@@ -43,7 +44,8 @@ class Fault(Protocol):
 OF_STORES: list[Fault] = [*OUTAGES, *STARTS]
 OF_CALLERS: list[Fault] = [*CLUMSY, *GREEDY, *FUZZED]
 OF_PROCESSES: list[Fault] = [*WORKERS_ROWS, *STOPS, *STARTING, *CLOCKS, *DESCRIPTORS, *RESTARTS]
-FAULTS = [*OF_STORES, *OF_CALLERS, *OF_PROCESSES]
+OF_BUNDLES: list[Fault] = [*BUNDLES]
+FAULTS = [*OF_STORES, *OF_CALLERS, *OF_PROCESSES, *OF_BUNDLES]
 
 
 async def seen(fault: Fault, world: World, size: int) -> Held:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.client import Service, serving
 from tests.faults.client import Caller, Lost
@@ -88,15 +88,20 @@ class Load:
             self.answers_at.append(now)
 
 
+class Ways(NamedTuple):
+    """To a service, beside its port."""
+
+    admin_port: int
+    handover: str  # where its socket would be handed over
+
+
 class Own(World):
     """The world of one service of a fault's own. `held` is where its promises go."""
 
-    def __init__(
-        self, world: World, service: Service, held: Held, load: Load, admin_port: int, handover: str, rounds: int
-    ):
-        super().__init__(world.store, world.proxy, service, world.users)
+    def __init__(self, world: World, service: Service, held: Held, load: Load, ways: "Ways", rounds: int):
+        super().__init__(world.store, world.proxy, service, load.users)
         self.held, self.load, self.rounds = held, load, rounds
-        self._admin_port, self.handover = admin_port, handover
+        self._admin_port, self.handover = ways.admin_port, ways.handover
 
     def workers(self) -> list[int]:
         return workers_of(self.service)
@@ -151,6 +156,7 @@ class Ordeal:
     short: bool = False
     size: int = FULL
     refused: tuple[int, ...] = ()
+    people: Callable[[Users, Service], Users] = lambda users, service: users  # who judge the answers
     anew: int = CALLERS // 2  # of the load's callers, how many open a connection for each request
     hands_over: bool = False  # it has a RANKER_HANDOVER
     names_time: bool = False  # the load's requests have a `timestamp`
@@ -193,8 +199,9 @@ class Ordeal:
             service = stack.enter_context(self.start(**settings))
             port = int(service.url.rpartition(":")[2])
             more = {"timestamp": world.users.now_ms} if self.names_time else {}
-            load = Load(held, world.users, port, more)
-            own = Own(world, service, held, load, admin_port, handover, rounds)
+            people = self.people(world.users, service)
+            load = Load(held, people, port, more)
+            own = Own(world, service, held, load, Ways(admin_port, handover), rounds)
             await own.whole()
             yield own
 

@@ -143,6 +143,7 @@ WORKERS_ROWS = [
         settings={"hang_s": str(HANG_S)},
         needs=("hang_s",),
         lost=lambda rounds: per_kill(1),
+        refused=(504,),  # who waited longer than RANKER_TIMEOUT_MS
     ),
     Ordeal(
         "the parent killed",
