@@ -43,6 +43,10 @@ class Home:
         """Of the second version, for a fault to damage."""
         return Path(shutil.copytree(self.folder / SECOND, self.folder / name))
 
+    def versions(self) -> list[str]:
+        """What lies in the home, a lock aside."""
+        return sorted(path.name for path in self.folder.iterdir() if path.suffix != ".lock")
+
     def point(self, name: str) -> None:
         beside = self.folder / "current.new"
         beside.unlink(missing_ok=True)

@@ -11,10 +11,13 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from model.bundle.reading import Bundle
+from model.bundle.writing import amend
 from tests.client import Service
 from tests.faults.bundles.made import FIRST, SECOND, WEIGHTS, Home, home_of, serving_a_home
 from tests.faults.process.own import CALLERS, Ordeal, Own, until
@@ -132,9 +135,10 @@ async def disk_full(own: Own) -> None:
     """`python -m service.publish` into a home without room: an exit code, a line, nothing half-written."""
     needed("service.publish")
     home = home_of(own.service)
-    before = sorted(path.name for path in home.folder.iterdir())
+    before = home.versions()
     with TemporaryDirectory() as folder:
-        bundle = shutil.copytree(home.folder / SECOND, f"{folder}/bundle")
+        bundle = Path(shutil.copytree(home.folder / SECOND, f"{folder}/bundle"))
+        amend(Bundle.open(bundle), {}, {"version": "3"}, [])
         limited = f"ulimit -f 64; exec '{sys.executable}' -m service.publish '{bundle}'"  # kB a file
         environment = os.environ | {"RANKER_BUNDLE": str(home.folder)}
         done = await asyncio.to_thread(
@@ -143,7 +147,7 @@ async def disk_full(own: Own) -> None:
     lines = done.stderr.strip().splitlines()
     own.held.promise(done.returncode > 0, "an exit code that is an error", done.returncode)
     own.held.promise(len(lines) == 1, "one line that says why", lines[-3:])
-    after = sorted(path.name for path in home.folder.iterdir())
+    after = home.versions()
     own.held.promise(after == before, "nothing half-written is left", f"{before} became {after}")
     await own.load.answers(50)
     own.held.promise(await versions(own) == {FIRST}, "the version before goes on", await versions(own))
