@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from tests.client import serving
 from tests.faults.callers.misuse import others
-from tests.faults.client import post
 from tests.faults.held import Held
 from tests.faults.serving import needed
 from tests.faults.world import SETTINGS, World
@@ -50,7 +49,6 @@ GARBAGE = [
     b"GET / HTTP/9.9\r\n" + HOST + b"\r\n",
     RANK + b"a\0b: c\r\n\r\n",
     bytes(range(256)) * 8 + b"\r\n\r\n",
-    post("/rank", b"\xff\xfe garbage")[:-3] + b"\r\n\r\n",
 ]
 LIES = [length(len(BODY) + 50), length(4 * 2**20 - 1), RANK + CHUNKED + b"\r\nffff\r\n" + BODY]
 DRIPS = [RANK + b"content-length: 40\r\n\r\n" + BODY[:3], RANK[:9], b"P", RANK + b"x: " + b"y" * 50]
