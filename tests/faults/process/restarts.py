@@ -17,10 +17,10 @@ def _successor(own: Own, **settings: str) -> dict[str, str]:
 
 
 async def rolling(own: Own) -> None:
-    """As often as there are rounds: each service hands over to the next, and ends."""
+    """Up to three times: each service hands over to the next, and ends."""
     with ExitStack() as stack:
         service = own.service
-        for turn in range(own.rounds):
+        for turn in range(min(own.rounds, 3)):
             begun = time.perf_counter()
             following = stack.enter_context(serving(**_successor(own)))
             await until(lambda old=service: old.process.poll() is not None, "the end of the one before", COME_UP_S)
