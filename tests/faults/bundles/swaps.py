@@ -26,6 +26,9 @@ from tests.faults.users import Users
 from tests.processes import ROOT
 
 POLL_S = 0.2
+CHECKED_S = (
+    120.0  # patience: a bundle is checked only where nobody else wants the core, and a busy machine makes it wait
+)
 SWAPS = 5  # a round: 20 in full
 FEW_LINES = 12
 BAD = "bad"
@@ -48,7 +51,7 @@ async def live(own: Own, version: str) -> float:
     async def alone() -> bool:
         return await versions(own) == {version}
 
-    return await until(alone, f"version {version} in all workers")
+    return await until(alone, f"version {version} in all workers", CHECKED_S)
 
 
 def of_versions(users: Users, service: Service) -> Users:
@@ -82,7 +85,7 @@ async def refused(damage: Callable[[Home], None], own: Own) -> None:
     told = own.tell()
     home = home_of(own.service)
     damage(home)
-    await until(lambda: len(own.service.output) > told, "a word in the log")
+    await until(lambda: len(own.service.output) > told, "a word in the log", CHECKED_S)
     await own.load.answers(100)
     lines = own.service.output[told:].strip().splitlines()
     own.held.promise(len(lines) <= FEW_LINES, f"1 to {FEW_LINES} lines that say why", f"{len(lines)}: {lines[:5]}")
