@@ -20,16 +20,14 @@ from model.bundle.reading import Bundle
 from model.bundle.writing import amend
 from tests.client import Service
 from tests.faults.bundles.made import FIRST, SECOND, WEIGHTS, Home, home_of, serving_a_home
-from tests.faults.process.own import CALLERS, Ordeal, Own, until
+from tests.faults.process.own import CALLERS, ROUND, Ordeal, Own, until
 from tests.faults.serving import needed
 from tests.faults.users import Users
 from tests.processes import ROOT
 
 POLL_S = 0.2
-CHECKED_S = (
-    120.0  # patience: a bundle is checked only where nobody else wants the core, and a busy machine makes it wait
-)
-SWAPS = 5  # a round: 20 in full
+CHECKED_S = 120.0  # patience with a check that runs only where nobody else wants the core
+SWAPS = {1: 2, ROUND: 20}  # by rounds
 FEW_LINES = 12
 BAD = "bad"
 
@@ -62,13 +60,13 @@ def of_versions(users: Users, service: Service) -> Users:
 
 async def sound(own: Own) -> None:
     home = home_of(own.service)
-    for turn in range(SWAPS * own.rounds):
+    for turn in range(SWAPS[own.rounds]):
         version = SECOND if turn % 2 == 0 else FIRST
         home.point(version)
         seconds = await live(own, version)
         own.held.figures["swap_s"] = max(own.held.figures.get("swap_s", 0.0), seconds)
         await own.load.answers(20)
-    own.held.figures["swaps"] = SWAPS * own.rounds
+    own.held.figures["swaps"] = SWAPS[own.rounds]
 
 
 async def killed_amid(own: Own) -> None:
