@@ -39,9 +39,10 @@ bench: $(VENV)/dev.done ## the benchmarks, those of scoring and training side by
 	$(BIN)/python -m loadtest.networks
 	$(BIN)/python -m loadtest.scale
 	$(BIN)/python -m loadtest.ruler
+	$(BIN)/python -m loadtest.restarts
 	$(BIN)/python -m loadtest.training --peers
 
-faults: $(VENV)/dev.done ## the fault suite in full: what callers see while the store, the network or other callers fail
+faults: $(VENV)/dev.done ## the fault suite in full: what callers see while the store, the network, processes, disks, bundles or other callers fail
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(if $(FAULT),"$(FAULT)")
 
 clients: $(VENV)/dev.done ## clients generated from the OpenAPI document, in Python and TypeScript: compiled, and run against a service

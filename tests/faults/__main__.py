@@ -18,8 +18,7 @@ from typing import Any
 
 from loadtest.table import table
 from model.command import run
-from tests.faults.held import Held
-from tests.faults.starts import LeftOut
+from tests.faults.held import Held, LeftOut
 from tests.faults.table import FAULTS, Fault, seen
 from tests.faults.world import World, world
 

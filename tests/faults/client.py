@@ -47,6 +47,9 @@ class Caller:
         return await self.receive()
 
     async def send(self, data: bytes) -> None:
+        hung_up = self._reader is not None and self._reader.at_eof()  # a pool looks before it sends, too
+        if hung_up:
+            self.hang_up()
         if self._writer is None or self._writer.is_closing():
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._writer.write(data)

@@ -14,6 +14,10 @@ FEW = 0.01  # share of requests that a busy machine may refuse
 SHOWN = 5  # wrong answers that are quoted
 
 
+class LeftOut(Exception):
+    """The fault cannot be made here; the message says why."""
+
+
 @dataclass
 class Held:
     """Counts of one fault: every request sent ends in one of answered, refused, hung_up, wrong, lost and failed."""
@@ -92,16 +96,17 @@ class Held:
         if not holds:
             self.broken.append(f"{self.name}: promised: {promise}; seen: {seen}")
 
-    def promise_answers(self, *, refused: tuple[int, ...] = (), valid: bool = True) -> None:
+    def promise_answers(self, *, refused: tuple[int, ...] = (), valid: bool = True, lost: int = 0) -> None:
         """What every fault promises: no answer is wrong, lost or a failure; hardly any is refused.
 
         `refused`: statuses that may be given to any number; others that say "not now" to a few, where requests are
-        `valid`. What is not may get those too, as often as it likes.
+        `valid`. What is not may get those too, as often as it likes. `lost`: so many may be, whose worker was killed.
         """
         quoted = f" ({' | '.join(self.quoted)})" if self.quoted else ""
         self.promise(not self.wrong, "no wrong answer", f"{self.wrong} of {self.sent}{quoted}")
         self.promise(not self.failed, "no 5xx but 503 and 504", f"{self.failed} of {self.sent}{quoted}")
-        self.promise(not self.lost, "an answer to each who waits", f"{self.lost} of {self.sent} lost{quoted}")
+        kept = "an answer to each who waits" + (f" but {lost}, whose worker is killed" if lost else "")
+        self.promise(self.lost <= lost, kept, f"{self.lost} of {self.sent} lost{quoted}")
         others = {status: count for status, count in self.refused.items() if status not in refused}
         strange = {status: count for status, count in others.items() if status not in (429, 503, 504)}
         self.promise(not strange, "valid requests are not refused as invalid", f"{strange}{quoted}")

@@ -2,18 +2,27 @@
 
 A fault has a name, what it `does` and `promises`, and `run(world, held, size)`, which brings it about under some `size`
 requests and notes in `held` what came of them. Kinds of faults: `Outage` (of the store), `Misuse` (by callers),
-`Beginning` and `Refusal` (at start), `Fuzzed` (by chance). A new fault is a row of its kind; a new kind is a class with
+`Beginning` and `Refusal` (at start), `Fuzzed` (by chance), `Hostile` (by no caller), `Ordeal` (of processes, disks,
+clocks and bundles, each on a service of its own). A new fault is a row of its kind; a new kind is a class with
 these.
 """
 
 from typing import Protocol
 
-from tests.faults.callers import CALLERS
-from tests.faults.fuzzed import FUZZED
-from tests.faults.greedy import GREEDY
-from tests.faults.held import Held
-from tests.faults.outages import OUTAGES
-from tests.faults.starts import STARTS, LeftOut
+from tests.faults.bundles.swaps import BUNDLES
+from tests.faults.callers.clumsy import CLUMSY
+from tests.faults.callers.fuzzed import FUZZED
+from tests.faults.callers.greedy import GREEDY
+from tests.faults.callers.hostile import HOSTILE
+from tests.faults.held import Held, LeftOut
+from tests.faults.process.clocks import CLOCKS
+from tests.faults.process.descriptors import DESCRIPTORS
+from tests.faults.process.restarts import RESTARTS
+from tests.faults.process.starting import STARTING
+from tests.faults.process.stops import STOPS
+from tests.faults.process.workers import WORKERS_ROWS
+from tests.faults.store.outages import OUTAGES
+from tests.faults.store.starts import STARTS
 from tests.faults.world import World
 
 
@@ -34,7 +43,11 @@ class Fault(Protocol):
         ...
 
 
-FAULTS: list[Fault] = [*OUTAGES, *CALLERS, *GREEDY, *STARTS, *FUZZED]
+OF_STORES: list[Fault] = [*OUTAGES, *STARTS]
+OF_CALLERS: list[Fault] = [*CLUMSY, *GREEDY, *FUZZED, *HOSTILE]
+OF_PROCESSES: list[Fault] = [*WORKERS_ROWS, *STOPS, *STARTING, *CLOCKS, *DESCRIPTORS, *RESTARTS]
+OF_BUNDLES: list[Fault] = [*BUNDLES]
+FAULTS = [*OF_STORES, *OF_CALLERS, *OF_PROCESSES, *OF_BUNDLES]
 
 
 async def seen(fault: Fault, world: World, size: int) -> Held:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.starts import LeftOut
+from tests.faults.held import LeftOut
 from tests.faults.table import FAULTS, Fault, seen
 from tests.faults.world import World, world
 

@@ -6,6 +6,9 @@ Clicks lie in the middle of their buckets of time, so that the right answer stay
 import json
 import random
 import time
+from collections.abc import Callable
+from copy import copy
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +22,7 @@ CANDIDATES = 10
 TOLERANCE = 1e-5  # of a score
 APART = 1e-3  # by which two users' scores differ at some candidate
 UNREAD, FAULTS = 8, 48  # users of each fault who are asked about only while it lasts: nothing can remember them
+SOME = 40  # people whom more than one bundle, or another time, has an answer for
 BROKEN, HUGE = "broken", "huge"  # who get a key of a wrong type, and a profile of 200,000 fields
 
 TIMEOUT, ERROR, OPEN, CACHED = "history:timeout", "history:error", "history:open", "history:cached"
@@ -30,16 +34,28 @@ class Expected(NamedTuple):
     history_length: int
 
 
+def _ranks(bundle: Bundle, items: list[str], now_ms: int) -> Callable[..., Expected]:
+    """The right answer for a user, a profile and behaviours."""
+    session = bundle.session()
+
+    def ranks(user_id: str, profile: dict[str, str], behaviours: list[Behaviour]) -> Expected:
+        encoded = bundle.encoder.encode(user_id, profile, behaviours, items, now_ms, bundle.catalog)
+        scores = bundle.score(session, encoded.inputs).ravel().tolist()
+        return Expected(dict(zip(items, scores, strict=True)), encoded.history_length)
+
+    return ranks
+
+
 class Users:
     """`ids` and, for each, what an answer with history (`whole`) and without (`bare`) must hold."""
 
     def __init__(self, count: int, seed: int = 7):
         bundle = Bundle.open(DEMO_BUNDLE)
-        encoder, session = bundle.encoder, bundle.session()
         draw = random.Random(seed)
         items = list(dict.fromkeys(item for request in bundle.golden() for item in request["candidates"]))
         self.items = items[:CANDIDATES]
         self.now_ms = time.time_ns() // 1_000_000
+        ranks = _ranks(bundle, self.items, self.now_ms)
         self.ordinary = [f"user-{n}" for n in range(count)]
         self.unread = [f"unread-{n}" for n in range(UNREAD * FAULTS)]
         self.ids = [*self.ordinary, *self.unread, BROKEN, HUGE]
@@ -47,11 +63,8 @@ class Users:
         self._faults: dict[str, int] = {}
         self.whole: dict[str, Expected] = {}
         self.bare: dict[str, Expected] = {}
-
-        def expected(user_id: str, profile: dict[str, str], behaviours: list[Behaviour]) -> Expected:
-            encoded = encoder.encode(user_id, profile, behaviours, self.items, self.now_ms, bundle.catalog)
-            scores = bundle.score(session, encoded.inputs).ravel().tolist()
-            return Expected(dict(zip(self.items, scores, strict=True)), encoded.history_length)
+        self.by_version: dict[str, Users] = {}  # where more than one bundle answers, these judge
+        self._known: dict[str, tuple[dict[str, str], list[Behaviour]]] = {}
 
         seen: list[list[float]] = []
         for user_id in self.ids:
@@ -64,14 +77,35 @@ class Users:
                 clicks = [
                     Behaviour("click", "item", draw.choice(items), self.now_ms - int(age * 1000)) for age in ages_s
                 ]
-                whole = expected(user_id, profile, clicks)
+                whole = ranks(user_id, profile, clicks)
                 scores = list(whole.scores.values())
                 if not seen or float(np.abs(np.array(seen) - scores).max(axis=1).min()) > APART:
                     break
             seen.append(scores)
             self.whole[user_id] = whole
-            self.bare[user_id] = expected(user_id, {}, [])
+            self.bare[user_id] = ranks(user_id, {}, [])
+            self._known[user_id] = profile, clicks
             self.lines.append(json.dumps({"user_id": user_id, "user": profile, "behaviours": clicks}))
+
+    def seen_by(self, bundle: Bundle, later_ms: int = 0) -> "Users":
+        """Some of the same people, as a bundle ranks the same items for them so many ms later."""
+        others = copy(self)
+        others.ordinary = self.ordinary[:SOME]
+        ranks = _ranks(bundle, self.items, self.now_ms + later_ms)
+        others.whole = {user_id: ranks(user_id, *self._known[user_id]) for user_id in others.ordinary}
+        others.bare = {user_id: ranks(user_id, {}, []) for user_id in others.ordinary}
+        return others
+
+    def of_versions(self, *bundles: Bundle) -> "Users":
+        """Some of the same people; each answer must be that of the version that it names, and of no other."""
+        by_version = {bundle.version: self.seen_by(bundle) for bundle in bundles}
+        for one, other in combinations(by_version.values(), 2):
+            for user_id in one.ordinary:
+                pairs = zip(one.whole[user_id].scores.values(), other.whole[user_id].scores.values(), strict=True)
+                assert max(abs(a - b) for a, b in pairs) > APART, f"two versions rank {user_id} alike"
+        others = copy(next(iter(by_version.values())))
+        others.by_version = by_version
+        return others
 
     def unread_of(self, fault: str) -> list[str]:
         """Users of this fault alone."""
@@ -90,6 +124,9 @@ class Users:
 
         With the history, also a remembered one, every score must be that user's; without it, that of nobody's history.
         """
+        if self.by_version:
+            named = self.by_version.get(answer["version"])
+            return named.wrong(user_id, answer) if named else f"version {answer['version']}, which was never there"
         degraded = answer["degraded"]
         if any(reason not in REASONS for reason in degraded):
             return f"degraded says {degraded}, allowed are {', '.join(REASONS)}"

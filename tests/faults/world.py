@@ -14,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.client import Service, serving
 from tests.faults.client import Answer, Caller, Lost, post
 from tests.faults.held import Held
-from tests.faults.proxy import Proxy, Way
-from tests.faults.store import PASSWORD, RealStore, real_store
+from tests.faults.serving import resident_bytes, workers_of
+from tests.faults.store.proxy import Proxy, Way
+from tests.faults.store.server import PASSWORD, RealStore, real_store
 from tests.faults.users import Users
 from tests.processes import finished
 
@@ -144,9 +145,8 @@ class World:
         )
 
     def memory(self) -> int:
-        """Bytes resident in the service's process."""
-        lines = Path(f"/proc/{self.service.process.pid}/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+        """Bytes resident in the service's workers."""
+        return sum(map(resident_bytes, workers_of(self.service)))
 
     # ---- health
 

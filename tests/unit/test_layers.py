@@ -103,6 +103,8 @@ ARROWS = {
     "loadtest.bench": {"loadtest.errors", "loadtest.machine", "loadtest.peers", "model", "service"},
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
     "loadtest.surge": {"loadtest.errors", "loadtest.quantiles", "loadtest.generator", "loadtest.verdict"},
+    "loadtest.rolling": {"loadtest.bench.processes", "loadtest.errors", "loadtest.generator", "loadtest.quantiles"},
+    "loadtest.restarts": {"loadtest", *COMMAND},
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
     "loadtest.accuracy": {"loadtest", "model"},
     "loadtest.batches": {"loadtest", "model", "service.settings"},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from tests.faults.held import Held
-from tests.faults.outages import STRAY
+from tests.faults.store.outages import STRAY
 from tests.faults.world import RECOVER_S, World
 
 FEW = 3  # others whom chance may degrade, however short it was

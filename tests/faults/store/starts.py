@@ -1,10 +1,6 @@
 """Faults that a service meets when it starts: a store whose name, password or URL is wrong."""
 
-import ctypes
-import os
-import runpy
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,20 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.client import Service, serving
-from tests.faults.held import Held
-from tests.faults.proxy import Refuses
-from tests.faults.store import ANOTHER, PASSWORD
+from tests.faults.held import Held, LeftOut
+from tests.faults.serving import serving_within
+from tests.faults.store.proxy import Refuses
+from tests.faults.store.server import ANOTHER, PASSWORD
 from tests.faults.users import REASONS
 from tests.faults.world import RECOVER_S, SETTINGS, World
-from tests.processes import started, wait_until
+from tests.processes import wait_until
 
 RESOLVER = "127.9.9.9"  # of the loopback, where nobody else listens
-CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
 DOWN_S, FEW_LINES = 1.5, 3
-
-
-class LeftOut(Exception):
-    """The fault cannot be made here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +118,7 @@ def _service(url: Callable[[World], str]) -> Callable[[World], AbstractContextMa
 
 
 @contextmanager
-def _with_hanging_names(world: World) -> Iterator[Service]:
+def with_hanging_names(world: World, **settings: str) -> Iterator[Service]:
     """A service whose resolver takes questions and never answers. Raises LeftOut."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver, tempfile.TemporaryDirectory() as folder:
         try:
@@ -135,33 +127,9 @@ def _with_hanging_names(world: World) -> Iterator[Service]:
             raise LeftOut(f"a resolver of our own needs port 53 of {RESOLVER}: {error.strerror}") from None
         names = Path(folder) / "resolv.conf"
         names.write_text(f"nameserver {RESOLVER}\noptions timeout:1 attempts:1\n")
-        named = {f"RANKER_{name.upper()}": value for name, value in SETTINGS.items()}
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RANKER_")}
-        environment |= named | {"RANKER_REDIS_URL": "redis://store.test:6379", "RANKER_PORT": "0"}
-        environment |= {"PYTHONUNBUFFERED": "1"}
-        with started("-m", "tests.faults.starts", names, environment=environment, kind=Service) as service:
-            wait_until(lambda: "curl" in service.output or service.process.poll() is not None, service)
-            if NO_NAMESPACE in service.output:
-                raise LeftOut(service.output.strip().splitlines()[-1])
+        away = SETTINGS | {"redis_url": "redis://store.test:6379"}
+        with serving_within("--bind", names, "/etc/resolv.conf", **(away | settings)) as service:
             yield service
-
-
-NO_NAMESPACE = "no mount namespace of one's own"
-
-
-def _serve_with(names: Path) -> None:
-    """Runs the service with another /etc/resolv.conf, which this process alone sees."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    steps = (
-        lambda: libc.unshare(CLONE_NEWNS),
-        lambda: libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None),
-        lambda: libc.mount(bytes(names), b"/etc/resolv.conf", None, MS_BIND, None),
-    )
-    for step in steps:
-        if step() != 0:
-            sys.exit(f"{NO_NAMESPACE}: {os.strerror(ctypes.get_errno())}")
-    sys.argv[1:] = []
-    runpy.run_module("service", run_name="__main__", alter_sys=True)
 
 
 STARTS: list[Beginning | Refusal | Telling] = [
@@ -176,9 +144,5 @@ STARTS: list[Beginning | Refusal | Telling] = [
     Beginning(
         "dead DNS", "the store's host name does not resolve", _service(lambda world: "redis://store.invalid:6379")
     ),
-    Beginning("hanging DNS", "the resolver does not answer", _with_hanging_names),
+    Beginning("hanging DNS", "the resolver does not answer", with_hanging_names),
 ]
-
-
-if __name__ == "__main__":
-    _serve_with(Path(sys.argv[1]))

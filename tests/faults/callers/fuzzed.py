@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.faults.client import Answer, Caller
-from tests.faults.held import Held
-from tests.faults.starts import LeftOut
+from tests.faults.held import Held, LeftOut
 from tests.faults.users import BROKEN, CACHED, ERROR
 from tests.faults.world import RECOVER_S, World
 

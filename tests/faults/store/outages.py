@@ -8,7 +8,7 @@ from statistics import median
 from typing import Literal
 
 from tests.faults.held import Held
-from tests.faults.proxy import (
+from tests.faults.store.proxy import (
     Drips,
     HalfAReply,
     Hole,
@@ -21,7 +21,7 @@ from tests.faults.proxy import (
     SaysMore,
     Way,
 )
-from tests.faults.store import PASSWORD
+from tests.faults.store.server import PASSWORD
 from tests.faults.users import CACHED, ERROR, OPEN, REASONS, TIMEOUT
 from tests.faults.world import RECOVER_S, World
 

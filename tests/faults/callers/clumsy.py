@@ -6,10 +6,10 @@ import time
 from statistics import median
 from typing import Any
 
+from tests.faults.callers.misuse import Misuse, others
 from tests.faults.client import Caller, Lost, post
 from tests.faults.held import Held
-from tests.faults.misuse import Misuse, others
-from tests.faults.proxy import Late
+from tests.faults.store.proxy import Late
 from tests.faults.world import World
 
 HANG_UPS = 0.2  # share of callers
@@ -102,7 +102,7 @@ async def crowd(world: World, held: Held, size: int) -> None:
     held.promise(held.answered, "some are answered", dict(held.refused))
 
 
-CALLERS = [
+CLUMSY = [
     Misuse(
         "hang-ups",
         f"{HANG_UPS:.0%} of callers leave at a random moment, replies of the store come late",

@@ -3,9 +3,9 @@
 import json
 import random
 
+from tests.faults.callers.misuse import Misuse, others
 from tests.faults.client import Caller, Lost
 from tests.faults.held import Held
-from tests.faults.misuse import Misuse, others
 from tests.faults.users import BROKEN, CACHED, ERROR, HUGE
 from tests.faults.world import World
 

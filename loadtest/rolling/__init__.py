@@ -1,0 +1,1 @@
+"""What a rolling restart needs: services that come and go, callers who go on asking, a balancer between them."""

@@ -1,0 +1,1 @@
+"""Faults that callers, or one user's data, bring about: they must not show in another's answer."""
