@@ -21,13 +21,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from service.api.duty import DUTY, Duty
+from service.api.stamps import SO_TIMESTAMPNS
 
 ARRIVAL = "ranker.arrival"  # where a request's scope holds its Arrival
 TURNSTILE = "ranker.turnstile"  # where the lifespan's state holds what may refuse a request by its head
 MOST_BYTES = 256 * 1024  # of one read
 LONGEST_LAG_NS = 600 * 10**9  # a longer one is a clock that was set
 
-_SO_TIMESTAMPNS = 35  # of Linux; Python has no name for it
 _TIMESPEC = struct.Struct("qq")
 _ROOM = socket.CMSG_SPACE(_TIMESPEC.size)
 _buffer = memoryview(bytearray(MOST_BYTES))  # one for all connections: what is read into it is parsed at once
@@ -47,12 +47,6 @@ class Arrival:
         """Whether the caller has hung up."""
         cycle = self._cycle
         return cycle is not None and (cycle.disconnected or cycle.transport.is_closing())
-
-
-def stamped(listener: socket.socket) -> None:
-    """Has the kernel stamp what comes in by this socket's connections, where it can."""
-    if sys.platform == "linux":
-        listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
 
 class Door(asyncio.BufferedProtocol):
@@ -201,7 +195,7 @@ def _waited_s(connection: socket.socket) -> float:
     except OSError:  # nothing there, or a connection that was reset: whoever reads finds out
         return 0.0
     for _, kind, stamp in told:
-        if kind == _SO_TIMESTAMPNS and len(stamp) == _TIMESPEC.size:
+        if kind == SO_TIMESTAMPNS and len(stamp) == _TIMESPEC.size:
             seconds, ns = _TIMESPEC.unpack(stamp)
             waited_ns = time.time_ns() - (seconds * 10**9 + ns)
             return waited_ns / 1e9 if 0 <= waited_ns <= LONGEST_LAG_NS else 0.0

@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 import uvicorn
 
-from service.api.arrival import ARRIVAL, TURNSTILE, Arrival, Door, stamped
+from service.api.arrival import ARRIVAL, TURNSTILE, Arrival, Door
+from service.api.stamps import stamped
 from tests.processes import wait_until
 
 PATIENCE_S = 30

@@ -688,7 +688,11 @@ def test_an_unknown_family_label_or_slot_is_a_mistake_in_the_program_and_is_name
             (503, True, "failed"),
             (500, False, "failed"),
         ],
-        *[(status, degraded, "refused") for status in (400, 404, 405, 408, 413, 422) for degraded in (False, True)],
+        *[
+            (status, degraded, "refused")
+            for status in (400, 404, 405, 408, 413, 422, 503)
+            for degraded in (False, True)
+        ],
         *[(429, False, "shed"), (504, False, "late"), (499, False, "gone"), (499, True, "gone")],
     ],
 )
