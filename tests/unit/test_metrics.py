@@ -685,7 +685,7 @@ def test_an_unknown_family_label_or_slot_is_a_mistake_in_the_program_and_is_name
             (200, False, "ok"),
             (200, True, "degraded"),
             (307, False, "ok"),
-            (503, True, "failed"),
+            (502, True, "failed"),
             (500, False, "failed"),
         ],
         *[
