@@ -10,15 +10,15 @@ servers), a request begins when it is looked at.
 
 import socket
 import struct
-import sys
 import time
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from service.api.stamps import SO_TIMESTAMPNS
+
 ARRIVAL = "ranker.arrival"  # where a request's scope holds its Arrival
 LONGEST_LAG_NS = 600 * 10**9  # a longer one is a clock that was set
 
-_SO_TIMESTAMPNS = 35  # of Linux; Python has no name for it
 _TIMESPEC = struct.Struct("qq")
 _ROOM = socket.CMSG_SPACE(_TIMESPEC.size)
 
@@ -39,12 +39,6 @@ class Arrival:
         return cycle is not None and (cycle.disconnected or cycle.transport.is_closing())
 
 
-def stamped(listener: socket.socket) -> None:
-    """Has the kernel stamp what comes in by this socket's connections, where it can."""
-    if sys.platform == "linux":
-        listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-
-
 def waited_s(connection: socket.socket) -> float:
     """Seconds since the kernel got the byte that is read next; 0 where it does not tell."""
     try:
@@ -52,7 +46,7 @@ def waited_s(connection: socket.socket) -> float:
     except OSError:  # nothing there, or a connection that was reset: whoever reads finds out
         return 0.0
     for _, kind, stamp in told:
-        if kind == _SO_TIMESTAMPNS and len(stamp) == _TIMESPEC.size:
+        if kind == SO_TIMESTAMPNS and len(stamp) == _TIMESPEC.size:
             seconds, ns = _TIMESPEC.unpack(stamp)
             waited_ns = time.time_ns() - (seconds * 10**9 + ns)
             return waited_ns / 1e9 if 0 <= waited_ns <= LONGEST_LAG_NS else 0.0

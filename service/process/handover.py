@@ -91,7 +91,11 @@ class Handover:
 
     async def serve(self) -> None:
         """Until it is cancelled, or a successor has taken over."""
-        os.replace(self._beside, self._path)  # the one before had it until now
+        try:
+            os.replace(self._beside, self._path)  # the one before had it until now
+        except OSError as error:
+            log.error("RANKER_HANDOVER=%s: no successor can take over from this service (%s)", self._path, error)
+            return
         loop = asyncio.get_running_loop()
         while not self._supervisor.stopping:
             line, _ = await loop.sock_accept(self._listener)

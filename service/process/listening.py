@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from service.api.stamps import stamped
 from service.settings import Settings, SettingsError
 
 log = logging.getLogger("ranker")
@@ -21,7 +22,7 @@ log = logging.getLogger("ranker")
 MAIN, ADMIN = "main", "admin"
 BACKLOG = 2048
 FIRST_FD = 3  # sd_listen_fds(3)
-_SO_ATTACH_FILTER, _SO_TIMESTAMPNS = 26, 35  # of Linux; Python has no names for them
+_SO_ATTACH_FILTER = 26  # of Linux; Python has no name for it
 _TCP_INFO_BYTES, _TCP_INFO_WAITING = 32, 24  # of a listening socket, tcpi_unacked is the length of its accept queue
 # Classic BPF: code, jump if true, jump if false, operand. A packet begins at its TCP header, whose byte 13 has the
 # flags. SYN without ACK asks for a new connection.
@@ -64,8 +65,8 @@ def opened(settings: Settings, inherited: Mapping[str, socket.socket], own: bool
             main.close()
             raise
     for listener in (main, admin):
-        if listener is not None and sys.platform == "linux":
-            listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)  # see service/api/arrival.py
+        if listener is not None:
+            stamped(listener)
     return Listeners(main, admin, own)
 
 

@@ -8,7 +8,7 @@ from service.errors import KINDS, OF_KEYS, SHED
 STAGES = ("parse", "history", "queue", "encode", "score", "sort", "serialise")
 OUTCOMES = ("ok", "degraded", "refused", "shed", "late", "gone", "failed")
 WITH_STAGES = ("ok", "degraded", "late", "failed")  # of the others no stage tells anything: they were not let in
-_OUTCOME_OF = {429: "shed", 499: "gone", 504: "late"}
+_OUTCOME_OF = {429: "shed", 499: "gone", 503: "refused", 504: "late"}  # 503: it stops, and whoever asks is told
 CLOSED, HALF_OPEN, OPEN = 0, 1, 2  # the states of the store's circuit breaker
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 BAD_REQUESTS = (  # why a connection was refused or closed before the application saw a request

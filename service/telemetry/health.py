@@ -19,9 +19,9 @@ class Health(NamedTuple):
     up: int  # whose process lives
     answering: int  # whose loop has beaten within the last STUCK_S: the bundle is loaded, and requests are taken
     stuck: bool  # all that ever beat have ended, or have not beaten for DEAD_S
-    draining: bool  # one of them asks that nothing new come here
     model: str = ""  # taken up last; empty before the first
     version: str = ""
+    draining: bool = False  # one of them asks that nothing new come here
 
     @classmethod
     def of(cls, workers: Sequence[Record], expected: int, now_s: float) -> "Health":
@@ -32,9 +32,9 @@ class Health(NamedTuple):
         draining = any(worker["worker"]["draining"] for worker in alive)
         newest = list(models(alive))[-1:]
         names = [(str(dict(labels)["name"]), str(dict(labels)["version"])) for labels in newest]
-        return cls(
-            expected, len(alive), sum(age <= STUCK_S for age in ages_s), stuck, draining, *(names[0] if names else ())
-        )
+        model, version = names[0] if names else ("", "")
+        answering = sum(age <= STUCK_S for age in ages_s)
+        return cls(expected, len(alive), answering, stuck, model, version, draining)
 
     @property
     def ready(self) -> bool:

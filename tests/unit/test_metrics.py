@@ -685,10 +685,14 @@ def test_an_unknown_family_label_or_slot_is_a_mistake_in_the_program_and_is_name
             (200, False, "ok"),
             (200, True, "degraded"),
             (307, False, "ok"),
-            (503, True, "failed"),
+            (502, True, "failed"),
             (500, False, "failed"),
         ],
-        *[(status, degraded, "refused") for status in (400, 404, 405, 408, 413, 422) for degraded in (False, True)],
+        *[
+            (status, degraded, "refused")
+            for status in (400, 404, 405, 408, 413, 422, 503)
+            for degraded in (False, True)
+        ],
         *[(429, False, "shed"), (504, False, "late"), (499, False, "gone"), (499, True, "gone")],
     ],
 )
