@@ -5,8 +5,8 @@
 A service with two workers runs on a bundle of so many items; a second one of that size stands beside it. Requests of
 500 candidates come in an open loop (Poisson) at 30 % of the capacity, which is searched where none is given. Turns of
 steady traffic and turns with a swap in them alternate: each swap moves `current` (as python -m service.publish does),
-each rollback is one POST /admin/model. A turn is as long as the swap and SETTLE_S more, a steady turn as long as the one
-before. Times count from when a request was due, and are pooled over all turns of a kind.
+each rollback is one POST /admin/model. All turns are as long as the
+first swap took, and SETTLE_S more. Times count from when a request was due, and are pooled over all turns of a kind.
 
 `failed` counts requests that got no right answer, in either kind of turn. `rss_growth_mb` is what all processes hold
 (PSS) after the last swap less after the second: by then each bundle has been live once. `two_live_mb` is the most they
