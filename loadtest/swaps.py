@@ -5,8 +5,8 @@
 A service with two workers runs on a bundle of so many items; a second one of that size stands beside it. Requests of
 500 candidates come in an open loop (Poisson) at 30 % of the capacity, which is searched where none is given. Turns of
 steady traffic and turns with a swap in them alternate: each swap moves `current` (as python -m service.publish does),
-each rollback is one POST /admin/model. A turn is as long as the swap and SETTLE_S more, a steady turn as long as the
-one before. Times count from when a request was due, and are pooled over all turns of a kind.
+each rollback is one POST /admin/model. All turns are as long as the
+first swap took, and SETTLE_S more. Times count from when a request was due, and are pooled over all turns of a kind.
 
 `failed` counts requests that got no right answer, in either kind of turn. `rss_growth_mb` is what all processes hold
 (PSS) after the last swap less after the second: by then each bundle has been live once. `two_live_mb` is the most they
@@ -163,9 +163,17 @@ def home_of_two(cache: Path, items: int) -> Path:
     return home
 
 
-async def see(course: Course, sizes: Sizes) -> tuple[float, list[Turn], list[Turn]]:
+async def see(url: str, pid: int, home: Path, sizes: Sizes) -> tuple[float, list[Turn], list[Turn]]:
     """The capacity, steady turns and turns with a swap. Raises NoRun."""
-    await course.reach()
+    course = Course(url, pid, home, sizes)
+    try:
+        await course.reach()
+        return await turns(course, sizes)
+    finally:
+        await course.close()
+
+
+async def turns(course: Course, sizes: Sizes) -> tuple[float, list[Turn], list[Turn]]:
     capacity = await course.capacity()
     rate = SHARE * capacity
     await course.steady(rate, sizes.warm_s)
@@ -199,9 +207,7 @@ def measure(cache: Path, sizes: Sizes) -> Measured:
         environment = bare_environment() | {"RANKER_HISTORY_TIMEOUT_MS": "1000", "RANKER_TIMEOUT_MS": "10000"}
         running = stack.enter_context(service(environment, score_threads=1, **named))
         runner = stack.enter_context(asyncio.Runner(loop_factory=new_loop))
-        course = Course(running.url, running.pid, home, sizes)
-        stack.callback(lambda: runner.run(course.close()))
-        capacity, steady, swapped = runner.run(see(course, sizes))
+        capacity, steady, swapped = runner.run(see(running.url, running.pid, home, sizes))
     ratio = p99_ms(swapped) / p99_ms(steady)
     figures: dict[str, Any] = {
         "p99_swap_over_steady": ratio,

@@ -149,9 +149,11 @@ def server(folder: Path, handler: Callable[..., Any] | None = None) -> Iterator[
     with ThreadingHTTPServer(("127.0.0.1", 0), handler or Quiet) as one:
         thread = threading.Thread(target=one.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{one.server_port}"
-        one.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{one.server_port}"
+        finally:
+            one.shutdown()
+            thread.join()
 
 
 def test_a_url_is_fetched_within_its_bound_and_compared(tmp_path: Path) -> None:

@@ -29,10 +29,11 @@ def fetch(url: str, to: Path, most_bytes: int) -> None:
     scheme = urlsplit(url).scheme.lower()
     if scheme not in SCHEMES:
         raise BundleError(f"{shown(url)}: {scheme} URLs are not fetched; allowed: {', '.join(SCHEMES)}, or a path")
-    with _s3(url) if scheme == "s3" else _http(url) as (source, size), to.open("wb") as file:
+    with _s3(url) if scheme == "s3" else _http(url) as (source, size):
         if size is not None and size > most_bytes:
             raise BundleError(f"{shown(url)}: {size} bytes, at most {most_bytes} are taken (--max-gb)")
-        taken = copied(source, file, most_bytes, shown(url))
+        with to.open("wb") as file:
+            taken = copied(source, file, most_bytes, shown(url))
         if size is not None and taken != size:
             raise BundleError(f"{shown(url)}: ended after {taken} of {size} bytes")
 
