@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from model.bundle.reading import Bundle
+from service.access.guard import Guard
 from service.api.edges.cors import Cors
 from service.api.gate import Gate
 from service.scoring.admission import Admission, Size, Work
@@ -298,7 +299,7 @@ def test_a_coding_that_is_not_known_or_one_on_another_names_those_that_are(
 def test_what_a_compressed_body_holds_is_expected_from_the_length_that_it_will_have() -> None:
     """By the length that it comes in, a crowd of large requests would look like one of small ones."""
     admission = Admission(2000, lambda: Work(1e-4, 1e-6))
-    gate = Gate(admission, Settings(), {"/rank": False}, Told())  # type: ignore[arg-type]
+    gate = Gate(admission, Settings(), {"/rank": False}, Told(), Guard(None, {}))  # type: ignore[arg-type]
     admission.enter(Size(1, 1500), None)
     for _ in range(300):
         gate.expanded(1000, 20_000)
@@ -311,14 +312,14 @@ def test_what_a_compressed_body_holds_is_expected_from_the_length_that_it_will_h
 class Told:
     """In the place of a Report."""
 
-    def tell(self, *_: Any) -> None:
+    def refused(self, *_: Any) -> None:
         pass
 
 
 def test_who_is_turned_away_under_a_prefix_or_by_a_page_is_told_as_all_others_are() -> None:
     admission = Admission(1000, lambda: Work(1e-4, 1e-6))
     settings = Settings(root_path="/ranker")
-    gate = Gate(admission, settings, {"/rank": False}, Told(), Cors((SHOP,), ("POST",)))  # type: ignore[arg-type]
+    gate = Gate(admission, settings, {"/rank": False}, Told(), Guard(None, {}), Cors((SHOP,), ("POST",)))  # type: ignore[arg-type]
     admission.enter(Size(1, 1000), None)
     for path in (b"/rank", b"/ranker/rank?x=1"):
         answer = gate.turn_away(time.perf_counter(), b"POST", path, [(b"origin", SHOP.encode())])

@@ -59,7 +59,8 @@ def test_without_a_key_nothing_answers_but_what_is_open_and_with_one_only_its_sc
                     answer = await client.request(endpoint.method, endpoint.path, headers=headers, json=json)
                     told = (endpoint.path, scope, answer.text[:200])
                     if endpoint.scope in (OPEN, scope):
-                        assert answer.status_code in (200, 307), told
+                        # The last: what an operator orders says that there is no body here.
+                        assert answer.status_code in (200, 307, 415), told
                     elif scope is None:
                         assert answer.status_code == 401 and answer.json()["error"]["kind"] == "unauthorized", told
                         assert answer.headers["www-authenticate"].startswith('Bearer realm="bst-ranker"'), told
@@ -239,8 +240,7 @@ def test_a_route_asks_for_its_scope_where_the_table_of_paths_cannot_name_it() ->
     ring = Keyring(KEYS)
     app = FastAPI()
     parts: Any = SimpleNamespace(gate=SimpleNamespace(guard=Guard(ring, {})))
-    ids: Any = None
-    install(app, [Endpoint("GET", "/users/{id}", get_user, WRITE)], parts, ids)
+    install(app, [Endpoint("GET", "/users/{id}", get_user, WRITE)], parts)
 
     async def status(key: str | None) -> int:
         async def with_call(scope: Any, receive: Any, send: Any) -> None:

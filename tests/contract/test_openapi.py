@@ -228,7 +228,7 @@ def test_another_model_gets_a_document_of_its_own(demo: Bundle, valkey_url: str,
         async with documented(demo, valkey_url) as (client, before):
             loading = client._transport.app.state.loading  # type: ignore[attr-defined]
             assert (await loading.load(1, other)).problem is None
-            loading.switch(1)
+            assert (await loading.switch(1)).problem is None
             return before, (await client.get("/openapi.json")).json()
 
     before, after = run(go())

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.access.guard import Guard
 from service.api.gate import Gate
 from service.call import Call, Ticket
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
@@ -129,7 +130,7 @@ def test_what_did_not_get_ranked_teaches_nothing() -> None:
 @pytest.mark.parametrize("before, teaches", [("parse", False), ("encode", True)])
 def test_who_was_late_took_at_least_so_long_unless_he_came_late(before: str, teaches: bool) -> None:
     admission = gate()
-    door = Gate(admission, Settings(), {"/rank": False}, cast(Any, None))  # type: ignore[call-arg]
+    door = Gate(admission, Settings(), {"/rank": False}, cast(Any, None), Guard(None, {}))
     late = Call("", time.perf_counter() - 0.5, late_before=before)
     door.enter(late, [], bulk=False, whole=True)
     door.leave(late, ranked=False)

@@ -484,14 +484,14 @@ def test_new_items_and_changed_features_reach_a_running_service_and_broken_files
         assert counted(service, "ranker_unknown_items_total") == counts + 1
         assert counted(service, "ranker_catalog_items") == 1001
         told = json.loads(get(f"{service.url}/model"))["catalog"]
-        assert told == {"items": 1001, "modified_at": (demo / CATALOG).stat().st_mtime_ns // 1_000_000}
+        assert told["items"] == 1001 and told["modified_at"] == (demo / CATALOG).stat().st_mtime_ns // 1_000_000
 
         good = (demo / CATALOG).read_bytes()
         for number, broken in enumerate(spoilt(good, demo), 1):
             put(demo, broken)
             wait_until(lambda number=number: reloads(service, "refused") == number * workers, service)  # type: ignore[misc]
             assert everywhere(service) == after
-        assert service.output.count("catalogue refused") == number * workers
+        assert service.output.count("catalogue refused") == number, "once for all workers"
         assert service.children.pids() == processes and "Traceback" not in service.output
 
         put(demo, good)

@@ -59,6 +59,9 @@ class Document:
         paths: dict[str, dict[str, Any]] = {}
         for endpoint in self._endpoints:
             paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = self._operation(endpoint, types, examples)
+        keyed = any(self._needs_key(endpoint.scope) for endpoint in self._endpoints)
+        scheme = {"type": "http", "scheme": "bearer", "description": "An API key."}
+        keys: dict[str, Any] = {"securitySchemes": {"key": scheme}} if keyed else {}
         return {
             "openapi": "3.1.0",
             "info": {
@@ -70,7 +73,7 @@ class Document:
             "tags": [{"name": name, "description": about} for name, about in TAGS.items()],
             "paths": paths,
             "components": {"schemas": dict(sorted(schemas.items())), "headers": HEADERS, "parameters": PARAMETERS}
-            | {"securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key."}}},
+            | keys,
         }
 
     def _operation(self, endpoint: Endpoint, types: Mapping[Any, Any], examples: Examples) -> dict[str, Any]:
