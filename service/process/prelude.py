@@ -83,9 +83,9 @@ def main() -> None:
         return
     _tell({})
 
-    from service.api.routes import STAGES_OF
     from service.loading.user import BackfillError
     from service.store.history import REASONS
+    from service.telemetry.families import ROUTES
 
     wanted = sys.stdin.read()
     if not wanted:  # the bundle was refused
@@ -95,7 +95,7 @@ def main() -> None:
     except (BackfillError, OSError) as error:
         _tell({"problem": str(error)})
         return
-    _tell({"routes": STAGES_OF, "reasons": list(REASONS), "example": example})
+    _tell({"routes": ROUTES, "reasons": list(REASONS), "example": example})
 
 
 def _tell(what: Mapping[str, Any]) -> None:

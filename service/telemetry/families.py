@@ -6,6 +6,18 @@ from typing import NamedTuple
 from service.errors import KINDS, OF_KEYS, SHED
 
 STAGES = ("parse", "history", "queue", "encode", "score", "sort", "serialise")
+ROUTES: Mapping[str, Sequence[str]] = {  # the stages of those in service/api/routes.py, for who does without them
+    "/rank": STAGES,
+    "/rank/batch": STAGES,
+    "/model": (),
+    "/metrics": (),
+    "/health/live": (),
+    "/health/ready": (),
+    "/admin/model": (),
+    "/openapi.json": (),
+    "/docs": (),
+    "/": (),
+}
 OUTCOMES = ("ok", "degraded", "refused", "shed", "late", "gone", "failed")
 WITH_STAGES = ("ok", "degraded", "late", "failed")  # of the others no stage tells anything: they were not let in
 _OUTCOME_OF = {429: "shed", 499: "gone", 503: "refused", 504: "late"}  # 503: it stops, and whoever asks is told

@@ -15,6 +15,7 @@ from service.errors import KINDS, OF_STATUS, SHED
 from service.settings import MOST_BUDGETS, Settings
 from service.store.history import REASONS
 from service.telemetry.counts import Metrics
+from service.telemetry.families import ROUTES
 from service.telemetry.folder import FOLDER_BYTES_PER_WORKER
 from tests.client import client_of, run
 
@@ -78,6 +79,7 @@ def test_the_metrics_know_the_tables_routes_and_the_trees_refusals(app: FastAPI,
     routes = {sample.labels["route"] for sample in families["ranker_requests"].samples}
     assert routes == {*STAGES_OF, "unmatched"}
     assert {sample.labels["reason"] for sample in families["ranker_shed"].samples} == set(SHED)
+    assert list(STAGES_OF.items()) == list(ROUTES.items()), "the parent and the admin process count what workers count"
 
 
 def test_a_handler_is_named_in_one_row(app: FastAPI) -> None:
