@@ -68,6 +68,10 @@ class Supervisor:
     def stopping(self) -> bool:
         return self._stopping.is_set()
 
+    async def stops(self) -> None:
+        """Returns when it begins to stop."""
+        await self._stopping.wait()
+
     def tell(self, message: Message) -> None:
         for worker in self._workers:
             worker.line.tell(message)

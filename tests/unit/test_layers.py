@@ -58,8 +58,10 @@ ARROWS = {
     "service.process.orders": {"service.errors", "service.process.control"},
     "service.models": SERVED
     | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings", *COMMAND}
-    | {"service.telemetry", "service.wire"},
-    "service.models.installing": {"model.command", "model.files"} | SERVED | {"service.models", "service.wire.codings"},
+    | {"service.process.child", "service.telemetry", "service.wire"},
+    "service.models.installing": {"model.command", "model.files"}
+    | SERVED
+    | {"service.models", "service.process.child", "service.wire.codings"},
     "service.process.child": set(),
     "service.process.adminprocess": {"service.telemetry"},
     "service.process.admin": {"service.access", "service.errors", "service.process.adminprocess", "service.telemetry"}
