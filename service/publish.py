@@ -34,6 +34,7 @@ from service.settings import SettingsError, load_settings
 
 REFUSED, BARRED, NOT_TAKEN = 1, 3, 4
 LOCK = ".publish.lock"
+KEY = "RANKER_KEY"  # where --key is not given
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max-gb", type=_number, default=64.0, metavar="GB", help="unpacked size at most (default 64)")
     add("--url", metavar="URL", help="of a service: wait until all its workers answer with it")
-    add("--key", default=os.environ.get("RANKER_KEY"), help="that service's API key (default: $RANKER_KEY)")
+    add("--key", default=os.environ.get(KEY), help=f"that service's API key (default: ${KEY})")
     add("--wait-s", type=_number, default=300.0, metavar="S", help="for that service at most (default 300)")
     return parser
 

@@ -159,9 +159,19 @@ def pss(pid: int) -> int:
     """Bytes that a process tree holds; a page that n processes share counts 1/n in each. Raises NoRun."""
     total = 0
     for one in tree(pid):
-        lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-        total += 1024 * int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+        with suppress(ProcessLookupError, FileNotFoundError):  # it has ended, though its parent may not know yet
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+            total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total
+
+
+def descriptors(pid: int) -> int:
+    """Open ones of a process tree. Raises NoRun."""
+    count = 0
+    for one in tree(pid):
+        with suppress(ProcessLookupError, FileNotFoundError):
+            count += len(list(Path(f"/proc/{one}/fd").iterdir()))
+    return count
 
 
 def holder(client: socket.socket, running: Service) -> int:

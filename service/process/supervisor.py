@@ -80,6 +80,8 @@ class Supervisor:
         """SIGTERM: it drains, then ends. The second time it ends at once."""
         if self._stopping.is_set():
             self._hurry.set()
+        elif not self._handed:
+            log.info("SIGTERM: not ready any more; serves on for %g s at most, then ends", self._times.drain_s)
         self._stopping.set()
 
     def hurry(self) -> None:

@@ -3,11 +3,13 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 import pytest
@@ -75,6 +77,13 @@ def test_while_it_drains_it_says_so_and_each_answer_is_its_connections_last(smal
             main = urlsplit(service.url).netloc
             wait_until(lambda: ready(main) == 503 and ready(f"127.0.0.1:{port}") == 503, service)
             wait_until(lambda: ready(main) == 503, service)
+            with pytest.raises(HTTPError) as refused:
+                get(f"http://127.0.0.1:{port}/health/ready")
+            assert json.loads(refused.value.read())["draining"] is True
+            seen = re.findall(
+                r"^ranker_worker_draining\{.*} (\S+)", get(f"http://127.0.0.1:{port}/metrics"), re.MULTILINE
+            )
+            assert seen == ["1.0", "1.0"]
             kept.sendall(RANK + b"\r\n" + BODY)
             status, headers, _ = answer(kept)
             assert status == 200 and headers["connection"] == "close"
@@ -83,6 +92,7 @@ def test_while_it_drains_it_says_so_and_each_answer_is_its_connections_last(smal
         hurried = time.monotonic()
         assert service.ended() == 0
         assert time.monotonic() - hurried < 6, service.output
+        assert service.output.count("SIGTERM: not ready any more; serves on for 8 s at most") == 1
         assert "failed request" not in service.output, "to say that it drains is no failure"
 
 
