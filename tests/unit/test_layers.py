@@ -65,7 +65,7 @@ ARROWS = {
     "service.process.child": set(),
     "service.process.adminprocess": {"service.telemetry"},
     "service.process.admin": {"service.access", "service.errors", "service.process.adminprocess", "service.telemetry"}
-    | {"service.wire.codings"},  # a light process
+    | {"service.api.http", "service.wire.codings"},  # a light process
     "service.settings": {"service.listed", *CORES},
     "service.listed": set(),  # a leaf: what settings that are lists may hold
     "service.errors": set(),

@@ -349,15 +349,15 @@ class Http(HttpToolsProtocol):
         if self.expect_100_continue and self._reading == BODY:
             self._hang_up()  # it may never send the body
             return
+        if self._rest:  # before the next request's task, whose body is in it: it would seem to be slow in coming
+            self.loop.call_soon(self._go_on)
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
         elif self._refusal is not None:
             self._say(self._refusal)
             return
-        if self._rest:
-            self.loop.call_soon(self._go_on)
-        else:
+        if not self._rest:
             if self.flow.read_paused:
                 self.flow.resume_reading()
             if self._reading == NONE and self.cycle.response_complete:
