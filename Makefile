@@ -17,7 +17,7 @@ run: $(VENV)/$(if $(DATA),tables,service).done ## the service on 127.0.0.1:8000 
 	@exec $(if $(BUNDLE),env RANKER_BUNDLE='$(BUNDLE)') $(BIN)/python -m service $(if $(DATA),--data '$(DATA)')
 
 test: $(VENV)/dev.done lint ## lint, types and the whole test suite
-	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile
+	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

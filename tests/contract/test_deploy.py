@@ -25,7 +25,8 @@ from tests.promql import Query, Selector, read
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 RULES = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())
-RULE_TESTS = yaml.safe_load((DEPLOY / "prometheus" / "rules_test.yml").read_text())
+RULE_TEST_FILES = sorted((DEPLOY / "prometheus").glob("rules*_test.yml"))
+RULE_TESTS = [case for file in RULE_TEST_FILES for case in yaml.safe_load(file.read_text())["tests"]]
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "bst-ranker.json").read_text())
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 STEADY = next(budget for budget in budgets.load(ROOT / "loadtest" / "budgets.toml") if budget.scenario == "steady")
@@ -68,14 +69,14 @@ def test_promtool_accepts_the_scrape_configuration_and_the_rules_that_it_names(t
 
 @needs_promtool
 def test_alerts_fire_when_they_must_and_only_then() -> None:
-    promtool("test", "rules", DEPLOY / "prometheus" / "rules_test.yml")
+    promtool("test", "rules", *RULE_TEST_FILES)
 
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_is_seen_to_fire_and_to_keep_quiet_without_traffic_too(alert: str) -> None:
     expected = [
         (bool(check["exp_alerts"]), "without traffic" in case["name"])
-        for case in RULE_TESTS["tests"]
+        for case in RULE_TESTS
         for check in case.get("alert_rule_test", ())
         if check["alertname"] == alert
     ]

@@ -5,15 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
-import onnxruntime
 import pytest
 import torch
 
 from model import networks
 from model.features.ids import PAD, UNKNOWN
 from model.features.schema import parse
-from model.graph.write import write_graph
 from model.networks.blocks import Head, RankingNetwork
 from model.training.objective import SCORES
 from tests.batches import ACTIONS, ROWS, SEARCHES, SEQUENCES, T, close, make_batch, make_schema, of_user, pick, strong
@@ -153,28 +150,6 @@ def test_attention_weighs_each_behaviour_for_each_candidate_and_padding_not_at_a
     seen_UCT = visible_UT.unsqueeze(1).expand(-1, 3, -1)
     assert (weight_UCT[..., :behaviours][~seen_UCT] == 0).all() and torch.isfinite(weight_UCT).all()
     assert (weight_UCT[..., :behaviours][seen_UCT] != 0).all()
-
-
-@pytest.mark.parametrize("name", networks.names())
-def test_onnxruntime_scores_as_torch_whatever_the_shapes(
-    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    torch.manual_seed(0)
-    network = strong(networks.build(name, make_schema(), ROWS))
-    write_graph(network, make_batch(2, 3), tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    weights = [tensor.name for tensor in onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.initializer]
-    of_head = [weight for weight in weights if weight.startswith(f"network.{network.head_name}.")]
-    assert of_head or network.head_name is None, "int8 finds the head's layers by these names"
-    for slots in (1, 4, T, T + 5):
-        for candidates in (1, 2, 60):
-            several = make_batch(5, candidates, slots, seed=slots)
-            for batch in (several, pick(several, 0), pick(several, 4)):  # the first user is new
-                with torch.no_grad():
-                    expected = torch.sigmoid(network(batch))
-                feed = {node.name: batch[node.name].numpy() for node in session.get_inputs()}
-                close(torch.from_numpy(session.run(["score"], feed)[0]), expected)
-    assert "Expected shape" not in capfd.readouterr().err, "onnxruntime met a shape that the export took for constant"
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS[: len(networks.names())])

@@ -65,9 +65,9 @@ TRAINING = """
 
     run("model.prepare", "--dataset", "simulated", "--impressions", "1500", "--seed", "1", "--out", "data")
     trained = ("--recipe", "short.toml", "--out", "bundles", "--publish-anyway", "--tensorboard", "board")
-    run("model.train", "--data", "data", "--network", "bst", *trained)
+    run("model.train", "--data", "data", "--network", "wdl", *trained)
     done = subprocess.run(
-        [sys.executable, "-m", "model.export", "--bundle", "bundles/bst_simulated", "--quantize", "--data", "data"]
+        [sys.executable, "-m", "model.export", "--bundle", "bundles/wdl_simulated", "--quantize", "--data", "data"]
     )
     assert done.returncode in (0, 1)  # 1: the gate refused so small a model's graph
     print("all done")
