@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from loadtest.bench.processes import tree
 from model.bundle.reading import Bundle
 from tests.client import Service, get, serving
 from tests.knocking import BODY, HEAD, RANK, knocking
@@ -94,6 +95,14 @@ def test_while_it_drains_it_says_so_and_each_answer_is_its_connections_last(smal
         assert time.monotonic() - hurried < 6, service.output
         assert service.output.count("SIGTERM: not ready any more; serves on for 8 s at most") == 1
         assert "failed request" not in service.output, "to say that it drains is no failure"
+
+
+def test_a_service_that_answers_keeps_no_child_that_has_ended(small_bundle: Bundle) -> None:
+    with serving(bundle=str(small_bundle.folder)) as service:
+        assert service.curl()
+        below = tree(service.process.pid)
+        states = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] for pid in below]
+        assert len(states) > 1 and "Z" not in states
 
 
 def test_sigterm_to_all_processes_at_once_is_the_same(small_bundle: Bundle, valkey_url: str) -> None:
