@@ -120,8 +120,8 @@ def _home(options: argparse.Namespace) -> Path:
         named: Path = options.to
     elif "RANKER_BUNDLE" in os.environ:
         named = Path(os.environ["RANKER_BUNDLE"])
-    elif options.bundle and (Path(options.bundle) / "manifest.json").is_file():
-        named = Path(options.bundle).resolve().parent
+    elif options.bundle and (Path(options.bundle).resolve().parent / versions.CURRENT).is_symlink():
+        named = Path(options.bundle).resolve().parent  # one of the versions there
     else:
         raise BundleError("where to? --to HOME names the folder of versions and `current`, or RANKER_BUNDLE does")
     home = home_of(named)
