@@ -2,7 +2,7 @@
 
 Of FastAPI's own layers only the one that answers errors is kept. The others catch what Observed has caught, bound
 bodies that the protocol bounds, close files that no route opens, and ask OpenTelemetry thrice per request whether it is
-wanted; with them a request passed ten frames more, of some 15 µs.
+wanted; all that took some 10 µs of each.
 """
 
 from typing import Any
