@@ -49,7 +49,7 @@ class Sizes:
     drain_s: float = 5.0
 
 
-QUICK = Sizes(restarts=1, rate=40, steady_s=1.0, drain_s=1.0)
+QUICK = Sizes(restarts=1, rate=40, workers=1, steady_s=1.0, drain_s=1.0)
 Spans = list[tuple[float, float]]
 
 

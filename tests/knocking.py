@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 BODY = json.dumps({"user_id": "u1", "candidates": ["i1", "i2"]}).encode()
 HEAD = b"POST /rank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
 RANK = HEAD % len(BODY)
+PAUSE_S = 0.005  # after an answer: what starts beside it needs the core too
 
 
 class Knocking:
@@ -33,6 +34,7 @@ class Knocking:
                 continue
             await self._ask(reader, writer, b"connection: close\r\n")
             writer.close()
+            await asyncio.sleep(PAUSE_S)
 
     async def _kept(self) -> None:
         """Requests on one connection, until an answer says that it was the last; then on another."""
@@ -44,7 +46,7 @@ class Knocking:
                 await asyncio.sleep(0.02)
                 continue
             while not self.stop.is_set() and await self._ask(reader, writer, b""):
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(PAUSE_S)
             writer.close()
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, more: bytes) -> bool:

@@ -35,9 +35,9 @@ def test_every_day_is_scored_by_bundles_that_have_not_seen_it(
     renamed = pl.when(late & pl.col("item_id").str.ends_with("7")).then(pl.col("item_id") + "-new").otherwise("item_id")
     pl.read_parquet(table).with_columns(item_id=renamed).write_parquet(table)
     arguments = ["--data", str(log), "--network", "bst", "--recipe", str(recipe), "--out", str(tmp_path)]
-    assert daily.main([*arguments, "--first", "11"]) == 0
+    assert daily.main([*arguments, "--first", "12"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["day"] for row in report["days"]] == [d.isoformat() for d in days.unique().sort().to_list()[11:]]
+    assert [row["day"] for row in report["days"]] == [d.isoformat() for d in days.unique().sort().to_list()[12:]]
     of_day = dict(days.cast(pl.String).value_counts().iter_rows())
     assert [row["rows"] for row in report["days"]] == [of_day[row["day"]] for row in report["days"]]
     assert report["days"][0]["warm"] == report["days"][0]["frozen"], "on the first day they are one bundle"

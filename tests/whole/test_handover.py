@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ def listening(service: Service) -> bool:
     return "ready on" in service.output
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(("workers", "successors"), [("1", 2), ("2", 1)])
 def test_a_successor_takes_over_under_load_and_nobody_is_lost(
-    small_bundle: Bundle, tmp_path: Path, workers: str
+    small_bundle: Bundle, tmp_path: Path, workers: str, successors: int
 ) -> None:
     settings = {
         "bundle": str(small_bundle.folder),
@@ -36,21 +37,17 @@ def test_a_successor_takes_over_under_load_and_nobody_is_lost(
         "timeout_ms": "60000",  # a busy machine turns nobody away
     }
     admin = f"http://127.0.0.1:{settings['admin_port']}"
-    with serving(**settings) as first:
+    with ExitStack() as services:
+        first = serves = services.enter_context(serving(**settings))
         with knocking(first.url) as clients:
             wait_until(lambda: clients.counts["ok"] > 50, first)
-            with serving(**settings) as second:
-                assert first.ended() == 0, second.output
-                assert listening(second) and "the service before has handed over" in second.output
-                before = clients.counts["ok"]
-                wait_until(lambda: clients.counts["ok"] > before + 50, second)
+            for _ in range(successors):
+                before, serves = serves, services.enter_context(serving(**settings))
+                assert before.ended() == 0, serves.output
+                assert listening(serves) and "the service before has handed over" in serves.output
+                wait_until(lambda enough=clients.counts["ok"] + 50: clients.counts["ok"] > enough, serves)
                 assert json.loads(get(f"{admin}/health/ready"))["workers"] == int(workers)
                 assert (tmp_path / "handover").is_socket()
-                with serving(**settings) as third:  # and so on
-                    assert second.ended() == 0, third.output
-                    before = clients.counts["ok"]
-                    wait_until(lambda: clients.counts["ok"] > before + 50, third)
-                    clients.stop.set()
         assert set(clients.counts) == {"ok"}, (clients.counts, clients.examples[:3], first.output)
     assert not list(tmp_path.iterdir()), "the socket is gone with the last"
 

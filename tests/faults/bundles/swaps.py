@@ -27,7 +27,7 @@ from tests.processes import ROOT
 
 POLL_S = 0.2
 CHECKED_S = 120.0  # patience with a check that runs only where nobody else wants the core
-SWAPS = {1: 2, ROUND: 20}  # by rounds
+SWAPS = {1: 1, ROUND: 20}  # by rounds
 FEW_LINES = 12
 BAD = "bad"
 

@@ -53,7 +53,6 @@ RESTARTS = [
         needs=("handover",),
         hands_over=True,
         ends=True,
-        short=True,
     ),
     Ordeal(
         "successor fails",
