@@ -19,13 +19,12 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from loadtest.bench.command import Command, Measured, positive
-from loadtest.bench.processes import Service, bare_environment, on, pss, service, tree, two_cores
+from loadtest.bench.processes import Service, bare_environment, descriptors, on, pss, service, two_cores
 from loadtest.errors import NoRun
 from loadtest.generator.client import Answer, Client, parse_url
 from loadtest.overload import setting
@@ -105,7 +104,7 @@ async def see(running: Service, sizes: Sizes) -> Seen:
         try:
             await window(client, message, sizes, seen.seconds[hostile], seen.failures)
             seen.bytes.append(pss(running.pid))
-            seen.descriptors.append(sum(len(list(Path(f"/proc/{one}/fd").iterdir())) for one in tree(running.pid)))
+            seen.descriptors.append(descriptors(running.pid))
         finally:
             if process is not None:
                 await _ended(process, seen)

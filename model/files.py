@@ -41,7 +41,12 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     power cut could leave the new name on an empty file.
     """
     with beside(path) as partial:
-        yield partial
+        try:
+            yield partial
+        except FileNotFoundError as error:
+            if error.filename == str(partial):  # a name that nobody gave: what is missing is where it was to stand
+                raise FileNotFoundError(error.errno, error.strerror, str(path.parent)) from None
+            raise
         if durable:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())

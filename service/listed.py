@@ -1,6 +1,7 @@
-"""What settings may hold that name others: whose pages may call, which proxies are believed, under which path."""
+"""What settings of more than a word may hold: origins, proxies, a path; budgets."""
 
 import ipaddress
+import math
 import re
 
 ANY = "*"
@@ -8,6 +9,7 @@ ORIGIN = re.compile(r"https?://(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]
 # Without an empty part: `//name/` would be another host's address in a link or a Location.
 PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 LONGEST_PREFIX = 200
+MOST_BUDGETS, SHORTEST_MS, LONGEST_MS = 20, 0.1, 60_000  # each is a bucket more of every route and outcome
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -49,3 +51,18 @@ def prefix(value: str) -> str:
             f"letters, digits and ._~- in up to {LONGEST_PREFIX} characters"
         )
     return value
+
+
+def budgets(value: object) -> object:
+    """Of a text with commas between: each once, ascending. Anything else as it is. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    allowed = f"up to {MOST_BUDGETS} numbers from {SHORTEST_MS} to {LONGEST_MS} with commas between are allowed"
+    try:
+        found = tuple(sorted({float(part) for part in value.split(",")})) if value.strip() else ()
+    except ValueError:
+        raise ValueError(allowed) from None
+    in_range = all(math.isfinite(budget) and SHORTEST_MS <= budget <= LONGEST_MS for budget in found)
+    if not in_range or len(found) > MOST_BUDGETS:
+        raise ValueError(allowed)
+    return found

@@ -34,6 +34,7 @@ from service.settings import SettingsError, load_settings
 
 REFUSED, BARRED, NOT_TAKEN = 1, 3, 4
 LOCK = ".publish.lock"
+KEY = "RANKER_KEY"  # where --key is not given
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,8 +120,8 @@ def _home(options: argparse.Namespace) -> Path:
         named: Path = options.to
     elif "RANKER_BUNDLE" in os.environ:
         named = Path(os.environ["RANKER_BUNDLE"])
-    elif options.bundle and (Path(options.bundle) / "manifest.json").is_file():
-        named = Path(options.bundle).resolve().parent
+    elif options.bundle and (Path(options.bundle).resolve().parent / versions.CURRENT).is_symlink():
+        named = Path(options.bundle).resolve().parent  # one of the versions there
     else:
         raise BundleError("where to? --to HOME names the folder of versions and `current`, or RANKER_BUNDLE does")
     home = home_of(named)
@@ -150,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--max-gb", type=_number, default=64.0, metavar="GB", help="unpacked size at most (default 64)")
     add("--url", metavar="URL", help="of a service: wait until all its workers answer with it")
-    add("--key", default=os.environ.get("RANKER_KEY"), help="that service's API key (default: $RANKER_KEY)")
+    add("--key", default=os.environ.get(KEY), help=f"that service's API key (default: ${KEY})")
     add("--wait-s", type=_number, default=300.0, metavar="S", help="for that service at most (default 300)")
     return parser
 

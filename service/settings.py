@@ -1,6 +1,5 @@
 """What the operator may set: one frozen object, read once from `RANKER_*` variables, each field with its reason."""
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +11,6 @@ from service import listed
 
 DEMO_BUNDLE = Path(__file__).parent / "demo" / "bundle"
 DEMO_USERS = Path(__file__).parent / "demo" / "users.jsonl"
-MOST_BUDGETS, SHORTEST_MS, LONGEST_MS = 20, 0.1, 60_000  # each is a bucket more of every route and outcome
 MOST_KEPT = 1000  # behaviours of a kind of a user
 
 
@@ -274,21 +272,7 @@ class Settings(BaseSettings):
     _origins = field_validator("cors_origins")(listed.origins)
     _networks = field_validator("trusted_proxies")(listed.networks)
     _prefix = field_validator("root_path")(listed.prefix)
-
-    @field_validator("budgets_ms", mode="before")
-    @classmethod
-    def _budgets(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        allowed = f"up to {MOST_BUDGETS} numbers from {SHORTEST_MS} to {LONGEST_MS} with commas between are allowed"
-        try:
-            budgets = tuple(sorted({float(part) for part in value.split(",")})) if value.strip() else ()
-        except ValueError:
-            raise ValueError(allowed) from None
-        in_range = all(math.isfinite(budget) and SHORTEST_MS <= budget <= LONGEST_MS for budget in budgets)
-        if not in_range or len(budgets) > MOST_BUDGETS:
-            raise ValueError(allowed)
-        return budgets
+    _budgets = field_validator("budgets_ms", mode="before")(listed.budgets)
 
 
 def load_settings() -> Settings:

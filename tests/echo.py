@@ -29,6 +29,7 @@ class Server:
 
     def __init__(self, bounds: Bounds | None = None) -> None:
         self.arrivals: list[Arrival] = []
+        self.whole: list[bool] = []  # of each request: whether all of it had come when the application got it
         self.bodies: list[tuple[str, bytes]] = []  # of whole requests, with their paths
         self.reasons: list[str] = []  # of refusals and closings
         self.lobby = Lobby(bounds, self.reasons.append)
@@ -49,6 +50,7 @@ class Server:
             self._held.set()
             self._free.wait(PATIENCE_S)
         self.arrivals.append(scope[ARRIVAL])
+        self.whole.append(scope[ARRIVAL].whole is not None)
         body, more = b"", True
         while more:
             message = await receive()

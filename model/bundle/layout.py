@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from model.bundle import versions
 from model.bundle.errors import BundleError as BundleError  # by this name most know it
 from model.features.catalog import FILE, Catalog, CatalogError
 
@@ -23,17 +24,8 @@ PREVIOUS_CATALOG = "catalog/previous.npy"  # the one before the last swap; in no
 
 def located(path: Path) -> tuple[Path, dict[str, Any]]:
     """Folder and manifest of the bundle at `path`, or of the one that its `current` points to. Raises BundleError."""
-    home = path if (path / "manifest.json").exists() else _only(path) or path
-    folder = (home / "current" if (home / "current").is_dir() else home).resolve()
+    folder = versions.behind(path)
     return folder, _manifest(folder)
-
-
-def _only(path: Path) -> Path | None:
-    """The one bundle in a folder of bundles, as training fills it; None: it has none, or several."""
-    if (path / "current").is_dir():
-        return None
-    homes = [current.parent for current in path.glob("*/current") if (current / "manifest.json").is_file()]
-    return homes[0] if len(homes) == 1 else None
 
 
 def verify_catalog(folder: Path, manifest: Mapping[str, Any], name: str = CATALOG) -> None:
@@ -60,8 +52,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         bundles = sorted(folder.glob("*/current"))
-        versions = sorted(folder.glob("[0-9]*T*/manifest.json"))[::-1]  # newest first
-        inside = [str(one.parent) for one in (bundles or versions)[:3]]
+        made = sorted(folder.glob("[0-9]*T*/manifest.json"))[::-1]  # newest first
+        inside = [str(one.parent) for one in (bundles or made)[:3]]
         why = "it has neither a manifest.json nor a `current`"
         if versions:
             why = "it has no `current`, since no version of it was published (model.train said why)"

@@ -16,7 +16,7 @@ from model.bundle.errors import BundleError
 from model.files import replacing
 
 ALLOWED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-CURRENT, PREVIOUS = "current", "previous"
+CURRENT, PREVIOUS, MANIFEST = "current", "previous", "manifest.json"
 
 
 def check_name(name: str) -> str:
@@ -24,6 +24,23 @@ def check_name(name: str) -> str:
     if not ALLOWED.fullmatch(name):
         raise BundleError(f"{name!r} cannot name a bundle; allowed: letters, digits, _ . -, the first no . or -")
     return name
+
+
+def behind(path: Path) -> Path:
+    """The bundle's folder that a path leads to, all links followed: the path itself, or its `current`.
+
+    Or the `current` of the one bundle in a folder of bundles, as training fills it and a container mounts it.
+    """
+    home = path if (path / MANIFEST).exists() else only(path) or path
+    return (home / CURRENT if (home / CURRENT).is_dir() else home).resolve()
+
+
+def only(path: Path) -> Path | None:
+    """The home of the one bundle in a folder of bundles; None: it has none or several, or is a home itself."""
+    if (path / CURRENT).is_dir():
+        return None
+    homes = [link.parent for link in path.glob(f"*/{CURRENT}") if (link / MANIFEST).is_file()]
+    return homes[0] if len(homes) == 1 else None
 
 
 def current(home: Path) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from service.access.keyring import Keyring
-from service.access.keys import METRICS, OPEN, Key
+from service.access.keys import METRICS, OPEN, RANK, Key
 from service.errors import Forbidden, Unauthorized
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Guard:
         if scope in self._open or (self._preflights and method == "OPTIONS" and _preflight(headers)):
             return None
         browsed = method == "GET" and (path in BROWSED or path.startswith(self._browsed))
+        scope = RANK if browsed and scope is None else scope  # what the pages load, which no route names
         token = _token(headers, browsed)
         key = None if token is None else self.ring.who(token)
         if key is None:

@@ -45,6 +45,9 @@ def digest(token: bytes) -> bytes:
 
 def made(name: str, scopes: str) -> tuple[str, str]:
     """A new key, and the line that makes it known without containing it. Raises KeysError."""
+    for word, given in (("NAME", name), ("SCOPES", scopes)):
+        if len(given.split()) != 1:
+            raise KeysError(f"{word} {given!r}: one word is needed, without blanks")
     token = "rk_" + secrets.token_urlsafe(32)  # the prefix lets scanners of repositories find it
     line = f"{name} {scopes} {HASHED}{digest(token.encode()).hex()}"
     _key(line)

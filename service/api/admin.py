@@ -7,9 +7,10 @@ from fastapi import Request, Response
 from pydantic import ValidationError
 
 from service.api.answers import json_response
+from service.api.bodies import body_of
 from service.api.endpoint import Parts
 from service.call import Call
-from service.errors import KINDS, BodyTooLarge, InvalidRequest, MalformedBody, RankerError, WrongMediaType
+from service.errors import KINDS, InvalidRequest, MalformedBody, RankerError, WrongMediaType
 from service.wire.orders import ModelOrder
 
 MOST_BYTES = 64 * 1024  # of the body: a path and a hash
@@ -19,7 +20,9 @@ URL = ("http://", "https://", "s3://")
 
 async def post_model(call: Call, request: Request, parts: Parts) -> Response:
     """It takes as long as the swap: seconds, of a large bundle more."""
-    order = _order(request.headers.get("content-type", ""), await _read(request))
+    order = _order(
+        request.headers.get("content-type", ""), await body_of(call, request, MOST_BYTES, parts.metrics, parts.gate)
+    )
     result = await parts.orders.ask(order.model_dump(exclude_defaults=True))
     if result.status != 200:
         raise KIND.get(result.body["kind"], RankerError)(result.body["message"])
@@ -48,12 +51,3 @@ def _order(content_type: str, body: bytes) -> ModelOrder:
     if order.bundle is not None and order.bundle.lower().startswith(URL) and order.sha256 is None:
         raise InvalidRequest("sha256: missing; what comes from a URL is compared with it (sha256sum FILE)")
     return order
-
-
-async def _read(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise BodyTooLarge(f"more than {MOST_BYTES} bytes, at most {MOST_BYTES}")
-    return bytes(body)

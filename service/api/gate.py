@@ -58,7 +58,10 @@ class Gate:
         task, the framework and most of HTTP (an arrival.Turnstile).
         """
         path = url.partition(b"?")[0]
-        route, bulk = (method == b"POST" and self._bulk.get(path)) or (path.decode("latin-1"), None)
+        row = self._bulk.get(path) if method == b"POST" else None
+        if self.guard.ring is None and (row is None or not self._admission.candidates):
+            return None  # there is nothing that could refuse it
+        route, bulk = row or (path.decode("latin-1"), None)
         call = Call("", begun)
         try:
             self._foresee(call, method, path, headers)

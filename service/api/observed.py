@@ -1,6 +1,6 @@
 """What every request passes on its way in and out: timed, counted, logged and traced.
 
-ASGI, around the application that app.py builds. Here a request gets its Call.
+ASGI, around the routes (application.py). Here a request gets its Call.
 """
 
 import logging

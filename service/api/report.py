@@ -11,6 +11,7 @@ from service.telemetry.counts import Metrics
 from service.telemetry.families import UNMATCHED, outcome_of
 from service.telemetry.logs import RequestLog
 
+PATIENT = ("/admin/model",)  # whose requests take as long as what they order
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -40,7 +41,7 @@ class Report:
             self._metrics.add("ranker_shed", reason=call.error)
         if call.late_before is not None:
             self._metrics.add("ranker_deadline_exceeded", stage=call.late_before)
-        if (why := self._log.why(outcome, total_s)) is not None:
+        if (why := self._log.why(outcome, total_s, route in PATIENT)) is not None:
             self._log.tell(
                 why,
                 call.stages,

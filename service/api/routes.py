@@ -182,7 +182,8 @@ async def http_error(request: Request, error: Exception) -> Response:
     """What the framework refuses: a path or a method that the table does not have."""
     assert isinstance(error, HTTPException)
     kind = OF_STATUS.get(error.status_code, InvalidRequest).kind
-    message = f"{request.method} {request.scope['path']}: {error.detail}; allowed: {ALLOWED}"
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))  # as `allowed` names them
+    message = f"{request.method} {path}: {error.detail}; allowed: {ALLOWED}"
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if error.status_code == MethodNotAllowed.status:
         headers["allow"], _ = allowed_of(request.app.routes, request.scope)

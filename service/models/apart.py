@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from model.bundle.errors import BundleError
+from service.process.child import of_this
 from service.telemetry.relay import relayed
 
+ENDS_S = 5.0  # from the wish that a process end until it is killed
 LIMIT_S = 1800.0  # of a process: ten million items are checked in seconds, by a slow line fetched in minutes
 ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # numpy's threads would each take a core
 Answer = TypeVar("Answer")
@@ -42,7 +44,7 @@ class TooSlow(BundleError):
 async def process(program: str, *arguments: str, limit_s: float = LIMIT_S) -> dict[str, Any]:
     """What a process that runs `program` prints last, as JSON.
 
-    Raises BundleError: its `problem`, or how it ended; TooSlow after `limit_s`. It is killed then, and where nobody
+    Raises BundleError: its `problem`, or how it ended; TooSlow after `limit_s`. It is ended then, and where nobody
     waits any more.
     """
     with relayed("check") as log_lines:
@@ -51,7 +53,7 @@ async def process(program: str, *arguments: str, limit_s: float = LIMIT_S) -> di
             "-c",
             program,
             *arguments,
-            env=os.environ | ALONE | log_lines.environment,
+            env=os.environ | ALONE | of_this() | log_lines.environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=log_lines.stderr,
@@ -64,10 +66,18 @@ async def process(program: str, *arguments: str, limit_s: float = LIMIT_S) -> di
         raise TooSlow(f"{arguments[0]}: not looked through after {limit_s:.0f} s; given up") from None
     finally:
         if one.returncode is None:
-            with suppress(ProcessLookupError):
-                one.kill()
-            await one.wait()
+            await _ended(one)
     return answer(output, one.returncode or 0, arguments[0])
+
+
+async def _ended(one: asyncio.subprocess.Process) -> None:
+    """Lets it remove what it has half-written."""
+    for end in (one.terminate, one.kill):
+        with suppress(ProcessLookupError):
+            end()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(one.wait(), ENDS_S)
+            return
 
 
 def answer(output: bytes, code: int, what: str) -> dict[str, Any]:

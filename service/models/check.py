@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from model.bundle.errors import BundleError
 from service.models import apart
+from service.models.apart import ENDS_S
+from service.process.child import end_with_parent, of_this
 from service.telemetry.relay import relayed
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def checked(folder: Path) -> Checked:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log_lines.stderr,
-            env=os.environ | log_lines.environment,
+            env=os.environ | of_this() | log_lines.environment,
             start_new_session=True,
         )
     return Checked(**apart.answer(done.stdout, done.returncode, str(folder)))
@@ -65,9 +67,11 @@ async def checked_beside(folder: Path) -> Checked:
 
 def main(arguments: Sequence[str]) -> None:
     folder, when = arguments
+    end_with_parent(ENDS_S)
     if when != FIRST:
         apart.yield_cores(when == IDLE)
     from model.bundle.reading import Bundle
+    from model.bundle.versions import check_name
     from model.features.wanted import Wanted
     from service.models.examples import example, samples
     from service.scoring.scorer import Scorer
@@ -80,6 +84,8 @@ def main(arguments: Sequence[str]) -> None:
     begun = time.perf_counter()
     try:
         bundle = Bundle.open(Path(folder))
+        for name in (bundle.name, bundle.version):
+            check_name(name)  # of a folder, and of a label
         check_kept(bundle, Wanted.of(bundle.schema), settings.history_keep)
         bundle.verify()
         served = Served.open(bundle, Scorer(1), settings.precision)

@@ -30,6 +30,7 @@ class Following:
         self.watch = BundleWatch(path, poll_s, self.swaps)
         self.look = self.watch.look
         self._orders = ModelOrders(path, self.swaps)
+        self.end = self._orders.end
 
     def order(self, worker: Asking, order: Order) -> None:
         self._orders.take(order, worker.line.tell)
@@ -40,14 +41,22 @@ async def following(fleet: Fleet, bundle: Checked, path: Path, poll_s: float) ->
     """Inside, `fleet` follows `path`, RANKER_BUNDLE, and what is ordered."""
     live = Following(fleet, bundle, path, poll_s)
     tasks = [asyncio.create_task(work) for work in (live.watch.run(), live.swaps.tend())]
+
+    async def end() -> None:
+        await fleet.stops()
+        live.end()
+        for task in tasks:
+            task.cancel()
+
+    ending = asyncio.create_task(end())
     for task in tasks:
         task.add_done_callback(_ended)
     try:
         yield live
     finally:
-        for task in tasks:
+        for task in (ending, *tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(ending, *tasks, return_exceptions=True)
 
 
 def _ended(task: "asyncio.Task[None]") -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from model.bundle import versions
 from model.bundle.errors import BundleError
-from service.errors import BundleRefused, NothingBefore, RankerError, SwapUnderWay
+from service.errors import BundleRefused, Draining, NothingBefore, RankerError, SwapUnderWay
 from service.models import apart
 from service.models.swaps import Refused, Swapped, Swaps
 from service.models.target import home_of, target_of
@@ -20,12 +20,23 @@ log = logging.getLogger("ranker")
 INSTALL = "import sys; from service.models.installing.place import main; main(sys.argv[1:])"
 
 
+STOPS = "this instance stops and takes no other bundle; nothing was done"
+
+
 class ModelOrders:
     """`path` is RANKER_BUNDLE: where it is a folder with `current`, that link follows what was ordered."""
 
     def __init__(self, path: Path, swaps: Swaps):
         self._path, self._swaps = path, swaps
         self._under_way: set[asyncio.Task[None]] = set()
+        self._ended = False
+
+    def end(self) -> None:
+        """The service stops. Who waits is told so now, and not kept for as long as the grace lasts."""
+        self._ended = True
+        if not self._swaps.switching:  # else it is as good as done
+            for task in self._under_way:
+                task.cancel()
 
     def take(self, order: Order, answer: Callable[[Result], None]) -> None:
         """Does not wait; `answer` gets the result when there is one, be it an error's kind and message."""
@@ -35,11 +46,16 @@ class ModelOrders:
 
     async def _answer(self, order: Order, answer: Callable[[Result], None]) -> None:
         try:
+            if self._ended:
+                raise Draining(STOPS)
             if self._swaps.busy or len(self._under_way) > 1:
                 raise SwapUnderWay("another swap is under way; GET /model tells when it is over")
             body = await self._done(order.what)
+        except asyncio.CancelledError:
+            answer(_refusal(order, Draining(STOPS)))
+            raise
         except RankerError as error:
-            answer(Result(order.number, error.status, {"kind": error.kind, "message": str(error)}))
+            answer(_refusal(order, error))
         else:
             answer(Result(order.number, 200, body))
 
@@ -98,3 +114,7 @@ class ModelOrders:
         if note:
             log.warning("bundle %s: %s", folder, note)
         return told | {"note": note or None}
+
+
+def _refusal(order: Order, error: RankerError) -> Result:
+    return Result(order.number, error.status, {"kind": error.kind, "message": str(error)})

@@ -17,17 +17,13 @@ from model.bundle import versions
 from model.bundle.errors import BundleError
 from service.models import apart, check
 from service.models.target import Target, target_of
-from service.process.control import Done, Drop, Load, Message, Switch, Up
+from service.process.control import ENDED, Done, Drop, Load, Message, Switch, Up
 
 log = logging.getLogger("ranker")
 
 LOAD_S = 600.0  # for one worker: a disk that hangs is no reason to wait for ever
 TEND_S = 0.5  # between two looks whether all workers answer with the same
-ENDED, NOT_LOADED = "the worker ended", "it was not loaded"
-
-
-class Process(Protocol):
-    async def wait(self) -> int: ...
+NOT_LOADED = "it was not loaded"
 
 
 class Member(Protocol):
@@ -35,16 +31,13 @@ class Member(Protocol):
 
     up: Up | None
 
-    @property
-    def process(self) -> Process: ...
-
     async def ask(self, message: Load | Switch) -> Done: ...
 
     def kill(self) -> None: ...
 
 
 class Fleet(Protocol):
-    """All workers. `bundle` is what one that starts answers with; `workers` are those that answer."""
+    """All workers. `bundle` is what one that starts answers with; `workers` are those that answer, until it `stops`."""
 
     bundle: Path
 
@@ -52,6 +45,8 @@ class Fleet(Protocol):
     def workers(self) -> Sequence[Member]: ...
 
     def tell(self, message: Message) -> None: ...
+
+    async def stops(self) -> None: ...
 
 
 class Refused(Exception):
@@ -78,6 +73,7 @@ class Swaps:
         self._fleet = fleet
         self._lock = asyncio.Lock()
         self._number = 0
+        self.switching = False
         self.live = target_of(fleet.bundle)
         self.before: Path | None = None  # what answered before `live`
         self._known: dict[Target, check.Checked] = {self.live: bundle}  # what answers, and what did before
@@ -85,7 +81,8 @@ class Swaps:
 
     @property
     def busy(self) -> bool:
-        return self._lock.locked()
+        """Not from the switch on, which callers see before all of it is done: who orders then waits for the rest."""
+        return self._lock.locked() and not self.switching
 
     async def swap(self, folder: Path, why: str) -> Swapped:
         """Waits for a swap that is under way. Raises Refused; then all is as it was."""
@@ -99,6 +96,7 @@ class Swaps:
             try:
                 bundle = await self._checked(target)
                 count = await self._load(number, bundle.folder)
+                self.switching = True
                 await self._switch(number, target)
             except (BundleError, Refused) as error:
                 versions.release(held)
@@ -108,6 +106,8 @@ class Swaps:
             except BaseException:  # cancelled: the service ends
                 versions.release(held)
                 raise
+            finally:
+                self.switching = False
             versions.release(self._held)
             self._held = held
             self._known = {**dict(list(self._known.items())[-1:]), target: bundle}
@@ -153,11 +153,11 @@ class Swaps:
         """For ever: a worker that came up with another bundle, since it started while others switched, follows."""
         while True:
             await asyncio.sleep(TEND_S)
-            if self.busy:
+            if self._lock.locked():
                 continue
-            for worker in self._fleet.workers:
-                if worker.up is not None and worker.up.folder != str(self._fleet.bundle):
-                    async with self._lock:
+            async with self._lock:
+                for worker in self._fleet.workers:
+                    if worker.up is not None and worker.up.folder != str(self._fleet.bundle):
                         await self._bring(worker)
 
     async def _bring(self, worker: Member) -> None:
@@ -169,13 +169,7 @@ class Swaps:
 
     async def _asked(self, worker: Member, message: Load | Switch) -> Done:
         """Its answer, or that it ended, or that there was none within LOAD_S."""
-        answer = asyncio.ensure_future(worker.ask(message))
-        end = asyncio.ensure_future(worker.process.wait())
         try:
-            await asyncio.wait((answer, end), timeout=LOAD_S, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
-            return Done(message.number, ENDED if end.done() else f"a worker did not answer within {LOAD_S:.0f} s")
-        finally:
-            answer.cancel()
-            end.cancel()
+            return await asyncio.wait_for(worker.ask(message), LOAD_S)
+        except TimeoutError:
+            return Done(message.number, f"a worker did not answer within {LOAD_S:.0f} s")

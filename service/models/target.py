@@ -7,7 +7,7 @@ as well as a `current` that moves.
 from pathlib import Path
 from typing import NamedTuple
 
-from model.bundle.versions import CURRENT
+from model.bundle.versions import CURRENT, MANIFEST, behind, only
 
 
 class Target(NamedTuple):
@@ -19,10 +19,10 @@ class Target(NamedTuple):
 
 def target_of(path: Path) -> Target:
     try:
-        folder = (path / CURRENT if (path / CURRENT).is_dir() else path).resolve()
+        folder = behind(path)
     except (OSError, RuntimeError):  # not to be read; or links that lead in a circle
         return Target(path.absolute(), None)
-    return Target(folder, _stamp(folder / "manifest.json"))
+    return Target(folder, _stamp(folder / MANIFEST))
 
 
 def state_of(folder: Path) -> tuple[object, ...]:
@@ -34,7 +34,9 @@ def home_of(path: Path) -> Path | None:
     """The folder whose `current` is behind `path`, a service's RANKER_BUNDLE; None where that names a bundle itself."""
     if path.name == CURRENT and path.is_symlink():
         return path.parent
-    return path if (path / CURRENT).is_symlink() or not (path / "manifest.json").exists() else None
+    if (path / CURRENT).is_symlink():
+        return path
+    return None if (path / MANIFEST).exists() else only(path) or path
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

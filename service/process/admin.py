@@ -1,8 +1,8 @@
 """/health and /metrics on a port of their own, by a process that load on the workers does not reach.
 
-It reads the workers' counts, as any of them does, and imports neither a model nor what runs one. It ends when its
-standard input does: its parent's end, or its parent's wish. It passes SIGTERM over, which systemd sends to every
-process of a unit at once, since it is to tell of the others' end.
+It reads the workers' counts, as any of them does, and imports neither a model nor what runs one. Its connections have
+the workers' limits. It ends when its standard input does: its parent's end, or its parent's wish. It passes SIGTERM
+over, which systemd sends to every process of a unit at once, since it is to tell of the others' end.
 """
 
 import json
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import uvicorn
@@ -24,6 +24,9 @@ from service.access.guard import Guard
 from service.access.keyring import KNOWN, Keyring, Watch, keyring
 from service.access.keys import METRICS as SCRAPE
 from service.access.keys import OPEN
+from service.api.http.bounds import Bounds
+from service.api.http.door import Door
+from service.api.http.lobby import LOBBY, Lobby
 from service.errors import MethodNotAllowed, NotFound, RankerError, error_body
 from service.process.adminprocess import Task
 from service.telemetry import logs
@@ -104,7 +107,7 @@ def main(arguments: Sequence[str]) -> None:
     config = uvicorn.Config(
         Admin(reader, task.workers, ring, task.metrics_open),
         loop="uvloop",
-        http="httptools",
+        http=cast(Any, Door),  # as of the workers, whose limits hold here too
         ws="none",
         lifespan="off",
         log_config=None,
@@ -113,7 +116,7 @@ def main(arguments: Sequence[str]) -> None:
         timeout_graceful_shutdown=1,
         server_header=False,
     )
-    server = Serving(config)
+    server = Serving(config, Lobby(Bounds(**cast(Any, task.bounds)).afforded(others=0)))
 
     def watch() -> None:
         sys.stdin.buffer.read()
@@ -124,6 +127,16 @@ def main(arguments: Sequence[str]) -> None:
 
 
 class Serving(uvicorn.Server):
+    """uvicorn's, whose connections meet in a lobby: it tells the log of those that it refuses, and counts none."""
+
+    def __init__(self, config: uvicorn.Config, lobby: Lobby):
+        super().__init__(config)
+        self._lobby = lobby
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.lifespan.state[LOBBY] = self._lobby
+        await super().startup(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

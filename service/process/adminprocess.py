@@ -34,6 +34,7 @@ class Task:
     log_format: Literal["text", "json"]
     keys_file: str | None  # keys themselves come by the environment, which others cannot read as they can arguments
     metrics_open: bool
+    bounds: dict[str, float]  # of connections: the fields of http.bounds.Bounds
 
 
 class AdminProcess:

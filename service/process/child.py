@@ -9,12 +9,20 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
+PARENT = "RANKER_PARENT"  # tells a child whose it is: once it looks for itself, that one may be gone
 
-def end_with(parent: int, grace_s: float) -> None:
+
+def of_this() -> dict[str, str]:
+    """What a child of this process finds in its environment."""
+    return {PARENT: str(os.getpid())}
+
+
+def end_with_parent(grace_s: float) -> None:
     """Ends this process when its parent is gone, however it went: a killed parent can tell nobody.
 
     In order, but within `grace_s`: its event loop may be stuck.
     """
+    parent = int(os.environ[PARENT])
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 MOST_BYTES = 2**20  # of one message
+ENDED = "the worker ended"  # the problem in Done of one that will never answer
 
 
 @dataclass(frozen=True)

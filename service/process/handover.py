@@ -78,6 +78,8 @@ class Handover:
         self._beside = path.with_name(f".{path.name}.{os.getpid()}")
         self._listener = socket.socket(socket.AF_UNIX)
         try:
+            if path.exists() and not path.is_socket():
+                raise OSError("something that is no socket stands there")
             with suppress(FileNotFoundError):
                 self._beside.unlink()
             self._listener.bind(str(self._beside))

@@ -25,13 +25,21 @@ class Orders:
         if self._line is None:
             raise NoParent("this process was not started by `python -m service`")
         self._number += 1
+        number = self._number  # others ask meanwhile
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting[self._number] = answer
-        self._line.tell(Order(self._number, what))
+        self._waiting[number] = answer
+        self._line.tell(Order(number, what))
         try:
             return await answer
         finally:
-            del self._waiting[self._number]
+            del self._waiting[number]
+
+    def close(self) -> None:
+        """The parent is gone: who waits for its answer gets none."""
+        self._line = None
+        for number in list(self._waiting):
+            gone = {"kind": NoParent.kind, "message": "the parent process is gone, and this one ends"}
+            self.answered(Result(number, NoParent.status, gone))
 
     def answered(self, result: Result) -> None:
         if (answer := self._waiting.get(result.number)) is not None and not answer.done():

@@ -48,7 +48,9 @@ class Prelude:
         assert self._process.stdin
         self._process.stdin.write(json.dumps(told).encode())
         self._process.stdin.close()
-        return Prepared(**self._told())
+        prepared = Prepared(**self._told())
+        self.close()  # it has said all that it had to; else it would stay as a zombie for as long as the service lives
+        return prepared
 
     def close(self) -> None:
         """Kills it, if it has not ended."""

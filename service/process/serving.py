@@ -12,12 +12,14 @@ import shlex
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from model.bundle.errors import BundleError
 from service.access.keyring import KNOWN, Keyring, Watch, ring_of
 from service.access.reach import check_reach
+from service.api.http.bounds import Bounds
 from service.models.check import Checked, checked
 from service.models.live import following
 from service.process.adminprocess import AdminProcess, Task
@@ -32,6 +34,8 @@ from service.telemetry import logs, relay, tracing
 from service.telemetry.folder import prepare_folder
 
 log = logging.getLogger("ranker")
+
+ADMIN_CONNECTIONS = 100  # at most, of the admin port: who asks there are balancers and Prometheus
 
 
 def serve(data: Path | None = None) -> int:
@@ -168,7 +172,9 @@ def _admin_task(folder: Path, settings: Settings, prepared: Prepared) -> Task:
     form = (prepared.routes, prepared.reasons, budgets_s)
     keys_file = None if settings.keys_file is None else str(settings.keys_file)
     logged = (settings.log_level, settings.log_format)
-    return Task(str(folder), settings.workers, *form, *logged, keys_file, settings.metrics_open)
+    bounds = Bounds.of(settings)
+    bounds = replace(bounds, connections=min(bounds.connections, ADMIN_CONNECTIONS))
+    return Task(str(folder), settings.workers, *form, *logged, keys_file, settings.metrics_open, asdict(bounds))
 
 
 def _watched(ring: Keyring) -> Watch:

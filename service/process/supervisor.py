@@ -68,6 +68,10 @@ class Supervisor:
     def stopping(self) -> bool:
         return self._stopping.is_set()
 
+    async def stops(self) -> None:
+        """Returns when it begins to stop."""
+        await self._stopping.wait()
+
     def tell(self, message: Message) -> None:
         for worker in self._workers:
             worker.line.tell(message)
@@ -76,6 +80,8 @@ class Supervisor:
         """SIGTERM: it drains, then ends. The second time it ends at once."""
         if self._stopping.is_set():
             self._hurry.set()
+        elif not self._handed:
+            log.info("SIGTERM: not ready any more; serves on for %g s at most, then ends", self._times.drain_s)
         self._stopping.set()
 
     def hurry(self) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +19,10 @@ from service.api import leaving
 from service.api.http.door import Door
 from service.app import create_app
 from service.models.loading import Loading
-from service.process.child import end_with, end_within, leave
+from service.process.child import end_with_parent, end_within, leave
 from service.process.control import Beat, Done, Drain, Drop, Failed, Leaving, Line, Load, Result, Stop, Switch, Up, told
 from service.process.orders import Orders
-from service.process.workers import CONTROL, LISTENER, METRICS_FOLDER, PARENT
+from service.process.workers import CONTROL, LISTENER, METRICS_FOLDER
 from service.settings import SettingsError, load_settings
 from service.telemetry import logs, tracing
 
@@ -36,7 +36,7 @@ def main() -> None:
     """Serves until it is told to stop or its parent is gone."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's matter
     settings = load_settings()
-    end_with(int(os.environ[PARENT]), settings.shutdown_grace_s)
+    end_with_parent(settings.shutdown_grace_s)
     logs.configure(settings.log_level, settings.log_format)
     orders = Orders()
     control = socket.socket(fileno=int(os.environ[CONTROL]))
@@ -108,14 +108,18 @@ class Answering(uvicorn.Server):
 
     async def _listen(self, line: Line) -> None:
         loading: Loading = self._app.state.loading
-        tasks: set[asyncio.Task[None]] = set()
+        tasks: set[asyncio.Task[Done]] = set()
 
-        async def answer(done: Awaitable[Done]) -> None:
-            line.tell(await done)
+        def begin(number: int, done: Coroutine[Any, Any, Done]) -> None:  # beside it, other messages are heard
+            def answer(task: asyncio.Task[Done]) -> None:
+                tasks.discard(task)
+                if task.cancelled():
+                    return
+                error = task.exception()  # a bundle that is none to this release fails in ways that nobody foresaw
+                line.tell(task.result() if error is None else Done(number, f"a worker cannot take it: {error!r}"))
 
-        def begin(done: Awaitable[Done]) -> None:  # beside it, other messages are heard
-            tasks.add(task := asyncio.create_task(answer(done)))
-            task.add_done_callback(tasks.discard)
+            tasks.add(task := asyncio.create_task(done))
+            task.add_done_callback(answer)
 
         async for message in line:
             match message:
@@ -125,14 +129,15 @@ class Answering(uvicorn.Server):
                 case Stop(grace_s, linger_s):
                     self._stop(grace_s, linger_s)
                 case Load(number, folder):
-                    begin(loading.load(number, Path(folder)))
+                    begin(number, loading.load(number, Path(folder)))
                 case Switch(number):
-                    begin(loading.switch(number))
+                    begin(number, loading.switch(number))
                 case Drop(number, folder, problem):
                     loading.drop(number, folder, problem)
                 case Result():
                     self._orders.answered(message)
         self._parent_is_gone = True
+        self._orders.close()
         self._stop(self._grace_s, 0.0)
 
     def _asked_to_leave(self) -> None:

@@ -9,17 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from service.process.control import Done, Failed, Leaving, Line, Load, Order, Switch, Up
+from service.process.child import of_this
+from service.process.control import ENDED, Done, Failed, Leaving, Line, Load, Order, Switch, Up
 from service.telemetry.relay import relayed
 
 _PROGRAM = "from service.process.worker import main; main()"  # no verb: nobody else is to start it
-# How a worker is told where things are: its end of the line, the listening socket, the parent, the counts.
-CONTROL, LISTENER, PARENT, METRICS_FOLDER = (
-    "RANKER_CONTROL",
-    "RANKER_LISTENER",
-    "RANKER_PARENT",
-    "RANKER_METRICS_FOLDER",
-)
+# How a worker is told where things are: its end of the line, the listening socket, the counts.
+CONTROL, LISTENER, METRICS_FOLDER = "RANKER_CONTROL", "RANKER_LISTENER", "RANKER_METRICS_FOLDER"
 
 
 class Worker:
@@ -33,6 +29,7 @@ class Worker:
         self.heard_s = time.monotonic()  # when it last said something
         self.ended: asyncio.Task[int]  # its exit code; set by whoever listens
         self._waiting: dict[int, asyncio.Future[Done]] = {}
+        self._gone = False  # nothing that it is asked is answered any more
 
     @classmethod
     async def start(cls, listener: socket.socket, folder: Path, bundle: Path) -> "Worker":
@@ -41,7 +38,6 @@ class Worker:
             told = {
                 CONTROL: theirs.fileno(),
                 LISTENER: listener.fileno(),
-                PARENT: os.getpid(),
                 METRICS_FOLDER: folder,
                 "RANKER_BUNDLE": bundle,  # what was checked, though `current` may move on
             }
@@ -49,7 +45,7 @@ class Worker:
                 sys.executable,
                 "-c",
                 _PROGRAM,
-                env=os.environ | {name: str(value) for name, value in told.items()} | log_lines.environment,
+                env=os.environ | {name: str(value) for name, value in told.items()} | of_this() | log_lines.environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stderr=log_lines.stderr,
                 pass_fds=[theirs.fileno(), listener.fileno()],
@@ -58,7 +54,9 @@ class Worker:
         return cls(process, await Line.over(ours))
 
     async def ask(self, message: Load | Switch) -> Done:
-        """Its answer; one that ends meanwhile answers with a problem."""
+        """Its answer; one that has ended, or ends meanwhile, answers ENDED."""
+        if self._gone:
+            return Done(message.number, ENDED)
         answer = self._waiting.setdefault(message.number, asyncio.get_running_loop().create_future())
         self.line.tell(message)
         try:
@@ -79,13 +77,14 @@ class Worker:
                     self.problem = problem
                 case Leaving():
                     self.leaving.set()
-                case Done(number) if (answer := self._waiting.get(number)) is not None:
+                case Done(number) if (answer := self._waiting.get(number)) is not None and not answer.done():
                     answer.set_result(message)
                 case Order():
                     order(self, message)
+        self._gone = True
         for number, answer in self._waiting.items():
             if not answer.done():
-                answer.set_result(Done(number, "the worker ended"))
+                answer.set_result(Done(number, ENDED))
         self.line.close()
         return await self.process.wait()
 

@@ -178,6 +178,10 @@ OF_MODELS = {  # gauges of the models that living workers answer with: help text
 }
 
 OF_WORKERS = {  # gauges of each worker that lives, by its slot
+    "draining": (
+        "ranker_worker_draining",
+        "Whether a worker asks that nothing new come: the service stops.",
+    ),
     "in_flight": ("ranker_in_flight", "Ranking requests under way."),
     "queue_items": ("ranker_queue_items", "Candidates that wait for a scoring thread, at most 0.25 s ago."),
     "queue_age_s": ("ranker_queue_age_seconds", "Seconds that the one who waits longest for a scoring thread has."),

@@ -51,4 +51,6 @@ class Health(NamedTuple):
         counts: dict[str, Any] = {"workers": self.expected, "up": self.up, "answering": self.answering}
         if self.model:
             counts |= {"model": self.model, "version": self.version}
+        if self.draining:
+            counts["draining"] = True
         return {"status": status if well else f"not {status}", **counts}

@@ -183,11 +183,14 @@ class RequestLog:
         self._share = 1.0 if level == "debug" else share if level == "info" else 0.0
         self._slow_s = slow_ms / 1000 if slow_ms and level != "error" else float("inf")
 
-    def why(self, outcome: str, total_s: float) -> str | None:
-        """Why this request gets a line: `failed`, `slow` or `sampled`; None when it gets none."""
+    def why(self, outcome: str, total_s: float, patient: bool = False) -> str | None:
+        """Why this request gets a line: `failed`, `slow` or `sampled`; None when it gets none.
+
+        `patient`: it takes its time by design, and is never slow.
+        """
         if outcome == "failed":
             return "failed"
-        if total_s >= self._slow_s:
+        if total_s >= self._slow_s and not patient:
             return "slow"
         if self._share and random.random() < self._share:
             return "sampled"

@@ -98,6 +98,16 @@ def test_pipelined_requests_are_taken_one_after_the_other_and_all_answered(serve
         assert [body for _, body in answers(everything(one))] == [*bodies, b"last"]
 
 
+def test_a_pipelined_request_that_has_come_whole_is_whole_when_its_turn_comes(server: Server) -> None:
+    last = request("/rank", b"last").replace(b"Host: x", b"Host: x\r\nConnection: close")
+    with server.connect() as one:
+        one.sendall(request("/wait", b"1") + request("/rank", b"2") * 20 + last)
+        wait_until(lambda: server.arrivals)
+        server.let_all_go()
+        assert [body for _, body in answers(everything(one))] == [b"1", *[b"2"] * 20, b"last"]
+    assert server.whole == [True] * 22
+
+
 @pytest.mark.parametrize("name", ["h2c", "websocket"])
 def test_an_upgrade_that_nobody_offers_changes_nothing(server: Server, name: str) -> None:
     upgrade = b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + name.encode()

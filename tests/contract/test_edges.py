@@ -120,7 +120,7 @@ def test_behind_a_prefix_docs_their_assets_and_routes_work_and_labels_are_withou
     document = next(answer.json() for answer in fetched if answer.headers["content-type"] == "application/json")
     assert document["servers"] == [{"url": "/ranker"}] and "/rank" in document["paths"]
     assert home.headers["location"] == "/ranker/docs" and ranked.status_code == 200
-    assert missing.status_code == 404
+    assert missing.status_code == 404 and missing.json()["error"]["message"].startswith("GET /nowhere: Not Found")
     assert requests(metrics, "/rank", "ok") == requests(metrics, "/docs", "ok") == 1
     assert 'route="/ranker' not in metrics
 

@@ -1,6 +1,7 @@
 """Who may ask for what, in process: scopes, refusals, pages in a browser, rates, and what is told of it all."""
 
 import base64
+import gzip
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from fastapi import FastAPI, Request, Response
 from model.bundle.reading import Bundle
 from service.access.guard import Guard
 from service.access.keyring import Keyring
-from service.access.keys import METRICS, OPEN, RANK, SCOPES, WRITE, KeysError
+from service.access.keys import ADMIN, METRICS, OPEN, RANK, SCOPES, WRITE, KeysError
 from service.api.answers import CALL
 from service.api.auth import guard_of
 from service.api.endpoint import Endpoint, install
@@ -74,6 +75,31 @@ def test_without_a_key_nothing_answers_but_what_is_open_and_with_one_only_its_sc
 
 def test_the_routes_that_are_open_are_those_of_health_alone() -> None:
     assert [endpoint.path for endpoint in ENDPOINTS if endpoint.scope == OPEN] == ["/health/live", "/health/ready"]
+
+
+def test_what_the_pages_load_needs_the_scope_of_the_pages() -> None:
+    async def go() -> None:
+        async with keyed() as client:
+            for scope in SCOPES:
+                answers = [await client.get(path, headers=bearer(scope)) for path in (*OF_DOCS, "/docs")]
+                wanted = 200 if scope == RANK else 403
+                assert [answer.status_code for answer in answers] == [wanted] * 3, scope
+
+    run(go())
+
+
+def test_an_order_may_be_compressed_as_any_body_may() -> None:
+    async def go() -> None:
+        async with keyed() as client:
+            headers = bearer(ADMIN) | {"content-type": "application/json", "content-encoding": "gzip"}
+            answer = await client.post(
+                "/admin/model", headers=headers, content=gzip.compress(b'{"rollback": 1, "a": 2}')
+            )
+            assert answer.status_code == 422 and "allowed: bundle" in answer.json()["error"]["message"], answer.text
+            bomb = gzip.compress(bytes(2**20))
+            assert (await client.post("/admin/model", headers=headers, content=bomb)).status_code == 413
+
+    run(go())
 
 
 def test_a_stranger_does_not_even_learn_which_paths_and_methods_there_are() -> None:

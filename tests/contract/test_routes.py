@@ -12,7 +12,8 @@ from service.api.endpoint import Door
 from service.api.routes import ALLOWED, ENDPOINTS, STAGES_OF
 from service.app import create_app
 from service.errors import KINDS, OF_STATUS, SHED
-from service.settings import MOST_BUDGETS, Settings
+from service.listed import MOST_BUDGETS
+from service.settings import Settings
 from service.store.history import REASONS
 from service.telemetry.counts import Metrics
 from service.telemetry.families import ROUTES

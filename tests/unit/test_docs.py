@@ -12,8 +12,11 @@ import pytest
 
 from loadtest import __main__ as loadtest
 from model import datasets, networks
+from service import publish
 from service.app import create_app
+from service.errors import KINDS
 from service.settings import Settings
+from service.telemetry.families import BAD_REQUESTS
 from service.telemetry.folder import prepare_folder
 from tests import settings_page
 from tests.stores import dead_url
@@ -73,7 +76,7 @@ def test_the_page_of_settings_is_what_the_settings_say() -> None:
 
 def test_a_setting_that_a_page_names_exists() -> None:
     named = set(re.findall(r"\bRANKER_[A-Z_]*[A-Z]\b", ALL))
-    assert named - {loadtest.KEY} == {f"RANKER_{name.upper()}" for name in Settings.model_fields}
+    assert named - {loadtest.KEY, publish.KEY} == {f"RANKER_{name.upper()}" for name in Settings.model_fields}
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,20 @@ def test_every_metric_is_on_the_page_of_metrics_and_no_page_names_another(served
     assert set(re.findall(r"^\| `(ranker_\w+)` \|", page, re.MULTILINE)) == families
     named = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\branker_\w+", ALL)}
     assert named <= families, named - families
+
+
+def test_every_error_and_every_reason_of_a_closed_connection_is_on_its_page() -> None:
+    api, operations = ((DOCS / f"{name}.md").read_text() for name in ("api", "operations"))
+    for error in KINDS:
+        assert f"| {error.status} | `{error.kind}` |" in api, error.kind
+    reasons = operations.split("\n## Limits\n")[1].split("\n## ")[0]
+    assert not [reason for reason in BAD_REQUESTS if f"`{reason}`" not in reasons]
+
+
+def test_every_alert_is_in_the_runbook_and_no_other() -> None:
+    rules = (ROOT / "deploy" / "prometheus" / "rules.yml").read_text()
+    runbook = (DOCS / "operations.md").read_text().split("\n## Alerts\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(Ranker\w+)` \|", runbook, re.MULTILINE) == re.findall(r"- alert: (\w+)", rules)
 
 
 def test_every_network_and_its_options_are_on_the_page_of_networks() -> None:

@@ -67,3 +67,9 @@ def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match="work"):
         write_json(tmp_path / "work", {})
     assert [path.name for path in tmp_path.rglob("*")] == ["work", "kept"]
+
+
+def test_a_folder_that_is_not_there_is_named_and_not_the_file_that_would_be_renamed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as refused:
+        write_json(tmp_path / "none" / "data.json", {})
+    assert refused.value.filename == str(tmp_path / "none")

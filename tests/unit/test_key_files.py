@@ -150,7 +150,12 @@ def test_a_new_key_is_shown_and_the_file_gets_its_hash_alone(
 
 @pytest.mark.parametrize(
     ("name", "scopes", "why"),
-    [("sh op", "rank", "three are allowed"), ("shop", "all", "names no scopes"), ("shop", "rank", "already")],
+    [
+        ("sh op", "rank", "NAME 'sh op': one word"),
+        ("shop", "rank, write", "SCOPES 'rank, write': one word"),
+        ("shop", "all", "names no scopes"),
+        ("shop", "rank", "already"),
+    ],
 )
 def test_a_key_that_cannot_be_added_leaves_the_file_as_it_was(
     name: str, scopes: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

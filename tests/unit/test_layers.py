@@ -60,12 +60,14 @@ ARROWS = {
     "service.process.orders": {"service.errors", "service.process.control"},
     "service.models": SERVED
     | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings", *COMMAND}
-    | {"service.telemetry", "service.wire"},
-    "service.models.installing": {"model.command", "model.files"} | SERVED | {"service.models", "service.wire.codings"},
+    | {"service.process.child", "service.telemetry", "service.wire"},
+    "service.models.installing": {"model.command", "model.files"}
+    | SERVED
+    | {"service.models", "service.process.child", "service.wire.codings"},
     "service.process.child": set(),
     "service.process.adminprocess": {"service.telemetry"},
     "service.process.admin": {"service.access", "service.errors", "service.process.adminprocess", "service.telemetry"}
-    | {"service.wire.codings"},  # a light process
+    | {"service.api.http", "service.wire.codings"},  # a light process
     "service.settings": {"service.listed", *CORES},
     "service.listed": set(),  # a leaf: what settings that are lists may hold
     "service.errors": set(),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.settings import MOST_BUDGETS
+from service.listed import MOST_BUDGETS
 from service.store.history import REASONS as HISTORY_REASONS
 from service.telemetry.counts import Metrics
 from service.telemetry.families import (

@@ -17,6 +17,8 @@ import pytest
 from model.bundle.reading import Bundle
 from service.telemetry.health import STUCK_S
 from tests.client import Service, get, post, serving
+from tests.echo import everything
+from tests.garbage import GARBAGE, NEXT, TOO_LARGE, answers
 from tests.processes import wait_until
 from tests.worked import free_port
 
@@ -77,6 +79,36 @@ def test_the_admin_port_tells_what_the_service_s_own_tells_and_nothing_else(smal
         assert status == 404 and "allowed: GET /health/live, /health/ready, /metrics" in refused["error"]["message"]
         status, refused = service.ask("/metrics", "POST")
         assert status == 405 and refused["error"]["kind"] == "method_not_allowed"
+
+
+def test_the_admin_port_s_connections_have_the_workers_limits(small_bundle: Bundle) -> None:
+    limits = {"header_timeout_s": "2", "max_connections": "8", "keep_alive_s": "1"}
+    with watched(small_bundle, **limits) as service:
+        service.curl()
+
+        def connect() -> socket.socket:
+            return socket.create_connection(("127.0.0.1", service.admin), 30)
+
+        for name, (status, raw) in {**{name: (400, raw) for name, raw in GARBAGE.items()}, **TOO_LARGE}.items():
+            with connect() as one:
+                one.sendall(raw + NEXT)
+                assert [found for found, _ in answers(everything(one))] == [status], name
+        with connect() as kept, connect() as half:
+            kept.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            half.sendall(b"GET /health/live HTTP/1.1\r\nHo")
+            assert [status for status, _ in answers(everything(kept))] == [200]
+            assert [status for status, _ in answers(everything(half))] == [408]
+        halves = [connect() for _ in range(8)]
+        for one in halves:
+            one.sendall(b"GET / HTTP/1.1\r\n")
+        with connect() as early:
+            assert [status for status, _ in answers(everything(early))] == [503]
+        for one in halves:
+            with one:
+                assert [status for status, _ in answers(everything(one))] == [408]
+        assert service.ask("/health/live")[0] == 200
+        told = [line for line in service.output.splitlines() if "refused or closed" in line]
+        assert len(told) == 1 and "Traceback" not in service.output
 
 
 def test_an_admin_process_that_ends_is_started_again(small_bundle: Bundle) -> None:

@@ -68,7 +68,7 @@ def test_where_the_successor_fails_the_one_before_goes_on(small_bundle: Bundle, 
             assert first.ended() == 0 and third.curl()
 
 
-@pytest.mark.parametrize("path", ["/nowhere/at/all", "x" * 200])
+@pytest.mark.parametrize("path", ["/nowhere/at/all", "x" * 200, "."], ids=["no folder", "too long", "a folder"])
 def test_a_place_where_no_socket_can_be_made_is_one_clear_line(tmp_path: Path, path: str) -> None:
     with serving(handover=str(tmp_path / path)) as service:
         assert service.ended() == 1

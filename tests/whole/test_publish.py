@@ -13,6 +13,7 @@ from model.bundle import versions
 from model.bundle.reading import Bundle
 from model.bundle.writing import amend
 from service.publish import main
+from service.settings import DEMO_BUNDLE
 from tests.client import serving
 from tests.processes import wait_until
 from tests.verbs import refusal
@@ -128,6 +129,7 @@ def test_what_is_missing_is_one_clear_line(home: Path, capsys: Capture, monkeypa
     assert "needs its sha256" in refused(capsys, 1, "http://127.0.0.1:1/b.tar", "--to", home)
     assert "is a bundle itself" in refused(capsys, 1, home / SECOND, "--to", home / FIRST)
     assert "no version to go back to" in refused(capsys, 1, "--rollback", "--to", home)
+    assert "--to HOME" in refused(capsys, 1, DEMO_BUNDLE), "it stands in no home, and least of all is the package one"
     assert versions.current(home) == FIRST
 
 

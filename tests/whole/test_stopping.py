@@ -3,15 +3,18 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 import pytest
 
+from loadtest.bench.processes import tree
 from model.bundle.reading import Bundle
 from tests.client import Service, get, serving
 from tests.knocking import BODY, HEAD, RANK, knocking
@@ -75,6 +78,13 @@ def test_while_it_drains_it_says_so_and_each_answer_is_its_connections_last(smal
             main = urlsplit(service.url).netloc
             wait_until(lambda: ready(main) == 503 and ready(f"127.0.0.1:{port}") == 503, service)
             wait_until(lambda: ready(main) == 503, service)
+            with pytest.raises(HTTPError) as refused:
+                get(f"http://127.0.0.1:{port}/health/ready")
+            assert json.loads(refused.value.read())["draining"] is True
+            seen = re.findall(
+                r"^ranker_worker_draining\{.*} (\S+)", get(f"http://127.0.0.1:{port}/metrics"), re.MULTILINE
+            )
+            assert seen == ["1.0", "1.0"]
             kept.sendall(RANK + b"\r\n" + BODY)
             status, headers, _ = answer(kept)
             assert status == 200 and headers["connection"] == "close"
@@ -83,7 +93,16 @@ def test_while_it_drains_it_says_so_and_each_answer_is_its_connections_last(smal
         hurried = time.monotonic()
         assert service.ended() == 0
         assert time.monotonic() - hurried < 6, service.output
+        assert service.output.count("SIGTERM: not ready any more; serves on for 8 s at most") == 1
         assert "failed request" not in service.output, "to say that it drains is no failure"
+
+
+def test_a_service_that_answers_keeps_no_child_that_has_ended(small_bundle: Bundle) -> None:
+    with serving(bundle=str(small_bundle.folder)) as service:
+        assert service.curl()
+        below = tree(service.process.pid)
+        states = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] for pid in below]
+        assert len(states) > 1 and "Z" not in states
 
 
 def test_sigterm_to_all_processes_at_once_is_the_same(small_bundle: Bundle, valkey_url: str) -> None:

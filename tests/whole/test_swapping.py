@@ -6,10 +6,12 @@ import re
 import shutil
 import signal
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +220,80 @@ def test_an_order_names_a_version_and_current_follows_it(home: Path, tmp_path: P
         assert versions.current(home) == SECOND
         assert versions.prune(home, 1) == [], "one is current, one was, one is the newest"
         assert versions.held(elsewhere) and not versions.held(home / FIRST)
+
+
+@contextmanager
+def endless() -> Iterator[str]:
+    """A URL whose answer begins and does not end."""
+    over = threading.Event()
+
+    class Drip(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while not over.wait(0.02):
+                    self.wfile.write(b"x" * 100)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Drip) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/b.tar"
+        finally:
+            over.set()
+            server.shutdown()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL], ids=["told", "killed"])
+def test_a_stop_ends_a_download_and_tells_who_ordered_it(home: Path, sign: signal.Signals) -> None:
+    with endless() as url, serving(bundle=str(home), bundle_poll_s="0") as service:
+        service.curl()
+        told: list[tuple[int, Any]] = []
+
+        def ordering() -> None:
+            told.append(order(service, {"bundle": url, "sha256": "0" * 64}))
+
+        caller = threading.Thread(target=ordering)
+        caller.start()
+        wait_until(lambda: [*home.glob(".download-*")], service)
+        begun = time.monotonic()
+        service.process.send_signal(sign)
+        if sign == signal.SIGTERM:
+            assert service.ended() == 0 and time.monotonic() - begun < 5, "not the whole grace"
+        caller.join()
+        wait_until(lambda: not service.children.pids(), service)
+        assert not [*home.glob(".download-*")], "nothing half-written stays"
+        assert "Traceback" not in service.output
+    [(status, body)] = told
+    assert (status, body["error"]["kind"]) == (503, "draining" if sign == signal.SIGTERM else "no_parent")
+
+
+def test_a_swap_is_no_slow_request_and_twenty_leave_no_memory_behind(home: Path) -> None:
+    with serving(bundle=str(home), bundle_poll_s="0", log_slow_ms="1") as service:
+        service.curl()
+        sizes = []
+        for number in range(22):
+            status, body = order(service, {"bundle": str(home / (SECOND, FIRST)[number % 2])})
+            assert status == 200, body
+            sizes.append(anonymous_mb(service))
+        assert "route /admin/model" not in service.output, "it takes its time by design"
+    assert max(sizes[-4:]) < max(sizes[2:6]) + 25, sizes  # one bundle's graph kept each time would be more
+
+
+def anonymous_mb(service: Service) -> float:
+    """What the service's workers have that no file backs."""
+    maps = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in service.children.pids() if is_worker(pid)]
+    return sum(int(found[1]) for text in maps if (found := re.search(r"Pss_Anon:\s+(\d+)", text))) / 1024
+
+
+def test_a_version_that_can_name_no_folder_never_answers(
+    running: Service, small_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(small_bundle.folder, tmp_path / "odd"))
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"version": "../../x"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    status, body = order(running, {"bundle": str(folder)})
+    assert status == 422 and "'../../x' cannot name a bundle" in body["error"]["message"], body

@@ -3,8 +3,10 @@
 import logging
 import resource
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from service.settings import Settings
+if TYPE_CHECKING:
+    from service.settings import Settings  # its library is not for the admin process, whose connections have bounds too
 
 log = logging.getLogger("ranker")
 
@@ -34,7 +36,7 @@ class Bounds:
     keep_alive_s: float = 75.0
 
     @classmethod
-    def of(cls, settings: Settings) -> "Bounds":
+    def of(cls, settings: "Settings") -> "Bounds":
         return cls(
             settings.max_header_bytes,
             settings.header_timeout_s,

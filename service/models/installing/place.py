@@ -5,9 +5,11 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from model.bundle.layout import BundleError, located
 from model.bundle.versions import check_name
@@ -16,6 +18,7 @@ from model.files import beside
 from service.models import apart, check
 from service.models.installing.fetch import compare, fetch, is_url, shown
 from service.models.installing.unpack import unpack
+from service.process.child import end_with_parent
 
 MOST_BYTES = 64 * 2**30
 SPARE = 64 * 2**20  # bytes of the disk that are not ours to fill
@@ -97,9 +100,15 @@ def _root(unpacked: Path, source: str) -> Path:
     return manifests[0]
 
 
+def _ended(*_: object) -> NoReturn:
+    raise SystemExit(1)
+
+
 def main(arguments: Sequence[str]) -> None:
     """In a process of its own: source, home, sha256 or nothing. Prints the folder, or the problem, as JSON."""
     source, home, sha256 = arguments
+    signal.signal(signal.SIGTERM, _ended)  # nothing half-written stays
+    end_with_parent(apart.ENDS_S)
     apart.yield_cores(idle=False)
     try:
         print(json.dumps({"folder": str(place(source, Path(home), sha256 or None).folder)}))
