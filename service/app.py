@@ -32,7 +32,7 @@ from service.store.fallback.recent import Recent
 from service.store.fallback.watch import Watch
 from service.store.history import REASONS
 from service.store.redis import DEFAULT_URL, opened
-from service.telemetry import tracing
+from service.telemetry import logs, tracing
 from service.telemetry.counts import Metrics
 from service.telemetry.logs import RequestLog
 
@@ -51,6 +51,7 @@ def create_app(
     scorer = Scorer(settings.score_threads)
     served = Served.open(bundle, scorer, settings.precision)
     metrics = Metrics(metrics_folder, STAGES_OF, REASONS, budgets_s=[budget / 1000 for budget in settings.budgets_ms])
+    logs.call_it(f"worker {metrics.number}")
     live = Live(announce(metrics, served, time.perf_counter() - begun), settings.history_keep)
     timeout_s = settings.history_timeout_ms / 1000
     history = Ladder(

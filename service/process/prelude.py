@@ -1,8 +1,8 @@
 """What a start needs of packages that the parent is to do without, in a process of its own, beside the bundle's check.
 
-It looks at the store's URL and says so; then, when it is told that the bundle is good, it loads users into the embedded
-store and tells the form of the counts. So the parent has neither numpy nor a client of the store in its memory for as
-long as the service runs.
+It looks at the store's URL and the rate of keys and says so; then, when it is told that the bundle is good, it loads
+users into the embedded store and tells the form of the counts. So the parent has neither numpy nor a client of the
+store in its memory for as long as the service runs.
 """
 
 import json
@@ -71,6 +71,7 @@ class Prelude:
 
 
 def main() -> None:
+    from service.access.keys import KeysError
     from service.settings import load_settings
     from service.store import clients
     from service.telemetry import logs
@@ -83,6 +84,14 @@ def main() -> None:
     except ValueError as error:
         _tell({"problem": f"RANKER_REDIS_URL: {error}"})
         return
+    if settings.rate is not None:
+        from service.access.rates import Rates
+
+        try:
+            Rates(settings.rate)  # each worker makes its own: what is wrong with it is said once, and here
+        except KeysError as error:
+            _tell({"problem": str(error)})
+            return
     _tell({})
 
     from service.loading.user import BackfillError

@@ -71,6 +71,11 @@ class Metrics:
         self._cpu_before_ns = int(self._worker["cpu_ns"])  # a predecessor's: what is summed up must not fall
         self._enter()
 
+    @property
+    def number(self) -> int:
+        """Of this worker among those of its service: the label `worker`."""
+        return self._file.slot
+
     def _enter(self) -> None:
         """Takes the file over from whoever had it: counts go on, what is of the moment begins anew."""
         with self._slots.locked(fcntl.LOCK_EX):

@@ -54,6 +54,14 @@ def configure(level: str, form: Form) -> None:
         uncaught.to_log()
 
 
+def call_it(process: str) -> None:
+    """What this process is called in the lines that its parent passes on: a worker learns only later which it is."""
+    if PROCESS in os.environ:
+        os.environ[PROCESS] = process
+        if _handler is not None and _form == "json":
+            _handler.setFormatter(Json(process))
+
+
 def as_json() -> bool:
     return _form == "json"
 

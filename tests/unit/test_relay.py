@@ -103,4 +103,5 @@ def test_all_that_reaches_standard_error_is_json_where_json_is_asked_for() -> No
     text = json.dumps(lines)
     for message in ("as a warning", "ZeroDivisionError in mine", "in a finaliser", "uncaught RuntimeError"):
         assert message in text
-    assert lines[-1]["exception"].count("\n") > 1
+    [uncaught] = [line for line in lines if "uncaught RuntimeError" in line["message"]]
+    assert uncaught["exception"].count("\n") > 1
