@@ -49,7 +49,7 @@ class Sizes:
 @dataclass(frozen=True)
 class Quick(Sizes):
     minutes: int = 0
-    window_s: float = 6.0
+    window_s: float = 4.0
 
 
 @dataclass

@@ -100,7 +100,7 @@ def test_the_hostile_hour_in_short_tells_what_became_of_each_kind() -> None:
     run = finished("-m", "loadtest.hostile", "--quick")
     assert run.returncode == 0, run.stderr
     figures = json.loads(run.stdout.splitlines()[-1])
-    assert figures["requests"] > 500 and figures["p99_hostile_over_quiet"] > 0
+    assert figures["requests"] > 300 and figures["p99_hostile_over_quiet"] > 0
     assert set(figures["kinds"]["garbage"]) <= {"400", "413", "422", "429", "still open", "408"}
     assert figures["kinds"]["huge heads"].get("431", 0) + figures["kinds"]["huge heads"].get("still open", 0) > 0
     assert figures["descriptors_hostile"] > figures["descriptors_start"]

@@ -371,7 +371,7 @@ def test_two_processes_train_the_model_of_one(small_data: Prepared, tmp_path: Pa
     size = len(small_data.of_split("train")) - 1  # a batch of all but one row, and one of one row
     recipe.write_text(
         f"[network]\nmlp = [16]\ndropout = 0.0\n[training]\noptimiser = 'adagrad'\nbatch_size = {size}\n"
-        "epochs = 3\nevaluations = 1\n"
+        "epochs = 2\nevaluations = 1\n"
     )
     arguments = ["--data", str(small_data.folder), "--network", "bst", "--recipe", str(recipe), "--device", "cpu"]
     arguments.append("--publish-anyway")
