@@ -7,6 +7,7 @@ are reckoned for the time that it shows.
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -66,7 +67,8 @@ def set_clock(service: Service, ms: int) -> None:
 
 
 async def jumps(ms: int, own: Own) -> None:
-    held, later = own.held, own.users.seen_by(Bundle.open(DEMO_BUNDLE), ms)
+    held, since_ms = own.held, time.time_ns() // 1_000_000 - own.users.now_ms  # so old is the world
+    later = own.users.seen_by(Bundle.open(DEMO_BUNDLE), since_ms + ms)
     before = {name: await own.counted(name) for name in (EXPORTED, FUTURE)}
     set_clock(own.service, ms)
     await own.load.answers(100)

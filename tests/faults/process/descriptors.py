@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 
-from tests.faults.process.own import Ordeal, Own
+from tests.faults.process.own import CALLERS, Ordeal, Own
 from tests.faults.serving import serving_within, spent_s, workers_of
 
 FILES, IDLE = 120, 400  # open files of each process; connections that say nothing
@@ -12,7 +12,7 @@ HELD_S, SPIN = 2.0, 0.6  # so long; share of a core that a worker may spend mean
 
 
 async def used_up(own: Own) -> None:
-    """Those who have a connection are answered on it; when the idle ones are gone, so is everybody."""
+    """Who says nothing makes room for who asks, while it is still there."""
     writers: list[asyncio.StreamWriter] = []
     workers = own.workers()
     try:
@@ -36,10 +36,12 @@ DESCRIPTORS = [
     Ordeal(
         "descriptors used up",
         f"{IDLE} idle connections where each process may have {FILES} open files",
-        "who has a connection is answered, no worker spins or ends; all are answered when the idle ones are gone",
+        "who asks has the place of who says nothing, within seconds, and 503 until then; no worker spins or ends",
         used_up,
         settings={"history_connections": "8"},
         start=partial(serving_within, "--files", FILES),
         anew=0,  # who is not accepted waits or is hung up on
+        refused=(503,),
+        lost=lambda rounds: CALLERS,  # a kept connection that is idle makes room, though a request is on its way
     )
 ]
