@@ -167,7 +167,6 @@ BUNDLES = [
         "`current` is moved from one version to another and back, again and again",
         "every answer is that of the version which it names; nothing is lost",
         sound,
-        short=True,
     ),
     _ordeal(
         "a worker killed amid a swap",

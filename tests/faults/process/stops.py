@@ -113,7 +113,6 @@ STOPS = [
         under_load,
         settings=DRAINS,
         ends=True,
-        short=True,
     ),
     Ordeal(
         "SIGTERM twice",

@@ -103,7 +103,6 @@ WORKERS_ROWS = [
         "another takes its place; nobody else loses an answer",
         one_killed,
         lost=lambda rounds: per_kill(1),
-        short=True,
     ),
     Ordeal(
         "all workers killed",
