@@ -87,7 +87,9 @@ def main(told: str) -> None:
     for folder in IN_MEMORY:  # empty: services of others keep their counts and sockets there, and ours may clear away
         (inside / folder).mkdir(exist_ok=True)
         _run("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", inside / folder)
-    for needed in {ROOT, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}:
+    for needed in sorted(
+        {ROOT, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
+    ):  # what holds another first
         if not (inside / needed.relative_to("/")).exists():  # on a file system of its own: seen, not written
             (inside / needed.relative_to("/")).mkdir(parents=True, exist_ok=True)
             _run("mount", "--rbind", "-o", "ro", needed, inside / needed.relative_to("/"))

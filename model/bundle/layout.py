@@ -55,7 +55,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         made = sorted(folder.glob("[0-9]*T*/manifest.json"))[::-1]  # newest first
         inside = [str(one.parent) for one in (bundles or made)[:3]]
         why = "it has neither a manifest.json nor a `current`"
-        if versions:
+        if made:
             why = "it has no `current`, since no version of it was published (model.train said why)"
         named = f"; it holds {', '.join(inside)}: name one of them" if inside else ""
         raise BundleError(f"{folder} is no bundle: {why}{named}") from None

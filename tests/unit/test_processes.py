@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.bench import processes as bench
 from tests import processes
 from tests.processes import finished, offspring, started, wait_until
 
@@ -67,13 +66,3 @@ def test_the_tests_own_settings_reach_no_service(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RANKER_REAL_LOGS", "somewhere")
     done = finished("-c", "import os; print(os.environ.get('RANKER_REAL_LOGS'), os.environ['MORE'])", MORE="1")
     assert done.stdout == "None 1\n" and os.environ["RANKER_REAL_LOGS"] == "somewhere"
-
-
-def test_a_child_that_has_ended_and_was_not_waited_for_holds_nothing_and_stops_no_measurement() -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    try:
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert bench.pss(child.pid) == 0 and bench.descriptors(child.pid) == 0
-        assert bench.pss(os.getpid()) > 0 and bench.descriptors(os.getpid()) > 2
-    finally:
-        child.wait()

@@ -81,10 +81,9 @@ def test_while_it_drains_it_says_so_and_each_answer_is_its_connections_last(smal
             with pytest.raises(HTTPError) as refused:
                 get(f"http://127.0.0.1:{port}/health/ready")
             assert json.loads(refused.value.read())["draining"] is True
-            seen = re.findall(
-                r"^ranker_worker_draining\{.*} (\S+)", get(f"http://127.0.0.1:{port}/metrics"), re.MULTILINE
-            )
-            assert seen == ["1.0", "1.0"]
+            told = re.compile(r"^ranker_worker_draining\{.*} (\S+)", re.MULTILINE)
+            scrape = f"http://127.0.0.1:{port}/metrics"
+            wait_until(lambda: told.findall(get(scrape)) == ["1.0", "1.0"], service)
             kept.sendall(RANK + b"\r\n" + BODY)
             status, headers, _ = answer(kept)
             assert status == 200 and headers["connection"] == "close"
