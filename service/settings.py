@@ -213,7 +213,7 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description="Connections per worker. One more takes the place of one that has long sent no whole head, else of "
-        "the one that is idle longest; else it is refused (503). Each takes about 12 kB.",
+        "the one that is idle longest, for a second at least; else it is refused (503). Each takes about 12 kB.",
     )
     keep_alive_s: float = Field(
         75,

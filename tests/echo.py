@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import uvicorn
 
-from service.api.arrival import ARRIVAL, Arrival
+from service.api.http.arrival import ARRIVAL, Arrival
 from service.api.http.bounds import Bounds
 from service.api.http.door import Door
 from service.api.http.lobby import LOBBY, Lobby
 from service.api.http.protocol import TURNSTILE
-from service.api.stamps import stamped
+from service.api.http.stamps import stamped
 from tests.processes import wait_until
 
 PATIENCE_S = 30

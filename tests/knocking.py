@@ -23,8 +23,8 @@ class Knocking:
         self.examples: list[str] = []  # of what is lost
         self.stop = threading.Event()
 
-    async def _new(self) -> None:
-        """One request on a connection of its own after another."""
+    async def _knock(self, kept: bool) -> None:
+        """Requests on one connection after another: one on each, or as many as it is kept for."""
         while not self.stop.is_set():
             try:
                 reader, writer = await asyncio.open_connection(self.host, self.port)
@@ -32,22 +32,10 @@ class Knocking:
                 self.counts["refused" if isinstance(error, ConnectionRefusedError) else "lost"] += 1
                 await asyncio.sleep(0.02)
                 continue
-            await self._ask(reader, writer, b"connection: close\r\n")
-            writer.close()
-            await asyncio.sleep(PAUSE_S)
-
-    async def _kept(self) -> None:
-        """Requests on one connection, until an answer says that it was the last; then on another."""
-        while not self.stop.is_set():
-            try:
-                reader, writer = await asyncio.open_connection(self.host, self.port)
-            except OSError as error:
-                self.counts["refused" if isinstance(error, ConnectionRefusedError) else "lost"] += 1
-                await asyncio.sleep(0.02)
-                continue
-            while not self.stop.is_set() and await self._ask(reader, writer, b""):
+            while await self._ask(reader, writer, b"" if kept else b"connection: close\r\n") and not self.stop.is_set():
                 await asyncio.sleep(PAUSE_S)
             writer.close()
+            await asyncio.sleep(PAUSE_S)
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, more: bytes) -> bool:
         """Whether the connection is good for another request."""
@@ -67,7 +55,7 @@ class Knocking:
 
     def _run(self, new: int, kept: int) -> None:
         async def all_of_them() -> None:
-            await asyncio.gather(*(self._new() for _ in range(new)), *(self._kept() for _ in range(kept)))
+            await asyncio.gather(*(self._knock(False) for _ in range(new)), *(self._knock(True) for _ in range(kept)))
 
         asyncio.run(all_of_them())
 

@@ -78,7 +78,7 @@ def service(
                 start_new_session=True,  # Ctrl-C reaches the run alone, which then stops the service
             )
         try:
-            while not _ready(port):
+            while not ready(port):
                 if process.poll() is not None or time.perf_counter() - begun > START_S:
                     output.seek(0)
                     lines = output.read().decode(errors="replace").strip().splitlines()
@@ -89,7 +89,8 @@ def service(
             _stop(process)
 
 
-def _ready(port: int) -> bool:
+def ready(port: int) -> bool:
+    """Whether the service on that port says so."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)  # which knows of no proxies
     try:
         connection.request("GET", "/health/ready")

@@ -1,7 +1,6 @@
 """A service that is started, told to end and waited for while callers go on: nothing here blocks the event loop."""
 
 import asyncio
-import http.client
 import os
 import signal
 import sys
@@ -9,7 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
-from loadtest.bench.processes import bare_environment, on
+from loadtest.bench.processes import bare_environment, on, ready
 from loadtest.errors import NoRun
 
 PATIENCE_S, LOOK_S = 120.0, 0.05
@@ -40,7 +39,7 @@ class Instance:
     async def ready(self) -> None:
         """Until /health/ready says 200. Raises NoRun."""
         async with self._patience("to be ready"):
-            while not await asyncio.to_thread(_is_ready, self.port):
+            while not await asyncio.to_thread(ready, self.port):
                 if self._process.returncode is not None:
                     raise NoRun(f"a service did not start: {self._last_line()}")
                 await asyncio.sleep(LOOK_S)
@@ -78,14 +77,3 @@ class Instance:
         with open(self._output.name, "rb") as file:
             lines = file.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "without a word"
-
-
-def _is_ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/health/ready")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

@@ -6,8 +6,8 @@ import time
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from service.api.arrival import ARRIVAL, Arrival
 from service.api.gate import Gate
+from service.api.http.arrival import ARRIVAL, Arrival
 from service.call import Call
 from service.errors import BodyTooLarge, SlowUpload
 from service.telemetry.counts import Metrics

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.answers import CALL, error_response, refusal
-from service.api.arrival import ARRIVAL, Arrival
 from service.api.edges.cors import Cors
 from service.api.edges.prefix import Prefix
 from service.api.gate import Gate
+from service.api.http.arrival import ARRIVAL, Arrival
 from service.api.report import Report, ids_of, server_timing
 from service.call import Call
 from service.errors import OF_KEYS, RankerError

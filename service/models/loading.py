@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,9 @@ class Loading:
             return Done(number, str(error))
         self._gone(before, served)
         self.refusal = None
-        if before.bundle.folder != served.bundle.folder:
-            await apart.thread(lambda: pages.let_go(before.bundle.folder))
+        folder = before.bundle.folder
+        if folder != served.bundle.folder:
+            await apart.thread(partial(pages.let_go, folder))  # which must not keep the one before
         return Done(number)
 
     def drop(self, number: int, folder: str, problem: str) -> None:

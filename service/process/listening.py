@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from service.api.stamps import stamped
+from service.api.http.stamps import stamped
 from service.settings import Settings, SettingsError
 
 log = logging.getLogger("ranker")

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from model.bundle.errors import BundleError
-from service.api import leaving
+from service.api.http import leaving
 from service.api.http.door import Door
 from service.app import create_app
 from service.models.loading import Loading

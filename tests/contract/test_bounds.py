@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -164,27 +165,52 @@ def test_answered_connections_are_kept_for_as_long_as_is_set_and_no_longer(hasty
     assert Bounds().keep_alive_s > 60, "balancers keep theirs for 60 s"
 
 
-def test_above_the_bound_the_longest_idle_makes_room_and_who_works_does_not(hasty: Server) -> None:
-    idle, *others = [hasty.connect() for _ in range(HASTY.connections)]
+def kept_and_at_work(server: Server) -> tuple[socket.socket, list[socket.socket]]:
+    """As many connections as there may be: one that has been answered and rests, others that wait for answers."""
+    idle, *others = [server.connect() for _ in range(HASTY.connections)]
     for one in (idle, *others):
         one.sendall(request("/rank", b"hi"))
         assert one.recv(1000).endswith(b"hi")
     for one in others:
         one.sendall(request("/wait", b"hi"))
-    wait_until(lambda: len(hasty.arrivals) == 4 + len(others))
-    with hasty.connect() as newcomer:
-        newcomer.sendall(request("/wait", b"new"))
-        assert everything(idle) == b"" and hasty.reasons == [EVICTED]
-        wait_until(lambda: len(hasty.arrivals) == 8)
-        with hasty.connect() as late:
-            [(status, body)] = answers(everything(late))
-            assert (status, json.loads(body)["error"]["kind"]) == (503, "too_many_connections")
-        hasty.let_all_go()
-        for one in (newcomer, *others):
-            assert one.recv(1000).startswith(b"HTTP/1.1 200")
+    wait_until(lambda: len(server.arrivals) == 4 + len(others))
+    return idle, others
+
+
+def test_above_the_bound_the_longest_idle_makes_room_and_who_works_does_not() -> None:
+    with echoing(replace(HASTY, keep_alive_s=60, young_s=0)) as server:
+        idle, others = kept_and_at_work(server)
+        with server.connect() as newcomer:
+            newcomer.sendall(request("/wait", b"new"))
+            assert everything(idle) == b"" and server.reasons == [EVICTED]
+            wait_until(lambda: len(server.arrivals) == 8)
+            with server.connect() as late:
+                assert refused_for_room(late)
+            server.let_all_go()
+            for one in (newcomer, *others):
+                assert one.recv(1000).startswith(b"HTTP/1.1 200")
+                one.close()
+        idle.close()
+        wait_until(lambda: server.lobby.count == 0, "connections that are gone still count")
+
+
+def test_who_has_just_been_answered_makes_no_room_for_strangers() -> None:
+    """His next request may be on its way."""
+    with echoing(replace(HASTY, keep_alive_s=60, young_s=60)) as server:
+        idle, others = kept_and_at_work(server)
+        for _ in range(3):
+            with server.connect() as stranger:
+                assert refused_for_room(stranger)
+        idle.sendall(request("/rank", b"again"))
+        assert idle.recv(1000).endswith(b"again")
+        server.let_all_go()
+        for one in (idle, *others):
             one.close()
-    idle.close()
-    wait_until(lambda: hasty.lobby.count == 0, "connections that are gone still count")
+
+
+def refused_for_room(client: socket.socket) -> bool:
+    [(status, body)] = answers(everything(client))
+    return (status, json.loads(body)["error"]["kind"]) == (503, "too_many_connections")
 
 
 def test_half_sent_heads_make_room_before_callers_that_are_kept(hasty: Server) -> None:

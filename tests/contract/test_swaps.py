@@ -1,11 +1,14 @@
 """A model in service is one value: no answer mixes two, whatever is swapped while it is made."""
 
 import asyncio
+import gc
 import json
 import shutil
 import threading
+import weakref
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -23,6 +26,8 @@ from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Served
 from service.settings import Settings
 from service.telemetry.folder import prepare_folder
+from tests.client import client_of, run
+from tests.processes import wait_until
 
 NOW = 1_757_900_000_000
 AT_LEAST, AT_MOST = 60, 3000  # requests of each of the callers
@@ -173,3 +178,26 @@ def test_what_is_served_cannot_be_changed_in_place(small_bundle: Bundle) -> None
     served = Served.open(small_bundle, Scorer(1), "fp32")
     with pytest.raises(AttributeError):
         served.catalog = shuffled(small_bundle)  # type: ignore[misc]
+
+
+def test_a_model_that_is_replaced_is_let_go(small_bundle: Bundle, other_bundle: Bundle, valkey_url: str) -> None:
+    """What still referred to it would keep its graph and its tables, once more with each swap."""
+
+    def gone(references: list[Any]) -> bool:
+        gc.collect()
+        return not any(one() for one in references)
+
+    async def go() -> None:
+        async with client_of(small_bundle, valkey_url) as client:
+            state = client._transport.app.state  # type: ignore[attr-defined]
+            for number, following in enumerate((other_bundle, small_bundle, other_bundle), 1):
+                for path in ("/openapi.json", "/model", "/metrics"):
+                    assert (await client.get(path)).status_code == 200
+                asked = {"user_id": "u1", "candidates": ["i1", "i2"]}
+                assert (await client.post("/rank", json=asked)).status_code == 200
+                before = [weakref.ref(state.live.current.session), weakref.ref(state.live.current.bundle)]
+                assert (await state.loading.load(number, following.folder)).problem is None
+                assert (await state.loading.switch(number)).problem is None
+                wait_until(partial(gone, before), "it is kept")
+
+    run(go())

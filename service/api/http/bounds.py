@@ -20,7 +20,6 @@ LINGER_S = (
     2.0  # for which the rest is passed over after a refusal: a close with bytes unread is a reset, which takes it
 )
 MOST_PASSED_OVER = 128 * 2**20  # bytes of it, or of a body that was answered before it was read
-YOUNG_S = 1.0  # a head or a silence younger than this is not closed to make room
 OWN_DESCRIPTORS = 256  # beside connections and the store's: files, pipes, listening sockets
 
 
@@ -34,6 +33,7 @@ class Bounds:
     body_s: float = 30.0
     connections: int = 2000
     keep_alive_s: float = 75.0
+    young_s: float = 1.0  # a head, a silence or a rest after an answer that is younger is not closed to make room
 
     @classmethod
     def of(cls, settings: "Settings") -> "Bounds":

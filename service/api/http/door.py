@@ -9,7 +9,7 @@ from typing import Any, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from service.api.arrival import waited_s
+from service.api.http.arrival import waited_s
 from service.api.http.protocol import Http
 
 MOST_BYTES = 64 * 1024  # of one read: what a connection may have waiting here

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from service.api.http.bounds import LINGER_S, SLOW_FROM_S, SLOWEST_BYTES_S, YOUNG_S, Bounds
+from service.api.http.bounds import LINGER_S, SLOW_FROM_S, SLOWEST_BYTES_S, Bounds
 from service.errors import RankerError, SlowHead, SlowUpload
 
 log = logging.getLogger("ranker")
@@ -108,13 +108,15 @@ class Lobby:
         self._say(time.perf_counter())
 
     def _make_room(self) -> bool:
-        young = time.perf_counter() - YOUNG_S
+        young = time.perf_counter() - self.bounds.young_s
         for queue in (self.silent, self.heads):
             oldest = next(iter(queue), None)
             if oldest is not None and queue[oldest] < young:
                 oldest.refuse(SlowHead("no room for more connections, and this one had sent no whole head"))
                 return True
-        for oldest in self.idle:
+        for oldest, since in self.idle.items():
+            if since >= young:
+                break
             if not oldest.unseen():
                 self.tell(EVICTED)
                 oldest.close()

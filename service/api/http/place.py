@@ -12,8 +12,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from service.api.arrival import Arrival
 from service.api.duty import DUTY, Duty
+from service.api.http.arrival import Arrival
 from service.api.http.lobby import LOBBY, Lobby, Queue
 from service.api.http.refusals import Head
 from service.errors import RankerError

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
-from service.api.arrival import ARRIVAL, Arrival
+from service.api.http.arrival import ARRIVAL, Arrival
 from service.api.http.bounds import MOST_URL
 from service.api.http.place import BODY, HEAD, NONE
 from service.api.http.reading import Reading

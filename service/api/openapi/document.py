@@ -6,6 +6,7 @@ the bundle and the settings, and documented without being closed: a client made 
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -42,14 +43,15 @@ class Document:
         self._endpoints = [endpoint for endpoint in endpoints if endpoint.summary is not None]
         self._live, self._settings, self._needs_key = live, settings, needs_key
         self._lock = threading.Lock()
-        self._made: tuple[Served | None, dict[str, Any]] = (None, {})
+        self._made: tuple[tuple[Path, str] | None, dict[str, Any]] = (None, {})  # it keeps no model that is replaced
 
     def current(self) -> dict[str, Any]:
         """Not to be changed. Making it takes some ten milliseconds: nothing for the event loop."""
         served = self._live.current
         with self._lock:
-            if self._made[0] is None or self._made[0].bundle.folder != served.bundle.folder:
-                self._made = served, self._document(served)
+            known = served.bundle.folder, served.version
+            if self._made[0] != known:
+                self._made = known, self._document(served)
             return self._made[1]
 
     def _document(self, served: Served) -> dict[str, Any]:

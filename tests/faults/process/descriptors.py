@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 
-from tests.faults.process.own import CALLERS, Ordeal, Own
+from tests.faults.process.own import Ordeal, Own
 from tests.faults.serving import serving_within, spent_s, workers_of
 
 FILES, IDLE = 120, 400  # open files of each process; connections that say nothing
@@ -42,6 +42,5 @@ DESCRIPTORS = [
         start=partial(serving_within, "--files", FILES),
         anew=0,  # who is not accepted waits or is hung up on
         refused=(503,),
-        lost=lambda rounds: CALLERS,  # a kept connection that is idle makes room, though a request is on its way
     )
 ]

@@ -14,7 +14,7 @@ import time
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.api.stamps import SO_TIMESTAMPNS
+from service.api.http.stamps import SO_TIMESTAMPNS
 
 ARRIVAL = "ranker.arrival"  # where a request's scope holds its Arrival
 LONGEST_LAG_NS = 600 * 10**9  # a longer one is a clock that was set
