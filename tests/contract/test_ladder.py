@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -110,12 +110,21 @@ async def server(answer: Callable[[bytes], bytes | None]) -> AsyncIterator[tuple
             pass
         finally:
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()  # or a later test is told of a transport that nobody closed
 
-    listening = await asyncio.start_server(connected, "127.0.0.1", 0)
+    def begun(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.create_task(connected(reader, writer)))
+
+    tasks: set[asyncio.Task[None]] = set()
+    listening = await asyncio.start_server(begun, "127.0.0.1", 0)
     try:
         yield f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}", connections
     finally:
         listening.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Scripted:
