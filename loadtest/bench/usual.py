@@ -44,7 +44,7 @@ class UsualBST(nn.Module):
 def repeated(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One request, U = 1 with C candidates, as C rows that each carry the user's half."""
     count = inputs["item"].shape[1]
-    per_candidate = ("item", "context", "cross", "item_numbers", "context_numbers")
+    per_candidate = ("item", "context", "cross", "item_numbers", "context_numbers", "cross_numbers")
     return {
         name: values.transpose(0, 1) if name in per_candidate else values.expand(count, *values.shape[1:])
         for name, values in inputs.items()

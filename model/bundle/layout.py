@@ -8,18 +8,20 @@ from typing import Any
 
 from model.bundle import versions
 from model.bundle.errors import BundleError as BundleError  # by this name most know it
-from model.features.catalog import FILE, Catalog, CatalogError
+from model.features.catalog import FILE, FOLDER, Catalog, CatalogError
+from model.features.counts import FILE as COUNTS_FILE
 
-SCHEMA_VERSION = 1
-READS = (1,)  # schema versions that this release reads
+SCHEMA_VERSION = 2  # 2: features of kinds match and statistic
+READS = (1, 2)  # schema versions that this release reads
 GOLDEN_TOLERANCE = 1e-5
 GRAPH, INT8_GRAPH, REPORT = "model.onnx", "model.int8.onnx", "report.json"
 EXPORTED_AT, VERSION_TIME = "%Y-%m-%dT%H:%M:%SZ", "%Y%m%dT%H%M%S"  # UTC; a version begins with its time
 WEIGHTS = "weights.pt"  # as trained: what --warm and --quantize go on from; the service does not read it
 RECIPE = "recipe.toml"  # what it was trained by, to copy and change
 INT8 = "int8"  # the manifest's and the report's key of the gate's figures (model/graph/quantize.py)
-CATALOG, GOLDEN, GOLDEN_CATALOG = f"catalog/{FILE}", "golden.json", "golden.npy"
-PREVIOUS_CATALOG = "catalog/previous.npy"  # the one before the last swap; in no manifest, and not read while serving
+CATALOG, GOLDEN, GOLDEN_CATALOG = f"{FOLDER}/{FILE}", "golden.json", "golden.npy"
+COUNTS, GOLDEN_COUNTS = f"{FOLDER}/{COUNTS_FILE}", "golden_statistics.npy"  # of features of kind statistic
+PREVIOUS_CATALOG = f"{FOLDER}/previous.npy"  # the one before the last swap; in no manifest, and not read while serving
 
 
 def located(path: Path) -> tuple[Path, dict[str, Any]]:

@@ -5,8 +5,10 @@
                    features.toml, vocab/         how to encode
                    catalog/items.npy             item features; a newer one may be swapped in, also while it is served
                    catalog/previous.npy          optional: the catalogue before the last swap, to go back to
+                   catalog/statistics.npy        what was counted until each of a few days; swapped like the catalogue
                    golden.json                   recorded requests with their scores
                    golden.npy                    the catalogue of the items that these requests name
+                   golden_statistics.npy         and what was counted of them
                    report.json, recipe.toml      metrics, data, seed, versions; what it was trained by
                    manifest.json                 schema version, exported_at, sha256 of every file
 <name>/current     symlink to the version to serve, swapped last
@@ -25,9 +27,11 @@ import numpy.typing as npt
 
 from model.bundle.layout import (
     CATALOG,
+    COUNTS,
     EXPORTED_AT,
     GOLDEN,
     GOLDEN_CATALOG,
+    GOLDEN_COUNTS,
     GOLDEN_TOLERANCE,
     GRAPH,
     INT8,
@@ -41,7 +45,8 @@ from model.bundle.layout import (
 )
 from model.bundle.session import Session, byte_products
 from model.features.behaviour import Behaviour
-from model.features.catalog import Catalog, CatalogError
+from model.features.catalog import FOLDER, Catalog, CatalogError
+from model.features.counts import Counts, CountsError, Known
 from model.features.encode import Encoder, Inputs
 from model.features.timeposition import bucket_count
 from model.files import partial_prefix
@@ -63,6 +68,10 @@ class Bundle:
             # file answers them with its catalogue.
             own = GOLDEN_CATALOG in manifest["files"]
             self._golden_catalog = Catalog.open(folder / GOLDEN_CATALOG, self.encoder.schema) if own else self.catalog
+            self._golden_encoder = self.encoder  # likewise by the counts of then
+            if GOLDEN_COUNTS in manifest["files"]:
+                counts = Counts.open(folder / GOLDEN_COUNTS, self.encoder.schema)
+                self._golden_encoder = self.encoder.with_counts(counts)
         except (ValueError, OSError, KeyError) as error:
             raise BundleError(f"{folder}: {error}") from None
         self.schema = self.encoder.schema
@@ -96,7 +105,8 @@ class Bundle:
     def verify(self) -> None:
         """Compares every file with its sha256. Raises BundleError, also for a file that the manifest does not list."""
         there = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
-        swapping = tuple(f"catalog/{partial_prefix(Path(name).name)}" for name in (CATALOG, PREVIOUS_CATALOG))
+        swapped = (CATALOG, PREVIOUS_CATALOG, COUNTS)
+        swapping = tuple(f"{FOLDER}/{partial_prefix(Path(name).name)}" for name in swapped)
         there = {name for name in there if not name.startswith(swapping)}
         strangers = there - set(self.manifest["files"]) - {"manifest.json", PREVIOUS_CATALOG}
         if strangers:
@@ -104,6 +114,9 @@ class Bundle:
         for name, facts in self.manifest["files"].items():
             if name == CATALOG:
                 verify_catalog(self.folder, self.manifest)
+                continue
+            if name == COUNTS:
+                self._verify_counts()
                 continue
             sha256 = _sha256(self.folder / name)
             if sha256 != facts["sha256"]:
@@ -124,6 +137,26 @@ class Bundle:
         bundle = copy(self)
         bundle.catalog = catalog
         return bundle
+
+    def read_counts(self) -> Counts:
+        """What was counted, of the file that is in place now, its hash compared. Raises BundleError."""
+        self._verify_counts()
+        try:
+            return Counts.open(self.folder / COUNTS, self.schema)
+        except (CountsError, OSError) as error:
+            raise BundleError(str(error)) from None
+
+    def with_counts(self, counts: Counts) -> "Bundle":
+        """The same bundle with others, opened by `read_counts`."""
+        bundle = copy(self)
+        bundle.encoder = self.encoder.with_counts(counts)
+        return bundle
+
+    def _verify_counts(self) -> None:
+        try:
+            Counts.verify(self.folder / COUNTS)
+        except (CountsError, OSError) as error:
+            raise BundleError(str(error)) from None
 
     def session(self, graph: Path | None = None) -> Session:
         """A session for serving, of the fp32 graph unless another is named.
@@ -186,8 +219,11 @@ class Bundle:
         self.replay_golden(session, 2 * figures["golden_max_abs_diff"] + GOLDEN_TOLERANCE, pause)
         return session
 
-    def encode_golden(self, request: Mapping[str, Any], catalog: Catalog | None = None) -> Inputs:
-        return self.encoder.encode(
+    def encode_golden(
+        self, request: Mapping[str, Any], catalog: Catalog | None = None, counts: Known | None = None
+    ) -> Inputs:
+        encoder = self._golden_encoder.with_counts(counts) if counts else self._golden_encoder
+        return encoder.encode(
             request["user_id"],
             request["profile"],
             [Behaviour(*behaviour) for behaviour in request["behaviours"]],

@@ -13,9 +13,19 @@ import numpy as np
 import onnxruntime
 
 from model.bundle import versions
-from model.bundle.layout import EXPORTED_AT, GOLDEN_CATALOG, SCHEMA_VERSION, VERSION_TIME, _facts, _sha256
+from model.bundle.layout import (
+    EXPORTED_AT,
+    GOLDEN_CATALOG,
+    GOLDEN_COUNTS,
+    SCHEMA_VERSION,
+    VERSION_TIME,
+    _facts,
+    _sha256,
+)
 from model.bundle.reading import Bundle
+from model.features.counts import Counts, Known, Pair
 from model.features.ids import Keys, canonical, keys
+from model.features.sealed import Stamp
 from model.files import beside, write_json
 
 
@@ -87,6 +97,28 @@ def golden_items(bundle: Bundle) -> Keys:
 def write_golden_catalog(bundle: Bundle) -> None:
     """Writes `golden.npy`, beside the `golden.json` whose scores were recorded with this catalogue."""
     bundle.catalog.only(golden_items(bundle)).save(bundle.folder / GOLDEN_CATALOG)
+
+
+def write_golden_counts(bundle: Bundle) -> None:
+    """Writes `golden_statistics.npy`: of what was counted, that of which the golden requests ask."""
+    if isinstance(bundle.encoder.counts, Counts):
+        asked = _Asked(bundle.encoder.counts)
+        for request in bundle.golden():
+            bundle.encode_golden(request, counts=asked)
+        bundle.encoder.counts.only(np.concatenate(asked.keys)).save(bundle.folder / GOLDEN_COUNTS, bundle.schema)
+
+
+class _Asked:
+    """Counts that remember of which keys they were asked."""
+
+    stamp: Stamp | None = None
+
+    def __init__(self, counts: Known):
+        self._counts, self.keys = counts, [np.zeros(0, np.uint64)]
+
+    def before(self, now: int, keys: Keys) -> Pair:
+        self.keys.append(keys)
+        return self._counts.before(now, keys)
 
 
 def add_golden_catalog(bundle: Bundle) -> None:

@@ -1,16 +1,11 @@
 """Item id → item features: the one source of them, for training and serving, candidates and histories.
 
 It holds raw values as keys, not rows: tomorrow's catalogue serves a bundle trained today. So it is one file that is
-swapped while others read it: a `.npy` with a trailer of its own sha256 behind it, which numpy passes over, renamed
-into place whole. A reader's mapping of the file before stays valid.
+swapped while others read it (sealed.py).
 """
 
-import hashlib
-import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,30 +14,16 @@ import xxhash
 from model.features.ids import MISSING, Keys
 from model.features.kinds import ITEM_ID, Column, Feature
 from model.features.schema import Schema
+from model.features.sealed import BLOCK, Stamp, save, seal, unlike
 from model.features.table import Table
-from model.files import replacing
 
+FOLDER = "catalog"
 FILE = "items.npy"
-TRAILER = re.compile(rb"\ncatalogue ([0-9a-f]{16}) sha256 ([0-9a-f]{64})\n")
-TRAILER_BYTES = 100
-BLOCK = 1 << 20  # bytes read at a time
+KIND = "catalogue"  # what the file's own end calls it
 
 
 class CatalogError(ValueError):
     """A catalogue file that is broken or does not fit its feature table; says what is there and what is needed."""
-
-
-class Stamp(NamedTuple):
-    """What tells one file at a path from the one before it."""
-
-    inode: int
-    modified_ns: int
-    size: int
-
-    @classmethod
-    def of(cls, path: Path) -> "Stamp":
-        stat = path.stat()
-        return cls(stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
 
 class Catalog:
@@ -73,8 +54,8 @@ class Catalog:
             catalog = cls(Table.open(path), schema, stamp)
         except (ValueError, IndexError) as error:  # IndexError: an array without fields
             raise CatalogError(f"{path}: {error}") from None
-        trailer = _trailer(path)
-        if trailer and trailer[1].decode() != _declared(schema):
+        sealed = seal(path, KIND)
+        if sealed and sealed.declared != _declared(schema):
             raise CatalogError(f"{path}: made for another feature table, whose ids or features are of other types")
         return catalog
 
@@ -84,23 +65,15 @@ class Catalog:
 
         None stands behind a file that was cut off, and behind one that a release before trailers wrote.
         """
-        trailer = _trailer(path)
-        if not trailer:
-            return False
-        sha256 = _sha256(path, path.stat().st_size - TRAILER_BYTES, trailer[1])
-        if sha256 != trailer[2].decode():
-            raise CatalogError(f"{path}: sha256 {sha256[:12]}…, its own end says {trailer[2].decode()[:12]}…")
-        return True
+        sealed = seal(path, KIND)
+        wrong = unlike(path, sealed) if sealed else None
+        if wrong:
+            raise CatalogError(f"{path}: {wrong}")
+        return sealed is not None
 
     def save(self, path: Path) -> None:
         """Writes the file beside and renames it into place, so that `path` may be one that others have open."""
-        with replacing(path, durable=True) as partial:
-            with partial.open("wb") as file:
-                self._table.save(file)
-            declared = _declared(self._schema).encode()
-            sha256 = _sha256(partial, partial.stat().st_size, declared).encode()
-            with partial.open("ab") as file:
-                file.write(b"\ncatalogue %s sha256 %s\n" % (declared, sha256))
+        save(self._table, path, KIND, _declared(self._schema))
 
     def __len__(self) -> int:
         if self._count is None:
@@ -144,20 +117,3 @@ def _declared(schema: Schema) -> str:
     """What a catalogue's keys and values mean, in 16 letters: two schemas that declare its features alike share it."""
     declared = sorted((f.name, f.kind, f.type, f.columns) for f in (schema.item_id, *catalogued(schema)))
     return xxhash.xxh3_64_hexdigest(repr(declared).encode())
-
-
-def _trailer(path: Path) -> re.Match[bytes] | None:
-    with path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - TRAILER_BYTES))
-        return TRAILER.fullmatch(file.read())
-
-
-def _sha256(path: Path, size: int, declared: bytes) -> str:
-    """sha256 of a file's first `size` bytes and what its trailer says it was made for."""
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while size and (block := file.read(min(BLOCK, size))):
-            sha256.update(block)
-            size -= len(block)
-    sha256.update(declared)
-    return sha256.hexdigest()

@@ -6,13 +6,14 @@ A network's input is a dict of these arrays (N: columns of that side, as `featur
     history (U, T, N)                                                      rows of the sequence features, oldest first
     gap, action (U, T)                                                     time buckets, actions; PAD in unused slots
     history_<g> (U, T, 1) · gap_<g>, action_<g> (U, T)                     likewise, of each further behaviour group g
-    user_numbers (U, N) · item_numbers, context_numbers (U, C, N)          standardised numbers
+    user_numbers (U, N) · item_numbers, context_numbers, cross_numbers (U, C, N)    standardised numbers
 
 An array of no columns is left out.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +24,12 @@ import numpy.typing as npt
 
 from model.features import schema as features_toml
 from model.features.behaviour import Behaviour, BehaviourGroup
-from model.features.catalog import Catalog
+from model.features.catalog import FOLDER, Catalog
+from model.features.counts import FILE as COUNTS
+from model.features.counts import Counts, Known, NoCounts, statistic_columns
 from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, crossed, hashed_rows, keys
 from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows
+from model.features.matches import among
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
@@ -55,27 +59,39 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes by one feature table, its vocabularies and its statistics."""
+    """Encodes by one feature table, its vocabularies, what was fitted, and what was counted until a day."""
 
-    def __init__(self, schema: Schema, vocabularies: Mapping[str, Vocabulary], statistics: Statistics):
+    def __init__(
+        self,
+        schema: Schema,
+        vocabularies: Mapping[str, Vocabulary],
+        statistics: Statistics,
+        counts: Known | None = None,
+    ):
         self.schema = schema
         self.vocabularies = vocabularies
         self.statistics = statistics
+        self.counts: Known = counts or NoCounts()
         of_items = schema.history
-        self._history = BehaviourGroup(of_items.object_type, of_items.actions, schema.item_id.type, of_items.length)
+        self._views = sorted({schema.view(match) for match in schema.matches})
+        # All that matches and history look at, of which the network's own history is the newest part.
+        longest = max([of_items.length, *(length for _, length in self._views)])
+        self._history = BehaviourGroup(of_items.object_type, of_items.actions, schema.item_id.type, longest)
         self._groups = [
             (group.feature, BehaviourGroup(group.object_type, group.actions, group.type, group.length))
             for group in schema.groups
         ]
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
         self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
-        crosses = schema.side("cross")
+        crosses, self._matches, self._counted = schema.crosses, schema.matches, schema.statistics
         self._crosses = len(crosses)
+        places = schema.places("cross")
+        self._cross_places = [places[feature.name].start for feature in (*crosses, *self._matches)]
         self._alike = []  # crosses of equally many parts are computed at once
         for count in sorted({len(cross.of) for cross in crosses}):
-            places = [place for place, cross in enumerate(crosses) if len(cross.of) == count]
-            names, of = [crosses[place].name for place in places], [crosses[place].of for place in places]
-            self._alike.append((places, names, of, np.array([[crosses[p].buckets] for p in places], np.uint64)))
+            alike = [place for place, cross in enumerate(crosses) if len(cross.of) == count]
+            names, of = [crosses[place].name for place in alike], [crosses[place].of for place in alike]
+            self._alike.append((alike, names, of, np.array([[crosses[p].buckets] for p in alike], np.uint64)))
         self._defaults = {f.name: f.column([f.default]) for f in self._contexts}
         self._edges = np.array(schema.history.gap_edges_s, np.int64)
         place_of = schema.places("item")
@@ -99,7 +115,14 @@ class Encoder:
         vocabularies = {
             f.name: _vocabulary(folder / "vocab" / f"{f.name}.npy") for f in schema.embedded if f.has_vocabulary
         }
-        return cls(schema, vocabularies, statistics)
+        counts = Counts.open(folder / FOLDER / COUNTS, schema) if schema.statistics else None
+        return cls(schema, vocabularies, statistics, counts)
+
+    def with_counts(self, counts: Known) -> "Encoder":
+        """The same with newer counts; nothing of it keeps these."""
+        other = copy(self)
+        other.counts = counts
+        return other
 
     def save(self, vocab: Path) -> None:
         """Writes the vocabularies and statistics into the folder `vocab`."""
@@ -129,11 +152,19 @@ class Encoder:
         return np.concatenate(numbers, axis=-1, dtype=np.float32) if numbers else np.zeros((count, 0), np.float32)
 
     def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
-        """Rows of the crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
+        """Rows of the hashed crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
         rows = np.empty((count, self._crosses), np.int64)
         for places, names, parts, buckets in self._alike:
             mixed = crossed(names, [[columns[part] for part in of] for of in parts])
             rows[:, places] = hashed_rows(mixed, buckets).T
+        return rows
+
+    def crossed_with(self, matched: Sequence[Rows], hashed: Rows) -> Rows:
+        """All rows of side cross (count, N) as `features.toml` orders them: hashed crosses and matches."""
+        if not matched:
+            return hashed
+        rows = np.empty((len(hashed), len(self._cross_places)), np.int64)
+        rows[:, self._cross_places] = np.concatenate([hashed, *(row[:, None] for row in matched)], axis=1)
         return rows
 
     # ---- one request
@@ -155,15 +186,20 @@ class Encoder:
         features are the caller's, win over profile, defaults and catalogue, and raise BadValue when wrong.
         """
         profile_columns, malformed, holes = self._profile(user_id, profile, user or {})
-        clicked, times, actions, wrong = self._history.newest(behaviours)
+        seen, seen_at, seen_as, wrong = self._history.newest(behaviours)
+        begin = max(0, len(seen) - self.schema.history.length)  # of what the network itself sees
+        times, actions = seen_at[begin:], seen_as[begin:]
         ids, own = self._candidates(candidates)
         count = len(ids)
 
-        both = np.concatenate([ids, clicked])  # candidates and clicks are looked up at once
+        both = np.concatenate([ids, seen])  # candidates and clicks are looked up at once
         items, _ = catalog.columns(both)
         items[ITEM_ID] = both
         _overwrite(self._items, items, own)
-        item_rows = self.rows(self._items, items, len(both))
+        matched = self._matched(items, count, seen_at, seen_as, now)
+        if begin:
+            items = {name: np.delete(values, slice(count, count + begin), axis=0) for name, values in items.items()}
+        item_rows = self.rows(self._items, items, count + len(times))
         item_columns = {name: values[:count] for name, values in items.items()}
         if context or own:
             context_columns, context_rows, context_numbers = self._contexts_of(context or {}, count, own)
@@ -171,7 +207,7 @@ class Encoder:
             context_columns, context_rows, context_numbers = self._neutral
 
         sequences = self._sequence("", item_rows[count:].take(self._sequence_places, axis=1), times, actions, now)
-        future = int(np.count_nonzero(times > now))
+        future, length = int(np.count_nonzero(times > now)), len(times)
         for feature, group in self._groups:
             objects, times, actions, malformed_here = group.newest(behaviours)
             rows = feature.rows(objects, self.vocabularies)
@@ -179,24 +215,54 @@ class Encoder:
             wrong += malformed_here
             future += int(np.count_nonzero(times > now))
 
+        columns = {**profile_columns, **item_columns, **context_columns}
+        counted = statistic_columns(self._counted, columns, now, self.counts, count) if self._counted else {}
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
             item=item_rows[None, :count],
             context=_for_each(context_rows, count)[None],
-            cross=self.cross_rows({**profile_columns, **item_columns, **context_columns}, count)[None],
+            cross=self.crossed_with(matched, self.cross_rows(columns, count))[None],
             **sequences,
             user_numbers=self.numbers(self._users, profile_columns, 1),
             item_numbers=self.numbers(self._items, item_columns, count)[None],
             context_numbers=_for_each(context_numbers, count)[None],
+            cross_numbers=self.numbers(self._counted, counted, count)[None],
         )
         return Encoded(
             inputs=inputs,
-            history_length=len(clicked),
+            history_length=length,
             unknown_items=int(np.count_nonzero(item_rows[:count, self._item_place] == UNKNOWN)),
             future=future,
             malformed=malformed + wrong,
             holes=holes + self._holes(context or {}, own),
         )
+
+    def _matched(
+        self,
+        items: Mapping[str, Column],
+        count: int,
+        times: npt.NDArray[np.int64],
+        actions: npt.NDArray[np.int64],
+        now: int,
+    ) -> list[Rows]:
+        """Rows (C,) of each match: the first `count` of the items are the candidates, the others what was clicked."""
+        if not self._matches:
+            return []
+        gap = np.append(time_positions(times[None], np.array([now]), self._edges)[0], 0)  # 0: none was found
+        rows = {}
+        for view in self._views:
+            acted = [self._history.action[name] for name in view[0]]
+            chosen = np.flatnonzero(np.isin(actions, acted))[-view[1] :]
+            of_view = [match for match in self._matches if self.schema.view(match) == view]
+            found = {
+                name: among(items[name][:count], items[name][count:][chosen]) for name in {m.of[0] for m in of_view}
+            }
+            ages = np.append(gap[chosen], 0)
+            for match in of_view:
+                times_found, newest = found[match.of[0]]
+                last = (newest >= 0) & (newest == len(chosen) - 1)
+                rows[match.name] = match.rows_of(times_found, ages[newest], last, items[match.of[0]][:count])
+        return [rows[match.name] for match in self._matches]
 
     def _profile(
         self, user_id: int | str, profile: Mapping[str, str], user: Mapping[str, Any]

@@ -1,6 +1,7 @@
 """A kind of feature is one class: what it declares, how raw values become a column, how a column becomes arrays.
 
-A new kind is a class here and its place in KINDS. Everything else asks the feature.
+A new kind is a class here and its place in KINDS; those that are computed from others are in derived.py. Everything
+else asks the feature.
 
     raw values (JSON, a table's column, the store's text) ─column→ keys or floats ─rows→ rows of its embedding table
                                                                                   └floats→ one number, if `is_float`
@@ -73,6 +74,7 @@ class Feature:
     listed: ClassVar[bool] = False  # a raw value is a list; as text, a JSON list
     repeats: ClassVar[bool] = True  # a table names few distinct values: each goes through `column` once
     crossable: ClassVar[bool] = False  # can be a part of a cross: its column is one key per row
+    derived: ClassVar[bool] = False  # computed for a candidate, from other features: has no raw value (derived.py)
 
     def __post_init__(self) -> None:
         checked(self, f"feature {self.name!r}")
@@ -80,7 +82,7 @@ class Feature:
         self._require(not set(self.name) & set("./\\"), "its name stands for files and tables: without . / and \\")
         self._require(self.name != "key", "the catalogue's own column is named so: name the feature otherwise")
         self._require((self.side == "cross") == bool(self.of), "a cross, and only a cross, names its parts in `of`")
-        self._require(self.side != "cross" or self.buckets is not None, "a cross needs `buckets`")
+        self._require(self.derived or self.side != "cross" or self.buckets is not None, "a cross needs `buckets`")
         self._require(
             self.side in ("item", "object") or not self.sequence_width, "only an item's feature has a sequence_width"
         )
@@ -121,6 +123,10 @@ class Feature:
     def fixed_rows(self) -> int | None:
         """Rows of the embedding table where the declaration alone decides them, else None (a vocabulary does)."""
         return None if self.buckets is None else FIRST + self.buckets
+
+    def may_be_of(self, part: "Feature") -> bool:
+        """Whether `of` may name this feature."""
+        return part.crossable and part.side != "cross"
 
     def empty(self, count: int) -> Column:
         """A column in which every value is missing."""

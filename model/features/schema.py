@@ -21,6 +21,23 @@
     type = "str"                     # of the objects' ids; min_count or buckets as above
     width = 8                        # each group has an embedding width of its own
 
+    [[feature]]                      # optional: what the candidate has to do with what the user did (derived.py)
+    name = "same_category"
+    side = "cross"
+    kind = "match"
+    of = ["category_id"]
+    what = "count"                   # count | age | last
+    length = 100                     # among the newest so many behaviours, of `actions`; without: as in [history]
+    width = 4
+
+    [[feature]]                      # optional: what was counted until the end of the day before (derived.py)
+    name = "item_rate"
+    side = "cross"
+    kind = "statistic"
+    of = ["item_id"]
+    what = "rate"                    # rate | count | clicks
+    days = 7                         # of so many days; or half_life_days; without both: of all
+
 A number has `transform = "standard"` (mean 0, deviation 1) or "log" (buckets, embedded), a multi `max_values`, a
 context feature the `default` that stands where a request names none, a cross `of = ["age", "item_id"]` and `buckets`.
 """
@@ -32,6 +49,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from model.features.derived import Match, Statistic
 from model.features.ids import IdType
 from model.features.kinds import ITEM_ID, KINDS, USER_ID, Category, Feature, SchemaError, Side, checked, declared, made
 from model.features.timeposition import EDGES_S
@@ -109,9 +127,36 @@ class Schema:
             raise SchemaError(f"feature `user_id` needs side user, kind id and type {self.user_id!r}, as user_id says")
         for cross in self.side("cross"):
             for part in cross.of:
-                if part not in by_name or by_name[part].side == "cross" or not by_name[part].crossable:
+                if part not in by_name or not cross.may_be_of(by_name[part]):
                     kinds = ", ".join(name for name, kind in KINDS.items() if kind.crossable)
-                    raise SchemaError(f"feature {cross.name!r}: `of` names {part!r}, allowed: features of kind {kinds}")
+                    whose = " and side item" if isinstance(cross, Match) else ""
+                    raise SchemaError(
+                        f"feature {cross.name!r}: `of` names {part!r}, allowed: features of kind {kinds}{whose}"
+                    )
+        for match in self.matches:
+            strange = [action for action in match.actions if action not in self.history.actions]
+            if strange:
+                raise SchemaError(
+                    f"feature {match.name!r}: action {strange[0]!r}, allowed: those of [history], "
+                    f"{', '.join(self.history.actions)}"
+                )
+
+    @property
+    def crosses(self) -> tuple[Feature, ...]:
+        """The crosses that are hashed: of side cross, without the derived features."""
+        return tuple(feature for feature in self.side("cross") if not feature.derived)
+
+    @property
+    def matches(self) -> tuple[Match, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Match))
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Statistic))
+
+    def view(self, match: Match) -> tuple[tuple[str, ...], int]:
+        """Which behaviours a match looks at: the newest so many of the named actions of [history]."""
+        return match.actions or self.history.actions, match.length or self.history.length
 
     @property
     def embedded(self) -> tuple[Feature, ...]:

@@ -24,7 +24,8 @@ class Wanted(NamedTuple):
     def of(cls, schema: Schema) -> "Wanted":
         fields = tuple(feature.name for feature in schema.side("user") if feature.name != USER_ID)  # the request's
         items = schema.history
-        newest = [Newest(action, items.object_type, items.length) for action in items.actions]
+        longest = max([items.length, *(length for _, length in map(schema.view, schema.matches))])
+        newest = [Newest(action, items.object_type, longest) for action in items.actions]
         newest += [Newest(action, one.object_type, one.length) for one in schema.groups for action in one.actions]
         return cls(fields, tuple(newest))
 

@@ -19,7 +19,7 @@ import torch
 
 from model.bundle.layout import RECIPE, WEIGHTS
 from model.bundle.reading import Bundle
-from model.bundle.writing import Draft, write_golden_catalog, writing
+from model.bundle.writing import Draft, write_golden_catalog, write_golden_counts, writing
 from model.evaluation import verdict
 from model.evaluation.measure import floor_scores, measure, score_rows
 from model.evaluation.metrics import calibration_bins
@@ -102,6 +102,7 @@ def publish(
         (draft.folder / RECIPE).write_text(_recipe_toml(run))
         write_json(draft.folder / "golden.json", golden.record(bundle, data))
         write_golden_catalog(bundle)
+        write_golden_counts(bundle)
         own = exam or _exam(run, bundle, boosting)
         warnings = list(own.warnings)
         if not own.above_floor:

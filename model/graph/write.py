@@ -18,6 +18,7 @@ from model.bundle.reading import Bundle
 from model.features.batch import axes
 from model.features.ids import PAD, UNKNOWN
 from model.graph.merged import served
+from model.networks.blocks import CANDIDATE_SIDES
 from model.prepared.loader import Prepared
 from model.training.batches import tensors
 from model.training.objective import SCORES
@@ -133,7 +134,8 @@ def cases(bundle: Bundle, seed: int = 0) -> Iterator[dict[str, np.ndarray[Any, A
                         limit = bundle.limits[name]
                         inputs[name] = draw.integers(1, limit, (users, slots, *limit.shape))  # rows from UNKNOWN on
                         inputs[name][padded] = PAD
-                for side, lead in (("user", (users,)), ("item", (users, candidates)), ("context", (users, candidates))):
+                for side in ("user", *CANDIDATE_SIDES):
+                    lead = (users,) if side == "user" else (users, candidates)
                     count = sum(f.is_float for f in bundle.schema.side(side))
                     if count:
                         inputs[f"{side}_numbers"] = draw.normal(size=(*lead, count)).astype(np.float32)

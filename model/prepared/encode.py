@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,18 +17,21 @@ import tomli_w
 from model.cores import cores
 from model.datasets.tables import DataSet, Options
 from model.engine import engine, first_line, progress
-from model.features.catalog import FILE, Catalog
+from model.features.catalog import FILE, FOLDER, Catalog
+from model.features.counts import FILE as COUNTS
 from model.features.encode import Encoder
 from model.features.ids import Keys
 from model.features.kinds import Column, Feature
 from model.features.schema import Schema
 from model.files import write_json
 from model.prepared.arrays import make, put
+from model.prepared.counted import Counted, Parts
 from model.prepared.entities import PrepareError
 from model.prepared.fit import fit
+from model.prepared.matched import codes
 from model.prepared.numbered import Behaviours, Log
 from model.prepared.order import KEPT
-from model.prepared.slices import Plan, encode_slices, save_columns
+from model.prepared.slices import Plan, encode_slices, raw_column, save_columns
 from model.prepared.splits import SPLITS, Split, by_day, by_tenths
 from model.prepared.summary import refuse_other_actions, summarised
 
@@ -61,13 +65,18 @@ def encode_tables(
             with progress(connection, "sorting behaviours"):
                 behaviours = {group.object_type: log.write_behaviours(group, train) for group in log.groups}
             columns, seen = _columns(log, context, behaviours, dataset.drawn_negatives, train)
-            fitted = {
+            counted, raw = None, partial(raw_column, work, "cross")
+            count = log.count("shown")
+            if schema.statistics:
+                with progress(connection, "counting"):
+                    counted = Counted(schema, impressions, dataset.time_zone, _parts_of(schema, columns, context))
+                    counted.write_columns(raw, count)
+            fitted = (counted.fitted(raw, split) if counted else {}) | {
                 feature.name: log.exact_mean(f"c{at}", train)
                 for at, feature in enumerate(schema.side("context"))
                 if feature.is_float and not coded[at]
             }
             encoder = fit(schema, columns, seen, fitted, older)
-            count = log.count("shown")
             kept = tuple(name for name in KEPT if name in log.columns["impressions"])
             for name, ids in (("users", "user_id"), ("items", "item_id")):
                 log.write(f"SELECT id AS {ids} FROM {ids}s ORDER BY row", encoded / f"{name}.parquet")
@@ -76,8 +85,12 @@ def encode_tables(
 
         (folder / "features.toml").write_text(tomli_w.dumps(schema.as_dict()))
         encoder.save(folder / "vocab")
-        (folder / "catalog").mkdir(exist_ok=True)
-        Catalog.build(schema, items.keys, _of(columns, schema.side("item"))).save(folder / "catalog" / FILE)
+        (folder / FOLDER).mkdir(exist_ok=True)
+        Catalog.build(schema, items.keys, _of(columns, schema.side("item"))).save(folder / FOLDER / FILE)
+        if counted:
+            days = counted.judged_days(split)
+            counted.table(days, [counted.begin_ms(day) for day in days]).save(folder / FOLDER / COUNTS, schema)
+        np.save(encoded / "matched.npy", codes(schema, columns, len(items)))
         for side, entities in (("user", users), ("item", items)):
             features = schema.side(side)  # type: ignore[arg-type]  # mypy widens the tuple's literals to str
             save_columns(work, side, _of(columns, features))
@@ -172,6 +185,19 @@ def _columns(
     return columns, seen
 
 
+def _parts_of(schema: Schema, columns: Mapping[str, Column], context: Mapping[str, Column | None]) -> Parts:
+    """How a slice of the impressions as numbers has the keys of what a statistic is of."""
+    place = {name: at for at, name in enumerate(context)}
+    side_of = {feature.name: feature.side for feature in schema.features}
+
+    def keys(name: str, frame: pl.DataFrame) -> Keys:
+        of = frame[f"c{place[name]}" if name in place else side_of[name]].to_numpy()
+        chosen: Keys = columns[name][of]
+        return chosen
+
+    return keys
+
+
 def _of(columns: Mapping[str, Column], features: Sequence[Feature]) -> dict[str, Column]:
     return {feature.name: columns[feature.name] for feature in features}
 
@@ -219,6 +245,7 @@ def _make_room(
     shapes |= {f"{group}end": (np.int64, (count,)) for group in groups}
     shapes["context"] = np.int32, (count, rows)
     shapes["context_numbers"] = np.float32, (count, sum(f.is_float for f in context))
-    shapes["cross"] = np.int32, (count, len(schema.side("cross")))
+    shapes["cross"] = np.int32, (count, len(schema.crosses))
+    shapes["cross_numbers"] = np.float32, (count, len(schema.statistics))
     for name, (dtype, shape) in shapes.items():
         make(encoded / f"{name}.npy", dtype, shape)

@@ -6,11 +6,13 @@ from math import fsum
 import numpy as np
 import numpy.typing as npt
 
+from model.features.derived import Match
 from model.features.encode import Encoder, Statistics
 from model.features.ids import ABSENT, FIRST, MISSING, Keys
 from model.features.kinds import Column
 from model.features.schema import Schema
 from model.features.table import Vocabulary
+from model.features.timeposition import bucket_count
 
 Counts = npt.NDArray[np.int64]
 
@@ -39,6 +41,8 @@ def fit(
             else:
                 vocabularies[name] = Vocabulary.build(frequent, FIRST + np.arange(len(frequent)))
             rows[name] = FIRST + len(vocabularies[name].table.items()[0])
+        elif isinstance(feature, Match):
+            rows[name] = feature.buckets_of(bucket_count(schema.history.gap_edges_s))
         elif feature.is_float:
             numbers[name] = (
                 older.statistics.numbers[name] if older else fitted.get(name) or _spread(columns[name], seen[name])

@@ -4,7 +4,8 @@
 
     users, items (rows, N) · users_numbers, items_numbers     one row a user, an item
     user, item, time, label, split, end (impressions,)        sorted by time; user and item are rows of the above
-    context, cross, context_numbers (impressions, N)
+    context, cross, context_numbers, cross_numbers (impressions, N)    cross: the hashed ones; matches are found anew
+    matched (items, N)                                        codes that tell the values of matched features apart
     clicked, clicked_at, acted (behaviours,) · begin (users,) sorted by user, time, key, action; item row, ms, action
     <g>_clicked, <g>_clicked_at, <g>_acted, <g>_begin, <g>_end likewise for every further behaviour group g; table rows
 
@@ -31,10 +32,11 @@ from model.features.encode import Encoder, Inputs, network_inputs
 from model.features.ids import PAD
 from model.features.schema import Schema
 from model.features.timeposition import time_positions
+from model.prepared.matched import Matches
 from model.prepared.splits import SPLITS
 
-_OF_IMPRESSIONS = ("user", "item", "time", "label", "split", "context", "context_numbers", "cross")
-_ARRAYS = (*_OF_IMPRESSIONS, "users", "users_numbers", "items", "items_numbers")
+_OF_IMPRESSIONS = ("user", "item", "time", "label", "split", "context", "context_numbers", "cross", "cross_numbers")
+_ARRAYS = (*_OF_IMPRESSIONS, "users", "users_numbers", "items", "items_numbers", "matched")
 
 
 class BrokenData(ValueError):
@@ -92,6 +94,11 @@ class Prepared:
         places = self.schema.places("item")
         return np.ascontiguousarray(self.arrays["items"][:, np.r_[tuple(places[f.name] for f in self.schema.sequence)]])
 
+    @cached_property
+    def _matches(self) -> Matches:
+        """By the encoding, not by what a network sees: rows of all of its matches."""
+        return Matches(self.encoder.schema, self.arrays)
+
     @property
     def fingerprint(self) -> str:
         """What the encoding and the rows were when they were prepared; differs when the data is prepared otherwise."""
@@ -110,6 +117,7 @@ class Prepared:
         """Network input of impressions (U,), C = 1; arrays as model/features/encode.py lists them."""
         a = self.arrays
         user, item = a["user"][rows], a["item"][rows]
+        matched = self._matches.rows(rows, user, item)
         sequences = self._histories(rows, user, "", "", self.schema.history.length, self._sequence)
         for group in self.schema.groups:
             name = group.object_type
@@ -118,11 +126,12 @@ class Prepared:
             user=a["users"][user].astype(np.int64),
             item=a["items"][item].astype(np.int64)[:, None],
             context=a["context"][rows].astype(np.int64)[:, None],
-            cross=a["cross"][rows].astype(np.int64)[:, None],
+            cross=self.encoder.crossed_with(matched, a["cross"][rows].astype(np.int64))[:, None],
             **sequences,
             user_numbers=a["users_numbers"][user],
             item_numbers=a["items_numbers"][item][:, None],
             context_numbers=a["context_numbers"][rows][:, None],
+            cross_numbers=a["cross_numbers"][rows][:, None],
         )
 
     def _histories(

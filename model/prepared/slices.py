@@ -121,17 +121,22 @@ def _opened(folder: Path, work: Path) -> tuple[Encoder, Arrays, Mapping[str, Map
     """Encoder, arrays to look into, and raw columns by side, memory-mapped."""
     encoder = Encoder.open(folder)
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in (folder / "encoded").glob("*.npy")}
-    columns: dict[str, dict[str, Column]] = {"user": {}, "item": {}, "context": {}}
+    columns: dict[str, dict[str, Column]] = {"user": {}, "item": {}, "context": {}, "cross": {}}
     for path in work.glob("columns-*.npy"):
         _, side, name = path.stem.split("-", 2)
         columns[side][name] = np.load(path, mmap_mode="r")
     return encoder, arrays, columns
 
 
+def raw_column(work: Path, side: str, name: str) -> Path:
+    """Where the raw column of a feature lies."""
+    return work / f"columns-{side}-{name}.npy"
+
+
 def save_columns(work: Path, side: str, columns: Mapping[str, Column | None]) -> None:
     for name, column in columns.items():
         if column is not None:
-            np.save(work / f"columns-{side}-{name}.npy", column)
+            np.save(raw_column(work, side, name), column)
 
 
 def _encode(plan: Plan, at: int, to: int) -> Seen:
@@ -159,11 +164,13 @@ def _encode(plan: Plan, at: int, to: int) -> Seen:
     context_rows = encoder.rows(features, context, count)
     write("context", context_rows)
     write("context_numbers", encoder.numbers(features, context, count))
-    parts = {part for feature in schema.side("cross") for part in feature.of}
+    parts = {part for feature in schema.crosses for part in feature.of}
     chosen = {name: values for name, values in context.items() if name in parts}
     chosen |= {name: values[user] for name, values in columns["user"].items() if name in parts}
     chosen |= {name: values[item] for name, values in columns["item"].items() if name in parts}
     write("cross", encoder.cross_rows(chosen, count))
+    counted = {name: values[at:to] for name, values in columns["cross"].items()}  # of each impression
+    write("cross_numbers", encoder.numbers(schema.statistics, counted, count))
 
     lengths = np.zeros((len(SPLITS), schema.history.length + 1), np.int64)
     for prefix in plan.groups:

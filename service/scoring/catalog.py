@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.bundle.layout import CATALOG, BundleError
-from model.features.catalog import Catalog, Stamp
+from model.features.catalog import Catalog
+from model.features.sealed import Stamp
 from service.scoring.served import Live
 from service.telemetry.logs import event
 

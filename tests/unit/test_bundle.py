@@ -74,10 +74,10 @@ def test_a_missing_file_is_named(copy: Path) -> None:
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("version", [2, None, "1"])
+@pytest.mark.parametrize("version", [3, None, "1"])
 def test_an_unknown_schema_version_is_refused_with_those_that_are_read(copy: Path, version: object) -> None:
     edit(copy / "manifest.json", lambda m: m.update(schema_version=version))
-    with pytest.raises(BundleError, match="schema version .*this release reads 1"):
+    with pytest.raises(BundleError, match="schema version .*this release reads 1, 2"):
         Bundle.open(copy)
 
 

@@ -1,0 +1,136 @@
+"""Kinds of features that no table of a log holds: computed for a candidate from what is known of it and of the user.
+
+BST's "other features" (Chen et al. 2019, Table 1) name statistical numbers of an item and cross features; these are
+they. Both kinds are of side `cross`, have no raw value, and are computed by the encoder alone:
+
+- `match`: what the candidate has to do with what the user did before `now` (matches.py),
+- `statistic`: how often it was shown and clicked until the end of the day before `now` (counts.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from model.features.ids import FIRST, MISSING, UNKNOWN
+from model.features.kinds import KINDS, Column, Feature, Rows, SchemaError
+from model.options import Count, Positive
+
+MOST_MATCHED = 1000  # behaviours that a match may look at: as many as a store keeps of an action
+_COUNTS = 1 + int(2 * np.log2(1 + MOST_MATCHED))  # buckets of a count x: floor(2·log2(1 + x)), as of other numbers
+
+
+@dataclass(frozen=True)
+class Match(Feature):
+    """What a candidate's value of an item feature has to do with those of the newest behaviours, embedded in buckets.
+
+    `count`: how many of them have it. `age`: how long ago the newest of these was, in the buckets of time positions.
+    `last`: whether it is that of the newest behaviour of all. A candidate without a value is UNKNOWN.
+    """
+
+    what: Literal["count", "age", "last"] | None = None
+    actions: tuple[str, ...] = ()  # none: those of [history]
+    length: Count | None = None  # None: that of [history]
+
+    kind: ClassVar[str] = "match"
+    derived: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _require_derived(self, "match", "count, age, last")
+        self._require(len(self.of) == 1, f"of = {list(self.of)}, one item feature is allowed")
+        self._require(bool(self.width), "a match is embedded: `width` is needed")
+        self._require(
+            self.length is None or self.length <= MOST_MATCHED, f"length {self.length}, at most {MOST_MATCHED} allowed"
+        )
+
+    @property
+    def has_vocabulary(self) -> bool:
+        return False
+
+    def may_be_of(self, part: Feature) -> bool:
+        return part.crossable and part.side == "item"
+
+    def column(self, values: Sequence[Any]) -> Column:
+        return self.empty(len(values))
+
+    def buckets_of(self, gaps: int) -> int:
+        """Rows of its embedding table; `gaps`: those of the table of time positions."""
+        return FIRST + {"count": _COUNTS, "age": gaps, "last": 2}[str(self.what)]
+
+    def rows_of(
+        self, count: npt.NDArray[np.int64], gap: npt.NDArray[np.int64], last: npt.NDArray[np.bool_], own: Column
+    ) -> Rows:
+        """Rows by what was found for candidates of values `own`, all of one shape: `gap` is 0 where none was."""
+        rows: Rows
+        match self.what:
+            case "count":
+                rows = FIRST + np.floor(2 * np.log2(1 + np.minimum(count, MOST_MATCHED))).astype(np.int64)
+            case "age":
+                rows = FIRST + gap
+            case _:
+                rows = FIRST + last.astype(np.int64)
+        np.copyto(rows, UNKNOWN, where=own == MISSING)
+        return rows
+
+
+@dataclass(frozen=True)
+class Statistic(Feature):
+    """What was counted of a value, or of values together, until the end of the day before: a standardised number.
+
+    With n impressions and c clicks of it, N and C of all, p = (C + 1) / (N + 2) and s = `smoothing`:
+    `rate`: logit((c + s·p) / (n + s)) - logit(p). `count`: log(1 + n). `clicks`: log(1 + c).
+    Of `days`, so many; with `half_life_days` h, a day's counts weigh half after h days; else of all days.
+    """
+
+    what: Literal["rate", "count", "clicks"] | None = None
+    days: Count | None = None
+    half_life_days: Count | None = None
+    smoothing: Positive = 20.0
+
+    kind: ClassVar[str] = "statistic"
+    derived: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _require_derived(self, "statistic", "rate, count, clicks")
+        self._require(not self.width, "a statistic enters the network as a number: no `width`")
+        self._require(self.days is None or self.half_life_days is None, "days or half_life_days, not both")
+
+    @property
+    def is_float(self) -> bool:
+        return True
+
+    @property
+    def counted(self) -> str:
+        """Names what is counted, in table and keys: statistics of the same parts and days share it."""
+        window = f"/{self.days}d" if self.days else f"/half {self.half_life_days}d" if self.half_life_days else ""
+        return " x ".join(self.of) + window
+
+    def column(self, values: Sequence[Any]) -> Column:
+        return np.full(len(values), np.nan)
+
+    def values(
+        self, shown: Column, clicks: Column, all_shown: npt.ArrayLike, all_clicks: npt.ArrayLike
+    ) -> npt.NDArray[np.float64]:
+        """The number before it is standardised, of counts (n,) of its value and (n,) or () of all."""
+        if self.what != "rate":
+            return np.log1p(shown if self.what == "count" else clicks)
+        rate = (np.asarray(all_clicks) + 1) / (np.asarray(all_shown) + 2)
+        of_value = (clicks + self.smoothing * rate) / (shown + self.smoothing)
+        logits: npt.NDArray[np.float64] = np.log(of_value / (1 - of_value)) - np.log(rate / (1 - rate))
+        return logits
+
+
+def _require_derived(feature: Feature, kind: str, allowed: str) -> None:
+    where = f"feature {feature.name!r}"
+    if feature.what is None:  # type: ignore[attr-defined]
+        raise SchemaError(f"{where}: what is missing, allowed: {allowed}")
+    if feature.side != "cross":
+        raise SchemaError(f"{where}: side {feature.side!r}, a {kind} is of side 'cross'")
+    if feature.buckets is not None or feature.min_count != 1:
+        raise SchemaError(f"{where}: a {kind} has no vocabulary: no min_count, buckets")
+    Feature.__post_init__(feature)
+
+
+KINDS.update({cls.kind: cls for cls in (Match, Statistic)})
