@@ -32,7 +32,7 @@ class Match(Feature):
 
     what: Literal["count", "age", "last"] | None = None
     actions: tuple[str, ...] = ()  # none: those of [history]
-    length: Count | None = None  # None: that of [history]
+    length: Count = 100  # whatever the length of [history], which a recipe may change
 
     kind: ClassVar[str] = "match"
     derived: ClassVar[bool] = True
@@ -41,9 +41,7 @@ class Match(Feature):
         _require_derived(self, "match", "count, age, last")
         self._require(len(self.of) == 1, f"of = {list(self.of)}, one item feature is allowed")
         self._require(bool(self.width), "a match is embedded: `width` is needed")
-        self._require(
-            self.length is None or self.length <= MOST_MATCHED, f"length {self.length}, at most {MOST_MATCHED} allowed"
-        )
+        self._require(self.length <= MOST_MATCHED, f"length {self.length}, at most {MOST_MATCHED} allowed")
 
     @property
     def has_vocabulary(self) -> bool:

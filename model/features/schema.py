@@ -27,7 +27,7 @@
     kind = "match"
     of = ["category_id"]
     what = "count"                   # count | age | last
-    length = 100                     # among the newest so many behaviours, of `actions`; without: as in [history]
+    length = 100                     # among the newest so many behaviours of `actions`, all of [history] unless named
     width = 4
 
     [[feature]]                      # optional: what was counted until the end of the day before (derived.py)
@@ -156,7 +156,7 @@ class Schema:
 
     def view(self, match: Match) -> tuple[tuple[str, ...], int]:
         """Which behaviours a match looks at: the newest so many of the named actions of [history]."""
-        return match.actions or self.history.actions, match.length or self.history.length
+        return match.actions or self.history.actions, match.length
 
     @property
     def embedded(self) -> tuple[Feature, ...]:

@@ -40,7 +40,7 @@ DERIVED = [
     match("item_count", "item_id", "count", length=50),
     statistic("item_rate", ["item_id"], "rate"),
     match("item_age", "item_id", "age", length=50),
-    match("category_count", "category_id", "count"),
+    match("category_count", "category_id", "count", length=3),
     match("category_age", "category_id", "age", length=5, actions=["like"]),
     match("category_last", "category_id", "last", length=7),
     statistic("age_position_rate", ["age", "position"], "rate", days=2, smoothing=3.0),
