@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 
+from model.datasets.own.derived import derived
 from model.datasets.own.drafttext import summary, text, toml_lines
 from model.datasets.own.judging import RANKS, Entry, Log, judged, min_count, width
 from model.datasets.own.profile import Column, auc, columns, comes_back, look, moment, truth
@@ -51,6 +52,7 @@ HINTS = 0.75  # … if it is also called as such columns are
 GIVES_AWAY = 0.2  # of all clicks, those that a value gives away which nothing else has
 STAYS = 0.3  # of the newest rows, those whose value is an old one; below, a vocabulary knows none when it serves
 LONGEST, SHORTEST = 50, 10  # of a history
+ONCE = 0.98  # of all behaviours, those on an item that the user had not acted on: from here on nobody comes back
 RETURNS = 0.8  # of the newest rows, those with an item that was shown before; below, items come and go
 
 AFTERWARDS = set(  # what is known of an impression only once it was clicked, or was not
@@ -91,8 +93,8 @@ def drafted(con: duckdb.DuckDBPyConnection, tables: Iterable[str], behaviours_fr
         raise DataError("the log holds no impressions: nothing to draft a feature table from")
     _mark(log)
     needs = []
-    derived = "behaviours" not in log.tables or behaviours_from == "impressions"
-    if derived:
+    of_clicks = "behaviours" not in log.tables or behaviours_from == "impressions"
+    if of_clicks:
         needs.append("--behaviours-from impressions")
         con.execute(
             "CREATE OR REPLACE TEMP TABLE done AS SELECT _user, _item AS _object, 'click' AS _action, 'item' AS"
@@ -104,10 +106,11 @@ def drafted(con: duckdb.DuckDBPyConnection, tables: Iterable[str], behaviours_fr
     )
     if not negatives and not unlabelled:
         needs.append("--negatives 1")
-    history, groups, notes = _history(log, derived)
+    history, groups, notes = _history(log, of_clicks)
     user_type, item_type = _id_types(log, history["object_type"])
     entries = [*_users(log, user_type), *_items(log, item_type), *_context(log, bool(positives and negatives))]
-    told = (*summary(log, history, entries, notes), *_malformed(log, derived))
+    entries += derived(entries, drawn="--negatives 1" in needs, repeated=_repeated(log))
+    told = (*summary(log, history, entries, notes), *_malformed(log, of_clicks))
     return Draft(text(log, history, groups, user_type, entries, notes), told, tuple(needs))
 
 
@@ -233,6 +236,12 @@ def _history(log: Log, derived: bool) -> tuple[dict[str, Any], list[str], list[s
     for name, count, _matching in types[1:]:
         groups += _group(log, name, count)
     return {"length": length, "actions": kept, "object_type": chosen}, groups, notes
+
+
+def _repeated(log: Log) -> bool:
+    """Whether users act on items again."""
+    (share,) = log.one("SELECT count(DISTINCT (_user, _object)) / nullif(count(*), 0) FROM chosen")
+    return share is not None and share < ONCE
 
 
 def _group(log: Log, name: str, count: int) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import tomli_w
 
+from model.datasets.own.derived import CROSS
 from model.datasets.own.judging import SIDES, Entry, Log
 from model.datasets.own.profile import OF_WHOM
 from model.datasets.tables import TABLES
@@ -61,6 +62,11 @@ def text(
                 *(line for entry in out for line in _comment(f"{entry.name}: {entry.why}", "  ")),
                 "",
             ]
+    computed = [entry for entry in entries if entry.table == CROSS]
+    if computed:
+        lines += ["# ---- cross: computed, from the user's behaviours and from what was counted", ""]
+    for entry in computed:
+        lines += [*_comment(entry.why), "[[feature]]", *toml_lines(entry.row or {}), ""]
     for entry in entries:
         if entry.row and entry.row["kind"] == "category" and entry.row["side"] in ("user", "context"):
             return "\n".join([*lines, CROSSES.format(of=entry.name)])
@@ -74,13 +80,22 @@ def summary(log: Log, history: Mapping[str, Any], entries: Sequence[Entry], note
         lines.append(f"{table}: {log.rows[table]:,} rows, {len(there)} columns" if there else f"{table}: no such table")
         for entry in entries:
             if entry.table == table:
-                what = _short(entry.row) if entry.row else "left out"
-                lines.append(f"  {entry.name:<22} {what:<26} {shorten(entry.why, 100, placeholder=' …')}")
+                lines.append(_line(entry))
+    if any(entry.table == CROSS for entry in entries):
+        lines.append("computed, of no table")
+        lines += [_line(entry) for entry in entries if entry.table == CROSS]
     lines.append(f"history: {', '.join(history['actions'])} on {history['object_type']}, newest {history['length']}")
     return (*lines, *(f"  {note}" for note in notes))
 
 
+def _line(entry: Entry) -> str:
+    what = _short(entry.row) if entry.row else "left out"
+    return f"  {entry.name:<22} {what:<26} {shorten(entry.why, 100, placeholder=' …')}"
+
+
 def _short(row: Mapping[str, Any]) -> str:
+    if "what" in row:
+        return f"{row['kind']} {row['what']}"
     kind = row["kind"] + (f" {row['transform']}" if "transform" in row else f" {row['type']}")
     widths = [str(row[key]) for key in ("width", "sequence_width") if key in row]
     return f"{kind}, {' + '.join(widths)} wide" if widths else kind
