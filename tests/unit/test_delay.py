@@ -20,79 +20,91 @@ from model.prepared.loader import Prepared
 from model.prepared.summary import lines
 from model.reproduction.gather import Finished
 from model.reproduction.variants import parse
-from tests.unit.test_prepared import DAY, FIRST, schema, tables, write
+from tests.worlds import COUPONS, HOUR, make_schema, write_log
 
-HOUR = 3_600_000
+DELAY_S = 6 * 3600
+DELAY = 6 * HOUR
 GROUPS = ("", "coupon_")
 
 
-def encoded(folder: Path, frames: dict[str, pl.DataFrame], delay_s: float = 0.0) -> Prepared:
-    encode_tables(write(folder, frames), schema(), DataSet("log", "UTC"), None, Options(delay_s=delay_s, processes=1))
+def encoded(folder: Path, delay_s: float, behaviours: pl.DataFrame | None = None) -> Prepared:
+    """The small log, with other behaviours where some are given."""
+    write_log(folder)
+    if behaviours is not None:
+        behaviours.write_parquet(folder / "tables" / "behaviours.parquet")
+    how = Options(delay_s=delay_s, processes=1)
+    encode_tables(folder, make_schema(5, groups=[COUPONS]), DataSet("log", "UTC"), None, how)
     return Prepared(folder)
 
 
-def test_histories_end_at_the_last_behaviour_strictly_before_now_less_the_delay(tmp_path: Path) -> None:
-    data = encoded(tmp_path, tables(), 3600)
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return encoded(tmp_path_factory.mktemp("plain"), 0)
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The same log, prepared with the delay."""
+    return encoded(tmp_path_factory.mktemp("late"), DELAY_S)
+
+
+def test_histories_end_at_the_last_behaviour_strictly_before_now_less_the_delay(late: Prepared) -> None:
     for group in GROUPS:
-        begin, times = data.arrays[f"{group}begin"], data.arrays[f"{group}clicked_at"]
+        begin, times = late.arrays[f"{group}begin"], late.arrays[f"{group}clicked_at"]
         bound = np.append(begin[1:], len(times))
-        for row in range(len(data.time)):
-            user = data.user[row]
-            own = times[begin[user] : bound[user]]
-            assert data.arrays[f"{group}end"][row] == begin[user] + (own < data.time[row] - HOUR).sum()
+        for row, user in enumerate(late.user):
+            known = times[begin[user] : bound[user]] < late.time[row] - DELAY
+            assert late.arrays[f"{group}end"][row] == begin[user] + known.sum()
 
 
-def test_data_delayed_later_are_those_that_were_prepared_with_the_delay(tmp_path: Path) -> None:
-    plain, prepared = encoded(tmp_path / "plain", tables()), encoded(tmp_path / "delayed", tables(), 3600)
-    delayed, back = plain.delayed(3600), prepared.delayed(0)
+def test_data_delayed_later_are_those_that_were_prepared_with_the_delay(plain: Prepared, late: Prepared) -> None:
+    delayed, back = plain.delayed(DELAY_S), late.delayed(0)
     for group in GROUPS:
-        np.testing.assert_array_equal(delayed.arrays[f"{group}end"], prepared.arrays[f"{group}end"])
+        np.testing.assert_array_equal(delayed.arrays[f"{group}end"], late.arrays[f"{group}end"])
         np.testing.assert_array_equal(back.arrays[f"{group}end"], plain.arrays[f"{group}end"])
-        assert (plain.arrays[f"{group}end"] > prepared.arrays[f"{group}end"]).any()
+        assert (plain.arrays[f"{group}end"] > late.arrays[f"{group}end"]).any()
     rows = np.arange(len(plain.time))
-    for name, values in prepared.batch(rows).items():
+    for name, values in late.batch(rows).items():
         np.testing.assert_array_equal(delayed.batch(rows)[name], values, err_msg=name)
-    assert (plain.delay_s, delayed.delay_s, prepared.delay_s, back.delay_s) == (0, 3600, 3600, 0)
-    assert len({one.fingerprint for one in (plain, delayed, prepared, back)}) == 4, "what is kept by it would be mixed"
+    assert [one.delay_s for one in (plain, delayed, late, back)] == [0, DELAY_S, DELAY_S, 0]
+    assert len({one.fingerprint for one in (plain, delayed, late, back)}) == 4, "what is kept by it would be mixed"
 
 
-def test_gaps_are_counted_from_the_impression_all_the_same(tmp_path: Path) -> None:
-    data = encoded(tmp_path, tables(), 3600)
-    rows = np.flatnonzero(data.arrays["end"] > data.arrays["begin"][data.user])
-    newest = data.arrays["clicked_at"][data.arrays["end"][rows] - 1]
-    expected = time_positions(newest[:, None], data.time[rows], data.schema.history.gap_edges_s)[:, 0]
-    gap = data.batch(rows)["gap"]
+def test_gaps_are_counted_from_the_impression_all_the_same(late: Prepared) -> None:
+    rows = np.flatnonzero(late.arrays["end"] > late.arrays["begin"][late.user])
+    newest = late.arrays["clicked_at"][late.arrays["end"][rows] - 1]
+    expected = time_positions(newest[:, None], late.time[rows], late.schema.history.gap_edges_s)[:, 0]
+    gap = late.batch(rows)["gap"]
     np.testing.assert_array_equal(gap[np.arange(len(rows)), (gap > 0).sum(1) - 1], expected)
 
 
-def test_what_is_done_within_the_delay_or_later_changes_nothing(tmp_path: Path) -> None:
-    frames, now, draw = tables(), FIRST + 4 * DAY + 12 * HOUR, np.random.default_rng(2)
-    late = frames["behaviours"].filter(pl.col("timestamp") >= now - HOUR)
-    early = frames["behaviours"].filter(pl.col("timestamp") < now - HOUR)
-    known = frames["behaviours"].filter(pl.col("action") != "look")
-    planted = known.sample(500, seed=2).with_columns(timestamp=now - HOUR + draw.integers(HOUR, size=500))
-    shuffled = late.with_columns(pl.col("object_id").shuffle(seed=2).over("action"))
-    other = frames | {"behaviours": pl.concat([early, shuffled, planted.cast(dict(early.schema))])}
-    differs = {}
-    for delay_s in (3600, 0):
-        one, two = (encoded(tmp_path / f"{n}-{delay_s}", log, delay_s) for n, log in enumerate((frames, other)))
-        rows = np.flatnonzero((one.time <= now) & (one.time > now - HOUR))
-        assert len(rows) >= 10
-        inputs = one.batch(rows), two.batch(rows)
-        differs[delay_s] = {name for name in inputs[0] if not np.array_equal(inputs[0][name], inputs[1][name])}
-    assert not differs[3600]
-    assert {"history", "gap", "action", "history_coupon"} <= differs[0], "the test would not have seen a leak"
+@pytest.mark.parametrize("delay_s", [DELAY_S, 0])
+def test_what_is_done_within_the_delay_changes_nothing(delay_s: int, plain: Prepared, tmp_path: Path) -> None:
+    """Behaviours of the last hours before `now`, and after it, are shuffled, and more are planted among them."""
+    now, draw = int(plain.time[-1]) - HOUR, np.random.default_rng(2)
+    log = pl.read_parquet(plain.folder / "tables" / "behaviours.parquet")
+    newer = pl.col("timestamp") >= now - DELAY
+    shuffled = log.filter(newer).with_columns(pl.col("object_id").shuffle(seed=2).over("object_type"))
+    planted = log.sample(500, seed=2).with_columns(timestamp=now - DELAY + pl.Series(draw.integers(DELAY, size=500)))
+    other = encoded(tmp_path, delay_s, pl.concat([log.filter(~newer), shuffled, planted]))
+    before = plain.delayed(delay_s)
+    rows = np.flatnonzero((plain.time <= now) & (plain.time > now - DELAY))
+    of = before.batch(rows), other.batch(rows)
+    assert len(rows) > 50 and (of[0]["gap"] > 0).any()
+    differing = {name for name in of[0] if not np.array_equal(of[0][name], of[1][name])}
+    leaks = {"history", "gap", "history_coupon", "gap_coupon", "action_coupon"}  # of items, clicks alone are read
+    assert differing == (set() if delay_s else leaks), "without a delay, all must differ: else no leak would be seen"
 
 
-def test_recorded_requests_know_what_the_network_knew(tmp_path: Path) -> None:
-    data = encoded(tmp_path, tables(), 3600)
-    requests = golden.requests(data, data.of_split("test"), 50, 1, np.random.default_rng(0))
+def test_recorded_requests_know_what_the_network_knew(late: Prepared) -> None:
+    requests = golden.requests(late, late.of_split("test"), 50, 1, np.random.default_rng(0))
     ages = [request["now"] - behaviour[-1] for request in requests for behaviour in request["behaviours"]]
-    assert HOUR < min(ages) < 3 * HOUR
+    assert DELAY < min(ages) < 2 * DELAY
 
 
-def test_the_summary_tells_the_delay(tmp_path: Path) -> None:
-    assert "the last 3600 s before an impression" in "\n".join(lines(encoded(tmp_path, tables(), 3600).meta, 5))
+def test_the_summary_tells_the_delay(plain: Prepared, late: Prepared) -> None:
+    told = ["the last 21600 s before an impression" in "\n".join(lines(data.meta, 5)) for data in (plain, late)]
+    assert told == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -122,15 +134,15 @@ def test_figures_by_delay_are_those_of_the_delayed_data(
     small_bundle: Bundle, small_data: Prepared, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--bundle", str(small_bundle.folder), "--data", str(small_data.folder), "--split", "train"]
-    assert evaluate.main([*command, "--delay", "0,1h,9d"]) == 0
+    assert evaluate.main([*command, "--delay", "0,9d"]) == 0
     printed = capsys.readouterr().out.splitlines()
     figures = json.loads(printed[-1])
-    now, later, never = figures["by_delay"]
+    now, never = figures["by_delay"]
     assert figures["delay_s"] == 0 and (now["auc"], now["logloss"]) == (figures["auc"], figures["logloss"])
-    assert [row["delay_s"] for row in figures["by_delay"]] == [0, 3600, 777_600]
-    assert later["auc"] not in (now["auc"], never["auc"])
-    assert now["history_age_s"][0] < later["history_age_s"][0] and never["with_history"] < now["with_history"]
-    assert any(line.split()[:1] == ["3600"] for line in printed), "no line of the table has the delay"
+    assert [row["delay_s"] for row in figures["by_delay"]] == [0, 777_600]
+    assert never["auc"] < now["auc"] and never["with_history"] < now["with_history"]
+    assert min(now["history_age_s"]) < 86_400 < 777_600 < min(never["history_age_s"] or [np.inf])
+    assert any(line.split()[:1] == ["777600"] for line in printed), "no line of the table has the delay"
 
 
 def test_a_report_has_every_networks_figures_by_delay(
