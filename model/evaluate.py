@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        delays_s = durations(arguments.delay, "evaluate", "--delay") if arguments.delay else []
+        delays_s = durations(arguments.delay, "arguments", "--delay") if arguments.delay is not None else []
     except OptionError as error:
         parser.error(str(error))
     try:

@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     named |= {name: tuple(value) for name, value in named.items() if isinstance(value, list)}
     try:
         if "delay_s" in named:
-            named["delay_s"] = seconds(named["delay_s"], "prepare", "--delay")
+            named["delay_s"] = seconds(named["delay_s"], "arguments", "--delay")
         options = datasets.options(arguments.dataset, arguments.raw, named)
     except OptionError as error:
         parser.error(str(error))

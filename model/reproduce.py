@@ -308,7 +308,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
     """The command, its arguments parsed: 0, or 1 where a run has failed. Raises ValueError, OSError, BundleError."""
     if arguments.seeds < 1 or arguments.resamples < 1:
         raise ReproduceError(f"{arguments.seeds} seeds and {arguments.resamples} resamples, at least 1 of each")
-    delays_s = durations(arguments.delay, "reproduce", "--delay") if arguments.delay else []
+    delays_s = durations(arguments.delay, "arguments", "--delay") if arguments.delay is not None else []
     data, out = Prepared(arguments.data), arguments.out
     check(data, out)
     exam = Exam(data, arguments.resamples)

@@ -36,8 +36,8 @@ from model.prepared.slices import ends
 from model.prepared.splits import SPLITS
 
 _OF_IMPRESSIONS = ("user", "item", "time", "label", "split", "context", "context_numbers", "cross")
-ROWS = 1_000_000  # whose ends are searched at once
 _ARRAYS = (*_OF_IMPRESSIONS, "users", "users_numbers", "items", "items_numbers")
+ROWS = 1_000_000  # impressions whose ends are searched at once
 
 
 class BrokenData(ValueError):

@@ -121,6 +121,8 @@ def test_what_is_no_duration_is_refused(text: str, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         prepare.main(["--dataset", "simulated", "--out", str(tmp_path / "out"), f"--delay={text}"])
     assert "allowed: seconds" in capsys.readouterr().err
+    assert reproduce.main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), f"--delay=0,{text}"]) == 1
+    assert capsys.readouterr().err.startswith("reproduce: arguments: --delay ")
 
 
 def test_the_command_prepares_with_a_delay_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
