@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from model import command, networks
 from model.bundle.reading import Bundle
-from model.datasets.tables import DataSet
+from model.datasets.tables import DataSet, Options
 from model.evaluation.metrics import auc
 from model.features.ids import UNKNOWN
 from model.files import write_json
@@ -62,7 +62,7 @@ def encoded(data: Prepared, days: pl.DataFrame, split: pl.Expr, folder: Path, ol
         (tables / f"{name}.parquet").symlink_to((data.folder / "tables" / f"{name}.parquet").resolve())
     drawn = data.meta.get("drawn_negatives", False)
     log = DataSet(data.meta["dataset"], data.meta["time_zone"], drawn_negatives=drawn)
-    encode_tables(folder, data.schema, log, older.encoder if older else None)
+    encode_tables(folder, data.schema, log, older.encoder if older else None, Options(delay_s=data.delay_s))
     return Prepared(folder)
 
 

@@ -1,6 +1,7 @@
 """How well an exported model ranks: AUC, GAUC, logloss and calibration, beside a floor that learns nothing.
 
     python -m model.evaluate --bundle bundles/bst_kuairand --data data/kuairand --split test
+    python -m model.evaluate --bundle bundles/bst_kuairand --data data/kuairand --delay 0,10m,1h
 
 What is measured is the ONNX graph that is served, not the network in memory.
 """
@@ -14,8 +15,10 @@ from typing import Any
 
 from model import command
 from model.bundle.reading import Bundle
+from model.evaluation import delays
 from model.evaluation.measure import check_encoding, measure, score_rows
 from model.evaluation.metrics import calibration_bins
+from model.options import OptionError, durations
 from model.prepared.loader import Prepared
 from model.prepared.splits import SPLITS
 
@@ -62,10 +65,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument(
+        "--delay",
+        metavar="DURATIONS",
+        help="by commas: also where behaviours newer than each are not known yet: 0,10m,1h (default: as prepared)",
+    )
     arguments = parser.parse_args(argv)
     try:
-        bundle = Bundle.open(arguments.bundle)
-        figures = evaluate(bundle, Prepared(arguments.data), arguments.split)
+        delays_s = durations(arguments.delay, "arguments", "--delay") if arguments.delay is not None else []
+    except OptionError as error:
+        parser.error(str(error))
+    try:
+        bundle, data = Bundle.open(arguments.bundle), Prepared(arguments.data)
+        figures = evaluate(bundle, data, arguments.split)
+        if delays_s:
+            figures["by_delay"] = delays.by_delay(bundle, data, data.of_split(arguments.split), delays_s)
     except (OSError, ValueError) as error:
         print(f"evaluate: {command.words(error)}", file=sys.stderr)
         return 1
@@ -76,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if figures["auc"] is None:
         print(f"evaluate: all labels of {arguments.split} are alike, so that it has no AUC", file=sys.stderr)
     print(table(figures))
-    print(json.dumps(figures))
+    if delays_s:
+        print(delays.table(figures["by_delay"]))
+    print(json.dumps(figures | {"delay_s": data.delay_s}))
     return 0
 
 

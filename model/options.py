@@ -7,6 +7,7 @@ An option is a field of a dataclass, and the field's type says all that its valu
 """
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
@@ -24,6 +25,8 @@ Share = Annotated[float, Gt(0), Le(1)]
 Dropout = Annotated[float, Ge(0), Lt(1)]  # the share that is left out
 Layers = Annotated[tuple[Count, ...], MinLen(1)]  # their widths
 Names = Annotated[tuple[str, ...], MinLen(1)]
+
+UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class OptionError(ValueError):
@@ -92,6 +95,19 @@ def from_text(hint: Any, text: str, where: str, name: str) -> Any:
         return _adapter(hint).validate_python(text.split("-") if get_origin(plain) is tuple else text)
     except ValidationError:
         raise wrong(where, name, text, words(hint)) from None
+
+
+def seconds(text: str, where: str, name: str) -> float:
+    """The seconds of a duration that people write: 90, 90s, 10m, 1.5h, 2d. Raises OptionError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if match is None:
+        raise wrong(where, name, text, "seconds, or a number with one of s, m, h, d: 3600, 10m, 1h")
+    return float(match[1]) * UNITS_S[match[2]]
+
+
+def durations(text: str, where: str, name: str) -> list[float]:
+    """The seconds of several durations, with commas in between: 0,10m,1h. Raises OptionError."""
+    return [seconds(one, where, name) for one in text.split(",")]
 
 
 def wrong(where: str, name: str, value: Any, allowed: str) -> OptionError:

@@ -22,7 +22,7 @@ from model.features import schema as features_toml
 from model.features.encode import Encoder
 from model.features.schema import Schema
 from model.files import replacing
-from model.options import OptionError
+from model.options import OptionError, seconds
 from model.prepared import summary
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
@@ -105,6 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--impressions", type=int, help=f"simulated: how many (default: {Options().impressions})")
     parser.add_argument("--seed", type=int, help="of the simulated world and its log; taobao, amazon: of the negatives")
     parser.add_argument(
+        "--delay",
+        dest="delay_s",
+        metavar="DURATION",
+        help="behaviours newer than this before an impression are not known yet, as in the store: 3600, 10m, 1h",
+    )
+    parser.add_argument(
         "--ties",
         choices=("strict", "published"),
         help="amazon: of one day's reviews a history holds none, or those earlier in the file, as in the papers",
@@ -131,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = {name: value for name in asdict(Options()) if (value := getattr(arguments, name)) is not None}
     named |= {name: tuple(value) for name, value in named.items() if isinstance(value, list)}
     try:
+        if "delay_s" in named:
+            named["delay_s"] = seconds(named["delay_s"], "arguments", "--delay")
         options = datasets.options(arguments.dataset, arguments.raw, named)
     except OptionError as error:
         parser.error(str(error))

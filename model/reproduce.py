@@ -9,6 +9,7 @@ that was under way goes on from its checkpoint, one whose recipe or data has cha
     OUT/report.html, report.json     model/report
     OUT/runs/<variant>/<seed>/       model/reproduction/runs.py
     OUT/scoring_times.json           of the exported models, measured side by side
+    OUT/by_delay.json                --delay: their AUC where the newest behaviours are not known yet
 """
 
 import argparse
@@ -27,10 +28,12 @@ from tqdm import tqdm
 
 from model import command
 from model.bundle.reading import Bundle
+from model.evaluation import delays
 from model.evaluation.bootstrap import RESAMPLES
 from model.evaluation.metrics import Floats
 from model.files import write_json, write_text
 from model.networks import config
+from model.options import durations
 from model.prepared.loader import Prepared
 from model.reproduction import probes
 from model.reproduction.gather import Exam, Finished, gather, standard
@@ -38,7 +41,7 @@ from model.reproduction.runs import RESULT, RUNS, Task, machine, read, say, trai
 from model.reproduction.variants import DEFAULT, Variant, ablations, parse_all
 from model.training.choosing.choice import choose
 
-PAGE, CONTENT, TIMES = "report.html", "report.json", "scoring_times.json"
+PAGE, CONTENT, TIMES, DELAYS = "report.html", "report.json", "scoring_times.json", "by_delay.json"
 
 
 class ReproduceError(ValueError):
@@ -154,6 +157,28 @@ def measure_times(out: Path, finished: Sequence[Finished]) -> None:
         times_ms = probes.scoring_times_ms({name: Bundle.open(path) for name, path in bundles.items()})
         kept = {name: {"bundle": bundles[name].name, "ms": ms} for name, ms in times_ms.items()}
         write_json(out / TIMES, kept)
+
+
+def by_delay(
+    out: Path, finished: Sequence[Finished], data: Prepared, delays_s: Sequence[float]
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Of every variant by label, then by seed: the exported model's figures of test by delay."""
+    rows, every = data.of_split("test"), dict[str, dict[str, list[dict[str, Any]]]]()
+    for run in finished:
+        if run.scores is not None:
+            bundle = Bundle.open(out / RUNS / run.variant.folder / str(run.seed) / run.result["bundle"])
+            figures = delays.by_delay(bundle, data, rows, delays_s)
+            every.setdefault(run.variant.label, {})[str(run.seed)] = figures
+    return every
+
+
+def delays_table(every: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], delays_s: Sequence[float]) -> str:
+    """For people: the mean AUC over seeds, a line a network and a column a delay."""
+    lines = [f"{'AUC by delay':<32}" + "".join(f"{f'{delay_s:g} s':>10}" for delay_s in delays_s)]
+    for label, seeds in every.items():
+        aucs = np.array([[row["auc"] for row in figures] for figures in seeds.values()])
+        lines.append(f"{label:<32}" + "".join(f"{auc:>10.4f}" for auc in aucs.mean(0)))
+    return "\n".join(lines)
 
 
 def named(networks: str | None, with_ablations: bool, common: str) -> tuple[list[Variant], list[Variant]]:
@@ -283,6 +308,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
     """The command, its arguments parsed: 0, or 1 where a run has failed. Raises ValueError, OSError, BundleError."""
     if arguments.seeds < 1 or arguments.resamples < 1:
         raise ReproduceError(f"{arguments.seeds} seeds and {arguments.resamples} resamples, at least 1 of each")
+    delays_s = durations(arguments.delay, "arguments", "--delay") if arguments.delay is not None else []
     data, out = Prepared(arguments.data), arguments.out
     check(data, out)
     exam = Exam(data, arguments.resamples)
@@ -306,8 +332,13 @@ def reproduce(arguments: argparse.Namespace) -> int:
     measure_times(out, finished)
     content = reporter.write(finished)
     print(table(content))
+    line = summary(content, out / PAGE)
+    if delays_s:
+        line["by_delay"] = by_delay(out, finished, data, delays_s)
+        write_json(out / DELAYS, {"trained_with_delay_s": data.delay_s, "by_delay": line["by_delay"]})
+        print(delays_table(line["by_delay"], delays_s))
     print(f"report: {out / PAGE}")
-    print(json.dumps(summary(content, out / PAGE)))
+    print(json.dumps(line))
     return 1 if any(entry["failed"] for entry in content["networks"].values()) else 0
 
 
@@ -336,6 +367,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         metavar="NPZ",
         help="other programs' scores of test, by name",
+    )
+    parser.add_argument(
+        "--delay",
+        metavar="DURATIONS",
+        help="by commas: also the AUC where behaviours newer than each are not known yet: 0,10m,1h",
     )
     parser.add_argument("--report-only", action="store_true", help="rebuild the report from the runs that are done")
     arguments = parser.parse_args(argv)

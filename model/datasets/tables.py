@@ -22,7 +22,7 @@ from typing import IO, Any, Literal
 import polars as pl
 
 from model.features.behaviour import MS_ALLOWED as MS_ALLOWED  # for the data sets
-from model.options import Count, Natural, Positive, check
+from model.options import Count, Natural, NotNegative, Positive, check
 
 TABLES = ("behaviours", "impressions", "items", "users")
 TRAIN, VALIDATION, TEST = range(3)  # of the column `split`, in the order of model/prepared/splits.py's SPLITS
@@ -57,7 +57,7 @@ class BadLines:
         self.count += 1
 
 
-COMMON = ("skip_bad", "seed", "memory_gib", "processes", "parts")
+COMMON = ("skip_bad", "seed", "delay_s", "memory_gib", "processes", "parts")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Options:
 
     skip_bad: Natural = 0  # malformed lines that are passed over, in all files of the data set together
     seed: Natural = 1  # of the simulator's world and log, and of the negatives that are drawn
+    delay_s: NotNegative = 0.0  # behaviours newer than this before an impression are not known yet
     impressions: Count = 1_000_000  # of the simulator's log
     ties: Literal["strict", "published"] = "strict"  # amazon: of one day's reviews, none or the file's earlier ones
     map: tuple[str, ...] = ()  # parquet: columns under other names: impressions.ts=timestamp

@@ -37,7 +37,10 @@ def record(bundle: Bundle, data: Prepared, seed: int = 0) -> dict[str, Any]:
 def requests(
     data: Prepared, rows: npt.NDArray[np.int64], count: int, candidates: int, draw: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """Requests of `count` of the impressions `rows`, as they stood then: the item shown, and others drawn at random."""
+    """Requests of `count` of the impressions `rows`, as they stood then: the item shown, and others drawn at random.
+
+    Histories hold what was known then: of data that were prepared with a delay, nothing newer.
+    """
     users = pl.read_parquet(data.folder / "encoded" / "users.parquet")["user_id"]
     items = pl.read_parquet(data.folder / "encoded" / "items.parquet")["item_id"]
     chosen = np.sort(draw.choice(rows, min(count, len(rows)), replace=False))
@@ -49,11 +52,12 @@ def requests(
     for user_id, row, context in zip(user_ids.to_list(), chosen.tolist(), contexts, strict=True):
         shown = [int(data.item[row]), *draw.integers(0, len(items), candidates - 1).tolist()]
         now = int(data.time[row])
+        known = now - round(data.delay_s * 1000)
         recorded.append(
             {
                 "user_id": user_id,
                 "profile": profiles.get(user_id, {}),
-                "behaviours": [list(b) for b in behaviours.get(user_id, []) if b.timestamp < now],
+                "behaviours": [list(b) for b in behaviours.get(user_id, []) if b.timestamp < known],
                 "candidates": [items[at] for at in shown],
                 "context": context,
                 "now": now,

@@ -44,7 +44,7 @@ def encode_tables(
 ) -> dict[str, Any]:
     """Encodes `folder/tables` into `folder`: features.toml, vocab/, catalog/, encoded/, meta.json (returned).
 
-    Of `how` memory, processes and parts; the bytes written do not depend on them.
+    Of `how` the delay, on which histories depend; memory, processes and parts, on which no byte written depends.
     """
     how = how or Options()
     encoded = folder / "encoded"
@@ -104,7 +104,7 @@ def encode_tables(
             _save_behaviours(encoded, f"{group}_" if at else "", done, rows)
         groups = ("", *(f"{group.object_type}_" for group in schema.groups))
         _make_room(encoded, schema, encoder, count, groups, {name: log.kept_type(name) for name in kept})
-        plan = Plan(folder, work, impressions, split, coded, groups, kept)
+        plan = Plan(folder, work, impressions, split, coded, groups, kept, round(how.delay_s * 1000))
         parts = how.parts or -(-count // SLICE)
         told = encode_slices(plan, count, min(parts, count), min(how.processes or cores(), parts))
     meta = {
@@ -116,6 +116,7 @@ def encode_tables(
         "impressions": dict(zip(SPLITS, told.rows.tolist(), strict=True)),
         "click_rate": float(told.clicks[0] / max(1, told.rows[0])),
         "split": split.described,
+        "delay_s": how.delay_s,
         "users": len(users),
         "items": len(items),
         "behaviours": behaviours[schema.history.object_type][0].count,

@@ -9,7 +9,8 @@
     clicked, clicked_at, acted (behaviours,) · begin (users,) sorted by user, time, key, action; item row, ms, action
     <g>_clicked, <g>_clicked_at, <g>_acted, <g>_begin, <g>_end likewise for every further behaviour group g; table rows
 
-`end` is one past the last behaviour that the impression's user had strictly before it, so the history is [end-T, end).
+`end` is one past the last behaviour that the impression's user had strictly before it, less the feedback delay of
+`model.prepare --delay`, so the history is [end-T, end).
 
 Batches are drawn from memory-mapped files. An epoch is shuffled in blocks: BLOCK impressions that lie together stay in
 one window, windows of WINDOW impressions are mixed through, so that what a batch touches lies in few pages however
@@ -33,10 +34,12 @@ from model.features.ids import PAD
 from model.features.schema import Schema
 from model.features.timeposition import time_positions
 from model.prepared.matched import Matches
+from model.prepared.slices import ends
 from model.prepared.splits import SPLITS
 
 _OF_IMPRESSIONS = ("user", "item", "time", "label", "split", "context", "context_numbers", "cross", "cross_numbers")
 _ARRAYS = (*_OF_IMPRESSIONS, "users", "users_numbers", "items", "items_numbers", "matched")
+ROWS = 1_000_000  # impressions whose ends are searched at once
 
 
 class BrokenData(ValueError):
@@ -80,12 +83,36 @@ class Prepared:
                 f"{folder} is broken (arrays of impressions differ in length: {lengths}); prepare it again"
             )
         self.user, self.item, self.time, self.label = (arrays[name] for name in ("user", "item", "time", "label"))
+        self._groups = groups
+        self._delayed = False  # whether histories end otherwise than they were prepared
         self.rows = {f.name: self.encoder.table_rows(f) for f in self.schema.embedded if not f.is_float}
 
     def seen_by(self, schema: Schema) -> "Prepared":
         """The same rows with the widths and history lengths of another schema."""
         other = copy(self)
         other.schema = schema
+        return other
+
+    @property
+    def delay_s(self) -> float:
+        """Behaviours newer than this before an impression are not known yet."""
+        return float(self.meta.get("delay_s", 0))  # releases before the option had none
+
+    def delayed(self, delay_s: float) -> "Prepared":
+        """The same rows with another feedback delay: every history ends at the last behaviour before now - delay.
+
+        Gaps are counted from the impression all the same. Takes 8 bytes an impression of memory for each group.
+        """
+        other, delay_ms = copy(self), round(delay_s * 1000)
+        other.meta, other._delayed = self.meta | {"delay_s": delay_s}, True
+        other.arrays = dict(self.arrays)
+        other.__dict__.pop("_matches", None)  # it may have been made of these arrays
+        for group in self._groups:
+            begin, times = self.arrays[f"{group}begin"], self.arrays[f"{group}clicked_at"]
+            other.arrays[f"{group}end"] = end = np.empty(len(self.time), np.int64)
+            for at in range(0, len(end), ROWS):
+                part = slice(at, at + ROWS)
+                end[part] = ends(begin, times, self.user[part], self.time[part] - delay_ms)
         return other
 
     @cached_property
@@ -105,6 +132,8 @@ class Prepared:
         digest = hashlib.sha256((self.folder / "features.toml").read_bytes() + (self.folder / "meta.json").read_bytes())
         for path in sorted((self.folder / "vocab").iterdir()):
             digest.update(path.read_bytes())
+        if self._delayed:
+            digest.update(f"delay {self.delay_s}".encode())
         return digest.hexdigest()
 
     def of_split(self, split: str) -> npt.NDArray[np.int64]:

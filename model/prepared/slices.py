@@ -42,6 +42,7 @@ class Plan:
     coded: tuple[bool, ...]  # of each context feature: its impressions carry a code and no number
     groups: tuple[str, ...]  # prefixes of the arrays of each group, [history]'s first, which is empty
     kept: tuple[str, ...]
+    delay_ms: int  # behaviours newer than this before an impression are not known yet
 
 
 @dataclass
@@ -175,7 +176,7 @@ def _encode(plan: Plan, at: int, to: int) -> Seen:
     lengths = np.zeros((len(SPLITS), schema.history.length + 1), np.int64)
     for prefix in plan.groups:
         begin = arrays[f"{prefix}begin"]
-        end = ends(begin, arrays[f"{prefix}clicked_at"], user, time)
+        end = ends(begin, arrays[f"{prefix}clicked_at"], user, time - plan.delay_ms)
         write(f"{prefix}end", end)
         if not prefix:
             length = np.minimum(end - begin[user], schema.history.length)
@@ -192,7 +193,7 @@ def ends(
     user: npt.NDArray[np.int32],
     now: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """One past the last behaviour that each impression's user had strictly before it, (n,).
+    """One past the last behaviour that each impression's user had strictly before `now`, (n,).
 
     `times` are sorted within a user, whose own begin at `begin`; a binary search in each user's, for all at once.
     """

@@ -86,6 +86,8 @@ def lines(meta: dict[str, Any], length: int) -> list[str]:
             f"{name:11}{facts['impressions']:12}  {facts['click_rate']:10.4f}  {facts['with_history']:12.1%}  "
             f"{lengths:12}{' to '.join(between)}".rstrip()
         )
+    if meta["delay_s"]:
+        text += ["", f"histories lack what happened in the last {meta['delay_s']:g} s before an impression (--delay)"]
     unknown = {name: facts["unknown"] for name, facts in splits.items() if facts.get("unknown")}
     if unknown:
         text += ["", "unknown to training (share of impressions)"]

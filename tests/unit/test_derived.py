@@ -169,6 +169,14 @@ def test_training_and_serving_find_and_count_alike(data: Prepared, log: list[dic
         np.testing.assert_array_equal(served["history"], trained["history"][:, :slots])
 
 
+def test_matches_see_no_more_of_a_delayed_history_than_a_network_does(data: Prepared) -> None:
+    rows, place = np.arange(len(data.time)), data.schema.places("cross")["item_count"].start
+    now = data.batch(rows)["cross"][:, 0, place]
+    delayed = data.delayed(12 * HOUR / 1000).batch(rows)["cross"][:, 0, place]
+    assert (delayed <= now).all() and (delayed < now).sum() > 50
+    np.testing.assert_array_equal(data.delayed(0).batch(rows)["cross"][:, 0, place], now)
+
+
 def test_candidates_of_one_request_are_as_alone(data: Prepared, log: list[dict[str, Any]]) -> None:
     row = log[-1]
     items = [f"i{n}" for n in range(40)] + ["stranger", {"item_id": "i1", "category_id": "c5", "position": 3}]

@@ -45,7 +45,7 @@ ARROWS = {
     "model.loader": {"model.prepared"},
     "model.prepare": COMMAND | ENCODED | {"model.prepared"},
     "model.catalog": SERVED | COMMAND | LINES | FILES_ALONE | {"model.prepared"},
-    "model.evaluate": COMMAND | SERVED | {"model.prepared", "model.evaluation"},
+    "model.evaluate": COMMAND | SERVED | OPTIONS | {"model.prepared", "model.evaluation"},
     "model.export": COMMAND | LEARNT | {"model.graph"},
     "model.train": COMMAND | TRAINED | {"model.evaluate"},
     "model.search": COMMAND | TRAINED,
