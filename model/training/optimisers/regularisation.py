@@ -49,7 +49,10 @@ def lookups(network: RankingNetwork, tables: Sequence[nn.Parameter]) -> Iterator
 
 
 def occurrences(network: RankingNetwork, tables: Sequence[nn.Parameter], inputs: Iterable[Batch]) -> list[Tensor]:
-    """n_j: for each table the number of samples that hold each of its rows, however often, (rows,) each."""
+    """n_j: for each table the number of samples that hold each of its rows, however often, (rows,) each.
+
+    PAD is counted as well, where nobody asks: no gradient names it.
+    """
     counts = [torch.zeros(len(weight), dtype=torch.int64, device=weight.device) for weight in tables]
     network.eval()
     for batch in inputs:
