@@ -1,6 +1,7 @@
 """One paper's network per file; a new file here is trained, exported, tested and served under its name.
 
-blocks.py holds their contract (RankingNetwork) and what they share. From the project they import model.features alone.
+blocks.py holds their contract (RankingNetwork) and what they share. From the project they import model.features and
+model.options alone.
 """
 
 import importlib

@@ -7,7 +7,8 @@ Readings, since ATRank's slides name this network and nothing of its inside:
 - The user's vector is the two last states side by side: the newest behaviour's of the LSTM that reads onward, the
   oldest's of the one that reads back. Without a behaviour it is 0.
 - The ranking network is that of atrank.py: the MLP on [other features, target, user].
-- One layer; weights start as TensorFlow 1.4's cell: Glorot, bias 0, that of the forget gate 1.
+- One layer; it starts as TensorFlow 1.4's cell: weights Glorot, what reads the row and what reads the state being one
+  matrix; bias 0, that of the forget gate 1. (torch's cell has two biases, which are added: both learn.)
 
 Histories are left-aligned: an LSTM that reads onward meets padding last. The one that reads back gets each user's
 behaviours mirrored, [newest, ..., oldest, padding], for the same reason; so padding reaches no state that is used.
@@ -63,8 +64,9 @@ class BothWays(nn.Module):
         super().__init__()
         self.onward, self.back = (nn.LSTM(width, hidden, batch_first=True) for _ in range(2))
         for lstm in (self.onward, self.back):
-            nn.init.xavier_uniform_(lstm.weight_ih_l0)
-            nn.init.xavier_uniform_(lstm.weight_hh_l0)
+            bound = (6 / (width + hidden + 4 * hidden)) ** 0.5
+            nn.init.uniform_(lstm.weight_ih_l0, -bound, bound)
+            nn.init.uniform_(lstm.weight_hh_l0, -bound, bound)
             nn.init.zeros_(lstm.bias_ih_l0)
             nn.init.zeros_(lstm.bias_hh_l0)
             with torch.no_grad():

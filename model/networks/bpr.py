@@ -3,10 +3,13 @@
     x̂_ui = <p_u, q_i> + b_i,   trained on -ln σ(x̂_ui - x̂_uj), i a positive and j a negative of one user
 
 The rows of p, q and b are those of the features `user_id` and `item_id`; no other feature and no behaviour is seen. A
-user or an item without a row of its own shares UNKNOWN's. λ‖Θ‖² is the recipe's `l2`, on the rows that a batch touches.
+user or an item without a row of its own shares UNKNOWN's. The recipe's `l2` is LearnBPR's λ: every triple (u, i, j)
+pulls at p_u, q_i, q_j, b_i and b_j by λ·Θ (model/training/optimisers/regularisation.py); one λ for all of them.
 
 Differs from the paper: tables start as all of ours (Glorot), and training draws its pairs among one user's impressions
-instead of any item he has not seen. The item's bias is not in the paper's text; its authors' software has it.
+instead of any item he has not seen, each click once an epoch instead of triples at random. A step is the recipe's
+optimiser's on the mean of a batch of triples; LearnBPR's is plain SGD on one. The item's bias is not in the paper's
+text; its authors' software has it.
 """
 
 from collections.abc import Mapping

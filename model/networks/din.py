@@ -1,7 +1,7 @@
 """Deep Interest Network (DIN). Zhou et al., Alibaba, KDD 2018.
 
     v_U(A) = Σ_j a(e_j, v_A) e_j                                                        (3)
-    f(s) = p(s)·s + (1 - p(s))·α·s,  p(s) = 1 / (1 + exp(-(s - E[s]) / √(Var[s] + ε)))  (5), Dice
+    f(s) = p(s)·s + (1 - p(s))·α·s,  p(s) = 1 / (1 + exp(-(s - E[s]) / √(Var[s] + ε)))  (9), Dice
 
 The activation unit a is an MLP on [h, c, h - c, h·c], the history's item h and the candidate c side by side with their
 difference and elementwise product. Its weights are not normalised: no softmax, "to reserve the intensity of user
@@ -15,7 +15,8 @@ interests" (§4.3). Readings and departures:
   that train together share one mini-batch, and so its statistics.
 - The MLP is BST's Table 3, 1024-512-256 (the paper: 200-80), so that networks are compared at one size.
 - Items are their sequence features (item, category): neither time gaps nor actions are seen.
-- Mini-batch aware regularisation (§5.2) is the recipe's `l2`.
+- Mini-batch aware regularisation, (7), is the recipe's `batch_l2` (model/training/optimisers/regularisation.py), on the
+  tables of any network. An item's row in the table of the sequence is held by a sample as candidate or in the history.
 
 How it is computed, the numbers being the same: the unit's first layer W = [W1 W2 W3 W4] is split,
 W·[h, c, h - c, h·c] = (W1 + W3)·h + (W2 - W3)·c + W4·(h·c), so that the history's share is computed once per user.
@@ -93,7 +94,7 @@ class ActivationUnit(nn.Module):
 
 
 class Dice(nn.Module):
-    """The data adaptive activation function, (5), of any (..., width)."""
+    """The data adaptive activation function, (9), of any (..., width)."""
 
     def __init__(self, width: int, epsilon: float = 1e-8, momentum: float = 0.1):
         super().__init__()

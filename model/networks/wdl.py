@@ -6,7 +6,8 @@
   one-hot (of a multi-valued feature many-hot, hence a sum) encoding of every id and category, φ(x) the crosses of
   features.toml: one weight for each row of each table that the deep part embeds. The standardised numbers go to the
   deep part alone, as the continuous features of the paper's Figure 4 do. The weights start at 0 and are trained by FTRL
-  with L1 (model/training/optimisers/ftrl.py), jointly with the deep part (§3.3).
+  with L1 (model/training/optimisers/ftrl.py), jointly with the deep part (§3.3), which the recipe's optimiser trains
+  (the paper: AdaGrad).
 - Deep: embeddings of everything that is known of user, item and context, in an MLP with ReLU, 1024-512-256 (Figure 4);
   b is the bias of its last layer. The item features of BST's sequence are features of the candidate too. Crosses, where
   they have a width, are embedded as well: all networks here get the same "other features".

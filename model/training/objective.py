@@ -6,8 +6,8 @@ watch_time  weighted logistic regression, Covington et al., RecSys 2016: a click
             the score, exp(logit), expects the watched seconds: E[T] / (1 - P), as printed. Where clicks are frequent
             that is too much by 1 / (1 - P); with `exposures = "all"` every impression, a click too, also counts once
             as a negative, and the odds are ΣT / N = E[T]. (A departure, hence an option.)
-pairs       Rendle et al., UAI 2009, BPR-OPT: -ln σ(s_positive - s_negative) over pairs of one user; the score, σ(s),
-            ranks and is no probability.
+pairs       Rendle et al., UAI 2009, BPR-OPT: -ln σ(s_positive - s_negative) over pairs of one user, to which a run adds
+            λ/2·‖Θ‖² of each pair (optimisers/regularisation.py); the score, σ(s), ranks and is no probability.
 """
 
 from collections.abc import Callable

@@ -44,7 +44,8 @@ class Training:
     decay: Share = 1.0  # what the learning rate has fallen to, linearly, at the end of every epoch; 1: it stays
     accumulator: NotNegative = 0.1  # Adagrad's start, as in TensorFlow 1.4, with which the paper trained
     weight_decay: NotNegative = 0.0  # adam only, and not on the embedding tables
-    l2: NotNegative = 0.0  # of table rows; lazy: DIN's mini-batch aware regularisation, BPR's λ
+    l2: NotNegative = 0.0  # pulls at the table rows that a step moves, by l2·w; bpr: the paper's λ, of each pair's rows
+    batch_l2: NotNegative = 0.0  # DIN's mini-batch aware λ (§5.2): λ/n_j·w of the batch's rows; n_j: samples holding j
     wide_learning_rate: Positive = 0.1  # FTRL's α of a wide part (wdl, wdl_seq), whatever the optimiser of the rest
     wide_l1: NotNegative = 1.0  # its λ1: an id or a cross must have earned its weight
     fresh_tables: Natural = 0  # tables of more rows start anew at every epoch (MEDA, Liu et al. 2023); 0: none does
@@ -53,7 +54,7 @@ class Training:
     evaluations: Natural = 4  # looks at validation an epoch; 0: none, and the last epoch's weights are taken
     patience: Count = 4  # looks without a better AUC until it stops; none counts while that is chance (patience.py)
     select: Literal["validation", "test"] = "validation"  # picks the checkpoint; test shows how misleading that is
-    refit: bool = False  # then train anew on train + validation, for as many epochs as were best; test stays unseen
+    refit: bool = False  # then train anew on train + validation, to the look that was best; test stays unseen
     checkpoint_s: NotNegative = 60.0  # seconds between checkpoints
 
     def __post_init__(self) -> None:
@@ -61,7 +62,7 @@ class Training:
         if not self.lazy and self.optimiser != "adam":
             raise wrong("[training]", "lazy false with optimiser", self.optimiser, "adam")
         if self.refit and not self.evaluations:
-            raise wrong("[training]", "refit with evaluations", 0, "from 1: they pick the number of epochs")
+            raise wrong("[training]", "refit with evaluations", 0, "from 1: they pick where it ends")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from model.training.batches import shuffled_batches, tensors
 from model.training.histories import empty_share
 from model.training.memory import keep_freed
 from model.training.optimisers.optimiser import Optimiser
+from model.training.optimisers.regularisation import lookups, occurrences, squares_of_pairs
 from model.training.pairs import Pairs
 from model.training.parallel import World
 from model.training.patience import at_chance
@@ -39,7 +40,7 @@ from model.training.recipe import Recipe, RecipeError, adapted
 from model.training.warm import check_rows_stayed, take_over
 
 Rows = np.ndarray[Any, Any]  # impressions
-# The splits that the weights of a phase have seen. Each after the first starts anew, for as many epochs as were best.
+# The splits that the weights of a phase have seen. Each after the first starts anew, and goes on to the best look.
 TRAINED_ON = {"select": ["train"], "refit": ["train", "validation"], "final": list(SPLITS)}
 
 
@@ -81,6 +82,8 @@ class Run:
             check_rows_stayed(warm, data)
         self._build()
         self.objective: str = self.network.objective or self.how.objective
+        if self.objective == "pairs" and self.how.batch_l2:
+            raise RecipeError(f"batch_l2 {self.how.batch_l2} for {name}, which learns pairs; allowed: l2, BPR's λ")
         self._check_labels()
         contract.check(self.network, self.data)
         self.empty_histories = self._check_histories()  # share of the training impressions; None: it reads none
@@ -106,6 +109,8 @@ class Run:
             take_over(self.network, torch.load(self.warm.folder / WEIGHTS, weights_only=True))
         self.network.to(self.device)
         how = replace(self.how, lazy=True) if self.warm else self.how  # rows that no batch touches stay
+        if self.network.objective == "pairs":
+            how = replace(how, l2=0.0)  # BPR's λ is a part of each pair's loss
         self.optimiser = Optimiser(self.network, how)
 
     def _check_labels(self) -> None:
@@ -180,28 +185,41 @@ class Run:
         return np.concatenate([self.data.of_split(split) for split in self.trained_on])
 
     def _begin_anew(self, phase: str) -> None:
-        """Starts over on more days, for as many epochs as were best on validation."""
-        curve = self.progress["curve"]
-        epochs = max(curve, key=lambda look: look["picked_by"])["epoch"] if curve else self.how.epochs
+        """Starts over on more days, to go on for as much of as many epochs as was best on validation.
+
+        A look after 3/8 of the second epoch's batches means 1.375 epochs of the larger log: every row is seen as often
+        as it was, and the learning rate has fallen as far.
+        """
+        self.progress.setdefault("refit_epochs", self._best_epochs())  # of the first phase, whatever follows
         self._build()
         self.progress |= {"phase": phase, "epoch": 0, "batch": 0}
-        self.progress.setdefault("refit_epochs", epochs)  # of the first phase, whatever was looked at since
         self.progress |= {"best": -1.0, "waited": 0} if self.how.select == "test" else {}
 
-    def train(self, rows: Rows, epochs: int, looks: int) -> None:
+    def _best_epochs(self) -> float:
+        """How many epochs the best look came after; without looks all of them."""
+        if not self.progress["curve"]:
+            return self.how.epochs
+        best = max(self.progress["curve"], key=lambda look: look["picked_by"])
+        return float(best["epoch"] - 1 + best["batch"] / self.progress["steps"])
+
+    def train(self, rows: Rows, epochs: float, looks: int) -> None:
         """Goes on until `epochs` epochs over the impressions `rows` are done, with so many looks at validation in each.
 
-        No looks: no early stopping.
+        Of a last epoch that is not whole it does that share of the batches, the last look after them. No looks: no
+        early stopping.
         """
         pairs = Pairs(self.data, rows) if self.objective == "pairs" else None
         rows = pairs.positive if pairs else rows
         size = self.how.batch_size
-        steps = -(-len(rows) // size)
-        look_at = {round(steps * (look + 1) / looks) for look in range(looks)}
+        self.progress["steps"] = steps = -(-len(rows) // size)  # of a whole epoch
+        if self.how.batch_l2:
+            self._count_occurrences(rows)
         begun = saved = time.monotonic()
         before = self.progress["seconds"]
         while self.progress["epoch"] < epochs and not (looks and self.progress["waited"] >= self.how.patience):
             epoch, at = self.progress["epoch"], self.progress["batch"]
+            last = max(1, round(steps * min(1.0, epochs - epoch)))
+            look_at = {min(last, round(steps * (look + 1) / looks)) for look in range(looks)}
             if epoch and not at and not self.warm:  # what a warm start brings along is to stay
                 self.start_tables_anew()
             bar = tqdm(total=len(rows), initial=at * size, unit=" rows", unit_scale=True, delay=1, mininterval=0.5)
@@ -226,6 +244,8 @@ class Run:
                         self.look()
                         if self.progress["waited"] >= self.how.patience:
                             break
+                    if self.progress["batch"] == last:
+                        break
                     if time.monotonic() - saved > self.how.checkpoint_s:
                         self.save()
                         saved = time.monotonic()
@@ -257,9 +277,7 @@ class Run:
         if negative is None:
             losses = self.losses(self.logit(mine), mine)
         else:
-            other = self.world.share(negative) if weight else negative[:1]
-            both = self.logit(np.concatenate([mine, other]))
-            losses = objective.pairs(both[: len(mine)], both[len(mine) :])
+            losses = self.losses_of_pairs(mine, self.world.share(negative) if weight else negative[:1])
         loss = weight * losses.sum() / len(rows)
         loss.backward()
         whole = self.world.sum(loss.detach().clone())
@@ -281,6 +299,19 @@ class Run:
             seconds = torch.from_numpy(watch_seconds(self.data, rows)).to(self.device)
             return objective.watch_time(logit, seconds, label, self.how.exposures)
         return objective.click(logit, label)
+
+    def losses_of_pairs(self, positive: Rows, negative: Rows) -> torch.Tensor:
+        """-ln σ(x̂_ui - x̂_uj) + λ/2·‖Θ‖² of each pair, (B,); Θ are the table rows that the pair holds."""
+        with lookups(self.network, self.optimiser.tables) as seen:
+            logit = self.logit(np.concatenate([positive, negative]))
+        return objective.pairs(*logit.chunk(2)) + self.how.l2 / 2 * squares_of_pairs(seen)
+
+    def _count_occurrences(self, rows: Rows) -> None:
+        """How many of the impressions `rows` hold each table row: one pass over them, without gradients."""
+        mine = batches(self.data, self.world.share(rows), 4096)
+        inputs = (to_device(tensors(batch), self.device) for _, batch in mine)
+        counts = occurrences(self.network, self.optimiser.tables, inputs)
+        self.optimiser.occurrences = [self.world.sum(count) for count in counts]
 
     def _lost(self, what: str, batch: int) -> TrainingError:
         state = (

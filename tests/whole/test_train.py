@@ -90,6 +90,41 @@ def test_a_refit_sees_validation_and_never_test(small_data: Prepared, tmp_path: 
     assert run.progress["refit_epochs"] == curve.index(max(curve)) + 1 and run.trained_on == ["train", "validation"]
 
 
+def test_a_refit_goes_on_for_the_looks_that_were_best(small_data: Prepared, tmp_path: Path) -> None:
+    """The best look came after three quarters of the second epoch: so much of it is done with more days, too."""
+    how = Training(optimiser="adam", batch_size=256, epochs=3, evaluations=4, patience=2, decay=0.1, refit=True)
+
+    class Planted(Run):
+        done = {"select": 0, "refit": 0, "final": 0}
+        rates: list[float] = []
+
+        def step(self, rows: Any, inputs: Any) -> torch.Tensor:
+            self.done[self.progress["phase"]] += 1
+            self.rates.append(self.optimiser.parts[0].param_groups[0]["lr"])
+            return super().step(rows, inputs)
+
+        def look(self) -> None:
+            looks = len(self.progress["curve"])
+            figure = 0.7 if looks == 6 else 0.6 + looks / 1000  # the seventh: the third of the second epoch
+            self.judge({"auc": figure, "picked_by": figure})
+            if looks == 6:
+                self.rate_there = self.rates[-1]
+
+    run = Planted(small_data, "wdl", Recipe({"mlp": [16]}, how), 1, tmp_path / "x.pt")
+    run.fit()
+    refit_rate = run.rates[-1]
+    run.fit_final()
+    rows = {split: len(small_data.of_split(split)) for split in ("train", "validation", "test")}
+    steps = {
+        phase: -(-sum(rows[split] for split in splits) // 256)
+        for phase, splits in (("refit", ("train", "validation")), ("final", tuple(rows)))
+    }
+    at_best = round(-(-rows["train"] // 256) * 3 / 4) / -(-rows["train"] // 256)
+    assert run.done["refit"] == steps["refit"] + round(steps["refit"] * at_best)
+    assert run.done["final"] == steps["final"] + round(steps["final"] * at_best)
+    assert refit_rate == pytest.approx(run.rate_there, rel=0.05), "the rate has fallen as far as it had"
+
+
 def test_a_checkpoint_of_another_run_is_refused(small_run: Run, small_data: Prepared) -> None:
     small_run.save()
     other = Run(small_data, "bst", SMALL, small_run.seed + 1, small_run.checkpoint)
@@ -371,7 +406,7 @@ def test_two_processes_train_the_model_of_one(small_data: Prepared, tmp_path: Pa
     size = len(small_data.of_split("train")) - 1  # a batch of all but one row, and one of one row
     recipe.write_text(
         f"[network]\nmlp = [16]\ndropout = 0.0\n[training]\noptimiser = 'adagrad'\nbatch_size = {size}\n"
-        "epochs = 2\nevaluations = 1\n"
+        "epochs = 2\nevaluations = 1\nbatch_l2 = 0.5\n"
     )
     arguments = ["--data", str(small_data.folder), "--network", "bst", "--recipe", str(recipe), "--device", "cpu"]
     arguments.append("--publish-anyway")
@@ -427,7 +462,10 @@ def test_what_is_tuned_on_test_is_tuned_there_after_a_refit_too(small_data: Prep
     peeking.fit()
     rows = small_data.of_split("test")
     reached = auc(small_data.label[rows], predict(peeking.network, small_data, rows))
-    after = peeking.progress["curve"][-3 * peeking.progress["refit_epochs"] :]
+    curve = peeking.progress["curve"]
+    at = [(look["epoch"], look["batch"]) for look in curve]
+    begins = next(n for n in range(1, len(at)) if at[n] <= at[n - 1])
+    after = curve[begins:]
     assert reached == pytest.approx(max(look["auc"] for look in after), abs=1e-9)
 
 

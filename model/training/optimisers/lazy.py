@@ -15,7 +15,7 @@ SMALL = 1 << 14  # rows of a table up to which counting its touched rows is chea
 
 
 class Lazy(torch.optim.Optimizer):
-    """`l2` pulls at the rows that a batch touches: DIN's mini-batch aware regularisation, BPR's λ."""
+    """`l2` pulls by l2·w at the rows that a batch touches, and at no others: no paper's (see regularisation.py)."""
 
     def __init__(self, tables: Iterable[nn.Parameter], lr: float, l2: float, **defaults: Any):
         super().__init__(tables, {"lr": lr, "l2": l2, **defaults})

@@ -2,6 +2,11 @@
 
 What a batch does not touch costs nothing: the step's time does not grow with the tables. A recipe may give that up for
 Adam as it is printed (`lazy = false`): there momentum and l2 go on moving a row between the batches that touch it.
+
+Two settings of a recipe pull at table rows. `l2` adds l2·w to the gradient of every row that a step moves: of all
+rows where `lazy` is false, which is plain regularisation, ‖W‖²·l2/2; of the batch's rows where it is true, which is no
+paper's. `batch_l2` is DIN's, the same in both. A network of pairs has BPR's λ in its loss (model/training/run.py), and
+`l2` is 0 here. What the last two pull by stands in regularisation.py.
 """
 
 from collections.abc import Sequence
@@ -9,11 +14,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.networks.blocks import RankingNetwork
 from model.training.optimisers.ftrl import Ftrl
-from model.training.optimisers.lazy import LazyAdagrad, LazyAdam
+from model.training.optimisers.lazy import LazyAdagrad, LazyAdam, touched
 from model.training.recipe import Training
 
 
@@ -27,7 +32,8 @@ class Optimiser:
         apart = of_wide | {id(weight) for weight in self.tables}
         dense = [p for p in network.parameters() if id(p) not in apart]
         self._rate = rate = how.learning_rate
-        self._lazy = how.lazy
+        self._lazy, self._batch_l2 = how.lazy, how.batch_l2
+        self.occurrences: list[Tensor] = []  # n_j of each table's rows; counted before the first step where batch_l2 is
         self.parts: list[torch.optim.Optimizer] = []
         if how.optimiser == "adagrad":
             self.parts.append(LazyAdagrad(self.tables, rate, how.accumulator, how.l2))
@@ -58,12 +64,24 @@ class Optimiser:
         for weight in self.wide:  # FTRL's α and λ1 are per example, as McMahan et al. print them
             if weight.grad is not None:
                 weight.grad = weight.grad * rows
+        if self._batch_l2:
+            self._pull()
         for table in () if self._lazy else self.tables:
             if table.grad is not None:
                 table.grad = table.grad.to_dense()
         for part in self.parts:
             part.step()
             part.zero_grad()
+
+    @torch.no_grad()
+    def _pull(self) -> None:
+        """DIN (7): + λ·α_mj/n_j·w_j; α_mj is 1 for the rows that the sparse gradient names."""
+        for table, occurrences in zip(self.tables, self.occurrences, strict=True):
+            if table.grad is not None:
+                rows_B, gradient_BD = touched(table)
+                share_B1 = self._batch_l2 / occurrences[rows_B].clamp(min=1).unsqueeze(1)
+                gradient_BD.addcmul_(table[rows_B], share_B1)
+                table.grad = torch.sparse_coo_tensor(rows_B.unsqueeze(0), gradient_BD, table.shape)
 
     def state(self) -> list[dict[str, Any]]:
         return [part.state_dict() for part in self.parts]
