@@ -36,6 +36,8 @@ def make_schema() -> Schema:
             "buckets": 50,
             "width": 4,
         },
+        {"name": "item_rate", "side": "cross", "kind": "statistic", "of": ["item_id"], "what": "rate"},
+        {"name": "same_age", "side": "cross", "kind": "match", "of": ["category_id"], "what": "age", "width": 4},
     ]
     group = [{"object_type": "keyword", "actions": SEARCHES, "length": T - 2, "width": 12}]
     history = {"length": T, "actions": ACTIONS}
@@ -51,6 +53,7 @@ ROWS = {
     "duration": 82,
     "position": 12,
     "age_x_item": 52,
+    "same_age": 29,
     "keyword": 20,
 }
 SEQUENCES = {"": ("history", "gap", "action"), "_keyword": ("history_keyword", "gap_keyword", "action_keyword")}
@@ -88,11 +91,12 @@ def make_batch(users: int, candidates: int, slots: int = T, seed: int = 0) -> di
         "user": np.concatenate([rows("user_id", users, 1), rows("age", users, 1)], -1),
         "item": np.concatenate(item, -1),
         "context": rows("position", *lead, 1),
-        "cross": rows("age_x_item", *lead, 1),
+        "cross": np.concatenate([rows("age_x_item", *lead, 1), rows("same_age", *lead, 1)], -1),
         **clicks,
         **keywords,
         "user_numbers": draw.normal(size=(users, 1)).astype(np.float32),
         "item_numbers": draw.normal(size=(*lead, 1)).astype(np.float32),
+        "cross_numbers": draw.normal(size=(*lead, 1)).astype(np.float32),
     }
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
