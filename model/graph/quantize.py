@@ -112,7 +112,7 @@ def _graph(bundle: Bundle, data: Prepared, folder: Path) -> onnx.ModelProto:
     nodes = _head(model, network)
     if not nodes:
         raise QuantizeError(f"{bundle.folder}: its network has no wide layer of an MLP to quantise")
-    layers = _calibrated(bundle, model, whole, nodes, _calibration(bundle, data))
+    layers = _calibrated(bundle, model, whole, nodes, calibration(bundle, data))
     products = {}
     for layer in layers:
         products[layer.node.output[0]] = _product(layer, _after(model, layers, layer))
@@ -121,7 +121,7 @@ def _graph(bundle: Bundle, data: Prepared, folder: Path) -> onnx.ModelProto:
     return quantised
 
 
-def _calibration(bundle: Bundle, data: Prepared) -> Iterator[Inputs]:
+def calibration(bundle: Bundle, data: Prepared) -> Iterator[Inputs]:
     """Requests of the training days drawn from all, and of every value of the context some; then impressions.
 
     What neither holds may be out of the range of a layer's inputs that was seen, and is cut off there: a rare context,
@@ -178,7 +178,7 @@ def _head(model: onnx.ModelProto, network: RankingNetwork) -> list[onnx.NodeProt
 
 
 def _calibrated(
-    bundle: Bundle, model: onnx.ModelProto, path: Path, nodes: Sequence[onnx.NodeProto], calibration: Iterable[Inputs]
+    bundle: Bundle, model: onnx.ModelProto, path: Path, nodes: Sequence[onnx.NodeProto], requests: Iterable[Inputs]
 ) -> list[Layer]:
     """The layers with what their inputs hold, by the fp32 graph at `path` with these tensors among its outputs."""
     watched = onnx.ModelProto()
@@ -188,7 +188,7 @@ def _calibrated(
     onnx.save(watched, path)
     session = bundle.session(path)
     extremes: list[list[Floats]] = [[] for _ in names]  # lowest, highest, mean of every column, request by request
-    for inputs in tqdm(calibration, "calibrating", unit="request", delay=1, leave=False):
+    for inputs in tqdm(requests, "calibrating", unit="request", delay=1, leave=False):
         feed = {node.name: inputs[node.name] for node in session.get_inputs()}
         for of_layer, rows_BK in zip(extremes, session.run(names, feed), strict=True):
             of_layer.append(np.stack([rows_BK.min(0), rows_BK.max(0), rows_BK.mean(0)]))
