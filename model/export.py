@@ -46,18 +46,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"export: {command.words(error)}", file=sys.stderr)
         return 1
-    if not figures["unseen"]:
-        trained_on = ", ".join(bundle.manifest.get("trained_on", ["train"]))
-        print(
-            f"export: no impression of both classes is left that the model has not seen (trained on {trained_on}): "
-            "what int8 costs in AUC is not known, and the gate goes by agreement with fp32 alone",
-            file=sys.stderr,
-        )
+    if remark := unjudged(bundle, figures):
+        print(f"export: {remark}", file=sys.stderr)
     print(table(figures))
     served = "accepted: it is served where the processor multiplies bytes"
     print(f"int8 {served if figures['accepted'] else 'refused, fp32 stays: ' + '; '.join(figures['refused'])}")
     print(json.dumps({"bundle": str(bundle.folder), **figures}))
     return 0 if figures["accepted"] else 1
+
+
+def unjudged(bundle: Bundle, figures: Mapping[str, Any]) -> str | None:
+    """What the gate could not look at."""
+    if figures["unseen"]:
+        return None
+    trained_on = ", ".join(bundle.manifest.get("trained_on", ["train"]))
+    return (
+        f"no impressions of both classes are left that the model has not seen (trained on {trained_on}): what int8 "
+        "costs in AUC is not known, and the gate goes by agreement with fp32 alone"
+    )
 
 
 def table(figures: Mapping[str, Any]) -> str:

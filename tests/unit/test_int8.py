@@ -131,20 +131,17 @@ def test_a_split_that_has_no_auc_is_not_the_one_to_judge_on(small_data: Prepared
 
 
 def test_a_model_of_all_days_is_judged_by_agreement_alone_and_that_is_said(
-    int8_bundle: Bundle, small_data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    int8_bundle: Bundle, small_data: Prepared
 ) -> None:
-    final = copied(int8_bundle, tmp_path / "final")
-    path = final.folder / "manifest.json"
-    path.write_text(json.dumps(final.manifest | {"trained_on": list(SPLITS)}))
-    bounds = ["--least-tau", "0.9", "--least-segment-tau", "0.9"]
-    given = ["--bundle", str(final.folder), "--quantize", "--data", str(small_data.folder), *bounds]
-    assert export.main(given) == 0
-    out, err = capsys.readouterr()
-    figures = json.loads(out.splitlines()[-1])
+    final = Bundle(int8_bundle.folder, int8_bundle.manifest | {"trained_on": list(SPLITS)})
+    figures = judge(final, small_data, final.folder / INT8_GRAPH, SMALLS)
     assert figures["auc_fp32"] is figures["auc_int8"] is figures["auc_drop"] is None
     assert figures["accepted"] and not figures["unseen"] and figures["split"] == "test"
-    assert figures["bounds"]["least_segment_tau"] == 0.9 and figures["bounds"]["most_auc_drop"] == 0.0005
-    assert "trained on train, validation, test" in err and "agreement with fp32 alone" in err
+    remark = export.unjudged(final, figures)
+    assert remark and "trained on train, validation, test" in remark and "agreement with fp32 alone" in remark
+    assert export.unjudged(int8_bundle, int8_bundle.manifest[INT8]) is None
+    strict = Bounds(most_shift=0)
+    assert not judge(final, small_data, final.folder / INT8_GRAPH, strict)["accepted"], "agreement still decides"
 
 
 def test_a_context_that_shifts_is_named_and_refused_where_the_mean_is_not(
