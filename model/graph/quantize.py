@@ -12,7 +12,7 @@ Kendall's tau at 0.981, a scale each keeps it at 0.994 (model/LOG.md, 2026-11-21
 put right in the bias.
 
 Calibration holds every value of the context, and impressions beside requests: what it does not hold is cut off where a
-layer's inputs end. Without, KuaiRand's rarest tabs shifted by 0.02 and the highest scores by up to 0.06
+layer's inputs end. Without, KuaiRand's rarest tabs shifted by 0.02 and the highest scores by up to 0.07
 (model/LOG.md, 2026-11-27). The gate is gate.py's.
 """
 
