@@ -77,7 +77,7 @@ def judge(bundle: Bundle, data: Prepared, graph: Path, bounds: Bounds | None = N
     draw = np.random.default_rng(2)
     of_all, of_each = drawn(rows, LISTS, draw), [drawn(segment.rows, LISTS_EACH, draw) for segment in found]
     tau = _taus(bundle, data, np.unique(np.concatenate([of_all, *of_each])), both, draw)
-    by_segment = [
+    by_segment: list[dict[str, Any]] = [
         {
             "segment": segment.name,
             "rows": len(segment.rows),

@@ -61,7 +61,7 @@ def segments(data: Prepared, rows: Rows) -> list[Segment]:
         (f"history of {most} or more", length == most),
     ]
     for side, name, of_row in (("user", USER_ID, data.user), ("item", ITEM_ID, data.item)):
-        place = data.schema.places(side).get(name)  # type: ignore[arg-type]
+        place = data.schema.places(side).get(name)
         if place is not None:
             others.append((f"unknown {side}", data.arrays[f"{side}s"][of_row[rows]][:, place.start] == UNKNOWN))
     return by_context(data, rows) + [Segment(name, rows[inside]) for name, inside in others if inside.any()]
