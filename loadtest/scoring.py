@@ -207,7 +207,8 @@ def measure(bundle: Bundle, data: Prepared, python: Path | None, s: Sizes) -> Me
     ]
     if gate:
         drop, tau = gate["auc_drop"], gate["kendall_tau"]
-        lines.append(f"int8 on validation: AUC falls by {drop:.6f}, Kendall's tau to fp32 is {tau:.4f}")
+        falls = "" if drop is None else f"AUC falls by {drop:.6f}, "  # None: all impressions were trained on
+        lines.append(f"int8 on {gate['split']}: {falls}Kendall's tau to fp32 is {tau:.4f}")
     return Measured(
         figures, "\n".join([*lines, *notes]), plot({"Scoring a request on one thread, ms": ms}, "candidates", "xy")
     )

@@ -1,9 +1,10 @@
 """How well an exported model ranks: AUC, GAUC, logloss and calibration, beside a floor that learns nothing.
 
-    python -m model.evaluate --bundle bundles/bst_kuairand --data data/kuairand --split test
+    python -m model.evaluate --bundle bundles/bst_kuairand --data data/kuairand --split test [--precision int8]
     python -m model.evaluate --bundle bundles/bst_kuairand --data data/kuairand --delay 0,10m,1h
 
-What is measured is the ONNX graph that is served, not the network in memory.
+What is measured is the ONNX graph that is served, not the network in memory: of a bundle with two, the one that a
+service on this machine takes, unless --precision names it.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model import command
+from model.bundle.precision import PRECISIONS, Precision, choose
 from model.bundle.reading import Bundle
 from model.evaluation import delays
 from model.evaluation.measure import check_encoding, measure, score_rows
@@ -23,18 +25,20 @@ from model.prepared.loader import Prepared
 from model.prepared.splits import SPLITS
 
 
-def evaluate(bundle: Bundle, data: Prepared, split: str) -> dict[str, Any]:
-    """Figures and calibration bins of the exported model on a split.
+def evaluate(bundle: Bundle, data: Prepared, split: str, precision: Precision = "auto") -> dict[str, Any]:
+    """Figures and calibration bins of the exported model on a split, by the graph that a service would take.
 
-    Raises BundleError where the data is encoded otherwise, ValueError where the split is empty.
+    Raises BundleError where the data is encoded otherwise, or int8 is asked for and cannot be had; ValueError where the
+    split is empty.
     """
     check_encoding(bundle, data)
     rows = data.of_split(split)
     if not len(rows):
         raise ValueError(f"{data.folder} has no impressions of {split}; there are some of {', '.join(_filled(data))}")
-    score = score_rows(bundle, data, rows)
+    chosen = choose(bundle, precision)
+    score = score_rows(bundle, data, rows, chosen.session)
     trained_on, objective = bundle.manifest.get("trained_on", ["train"]), bundle.manifest["objective"]
-    figures = measure(data, rows, score, trained_on, objective)
+    figures = {"precision": chosen.precision} | measure(data, rows, score, trained_on, objective)
     if objective == "click":
         figures["calibration_bins"] = calibration_bins(data.label[rows], score)
     return figures
@@ -51,6 +55,8 @@ def table(figures: dict[str, Any]) -> str:
         if name == "calibration_bins":
             lines.append("calibration   expected  observed")
             lines += [f"{'':14}{b['expected']:8.4f}  {b['observed']:8.4f}" for b in value]
+        elif isinstance(value, str):
+            lines.append(f"{name:14}{value}")
         elif isinstance(value, int | float) or value is None:
             lines.append(
                 f"{name:14}{'-' if value is None else value if isinstance(value, int) else format(value, '.4f')}"
@@ -70,6 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DURATIONS",
         help="by commas: also where behaviours newer than each are not known yet: 0,10m,1h (default: as prepared)",
     )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="the graph to measure, as RANKER_PRECISION has it (default: auto, what a service on this machine takes)",
+    )
     arguments = parser.parse_args(argv)
     try:
         delays_s = durations(arguments.delay, "arguments", "--delay") if arguments.delay is not None else []
@@ -77,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     try:
         bundle, data = Bundle.open(arguments.bundle), Prepared(arguments.data)
-        figures = evaluate(bundle, data, arguments.split)
+        figures = evaluate(bundle, data, arguments.split, arguments.precision)
         if delays_s:
             figures["by_delay"] = delays.by_delay(bundle, data, data.of_split(arguments.split), delays_s)
     except (OSError, ValueError) as error:

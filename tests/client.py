@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from prometheus_client.parser import text_string_to_metric_families
 
+from model.bundle.precision import Precision, choose
 from model.bundle.reading import Bundle
 from model.evaluation.measure import score_rows
 from model.prepared.loader import Prepared
@@ -68,15 +69,17 @@ def items_of(bundle: Bundle, count: int) -> list[str]:
     return list(dict.fromkeys(item for request in bundle.golden() for item in request["candidates"]))[:count]
 
 
-def replay(bundle: Bundle, data: Prepared, url: str, rows: Any, keep: int = 1000) -> float:
-    """Impressions asked for one by one, before a store of the log: each is scored as `evaluate` scores it.
+def replay(
+    bundle: Bundle, data: Prepared, url: str, rows: Any, keep: int = 1000, precision: Precision = "auto"
+) -> float:
+    """Impressions asked for one by one, before a store of the log: each is scored as `evaluate --precision` scores it.
 
     But for those of whose history the store no longer holds all, which the answer says; gives the others' share.
     """
     load_tables(data.folder, url, keep=keep, ttl_s=10_000)
     frame = in_order(pl.read_parquet(data.folder / "tables" / "impressions.parquet"), data.schema)
     context = [f.name for f in data.schema.side("context")]
-    expected = score_rows(bundle, data, rows)
+    expected = score_rows(bundle, data, rows, choose(bundle, precision).session)
     bodies = [
         {
             "user_id": row["user_id"],
@@ -86,7 +89,7 @@ def replay(bundle: Bundle, data: Prepared, url: str, rows: Any, keep: int = 1000
         }
         for row in frame[rows.tolist()].iter_rows(named=True)
     ]
-    answers = ask(bundle, url, *bodies, history_keep=keep)
+    answers = ask(bundle, url, *bodies, history_keep=keep, precision=precision)
     served = [answer.json()["items"][0]["score"] for answer in answers]
     assert all(not answer.json()["degraded"] for answer in answers)
     complete = np.array([answer.json()["history_complete"] for answer in answers])

@@ -211,8 +211,8 @@ class Bundle:
         if not figures:
             raise BundleError("the bundle has no int8 graph (python -m model.export --quantize makes one)")
         if not figures["accepted"]:
-            reason = f"AUC fell by {figures['auc_drop']:.5f}, Kendall's tau was {figures['kendall_tau']:.4f}"
-            raise BundleError(f"the bundle's int8 graph failed its gate: {reason}")
+            reasons = figures.get("refused") or ["its report says by how much"]  # older releases named no reason
+            raise BundleError(f"the bundle's int8 graph failed its gate: {'; '.join(reasons)}")
         if not byte_products():
             raise BundleError("this processor has no instructions for products of bytes (AVX-512 VNNI, AVX-VNNI)")
         session = self.session(self.folder / INT8_GRAPH)

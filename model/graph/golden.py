@@ -47,9 +47,9 @@ def requests(
     user_ids = users.gather(data.user[chosen])
     profiles = _profiles(data, user_ids)
     behaviours = _behaviours(data, user_ids)
-    contexts = _contexts(data, chosen)
+    asked_in = contexts(data, chosen)
     recorded = []
-    for user_id, row, context in zip(user_ids.to_list(), chosen.tolist(), contexts, strict=True):
+    for user_id, row, context in zip(user_ids.to_list(), chosen.tolist(), asked_in, strict=True):
         shown = [int(data.item[row]), *draw.integers(0, len(items), candidates - 1).tolist()]
         now = int(data.time[row])
         known = now - round(data.delay_s * 1000)
@@ -97,7 +97,8 @@ def _behaviours(data: Prepared, user_ids: pl.Series) -> dict[Any, list[Behaviour
     return of_user
 
 
-def _contexts(data: Prepared, chosen: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+def contexts(data: Prepared, chosen: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
+    """The context of each of the impressions `chosen`, as a request names it: without what is missing."""
     features = {f.name: f for f in data.schema.side("context")}
     if not features:
         return [{} for _ in chosen]

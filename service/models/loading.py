@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from model.bundle.errors import BundleError
+from model.bundle.precision import Precision
 from model.bundle.reading import Bundle
 from service.models import apart, pages
 from service.process.control import Done
 from service.scoring.scorer import Scorer
-from service.scoring.served import Live, Precision, Served
+from service.scoring.served import Live, Served
 
 log = logging.getLogger("ranker")
 

@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from model.bundle.layout import BundleError
+from model.bundle.precision import Precision, choose
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
 from model.features.catalog import Catalog
@@ -25,7 +26,6 @@ from service.telemetry.logs import event
 
 log = logging.getLogger("ranker")
 
-Precision = Literal["auto", "fp32", "int8"]
 WARM_CANDIDATES = (1, 100, 500)
 WARM_RUNS = 3
 # HTTP, JSON, the store's reply, the way to a thread and back, of which warm runs know nothing. A rough figure, which
@@ -62,12 +62,15 @@ class Served:
 
         It raises too where int8 is asked for and cannot be had; `auto` then says why, and takes fp32.
         """
-        chosen, session = _session(bundle, precision, pause)
-        if chosen == "fp32":  # an int8 graph was proven when its session was made
+        chosen = choose(bundle, precision, pause)
+        if chosen.reason:
+            log.info("serving fp32: %s", chosen.reason, extra=event("precision", str(bundle.folder)))
+        session = chosen.session
+        if chosen.precision == "fp32":  # an int8 graph was proven when its session was made
             bundle.replay_golden(session, pause=pause)
         wanted, work = Wanted.of(bundle.encoder.schema), _warmed(bundle, session, pause)
         named = (bundle.name, bundle.version)
-        return cls(bundle, bundle.encoder, bundle.catalog, session, chosen, *named, scorer, wanted, work)
+        return cls(bundle, bundle.encoder, bundle.catalog, session, chosen.precision, *named, scorer, wanted, work)
 
     def with_catalog(self, catalog: Catalog) -> "Served":
         """The same with another catalogue; nothing of it keeps this one's, and its disk space."""
@@ -153,14 +156,3 @@ def check_kept(model: Bundle | Served, wanted: Wanted, keep: int) -> None:
             f"features.toml), RANKER_HISTORY_KEEP={keep} keeps fewer of each kind: set RANKER_HISTORY_KEEP to "
             f"{wanted.longest} or more"
         )
-
-
-def _session(bundle: Bundle, precision: Precision, pause: Callable[[], object]) -> tuple[str, Session]:
-    if precision != "fp32":
-        try:
-            return "int8", bundle.int8_session(pause)
-        except BundleError as error:
-            if precision == "int8":
-                raise
-            log.info("serving fp32: %s", error, extra=event("precision", str(bundle.folder)))
-    return "fp32", bundle.session()

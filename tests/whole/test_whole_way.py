@@ -10,6 +10,8 @@ import torch
 
 from model import evaluate, prepare, train
 from model.bundle.reading import Bundle
+from model.bundle.session import byte_products
+from model.graph.quantize import quantize
 from model.prepared.loader import Prepared
 from tests.client import replay
 
@@ -49,3 +51,10 @@ def test_kuairand_from_the_raw_log_to_the_served_score(
     rows = prepared.of_split("test")
     some = np.sort(np.random.default_rng(0).choice(rows, 400, replace=False))
     assert replay(bundle, prepared, valkey_url, some) == 1
+
+    figures = quantize(bundle, prepared)  # refit has seen validation: the gate looks at test
+    assert figures["accepted"] and figures["split"] == "test" and figures["unseen"], figures["refused"]
+    assert {"tab=1", "tab=3", "no history", "unknown item"} <= {segment["segment"] for segment in figures["segments"]}
+    assert abs(figures["worst_shift"]["shift"]) < 0.002 and figures["worst_tau"]["kendall_tau"] > 0.985
+    if byte_products():
+        assert replay(Bundle.open(bundle.folder), prepared, valkey_url, some[::4], precision="int8") == 1
