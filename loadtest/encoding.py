@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from loadtest.bench import derived as bench
 from loadtest.bench.command import Command, Measured
 from loadtest.bench.turns import take_turns
 from loadtest.peers import ROOT
@@ -28,7 +29,6 @@ from model.command import run as run_command
 from model.features import schema as features_toml
 from model.features.behaviour import Behaviour
 from model.features.catalog import FILE, Catalog
-from model.features.counts import Counts, key_of_all, keys_of
 from model.features.encode import Encoder, Statistics
 from model.features.ids import ABSENT, FIRST, IdType, keys
 from model.features.schema import Schema
@@ -37,8 +37,6 @@ from model.files import replacing
 
 CACHE = ROOT / ".cache" / "encoding"
 CANDIDATES, BEHAVIOURS = (100, 500), 20
-DERIVED_OF = 100  # behaviours that matches look at
-DAYS = 3
 KINDS: tuple[IdType, ...] = ("str", "int")
 NOW = 1_700_000_000_000
 PROFILE = {"age": "3", "gender": "1", "city": "77", "os": "2"}
@@ -63,25 +61,6 @@ class Sizes:
 
 
 QUICK = Sizes(few=500, many=2_000, rounds=3)
-
-
-def matches() -> list[dict[str, Any]]:
-    of = [
-        ("item_id", "count"),
-        ("item_id", "age"),
-        ("category_id", "count"),
-        ("category_id", "age"),
-        ("shop_id", "last"),
-    ]
-    common = {"side": "cross", "kind": "match", "length": DERIVED_OF, "width": 4}
-    return [{"name": f"{name}_{what}", "of": [name], "what": what, **common} for name, what in of]
-
-
-def counted() -> list[dict[str, Any]]:
-    of = [("item_id", "rate"), ("item_id", "count"), ("category_id", "rate"), ("age category_id", "rate")]
-    rows = [{"name": f"{name} {what} counted", "of": name.split(), "what": what} for name, what in of]
-    rows.append({"name": "clicks lately", "of": ["item_id"], "what": "clicks", "days": 7})
-    return [{"side": "cross", "kind": "statistic", **row} for row in rows]
 
 
 def schema(item_type: IdType, derived: Sequence[dict[str, Any]] = ()) -> Schema:
@@ -137,7 +116,9 @@ class Side:
         fitted = Statistics(
             {name: FIRST + n for name, n in VALUES.items()}, {one.name: (0.0, 1.0) for one in features.statistics}
         )
-        counts = _counts(features, items) if features.statistics else None
+        values = {name: np.arange(n, dtype=np.uint64) for name, n in VALUES.items()}
+        values["item_id"] = keys([f"i{n}" for n in range(items)], "str") if features.statistics else values["age"]
+        counts = bench.made_up(features, values) if features.statistics else None
         self.encoder = Encoder(features, known, fitted, counts)
         self.catalog = Catalog(Table.open(folder / FILE), self.encoder.schema)  # one file for both types of ids
         for keyed in (known["item_id"].table, self.catalog._table):
@@ -156,28 +137,12 @@ class Side:
         return 1000 * (time.perf_counter() - begun)
 
 
-def _counts(features: Schema, items: int) -> Counts:
-    """Made up: of every item, of all values of features, and of pairs of a user's and a candidate's."""
-    values = {name: np.arange(n, dtype=np.uint64) for name, n in VALUES.items()}
-    values["item_id"] = keys([f"i{n}" for n in range(items)], "str")
-    rng, made = np.random.default_rng(2), []
-    for name, of in {one.counted: one.of for one in features.statistics}.items():
-        made += [np.array([key_of_all(name)], np.uint64)]
-        first, *rest = (values[part] for part in of)
-        if rest:
-            first, rest = np.repeat(first, len(rest[0])), [np.tile(rest[0], len(first))]
-        made += [keys_of(name, [first, *rest])]
-    every = np.unique(np.concatenate(made))
-    shown = np.cumsum(rng.geometric(0.05, (len(every), DAYS)).astype(np.float64), axis=1)
-    return Counts.build([NOW - 86_400_000 * (DAYS - n) for n in range(DAYS)], every, shown, np.floor(0.1 * shown))
-
-
 def derived(cache: Path, sizes: Sizes) -> Measured:
     """What matches and statistics add to a request of the most candidates."""
     folder = tables(cache, sizes.few)
-    of: dict[str, list[dict[str, Any]]] = {"neither": [], "matches": matches(), "statistics": counted()}
-    of["both"] = [*matches(), *counted()]
-    sides = {name: Side(folder, sizes.few, "str", features, DERIVED_OF) for name, features in of.items()}
+    of: dict[str, list[dict[str, Any]]] = {"neither": [], "matches": bench.matches(), "statistics": bench.statistics()}
+    of["both"] = [*of["matches"], *of["statistics"]]
+    sides = {name: Side(folder, sizes.few, "str", features, bench.MATCHED) for name, features in of.items()}
     turns = {name: partial(side.round, CANDIDATES[-1]) for name, side in sides.items()}
     ms = take_turns("derived features", sizes.rounds, turns)
     figures, rows = {"encode_ms_neither": statistics.median(ms["neither"])}, dict[str, list[float]]()
@@ -186,7 +151,7 @@ def derived(cache: Path, sizes: Sizes) -> Measured:
         rows[name] = [statistics.median(ms[name]), more]
         if of[name]:
             figures[f"more_ms_{name}"] = more
-    what = f"ms, p50; {CANDIDATES[-1]} candidates, {DERIVED_OF} behaviours"
+    what = f"ms, p50; {CANDIDATES[-1]} candidates, {bench.MATCHED} behaviours"
     return Measured(figures, table(what, ["encoding", "more than without"], rows))
 
 

@@ -19,7 +19,7 @@ Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 def among(own_C: Values, seen_T: Values) -> Found:
     """Of one user's candidates: how many of the behaviours `seen_T`, oldest first, have their value, and the newest.
 
-    (C,), (T,) of 8 bytes each -> (C,) counts and (C,) places in T, -1 where none has it. The behaviours are sorted once.
+    (C,), (T,) of 8 bytes each -> (C,) counts and (C,) places in T, -1 where none has it. Behaviours are sorted once.
     Searched among them are the candidates that may be there: most are in no place of a small table that one marked.
     """
     count, newest = np.zeros(len(own_C), np.int64), np.full(len(own_C), -1)
