@@ -30,6 +30,7 @@ from model.features.encode import Encoder, Statistics
 from model.features.ids import ABSENT, FIRST, Keys, keys
 from model.features.schema import Schema
 from model.features.table import Vocabulary
+from model.features.timeposition import bucket_count
 from model.files import write_json
 from model.graph.write import check_parity, write_graph
 from model.training.batches import tensors
@@ -160,6 +161,7 @@ def _encoder(table: Schema, item_keys: Keys, users: int) -> Encoder:
     known |= {"user_id": _numbered("u", users), "item_id": item_keys}
     vocabularies = {name: Vocabulary.build(of, FIRST + np.arange(len(of))) for name, of in known.items()}
     rows = {name: FIRST + len(of) for name, of in known.items()}
+    rows |= {match.name: match.buckets_of(bucket_count(table.history.gap_edges_s)) for match in table.matches}
     return Encoder(table, vocabularies, Statistics(rows, {one.name: (0.0, 1.0) for one in table.statistics}))
 
 

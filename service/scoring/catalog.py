@@ -97,7 +97,7 @@ class Watch:
             if _stamp(path) == stamp:  # else it was swapped meanwhile, and the next look judges the newer one
                 self._refused[watched.file] = stamp
                 refusal = event(watched.name, str(stamp), well=False)
-                log.error("%s refused, those before go on: %s", watched.name, error, extra=refusal)
+                log.error("%s refused, the file before goes on: %s", watched.name, error, extra=refusal)
                 looked(None)
             return
         # What was opened may not be what was verified, where the file was swapped in between.
