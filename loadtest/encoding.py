@@ -1,10 +1,12 @@
-"""How long a request's encoding takes with a million items and with ten million.
+"""How long a request's encoding takes with a million items and with ten million; and with match and statistic features.
 
     python -m loadtest.encoding [--quick]
 
 Thirteen features, two crosses and 20 behaviours; vocabularies and catalogue are memory-mapped, made up here and kept in
 .cache/encoding. Every request draws its items uniformly, the worst case for tables: no row is warm in a cache. String
-ids, and integers of the same keys. All take turns; figures are medians. The last line is JSON.
+ids, and integers of the same keys. Then the same with a million items and 100 behaviours of the user, of which the
+network sees 20: without derived features, with five matches that look at all 100, with five statistics, with both.
+All take turns; figures are medians, of a difference the median of the rounds' differences. The last line is JSON.
 """
 
 import statistics
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from loadtest.bench import derived as bench
 from loadtest.bench.command import Command, Measured
 from loadtest.bench.turns import take_turns
 from loadtest.peers import ROOT
@@ -60,7 +63,7 @@ class Sizes:
 QUICK = Sizes(few=500, many=2_000, rounds=3)
 
 
-def schema(item_type: IdType) -> Schema:
+def schema(item_type: IdType, derived: Sequence[dict[str, Any]] = ()) -> Schema:
     def feature(name: str, side: str, kind: str = "category", **more: Any) -> dict[str, Any]:
         return {"name": name, "side": side, "kind": kind, "type": "int", "width": 8} | more
 
@@ -74,6 +77,7 @@ def schema(item_type: IdType) -> Schema:
         *(feature(name, "context", default=1) for name in CONTEXT),
         feature("age_x_item", "cross", of=["age", "item_id"], buckets=100_000),
         feature("gender_x_category", "cross", of=["gender", "category_id"], buckets=1_000),
+        *derived,
     ]
     return features_toml.parse({"user_id": "str", "feature": features})
 
@@ -104,10 +108,18 @@ def _write_tables(folder: Path, items: int) -> None:
 class Side:
     """The encoder of one size and one type of ids."""
 
-    def __init__(self, folder: Path, items: int, kind: IdType):
+    def __init__(self, folder: Path, items: int, kind: IdType, derived: Sequence[dict[str, Any]] = (), acted: int = 0):
         self.items, self.kind, self.rng = items, kind, np.random.default_rng(1)
+        self.acted = acted or BEHAVIOURS
         known = {name: Vocabulary(Table.open(folder / f"{name}.npy")) for name in ("item_id", *VALUES)}
-        self.encoder = Encoder(schema(kind), known, Statistics({name: FIRST + n for name, n in VALUES.items()}))
+        features = schema(kind, derived)
+        fitted = Statistics(
+            {name: FIRST + n for name, n in VALUES.items()}, {one.name: (0.0, 1.0) for one in features.statistics}
+        )
+        values = {name: np.arange(n, dtype=np.uint64) for name, n in VALUES.items()}
+        values["item_id"] = keys([f"i{n}" for n in range(items)], "str") if features.statistics else values["age"]
+        counts = bench.made_up(features, values) if features.statistics else None
+        self.encoder = Encoder(features, known, fitted, counts)
         self.catalog = Catalog(Table.open(folder / FILE), self.encoder.schema)  # one file for both types of ids
         for keyed in (known["item_id"].table, self.catalog._table):
             keyed.buckets.view(np.uint8)[::4096].max()  # maps every page, as a service has after some minutes
@@ -118,14 +130,37 @@ class Side:
 
     def round(self, candidates: int) -> float:
         """Milliseconds of one request, of items drawn anew."""
-        ids = self.ids([f"i{n}" for n in self.rng.integers(self.items, size=candidates + BEHAVIOURS)])
+        ids = self.ids([f"i{n}" for n in self.rng.integers(self.items, size=candidates + self.acted)])
         clicks = [Behaviour("click", "item", str(i), NOW - 60_000 * n) for n, i in enumerate(ids[candidates:])]
         begun = time.perf_counter()
         self.encoder.encode("u1", PROFILE, clicks, ids[:candidates], NOW, self.catalog)
         return 1000 * (time.perf_counter() - begun)
 
 
+def derived(cache: Path, sizes: Sizes) -> Measured:
+    """What matches and statistics add to a request of the most candidates."""
+    folder = tables(cache, sizes.few)
+    of: dict[str, list[dict[str, Any]]] = {"neither": [], "matches": bench.matches(), "statistics": bench.statistics()}
+    of["both"] = [*of["matches"], *of["statistics"]]
+    sides = {name: Side(folder, sizes.few, "str", features, bench.MATCHED) for name, features in of.items()}
+    turns = {name: partial(side.round, CANDIDATES[-1]) for name, side in sides.items()}
+    ms = take_turns("derived features", sizes.rounds, turns)
+    figures, rows = {"encode_ms_neither": statistics.median(ms["neither"])}, dict[str, list[float]]()
+    for name in of:
+        more = statistics.median(np.subtract(ms[name], ms["neither"]).tolist())
+        rows[name] = [statistics.median(ms[name]), more]
+        if of[name]:
+            figures[f"more_ms_{name}"] = more
+    what = f"ms, p50; {CANDIDATES[-1]} candidates, {bench.MATCHED} behaviours"
+    return Measured(figures, table(what, ["encoding", "more than without"], rows))
+
+
 def measure(cache: Path, sizes: Sizes) -> Measured:
+    sized, more = of_sizes(cache, sizes), derived(cache, sizes)
+    return Measured(sized.figures | more.figures, f"{sized.table}\n\n{more.table}")
+
+
+def of_sizes(cache: Path, sizes: Sizes) -> Measured:
     few, many = sizes.few, sizes.many
     turns: dict[tuple[int, IdType, int], Callable[[], float]] = {}
     for items in (few, many):

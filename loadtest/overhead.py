@@ -1,6 +1,6 @@
 """What a request costs beside scoring: POST /rank over loopback against bare `session.run` on the same feed.
 
-    python -m loadtest.overhead [--quick]
+    python -m loadtest.overhead [--quick] [--derived]
 
 One client on one keep-alive connection asks one worker with one scoring thread, as the bare session has one. Users have
 20 clicks in a real store. Every request is answered twice, by the service and by a session in this process, one right
@@ -12,6 +12,9 @@ Candidates per second of one core are measured in fp32 and int8 on the trained b
 int8 is served only where its gate lets it. The service with one worker and one scoring thread has a core to itself;
 store and client are on others. 1, 2 and 4 clients ask about 500 candidates each as fast as they are answered. The best
 rate with a p99 within 20 ms counts. The last line is JSON.
+
+With --derived only this is measured: what match and statistic features add to a request. Two services, whose bundles
+have the same features but for five matches over 100 behaviours and five statistics, answer the same requests in turn.
 """
 
 import os
@@ -30,6 +33,7 @@ from loadtest.bench.bundles import CACHE
 from loadtest.bench.bundles import bundle as untrained
 from loadtest.bench.caller import MESSAGES, STAGES, Caller, Ranked, closed_loop, draw, rank_message
 from loadtest.bench.command import Command, Measured
+from loadtest.bench.derived import MATCHED
 from loadtest.bench.plot import plot
 from loadtest.bench.processes import on, service
 from loadtest.bench.turns import p50, ratio, take_turns
@@ -44,6 +48,7 @@ from model.prepared.loader import Prepared
 COUNTS = (10, 50, 100, 500, 1000)
 MOST_P99_MS = 20.0
 CLIENTS = (1, 2, 4)
+DERIVED_COUNTS = (100, 500)
 CANDIDATES = 500  # per request, where candidates per second are counted
 Pair = tuple[float, Ranked]  # bare milliseconds, and the service's answer to the same request
 
@@ -113,6 +118,34 @@ def beside_scoring(bundle: Bundle, sizes: Sizes) -> dict[int, dict[str, float]]:
             turns[f"{count} candidates"] = side.round
         pairs = take_turns("/rank and bare scoring", sizes.rounds, turns)
     return {count: _figures(pairs[f"{count} candidates"]) for count in COUNTS}
+
+
+def with_derived(plain: Bundle, derived: Bundle, sizes: Sizes) -> Measured:
+    """A request's p50 with the derived features and without, and how many times as long it takes with them."""
+    users = recent_users(sizes.items, np.random.default_rng(5), MATCHED)
+    with ExitStack() as stack:
+        url = stack.enter_context(store(users))
+        settings: dict[str, Any] = {"workers": 1, "score_threads": 1, "precision": "fp32"}
+        turns = {}
+        for name, bundle in (("without", plain), ("with", derived)):
+            running = stack.enter_context(service(bundle=bundle.folder, redis_url=url, **settings))
+            for count in DERIVED_COUNTS:
+                side = Side(bundle, running.port, users, count, sizes)
+                stack.callback(side.close)
+                turns[f"{name} {count}"] = side.round
+        pairs = take_turns("/rank with and without derived features", sizes.rounds, turns)
+    figures: dict[str, Any] = {}
+    rows: dict[str, list[float]] = {}
+    for count in DERIVED_COUNTS:
+        one, other = (pairs[f"{name} {count}"] for name in ("without", "with"))
+        of = [_figures(one), _figures(other)]
+        ms = [[[answer.client for _, answer in turn] for turn in rounds] for rounds in (other, one)]
+        figures[f"rank_with_over_without_{count}"] = ratio(*ms)
+        figures[f"encode_more_ms_{count}"] = of[1]["encode"] - of[0]["encode"]
+        rows[f"{count} candidates"] = [*(f["rank"] for f in of), ratio(*ms), *(f["encode"] for f in of)]
+    head = ["without", "with", "ratio", "encode without", "encode with"]
+    lines = {head[at]: {count: rows[f"{count} candidates"][at] for count in DERIVED_COUNTS} for at in (0, 1)}
+    return Measured(figures, table("/rank p50, ms", head, rows), plot({"POST /rank, p50, ms": lines}, "candidates"))
 
 
 def _figures(rounds: Sequence[Sequence[Pair]]) -> dict[str, float]:
@@ -212,8 +245,12 @@ def measure(bundle: Bundle, learnt: Bundle, data: Prepared, sizes: Sizes) -> Mea
 def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("overhead", __doc__, Sizes(), QUICK, CACHE)
     trained.add_options(command.parser)
+    command.parser.add_argument("--derived", action="store_true", help="what match and statistic features add, alone")
 
     def work(args: Any, sizes: Sizes) -> Measured:
+        if args.derived:
+            with_, without = (untrained(args.cache, items=sizes.items, derived=derived) for derived in (True, False))
+            return with_derived(without, with_, sizes)
         learnt, data = trained.choose(args, trained.CACHE)
         return measure(untrained(args.cache, items=sizes.items), learnt, data, sizes)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from model.bundle.layout import verify_catalog
 from model.bundle.reading import Bundle
 from service.api.application import application
 from service.api.auth import guard_of
@@ -47,7 +46,7 @@ def create_app(
     """
     begun = time.perf_counter()
     bundle = Bundle.open(settings.bundle)
-    verify_catalog(bundle.folder, bundle.manifest)  # it may be another than the one that the parent checked
+    bundle.verify_swapped()  # they may be others than those that the parent checked
     scorer = Scorer(settings.score_threads)
     served = Served.open(bundle, scorer, settings.precision)
     metrics = Metrics(metrics_folder, STAGES_OF, REASONS, budgets_s=[budget / 1000 for budget in settings.budgets_ms])
@@ -92,8 +91,10 @@ def announce(metrics: Metrics, served: Served, load_s: float) -> Served:
         sha=manifest["files"]["model.onnx"]["sha256"],
         exported_s=served.bundle.exported_s,
         load_s=load_s,
+        features=served.encoder.stated,
     )
     metrics.catalog(len(served.catalog), served.catalog.modified_ns)
+    metrics.statistics(served.counted_until_ms)
     return replace(served, slot=slot)
 
 

@@ -42,6 +42,7 @@ class Ranked:
     history_age_s: float | None  # since the newest stored behaviour; None without any
     score_mean: float
     bad_scores: int  # that are no finite number
+    encoded: Encoded
 
 
 @dataclass(frozen=True)
@@ -202,4 +203,5 @@ def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
         history_age_s=ready.history_age_s,
         score_mean=mean,
         bad_scores=0 if math.isfinite(mean) else int((~np.isfinite(scores_C)).sum()),
+        encoded=ready.encoded,
     )

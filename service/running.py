@@ -10,13 +10,14 @@ from typing import Any
 from fastapi import FastAPI
 
 from model.features.catalog import Catalog
+from model.features.counts import Counts
 from service.access.keyring import Watch
 from service.api.duty import DUTY
 from service.api.endpoint import Parts
 from service.api.http.bounds import Bounds
 from service.api.http.lobby import LOBBY, Lobby
 from service.api.http.protocol import TURNSTILE
-from service.scoring.catalog import CatalogWatch
+from service.scoring import catalog
 from service.store import clients
 from service.telemetry import tracing
 from service.telemetry.logs import event
@@ -32,13 +33,19 @@ async def running(parts: Parts, traces: tracing.Tracing | None, app: FastAPI) ->
     """From before the first request until after the last: what runs beside them, and what the protocol is told."""
     metrics = parts.metrics
 
-    def looked(catalog: Catalog | None) -> None:
-        if catalog is not None:
-            metrics.catalog(len(catalog), catalog.modified_ns)
-        metrics.add("ranker_catalog_reloads", outcome="refused" if catalog is None else "ok")
+    def catalogue(newer: Catalog | None) -> None:
+        if newer is not None:
+            metrics.catalog(len(newer), newer.modified_ns)
+        metrics.add("ranker_catalog_reloads", outcome="refused" if newer is None else "ok")
+
+    def statistics(newer: Counts | None) -> None:
+        if newer is not None:
+            metrics.statistics(newer.until_ms)
+        metrics.add("ranker_statistics_reloads", outcome="refused" if newer is None else "ok")
 
     scorer = parts.live.current.scorer
-    watch = CatalogWatch(parts.live, parts.settings.catalog_poll_s, looked)
+    looked = ((catalog.CATALOGUE, catalogue), (catalog.STATISTICS, statistics))
+    watch = catalog.Watch(parts.live, parts.settings.catalog_poll_s, looked)
     watch.start()
     keys = Watch(parts.gate.guard.ring)
     keys.start()

@@ -71,7 +71,7 @@ class Settings(BaseSettings):
         5,
         ge=0,
         le=86400,
-        description="Seconds between two looks at the bundle's catalogue file; a newer file is taken over while "
+        description="Seconds between two looks at the bundle's catalogue and counts; a newer file is taken over while "
         "serving. 0 never looks.",
     )
     redis_url: str | None = Field(

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from loadtest.bench.derived import made_up, matches, statistics
 from loadtest.bench.users import HISTORY, NOW_MS, PROFILE, made_up_users
 from loadtest.peers import ROOT
 from model import networks
@@ -24,10 +25,12 @@ from model.bundle.writing import writing
 from model.features import schema as features_toml
 from model.features.batch import axes, stacked
 from model.features.catalog import FILE, Catalog
+from model.features.counts import FILE as COUNTS
 from model.features.encode import Encoder, Statistics
 from model.features.ids import ABSENT, FIRST, Keys, keys
 from model.features.schema import Schema
 from model.features.table import Vocabulary
+from model.features.timeposition import bucket_count
 from model.files import write_json
 from model.graph.write import check_parity, write_graph
 from model.training.batches import tensors
@@ -42,8 +45,11 @@ VALUES = PROFILE | {"category_id": 1_000, "shop_id": 5_000, "tags": 2_000}
 NUMBERED = {"position": 50, "hour": 24}  # integers from 0
 
 
-def schema() -> Schema:
-    """The features: 32 widths of the user, 40 of the item, 12 of the context and 16 of crosses."""
+def schema(derived: bool = False) -> Schema:
+    """The features: 32 widths of the user, 40 of the item, 12 of the context and 16 of crosses.
+
+    With `derived` five matches, which look at 100 behaviours, and five statistics beside them.
+    """
 
     def feature(name: str, side: str, width: int, kind: str = "category", **more: Any) -> dict[str, Any]:
         return {"name": name, "side": side, "kind": kind, "type": "str", "width": width, **more}
@@ -65,34 +71,46 @@ def schema() -> Schema:
                 feature("hour", "context", 8, type="int", default=12),
                 feature("age_x_item", "cross", 8, of=["age", "item_id"], buckets=100_000),
                 feature("gender_x_category", "cross", 8, of=["gender", "category_id"], buckets=2_000),
+                *([*matches(), *statistics()] if derived else ()),
             ],
         }
     )
 
 
-def bundle(cache: Path = CACHE, network: str = "bst", items: int = 10_000, users: int = USERS, seed: int = 1) -> Bundle:
+def bundle(
+    cache: Path = CACHE,
+    network: str = "bst",
+    items: int = 10_000,
+    users: int = USERS,
+    seed: int = 1,
+    derived: bool = False,
+) -> Bundle:
     """The untrained bundle of that network and that many items, from the cache where it is there.
 
     Ten million items take about two minutes, 4 GB of memory and 2.5 GB of disk. Raises ValueError for a network that
     is not there.
     """
-    name = f"{network}_{items}_items_{users}_users_seed_{seed}_format_{FORMAT}"
+    name = f"{network}_{items}_items_{users}_users_seed_{seed}{'_derived' * derived}_format_{FORMAT}"
     if not (cache / name / "current").exists():
         networks.options(network)
         facts = {"network": network, "objective": "click", "dataset": "made_up", "trained_on": []}
         with writing(cache, name, facts) as draft, tqdm(desc=f"making {name}", total=5, delay=1, leave=False) as bar:
-            _write(draft.folder, network, items, users, seed, bar)
+            _write(draft.folder, schema(derived), network, items, users, seed, bar)
     return Bundle.open(cache / name)
 
 
-def _write(folder: Path, network: str, items: int, users: int, seed: int, bar: "tqdm[Any]") -> None:
-    table, rng, graph = schema(), np.random.default_rng(seed), folder / "model.onnx"
+def _write(folder: Path, table: Schema, network: str, items: int, users: int, seed: int, bar: "tqdm[Any]") -> None:
+    rng, graph = np.random.default_rng(seed), folder / "model.onnx"
     (folder / "features.toml").write_text(tomli_w.dumps(table.as_dict()))
     (folder / "catalog").mkdir()
     item_keys = _numbered("i", items)
     bar.update()
     Catalog.build(table, item_keys, _columns(rng, items)).save(folder / "catalog" / FILE)
     bar.update()
+    if table.statistics:
+        made_up(table, {"item_id": item_keys, **{name: _numbered(name, n) for name, n in VALUES.items()}}).save(
+            folder / "catalog" / COUNTS, table
+        )
     _encoder(table, item_keys, users).save(folder / "vocab")
     bar.update()
 
@@ -142,7 +160,9 @@ def _encoder(table: Schema, item_keys: Keys, users: int) -> Encoder:
     known |= {name: np.arange(count, dtype=np.uint64) for name, count in NUMBERED.items()}
     known |= {"user_id": _numbered("u", users), "item_id": item_keys}
     vocabularies = {name: Vocabulary.build(of, FIRST + np.arange(len(of))) for name, of in known.items()}
-    return Encoder(table, vocabularies, Statistics({name: FIRST + len(of) for name, of in known.items()}))
+    rows = {name: FIRST + len(of) for name, of in known.items()}
+    rows |= {match.name: match.buckets_of(bucket_count(table.history.gap_edges_s)) for match in table.matches}
+    return Encoder(table, vocabularies, Statistics(rows, {one.name: (0.0, 1.0) for one in table.statistics}))
 
 
 def spread(network: nn.Module, batch: Mapping[str, torch.Tensor]) -> None:

@@ -47,9 +47,9 @@ def recent(user: User, then_ms: int) -> User:
     return user | {"behaviours": [[*what, when + shift_ms] for *what, when in user["behaviours"]]}
 
 
-def recent_users(items: int, rng: np.random.Generator) -> list[User]:
+def recent_users(items: int, rng: np.random.Generator, clicks: int = HISTORY) -> list[User]:
     """Made-up users whose newest click was a moment ago."""
-    return [recent(user, NOW_MS) for user in made_up_users(STORED, items, rng)]
+    return [recent(user, NOW_MS) for user in made_up_users(STORED, items, rng, clicks)]
 
 
 @contextmanager

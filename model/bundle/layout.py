@@ -21,7 +21,8 @@ RECIPE = "recipe.toml"  # what it was trained by, to copy and change
 INT8 = "int8"  # the manifest's and the report's key of the gate's figures (model/graph/quantize.py)
 CATALOG, GOLDEN, GOLDEN_CATALOG = f"{FOLDER}/{FILE}", "golden.json", "golden.npy"
 COUNTS, GOLDEN_COUNTS = f"{FOLDER}/{COUNTS_FILE}", "golden_statistics.npy"  # of features of kind statistic
-PREVIOUS_CATALOG = f"{FOLDER}/previous.npy"  # the one before the last swap; in no manifest, and not read while serving
+# Those before the last swap; in no manifest, and not read while serving.
+PREVIOUS_CATALOG, PREVIOUS_COUNTS = f"{FOLDER}/previous.npy", f"{FOLDER}/previous_statistics.npy"
 
 
 def located(path: Path) -> tuple[Path, dict[str, Any]]:

@@ -4,8 +4,8 @@
                    model.int8.onnx               optional: the graph with an MLP of bytes, on the same tables
                    features.toml, vocab/         how to encode
                    catalog/items.npy             item features; a newer one may be swapped in, also while it is served
-                   catalog/previous.npy          optional: the catalogue before the last swap, to go back to
                    catalog/statistics.npy        what was counted until each of a few days; swapped like the catalogue
+                   catalog/previous….npy         optional: those before their last swap, to go back to
                    golden.json                   recorded requests with their scores
                    golden.npy                    the catalogue of the items that these requests name
                    golden_statistics.npy         and what was counted of them
@@ -37,6 +37,8 @@ from model.bundle.layout import (
     INT8,
     INT8_GRAPH,
     PREVIOUS_CATALOG,
+    PREVIOUS_COUNTS,
+    REPORT,
     VERSION_TIME,
     BundleError,
     _sha256,
@@ -105,24 +107,27 @@ class Bundle:
     def verify(self) -> None:
         """Compares every file with its sha256. Raises BundleError, also for a file that the manifest does not list."""
         there = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
-        swapped = (CATALOG, PREVIOUS_CATALOG, COUNTS)
-        swapping = tuple(f"{FOLDER}/{partial_prefix(Path(name).name)}" for name in swapped)
+        kept = (PREVIOUS_CATALOG, PREVIOUS_COUNTS)
+        swapping = tuple(f"{FOLDER}/{partial_prefix(Path(name).name)}" for name in (CATALOG, COUNTS, *kept))
         there = {name for name in there if not name.startswith(swapping)}
-        strangers = there - set(self.manifest["files"]) - {"manifest.json", PREVIOUS_CATALOG}
+        strangers = there - set(self.manifest["files"]) - {"manifest.json", *kept}
         if strangers:
             raise BundleError(f"{self.folder}: {', '.join(sorted(strangers))} not listed in manifest.json")
+        self.verify_swapped()
         for name, facts in self.manifest["files"].items():
-            if name == CATALOG:
-                verify_catalog(self.folder, self.manifest)
-                continue
-            if name == COUNTS:
-                self._verify_counts()
+            if name in (CATALOG, COUNTS):
                 continue
             sha256 = _sha256(self.folder / name)
             if sha256 != facts["sha256"]:
                 raise BundleError(
                     f"{self.folder / name}: sha256 {sha256[:12]}…, manifest.json says {facts['sha256'][:12]}…"
                 )
+
+    def verify_swapped(self) -> None:
+        """Compares the files that are swapped in service with the sha256 at their own ends. Raises BundleError."""
+        verify_catalog(self.folder, self.manifest)
+        if self.schema.statistics:
+            self._verify_counts()
 
     def read_catalog(self) -> Catalog:
         """The catalogue that is in place now, its hash compared. Raises BundleError."""
@@ -180,6 +185,18 @@ class Bundle:
     def golden(self) -> list[dict[str, Any]]:
         requests: list[dict[str, Any]] = json.loads((self.folder / GOLDEN).read_text())["requests"]
         return requests
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """`unknown` and `missing`: by feature its share of the impressions of the newest split, as the report says.
+
+        Empty where the report does not say it (other programs write bundles too).
+        """
+        try:
+            splits = json.loads((self.folder / REPORT).read_text())["data"]["summary"]["splits"]
+            newest = [splits[name] for name in ("train", "validation", "test") if name in splits][-1]
+            return {name: dict(newest.get(name, {})) for name in ("unknown", "missing")}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
 
     def replay_golden(
         self, session: Session, tolerance: float = GOLDEN_TOLERANCE, pause: Callable[[], object] = lambda: None

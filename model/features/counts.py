@@ -18,7 +18,7 @@ from model.features.ids import Keys, crossed
 from model.features.kinds import Column
 from model.features.schema import Schema
 from model.features.sealed import Stamp, save, seal, unlike
-from model.features.table import Table
+from model.features.table import SLOTS, Table
 
 FILE = "statistics.npy"
 KIND = "statistic"  # what the file's own end calls it
@@ -53,22 +53,27 @@ class Known(Protocol):
 
 
 class Counts:
-    """Counts before each of the days that begin at `begins` (D,), in ms, rising."""
+    """Counts before each of the days that begin at `begins` (D,), in ms, rising. Raises CountsError."""
 
     def __init__(self, table: Table, stamp: Stamp | None = None):
         self.stamp = stamp
         self._table = table
         place = table.find_one(int(_BEGINS))
-        if place is None or set(table.buckets.dtype.names or ()) != {"key", "shown", "clicks"}:
+        if place is None or set(table.buckets.dtype.names or ()) != {"key", "counts"}:
             raise CountsError("no table of counts")
-        self.begins = table.buckets["shown"][place].reshape(-1)
+        self.begins = table.buckets["counts"][place][:, 0]
+        # A value's counts of one day are read alone: the file as one array of pairs, of a bucket its eight keys first.
+        self._pairs = table.buckets.view("<u8").view("V16")
+        self._pairs_of_bucket = table.buckets.itemsize // 16
+        if not (np.isfinite(self.begins).all() and (np.diff(self.begins) > 0).all()):
+            raise CountsError("its days have no order")
 
     @classmethod
     def build(cls, begins: Sequence[int], keys: Keys, shown: Floats, clicks: Floats) -> "Counts":
         """Of distinct keys (n,) with counts (n, D)."""
         dates = np.asarray(begins, np.float64)[None]
-        columns = {"shown": np.concatenate([dates, shown]), "clicks": np.concatenate([0 * dates, clicks])}
-        return cls(Table.build(np.append(_BEGINS, keys), columns))
+        counts = np.stack([np.concatenate([dates, shown]), np.concatenate([0 * dates, clicks])], axis=-1)
+        return cls(Table.build(np.append(_BEGINS, keys), {"counts": counts}))
 
     @classmethod
     def open(cls, path: Path, schema: Schema) -> "Counts":
@@ -100,12 +105,17 @@ class Counts:
     def __len__(self) -> int:
         return len(self._table.items()[0]) - 1
 
+    @property
+    def until_ms(self) -> int:
+        """Until when it was counted: when the newest of the days begins."""
+        return int(self.begins[-1])
+
     def only(self, keys: Keys) -> "Counts":
         """The counts of those of `keys` (n,), repeated or not, that are here."""
         wanted = np.unique(keys)
         known, bucket, slot = self._table.find(wanted)
-        shown, clicks = self._table.values(["shown", "clicks"], bucket[known], slot[known])
-        return Counts.build(self.begins.tolist(), wanted[known], shown, clicks)
+        (counts,) = self._table.values(["counts"], bucket[known], slot[known])
+        return Counts.build(self.begins.tolist(), wanted[known], counts[..., 0], counts[..., 1])
 
     def before(self, now: int, keys: Keys) -> Pair:
         """As `Known` says."""
@@ -113,8 +123,9 @@ class Counts:
         if day < 0:
             return np.zeros(len(keys)), np.zeros(len(keys))
         known, bucket, slot = self._table.find(keys)
-        shown, clicks = (column[..., day] * known for column in self._table.values(["shown", "clicks"], bucket, slot))
-        return shown, clicks
+        place = bucket * self._pairs_of_bucket + SLOTS // 2 + slot * len(self.begins) + day
+        counts = self._pairs.take(place).view("<f8").reshape(-1, 2)
+        return counts[:, 0] * known, counts[:, 1] * known
 
 
 class NoCounts:
@@ -127,25 +138,38 @@ class NoCounts:
         return np.zeros(len(keys)), np.zeros(len(keys))
 
 
-def statistic_columns(
-    statistics: Sequence[Statistic], columns: Mapping[str, Column], now: int, counts: Known, count: int
-) -> dict[str, Column]:
-    """The statistics of candidates (count,) of one request as raw columns, all looked up at once.
+class Lookup:
+    """What the statistics of a schema ask of counts, for the candidates of one request at once."""
 
-    `columns` are those of their parts, (count,) or, for all alike, (1,).
-    """
-    groups = {statistic.counted: statistic.of for statistic in statistics}
-    keys = [keys_of(name, [columns[part] for part in of]) for name, of in groups.items()]
-    of_all = np.array([key_of_all(name) for name in groups], np.uint64)
-    shown, clicks = counts.before(now, np.concatenate([of_all, *keys]))
-    ends = len(groups) + np.cumsum([len(key) for key in keys])
-    place = {name: slice(end - len(key), end) for name, end, key in zip(groups, ends.tolist(), keys, strict=True)}
-    made = {}
-    for statistic in statistics:
-        at, whole = place[statistic.counted], list(groups).index(statistic.counted)
-        values = statistic.values(shown[at], clicks[at], shown[whole], clicks[whole])
-        made[statistic.name] = np.broadcast_to(values, (count,)) if len(values) == 1 else values
-    return made
+    def __init__(self, statistics: Sequence[Statistic]):
+        self._statistics = statistics
+        groups = {statistic.counted: statistic.of for statistic in statistics}
+        # Those of equally many parts have their keys mixed at once, and so stand one after the other.
+        self._alike = [
+            [(name, of) for name, of in groups.items() if len(of) == parts]
+            for parts in sorted({len(of) for of in groups.values()})
+        ]
+        order = [name for alike in self._alike for name, _ in alike]
+        self._of_all = np.array([key_of_all(name) for name in order], np.uint64)
+        self._place = [order.index(statistic.counted) for statistic in statistics]
+
+    def columns(self, columns: Mapping[str, Column], now: int, counts: Known, count: int) -> dict[str, Column]:
+        """The statistics of candidates (count,) as raw columns, from those of their parts, (count,) or (1,)."""
+        keys, begins = [self._of_all], []
+        end = len(self._of_all)
+        for alike in self._alike:
+            mixed = crossed([name for name, _ in alike], [[columns[part] for part in of] for _, of in alike])
+            keys.append(mixed.reshape(-1))
+            begins += [(end + at * mixed.shape[1], mixed.shape[1]) for at in range(len(alike))]
+            end += mixed.size
+        shown, clicks = counts.before(now, np.concatenate(keys))
+        made = {}
+        for statistic, whole in zip(self._statistics, self._place, strict=True):
+            begin, length = begins[whole]
+            at = slice(begin, begin + length)
+            values = statistic.values(shown[at], clicks[at], shown[whole], clicks[whole])
+            made[statistic.name] = np.broadcast_to(values, (count,)) if length == 1 else values
+        return made
 
 
 def _declared(schema: Schema) -> str:

@@ -12,6 +12,7 @@ An array of no columns is left out.
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -26,9 +27,10 @@ from model.features import schema as features_toml
 from model.features.behaviour import Behaviour, BehaviourGroup
 from model.features.catalog import FOLDER, Catalog
 from model.features.counts import FILE as COUNTS
-from model.features.counts import Counts, Known, NoCounts, statistic_columns
+from model.features.counts import Counts, Known, Lookup, NoCounts
+from model.features.derived import Match
 from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, crossed, hashed_rows, keys
-from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows
+from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows, standardised
 from model.features.matches import among
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
@@ -56,6 +58,7 @@ class Encoded:
     future: int  # behaviours stamped ahead of `now`, taken as just now
     malformed: int  # profile values and behaviours of the wrong type, left out
     holes: int  # elements of lists that hold nothing (["a", null]), left out
+    columns: Mapping[str, Column]  # what was encoded of user, candidates and context; one row where all are alike
 
 
 class Encoder:
@@ -73,10 +76,13 @@ class Encoder:
         self.statistics = statistics
         self.counts: Known = counts or NoCounts()
         of_items = schema.history
-        self._views = sorted({schema.view(match) for match in schema.matches})
-        # All that matches and history look at, of which the network's own history is the newest part.
-        longest = max([of_items.length, *(length for _, length in self._views)])
-        self._history = BehaviourGroup(of_items.object_type, of_items.actions, schema.item_id.type, longest)
+        self._views = [_View(schema, view) for view in sorted({schema.view(match) for match in schema.matches})]
+        # All that matches and history look at, of which the network's own history is the newest part. The newest of a
+        # rare action may be older than all of these.
+        self._longest = max([of_items.length, *(view.length for view in self._views if view.acted is None)])
+        self._rare = [view for view in self._views if view.acted is not None]
+        read = sys.maxsize if self._rare else self._longest
+        self._history = BehaviourGroup(of_items.object_type, of_items.actions, schema.item_id.type, read)
         self._groups = [
             (group.feature, BehaviourGroup(group.object_type, group.actions, group.type, group.length))
             for group in schema.groups
@@ -84,6 +90,7 @@ class Encoder:
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
         self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
         crosses, self._matches, self._counted = schema.crosses, schema.matches, schema.statistics
+        self._lookup = Lookup(self._counted)
         self._crosses = len(crosses)
         places = schema.places("cross")
         self._cross_places = [places[feature.name].start for feature in (*crosses, *self._matches)]
@@ -98,6 +105,11 @@ class Encoder:
         self._item_place = place_of[ITEM_ID].start
         in_sequence = [place_of[feature.name] for feature in schema.sequence]
         self._sequence_places = np.array([p for at in in_sequence for p in range(at.start, at.stop)], np.int64)
+        self._stated = [
+            (feature, side, schema.places(side)[feature.name].start if not feature.is_float else 0)
+            for side in ("user", "item", "context")
+            for feature in schema.side(side)
+        ]
         self._allowed = {
             "user": tuple(f.name for f in schema.side("user") if f.name != USER_ID),
             "candidate": tuple(f.name for f in (*schema.side("item"), *schema.side("context"))),
@@ -148,8 +160,11 @@ class Encoder:
     ) -> npt.NDArray[np.float32]:
         """Standardised numbers, (count, N); a missing one is 0, the mean."""
         fitted = self.statistics.numbers
-        numbers = [f.floats(columns[f.name], *fitted[f.name]) for f in features if f.is_float]
-        return np.concatenate(numbers, axis=-1, dtype=np.float32) if numbers else np.zeros((count, 0), np.float32)
+        floats = [feature for feature in features if feature.is_float]
+        if not floats:
+            return np.zeros((count, 0), np.float32)
+        values = np.stack([columns[feature.name] for feature in floats], axis=-1)
+        return standardised(values, np.array([fitted[feature.name] for feature in floats])).astype(np.float32)
 
     def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
         """Rows of the hashed crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
@@ -164,7 +179,8 @@ class Encoder:
         if not matched:
             return hashed
         rows = np.empty((len(hashed), len(self._cross_places)), np.int64)
-        rows[:, self._cross_places] = np.concatenate([hashed, *(row[:, None] for row in matched)], axis=1)
+        for place, row in zip(self._cross_places, (*hashed.T, *matched), strict=True):
+            rows[:, place] = row
         return rows
 
     # ---- one request
@@ -187,26 +203,29 @@ class Encoder:
         """
         profile_columns, malformed, holes = self._profile(user_id, profile, user or {})
         seen, seen_at, seen_as, wrong = self._history.newest(behaviours)
+        if self._rare:
+            looked_at = self._looked_at(seen_as)
+            seen, seen_at, seen_as = seen[looked_at], seen_at[looked_at], seen_as[looked_at]
         begin = max(0, len(seen) - self.schema.history.length)  # of what the network itself sees
         times, actions = seen_at[begin:], seen_as[begin:]
         ids, own = self._candidates(candidates)
         count = len(ids)
 
-        both = np.concatenate([ids, seen])  # candidates and clicks are looked up at once
+        both = np.concatenate([seen, ids])  # clicks and candidates are looked up at once
         items, _ = catalog.columns(both)
         items[ITEM_ID] = both
-        _overwrite(self._items, items, own)
-        matched = self._matched(items, count, seen_at, seen_as, now)
-        if begin:
-            items = {name: np.delete(values, slice(count, count + begin), axis=0) for name, values in items.items()}
-        item_rows = self.rows(self._items, items, count + len(times))
-        item_columns = {name: values[:count] for name, values in items.items()}
+        item_columns = {name: values[len(seen) :] for name, values in items.items()}
+        _overwrite(self._items, item_columns, own)
+        matched = self._matched(items, seen_at, seen_as, now)
+        shown = {name: values[begin:] for name, values in items.items()}
+        rows = self.rows(self._items, shown, len(times) + count)
+        sequence_rows, item_rows = rows[: len(times)].take(self._sequence_places, axis=1), rows[len(times) :]
         if context or own:
             context_columns, context_rows, context_numbers = self._contexts_of(context or {}, count, own)
         else:
             context_columns, context_rows, context_numbers = self._neutral
 
-        sequences = self._sequence("", item_rows[count:].take(self._sequence_places, axis=1), times, actions, now)
+        sequences = self._sequence("", sequence_rows, times, actions, now)
         future, length = int(np.count_nonzero(times > now)), len(times)
         for feature, group in self._groups:
             objects, times, actions, malformed_here = group.newest(behaviours)
@@ -216,10 +235,10 @@ class Encoder:
             future += int(np.count_nonzero(times > now))
 
         columns = {**profile_columns, **item_columns, **context_columns}
-        counted = statistic_columns(self._counted, columns, now, self.counts, count) if self._counted else {}
+        counted = self._lookup.columns(columns, now, self.counts, count) if self._counted else {}
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
-            item=item_rows[None, :count],
+            item=item_rows[None],
             context=_for_each(context_rows, count)[None],
             cross=self.crossed_with(matched, self.cross_rows(columns, count))[None],
             **sequences,
@@ -231,38 +250,64 @@ class Encoder:
         return Encoded(
             inputs=inputs,
             history_length=length,
-            unknown_items=int(np.count_nonzero(item_rows[:count, self._item_place] == UNKNOWN)),
+            unknown_items=int(np.count_nonzero(item_rows[:, self._item_place] == UNKNOWN)),
             future=future,
             malformed=malformed + wrong,
             holes=holes + self._holes(context or {}, own),
+            columns=columns,
         )
+
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """The features of user, item and context (F,), in the order of `states`."""
+        return tuple(feature.name for feature, _, _ in self._stated)
+
+    def states(self, encoded: Encoded) -> Keys:
+        """How many values of each of the `stated` features are known, unknown and missing, (F, 3).
+
+        Unknown: training saw it too rarely for a row of its own. Of a list the first value counts.
+        """
+        states = np.zeros((len(self._stated), 3), np.uint64)
+        for at, (feature, side, place) in enumerate(self._stated):
+            column = encoded.columns[feature.name]
+            missing, unknown = int(np.count_nonzero(feature.missing(column))), 0
+            if feature.has_vocabulary:
+                rows = encoded.inputs[side].reshape(-1, encoded.inputs[side].shape[-1])[: len(column), place]
+                # A missing value has the row of the unknown; a list without any is padded.
+                unknown = int(np.count_nonzero(rows == UNKNOWN)) - (0 if feature.listed else missing)
+            states[at] = len(column) - unknown - missing, unknown, missing
+        return states
 
     def _matched(
         self,
         items: Mapping[str, Column],
-        count: int,
         times: npt.NDArray[np.int64],
         actions: npt.NDArray[np.int64],
         now: int,
     ) -> list[Rows]:
-        """Rows (C,) of each match: the first `count` of the items are the candidates, the others what was clicked."""
+        """Rows (C,) of each match; `items` are the behaviours' (T,), and behind them the candidates'."""
         if not self._matches:
             return []
         gap = np.append(time_positions(times[None], np.array([now]), self._edges)[0], 0)  # 0: none was found
         rows = {}
+        own = {name: values[len(times) :] for name, values in items.items()}
         for view in self._views:
-            acted = [self._history.action[name] for name in view[0]]
-            chosen = np.flatnonzero(np.isin(actions, acted))[-view[1] :]
-            of_view = [match for match in self._matches if self.schema.view(match) == view]
-            found = {
-                name: among(items[name][:count], items[name][count:][chosen]) for name in {m.of[0] for m in of_view}
-            }
-            ages = np.append(gap[chosen], 0)
-            for match in of_view:
-                times_found, newest = found[match.of[0]]
-                last = (newest >= 0) & (newest == len(chosen) - 1)
-                rows[match.name] = match.rows_of(times_found, ages[newest], last, items[match.of[0]][:count])
+            chosen = view.chosen(actions)
+            ages = gap[np.append(chosen, -1)]
+            for name, matches in view.matches.items():
+                times_found, newest = among(own[name], items[name][chosen])
+                gaps, last = ages.take(newest), (newest == len(chosen) - 1) & (times_found > 0)
+                for match in matches:
+                    rows[match.name] = match.rows_of(times_found, gaps, last, own[name])
         return [rows[match.name] for match in self._matches]
+
+    def _looked_at(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Which of a user's behaviours (T,) history or matches look at, oldest first."""
+        looked_at = np.zeros(len(actions), bool)
+        looked_at[-self._longest :] = True
+        for view in self._rare:
+            looked_at[view.chosen(actions)] = True
+        return np.flatnonzero(looked_at)
 
     def _profile(
         self, user_id: int | str, profile: Mapping[str, str], user: Mapping[str, Any]
@@ -342,6 +387,27 @@ class Encoder:
             _overwrite(self._contexts, columns, own)
         length = count if own else 1
         return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
+
+
+class _View:
+    """Matches that look at the same behaviours, by the feature whose values they compare."""
+
+    def __init__(self, schema: Schema, view: tuple[tuple[str, ...], int]):
+        actions, self.length = view
+        numbers = [1 + schema.history.actions.index(action) for action in actions]
+        every = 1 + len(schema.history.actions)
+        # Whether an action's number is among them; None: all are.
+        self.acted = None if len(numbers) == every - 1 else np.isin(np.arange(every), numbers)
+        self.matches: dict[str, list[Match]] = {}
+        for match in schema.matches:
+            if schema.view(match) == view:
+                self.matches.setdefault(match.of[0], []).append(match)
+
+    def chosen(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Places of the newest of them among behaviours of these actions (T,), oldest first."""
+        if self.acted is None:
+            return np.arange(max(0, len(actions) - self.length), len(actions))
+        return np.flatnonzero(self.acted[actions])[-self.length :]
 
 
 def _statistics(path: Path, schema: Schema) -> Statistics:

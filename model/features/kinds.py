@@ -4,7 +4,7 @@ A new kind is a class here and its place in KINDS; those that are computed from 
 else asks the feature.
 
     raw values (JSON, a table's column, the store's text) ─column→ keys or floats ─rows→ rows of its embedding table
-                                                                                  └floats→ one number, if `is_float`
+                                                                                  └standardised→ a number, if `is_float`
 
 The same functions serve a table of logs and one request.
 """
@@ -136,6 +136,11 @@ class Feature:
         """The column of raw values; None is missing. Raises BadValue where the declared type refuses one."""
         return keys(values, self.type)
 
+    def missing(self, column: Column) -> npt.NDArray[np.bool_]:
+        """Which rows of a column have no value, (n,)."""
+        missing: npt.NDArray[np.bool_] = column == MISSING
+        return missing
+
     def from_table(self, value: Any) -> Any:
         """A table's value as `column` takes it: whole numbers as integers where these are declared, None for NaN."""
         return tidied(value, self.type) if self.typed else value
@@ -161,11 +166,6 @@ class Feature:
         if self.buckets is not None:
             return hashed_rows(column, self.buckets)[..., None]
         return vocabularies[self.name].rows(column)[..., None]
-
-    def floats(self, column: Column, mean: float, deviation: float) -> npt.NDArray[np.float64]:
-        """Standardised values of a float, (n, 1); a missing one is 0, the mean."""
-        standard = np.clip((column - mean) / deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS)
-        return np.where(np.isnan(standard), 0, standard)[..., None]
 
 
 class Category(Feature):
@@ -214,6 +214,10 @@ class Multi(Feature):
             for place, value in enumerate(islice(held, self.max_values)):  # a caller's list may be long
                 column[row, place] = key(value, self.type)
         return column
+
+    def missing(self, column: Column) -> npt.NDArray[np.bool_]:
+        missing: npt.NDArray[np.bool_] = column[:, 0] == ABSENT
+        return missing
 
     def from_table(self, value: Any) -> Any:
         """A table without lists (a CSV) holds JSON lists as text; an empty text is missing."""
@@ -269,6 +273,9 @@ class Number(Feature):
     def column(self, values: Sequence[Any]) -> Column:
         return np.array([_number(value) for value in values], np.float64)
 
+    def missing(self, column: Column) -> npt.NDArray[np.bool_]:
+        return np.isnan(column)
+
     def from_table(self, value: Any) -> Any:
         """DECIMAL, booleans and times (milliseconds) are numbers too; an empty text (a CSV's) is missing."""
         value = plain(value)
@@ -286,6 +293,15 @@ class Number(Feature):
 
 
 KINDS: dict[str, type[Feature]] = {cls.kind: cls for cls in (Id, Category, Number, Multi)}
+
+
+def standardised(values: npt.NDArray[np.float64], fitted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Values (n, N) of floats by their means and deviations (N, 2); a missing one is 0, the mean."""
+    standard = values - fitted[:, 0]
+    standard /= fitted[:, 1]
+    np.clip(standard, -MOST_DEVIATIONS, MOST_DEVIATIONS, out=standard)
+    np.copyto(standard, 0, where=np.isnan(standard))
+    return standard
 
 
 def declared(row: Mapping[str, Any]) -> Feature:

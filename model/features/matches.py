@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+PLACES = 1 << 12  # of the marked table: some 40 for each of 100 behaviours
+_ODD, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(64 - 12)
+
 Values = npt.NDArray[Any]
 Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
@@ -16,18 +19,26 @@ Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 def among(own_C: Values, seen_T: Values) -> Found:
     """Of one user's candidates: how many of the behaviours `seen_T`, oldest first, have their value, and the newest.
 
-    (C,), (T,) -> (C,) counts and (C,) places in T, -1 where none has it. The behaviours are sorted once, so that a
-    candidate costs a search among them.
+    (C,), (T,) of 8 bytes each -> (C,) counts and (C,) places in T, -1 where none has it. Behaviours are sorted once.
+    Searched among them are the candidates that may be there: most are in no place of a small table that one marked.
     """
+    count, newest = np.zeros(len(own_C), np.int64), np.full(len(own_C), -1)
     if not len(seen_T):
-        return np.zeros(len(own_C), np.int64), np.full(len(own_C), -1)
-    order = np.argsort(seen_T, kind="stable")  # of one value, the newest last
-    ordered = seen_T[order]
-    begins = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    ends = np.r_[begins[1:], len(ordered)]
-    run = np.minimum(np.searchsorted(ordered[begins], own_C), len(begins) - 1)
-    there = ordered[begins][run] == own_C
-    return np.where(there, (ends - begins)[run], 0), np.where(there, order[ends - 1][run], -1)
+        return count, newest
+    marked = np.zeros(PLACES, bool)
+    marked[_place(seen_T)] = True
+    maybe = np.flatnonzero(marked.take(_place(own_C)))
+    order = seen_T.argsort(kind="stable")  # of one value, the newest last
+    ordered, own = seen_T[order], own_C[maybe]
+    end = ordered.searchsorted(own, side="right")
+    found = end - ordered.searchsorted(own)
+    count[maybe] = found
+    newest[maybe] = np.where(found > 0, order.take(end - 1), -1)
+    return count, newest
+
+
+def _place(values: Values) -> npt.NDArray[np.int64]:
+    return (values.view(np.uint64) * _ODD >> _SHIFT).view(np.int64)
 
 
 def along(own_U: Values, seen_UT: Values, visible_UT: npt.NDArray[np.bool_]) -> Found:

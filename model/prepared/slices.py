@@ -53,10 +53,12 @@ class Seen:
     clicks: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]  # (splits, T + 1), of the histories that a network of the schema's length sees
     unknown: dict[str, npt.NDArray[np.int64]]  # (splits,), by feature of user, item or context
+    missing: dict[str, npt.NDArray[np.int64]]  # likewise
 
     def __add__(self, other: "Seen") -> "Seen":
         unknown = {name: count + other.unknown[name] for name, count in self.unknown.items()}
-        return Seen(self.rows + other.rows, self.clicks + other.clicks, self.lengths + other.lengths, unknown)
+        missing = {name: count + other.missing[name] for name, count in self.missing.items()}
+        return Seen(self.rows + other.rows, self.clicks + other.clicks, self.lengths + other.lengths, unknown, missing)
 
 
 def encode_slices(plan: Plan, count: int, slices: int, processes: int) -> Seen:
@@ -182,9 +184,10 @@ def _encode(plan: Plan, at: int, to: int) -> Seen:
             length = np.minimum(end - begin[user], schema.history.length)
             for code in range(len(SPLITS)):
                 lengths[code] = np.bincount(length[split == code], minlength=lengths.shape[1])
-    unknown = _unknown(encoder, arrays, split, user, item, context_rows)
+    raw = {**{side: columns[side] for side in ("user", "item")}, "context": context}
+    unknown, missing = _strange(encoder, arrays, raw, split, user, item, context_rows)
     rows, clicks = (np.bincount(split[of], minlength=len(SPLITS)) for of in (slice(None), label > 0))
-    return Seen(rows, clicks, lengths, unknown)
+    return Seen(rows, clicks, lengths, unknown, missing)
 
 
 def ends(
@@ -211,26 +214,33 @@ def ends(
     return low
 
 
-def _unknown(
+def _strange(
     encoder: Encoder,
     arrays: Arrays,
+    raw: Mapping[str, Mapping[str, Column]],
     split: npt.NDArray[np.int8],
     user: npt.NDArray[np.int32],
     item: npt.NDArray[np.int32],
     context_rows: npt.NDArray[np.int64],
-) -> dict[str, npt.NDArray[np.int64]]:
-    """By feature with a vocabulary: impressions of each split whose value training did not see often enough."""
-    counts = {}
-    later = np.flatnonzero(split > 0)  # training's own are known but for the rare ones
-    of = {
-        "user": arrays["users"][user[later]],
-        "item": arrays["items"][item[later]],
-        "context": context_rows[later],
+) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, npt.NDArray[np.int64]]]:
+    """By feature, impressions of each split whose value training did not see often enough, and those without one.
+
+    The first are of features with a vocabulary, and not of training: its own are known but for the rare ones.
+    """
+    unknown, missing = {}, {}
+    later = np.flatnonzero(split > 0)
+    every = np.arange(len(split))
+    of: dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {
+        "user": (user, arrays["users"][user[later]]),
+        "item": (item, arrays["items"][item[later]]),
+        "context": (every, context_rows[later]),
     }
-    for side, rows in of.items():
+    for side, (entity, rows) in of.items():
         places = encoder.schema.places(side)  # type: ignore[arg-type]  # mypy widens the literals to str
         for feature in encoder.schema.side(side):  # type: ignore[arg-type]
+            without = feature.missing(raw[side][feature.name])[entity]
+            missing[feature.name] = np.bincount(split[without], minlength=len(SPLITS))
             if feature.has_vocabulary:
-                first = places[feature.name].start
-                counts[feature.name] = np.bincount(split[later][rows[:, first] == UNKNOWN], minlength=len(SPLITS))
-    return counts
+                strange = (rows[:, places[feature.name].start] == UNKNOWN) & ~without[later]
+                unknown[feature.name] = np.bincount(split[later][strange], minlength=len(SPLITS))
+    return unknown, missing

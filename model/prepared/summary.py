@@ -58,6 +58,7 @@ def summarised(seen: Seen, actions: dict[str, Any], unused: dict[str, list[str]]
             "with_history": 1 - int(seen.lengths[code][0]) / rows,
             "history_lengths": [_quantile(seen.lengths[code], share) for share in QUANTILES],
         }
+        by_split[name]["missing"] = {f: int(count[code]) / rows for f, count in seen.missing.items()}
         if code:
             by_split[name]["unknown"] = {f: int(count[code]) / rows for f, count in seen.unknown.items()}
     return {"splits": by_split, "behaviours": actions, "unused_columns": unused}

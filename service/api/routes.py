@@ -46,6 +46,7 @@ from service.errors import (
 from service.models.description import described
 from service.rank import Ranked, rank
 from service.scoring.admission import Size
+from service.scoring.served import Served
 from service.telemetry.families import STAGES
 from service.wire.model import ModelDescription
 from service.wire.orders import ModelOrder, ModelSwapped
@@ -78,7 +79,7 @@ async def _post_rank(call: Call, request: Request, parts: Parts) -> Response:
     now = ranking.timestamp if ranking.timestamp is not None else time.time_ns() // 1_000_000
     ranked = await rank(call, ranking, now, parts.history, served)
     body = ranked_json(call, ranked)
-    _count(call, [ranked], parts)
+    _count(call, [ranked], served, parts)
     return Response(body, media_type="application/json")
 
 
@@ -107,11 +108,11 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
                 else:
                     told = ranked_body(call, answer, timings)
                 written.append(orjson.dumps(told))
-        _count(call, [answer for answer in answers if isinstance(answer, Ranked)], parts)
+        _count(call, [answer for answer in answers if isinstance(answer, Ranked)], served, parts)
     return Response(b"[" + b",".join(written) + b"]", media_type="application/json")
 
 
-def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:
+def _count(call: Call, answers: Iterable[Ranked], served: Served, parts: Parts) -> None:
     """What ranked requests were made of, under the model that answered them."""
     for ranked in answers:
         values: dict[str, float] = {
@@ -129,6 +130,8 @@ def _count(call: Call, answers: Iterable[Ranked], parts: Parts) -> None:
         if not ranked.bad_scores:
             values["ranker_score_mean"] = ranked.score_mean
         parts.metrics.ranked(call.slot, values)
+        if parts.metrics.sampled():
+            parts.metrics.features(call.slot, served.encoder.states(ranked.encoded))
         for reason in ranked.degraded:
             parts.metrics.add("ranker_degraded", slot=call.slot, reason=reason)
 

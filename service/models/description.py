@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from model.features.catalog import catalogued
+from model.features.counts import Counts, Known
 from service.models.examples import samples
 from service.scoring.served import Served
 from service.settings import Settings
@@ -16,6 +17,7 @@ from service.wire.model import (
     ModelDescription,
     Refusal,
     Samples,
+    StatisticsDescription,
     WorkerModel,
 )
 
@@ -29,7 +31,7 @@ def described(
     taken (`Loading.told`).
     """
     bundle, encoder, schema = served.bundle, served.encoder, served.encoder.schema
-    manifest = bundle.manifest
+    manifest, shares = bundle.manifest, bundle.shares()
     return ModelDescription(
         name=served.name,
         version=served.version,
@@ -50,14 +52,22 @@ def described(
             gap_edges_s=list(schema.history.gap_edges_s),
         ),
         groups=[GroupDescription.of_group(group, encoder) for group in schema.groups],
-        features=[FeatureDescription.of_feature(feature, encoder) for feature in schema.features],
+        features=[FeatureDescription.of_feature(feature, encoder, shares) for feature in schema.features],
         catalog=CatalogDescription(
             items=len(served.catalog),
             modified_at=served.catalog.modified_ns // 1_000_000,
             attributes=[feature.name for feature in catalogued(schema)],
         ),
+        statistics=_statistics(encoder.counts),
         limits=Limits(**{name: getattr(settings, name) for name in Limits.model_fields}),
         samples=Samples(**samples(bundle)),
         workers=[WorkerModel(**worker) for worker in workers],
         refused=Refusal(**refused) if refused else None,
     )
+
+
+def _statistics(counts: Known) -> StatisticsDescription | None:
+    if not isinstance(counts, Counts):
+        return None
+    days = [int(begin) for begin in counts.begins]
+    return StatisticsDescription(values=len(counts), counted_until=counts.until_ms, days=days)

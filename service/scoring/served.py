@@ -16,6 +16,7 @@ from model.bundle.precision import Precision, choose
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
 from model.features.catalog import Catalog
+from model.features.counts import Counts
 from model.features.encode import Encoder, Inputs
 from model.features.wanted import Wanted
 from service.call import Call
@@ -35,7 +36,7 @@ CALL_S = 0.001
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
-    """A bundle ready to answer. Immutable: a newer catalogue makes another one, which shares the session."""
+    """A bundle ready to answer. Immutable: newer catalogue or counts make another one, which shares the session."""
 
     bundle: Bundle
     encoder: Encoder
@@ -75,6 +76,17 @@ class Served:
     def with_catalog(self, catalog: Catalog) -> "Served":
         """The same with another catalogue; nothing of it keeps this one's, and its disk space."""
         return replace(self, bundle=self.bundle.with_catalog(catalog), catalog=catalog)
+
+    def with_counts(self, counts: Counts) -> "Served":
+        """The same with other counts, likewise."""
+        bundle = self.bundle.with_counts(counts)
+        return replace(self, bundle=bundle, encoder=bundle.encoder)
+
+    @property
+    def counted_until_ms(self) -> int | None:
+        """Until when what its statistics say was counted; None: it has none."""
+        counts = self.encoder.counts
+        return counts.until_ms if isinstance(counts, Counts) else None
 
     def run(self, inputs: Inputs) -> Scores:
         """Scores (U, C) of encoded requests, in this thread."""
@@ -118,12 +130,12 @@ class Live:
             before, self.current = self.current, served
         return before
 
-    def swap_catalog(self, bundle: Bundle, catalog: Catalog) -> bool:
-        """Takes over a newer catalogue of `bundle`; False where another bundle answers by now."""
+    def change(self, bundle: Bundle, changed: Callable[[Served], Served]) -> bool:
+        """Takes over newer files of `bundle`, which `changed` puts in; False where another bundle answers by now."""
         with self._lock:
             if self.current.bundle.folder != bundle.folder:
                 return False
-            self.current = self.current.with_catalog(catalog)
+            self.current = changed(self.current)
         return True
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from service.telemetry.families import FAMILIES, TOTAL, UNMATCHED, WITH_STAGES, 
 from service.telemetry.form import OF_THE_MOMENT, Form, clock
 from service.telemetry.pulse import born, resident_bytes
 from service.telemetry.reader import Reader
-from service.telemetry.slots import MODEL_BYTES, NO_MODEL, OLDER, clear, fold
-from service.telemetry.window import Series, TimesWriter, WorkerFile
+from service.telemetry.slots import MODEL_BYTES, NO_MODEL, OLDER, as_text, clear, fold
+from service.telemetry.window import Counts, Series, TimesWriter, WorkerFile
+
+SAMPLED = 16  # of so many ranked requests, one has the values of its features counted: of all would cost a tenth more
 
 
 class Metrics:
@@ -62,6 +65,7 @@ class Metrics:
         self._sums: Any = self._rows["sums"].reshape(-1).data
         self._used_s: Any = self._rows["used_s"].data
         self._row_of: dict[int | None, int] = {None: NO_MODEL}  # by slot, as callers know it: a serial number
+        self._turn = count()
         self._worker = record["worker"]
         moment: dict[str, Any] = {name: self._worker[name].reshape(1).data for name in OF_THE_MOMENT}
         self._in_flight, self._breaker = moment["in_flight"], moment["breaker"]
@@ -143,6 +147,20 @@ class Metrics:
         self._file.record["catalog"]["items"] = items
         self._file.record["catalog"]["modified_ns"] = modified_ns
 
+    def statistics(self, counted_until_ms: int | None) -> None:
+        """This worker now answers with counts until that time; None: its model has no statistics."""
+        self._file.record["catalog"]["counted_until_ms"] = counted_until_ms or 0
+
+    def sampled(self) -> bool:
+        """Whether the values of this ranked request are counted: of one in SAMPLED, the first among them."""
+        return next(self._turn) % SAMPLED == 0
+
+    def features(self, slot: int | None, values_FS: Counts) -> None:
+        """Counts values (F, states) of the features that the model in `slot` was announced with."""
+        with self._lock:
+            row = self._rows["values"][self._row_of[slot]]
+            row[: len(values_FS)] += values_FS[: len(row)]
+
     def model(
         self,
         name: str,
@@ -153,13 +171,14 @@ class Metrics:
         sha: str,
         exported_s: float = 0.0,
         load_s: float = 0.0,
+        features: Sequence[str] = (),
     ) -> int:
         """The slot of a model that this worker answers with from now on: the one that it has, or a new one.
 
         A model is known by (name, version, variant), over all workers and restarts. Of nine, one is folded: one that no
         living worker answers with, if there is one, and of those the one whose last request is oldest. What is counted
         later in its slot counts as `older`. `exported_s` is in seconds since 1970; loading, checking and warming took
-        `load_s`. ValueError when the names together exceed MODEL_BYTES.
+        `load_s`. Values of `features` are counted. ValueError when the names together exceed MODEL_BYTES.
         """
         identity = {"model": name, "version": version, "variant": variant or ""}
         info = orjson.dumps(
@@ -177,6 +196,7 @@ class Metrics:
             slot = self._slots.serial(row)
             self._row_of[slot] = row
             self._rows["info"][row] = info
+            self._rows["features"][row] = as_text(features)
             self._rows["times"][row] = (exported_s, time.time(), load_s)
             self._rows["used_s"][row] = self._clock()
             self._rows["serial"][row] = slot

@@ -149,6 +149,11 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
         "Newer catalogue files that a worker took over (ok) or refused, each worker's own.",
         {"outcome": ("ok", "refused")},
     ),
+    "ranker_statistics_reloads": Family(
+        "Newer files of counts, for features of kind statistic, that a worker took over (ok) or refused, each worker's "
+        "own.",
+        {"outcome": ("ok", "refused")},
+    ),
     "ranker_model_swap": Family(
         "Models that a worker took over (ok), its first one included, or that were refused; each worker's own.",
         {"outcome": ("ok", "refused")},
@@ -176,6 +181,9 @@ OF_MODELS = {  # gauges of the models that living workers answer with: help text
     "ranker_model_loaded_timestamp_seconds": ("When a worker last loaded it, in seconds since 1970.", "loaded_s"),
     "ranker_model_load_seconds": ("How long a worker last took to load, prove and warm it, in seconds.", "load_s"),
 }
+
+FEATURE_VALUES = "ranker_feature_values_total"  # by the features of each model, which no table of families knows
+VALUE_STATES = ("known", "unknown", "missing")
 
 OF_WORKERS = {  # gauges of each worker that lives, by its slot
     "draining": (

@@ -44,7 +44,7 @@ class Form:
             [
                 ("window", window_layout(len(self.columns.times), self.edges)),
                 ("rows", rows_layout(self.columns)),
-                ("catalog", np.dtype([("items", np.uint64), ("modified_ns", np.uint64)])),
+                ("catalog", np.dtype([(name, np.uint64) for name in ("items", "modified_ns", "counted_until_ms")])),
                 ("worker", np.dtype(state + [(name, np.float64) for name in _FLOATS])),
             ],
             align=True,

@@ -11,12 +11,14 @@ import numpy.typing as npt
 from service.telemetry.columns import combinations, counter_key
 from service.telemetry.exposition import CONTENT_TYPE, Text
 from service.telemetry.families import (
+    FEATURE_VALUES,
     OF_MODELS,
     OF_REQUESTS,
     OF_WORKERS,
     QUANTILES,
     STAGE_BOUNDS_S,
     STAGES,
+    VALUE_STATES,
     Family,
 )
 from service.telemetry.form import Form
@@ -45,7 +47,8 @@ class Scrape:
         self._columns, self._families, self._edges = form.columns, form.families, form.edges
         self._rows, self._recent_SB, self._workers, self._now_s = rows, recent_SB, workers, now_s
         self._pause = pause
-        self._total = Row((), np.sum([row.cells for row in rows], axis=0), np.sum([row.sums for row in rows], axis=0))
+        cells, sums = (np.sum([getattr(row, name) for row in rows], axis=0) for name in ("cells", "sums"))
+        self._total = Row((), cells, sums, {})
 
     def text(self) -> tuple[bytes, str]:
         """The body and its content type."""
@@ -65,6 +68,7 @@ class Scrape:
                 self._write_histogram(name, family)
             else:
                 self._write_counter(name, family)
+        self._write_values()
         self._write_models()
         self._write_catalog()
         self._write_workers()
@@ -135,6 +139,14 @@ class Scrape:
                 if row.of_model or count:
                     self._text.sample(f"{name}_total", (*row.labels, *labels.items()), count)
 
+    def _write_values(self) -> None:
+        about = "Values of a model's features, in a sample of the ranked requests; unknown: training did not know it."
+        self._text.family(FEATURE_VALUES, "counter", about)
+        for row in self._rows:
+            for name, counts in row.values.items():
+                for state, count in zip(VALUE_STATES, counts.tolist(), strict=True):
+                    self._text.sample(FEATURE_VALUES, (*row.labels, ("feature", name), ("state", state)), count)
+
     def _rows_of(self, family: Family) -> Sequence[Row]:
         return self._rows if family.by_model else [self._total]
 
@@ -159,6 +171,10 @@ class Scrape:
         self._text.single("ranker_catalog_items", "gauge", about, items)
         about = "When that catalogue's file was written, in seconds since 1970."
         self._text.single("ranker_catalog_modified_timestamp_seconds", "gauge", about, modified_ns / 1e9)
+        counted = [int(worker["catalog"]["counted_until_ms"]) for worker in self._workers if lives(worker)]
+        about = "Until when a worker's statistics are counted, in seconds since 1970; the oldest's. NaN: none has any."
+        until_s = min((time_ms / 1000 for time_ms in counted if time_ms), default=math.nan)
+        self._text.single("ranker_statistics_until_timestamp_seconds", "gauge", about, until_s)
 
     def _write_workers(self) -> None:
         """Workers by their slot; the one who takes a dead one's slot goes on under its number."""

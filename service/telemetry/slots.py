@@ -24,11 +24,13 @@ import orjson
 
 from service.telemetry.columns import Columns
 from service.telemetry.exposition import Labels
+from service.telemetry.families import VALUE_STATES
 from service.telemetry.pulse import born
 from service.telemetry.window import Counts, Layout, Record, mapped
 
 MODELS = 8
 MODEL_BYTES = 1024  # a bundle's name and version are folder names, 255 bytes at most each
+FEATURES, FEATURE_BYTES = 128, 4096  # of a model, whose values are counted; of more the first ones
 NO_MODEL, OLDER, FIRST = 0, (1, 2), 3  # rows; of the two of `older`, one counts
 ROWS = FIRST + MODELS
 
@@ -50,6 +52,8 @@ def rows_layout(columns: Columns) -> Layout:
             ("used_s", np.float64, (ROWS,)),  # when it last did, on the clock that workers share
             ("info", f"S{MODEL_BYTES}", (ROWS,)),  # the labels of `ranker_model_info`
             ("times", times, (ROWS,)),
+            ("features", f"S{FEATURE_BYTES}", (ROWS,)),  # names of those whose values are counted
+            ("values", np.uint64, (ROWS, FEATURES, len(VALUE_STATES))),
             ("folded", np.int64),  # see `fold`
         ],
         align=True,
@@ -62,6 +66,7 @@ class Row(NamedTuple):
     labels: Labels
     cells: Counts
     sums: npt.NDArray[np.float64]
+    values: dict[str, Counts]  # by feature and, in its array, state; of a model's own row
 
     @property
     def of_model(self) -> bool:
@@ -71,6 +76,12 @@ class Row(NamedTuple):
     @property
     def of_nobody(self) -> bool:
         return self.labels == tuple(NOBODY.items())
+
+    def add_values(self, rows: Record, number: int) -> None:
+        """Adds what a worker counted of the features of one model."""
+        names: list[str] = orjson.loads(bytes(rows["features"][number]) or b"[]")
+        for name, counts in zip(names, rows["values"][number].copy(), strict=False):
+            self.values[name] = self.values.get(name, 0) + counts
 
     def add(self, rows: Record, numbers: Sequence[int]) -> None:
         """Adds the sum of a worker's rows of these numbers."""
@@ -134,7 +145,7 @@ class Slots:
         totals = {}
         for row in (NO_MODEL, OLDER[0], *(row for row in range(FIRST, ROWS) if shared[row])):
             identity = {NO_MODEL: NOBODY, OLDER[0]: NOBODY | {"version": "older"}}.get(row) or self._identity(row)
-            totals[row] = Row(tuple(identity.items()), np.zeros(columns.cells, np.uint64), np.zeros(columns.sums))
+            totals[row] = Row(tuple(identity.items()), np.zeros(columns.cells, np.uint64), np.zeros(columns.sums), {})
         for worker in workers:
             rows = worker["rows"]
             older, stale = OLDER[int(rows["folded"]) & 1], self.stale(rows)
@@ -143,6 +154,7 @@ class Slots:
             for row, serial in enumerate(rows["serial"].tolist()):
                 if serial and serial == shared[row]:
                     totals[row].add(rows, [row])
+                    totals[row].add_values(rows, row)
         return list(totals.values())
 
     def stale(self, rows: Record) -> list[int]:
@@ -176,9 +188,17 @@ def clear(rows: Record) -> None:
     folded = int(rows["folded"])
     for row in range(FIRST, ROWS):
         if folded >> 1 >> row & 1:
-            for field in ("cells", "sums", "serial", "answers"):
+            for field in ("cells", "sums", "values", "serial", "answers"):
                 rows[field][row] = 0
     rows["folded"] = folded & 1
+
+
+def as_text(features: Sequence[str]) -> bytes:
+    """Names of features as a worker's file holds them: of too many, or too long ones, the first."""
+    names = list(features[:FEATURES])
+    while len(text := orjson.dumps(names)) > FEATURE_BYTES:
+        names.pop()
+    return text
 
 
 def lives(worker: Record) -> bool:

@@ -3,6 +3,7 @@
 Scripts read it, so keys are added and never taken away.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -22,6 +23,7 @@ Rows = Annotated[
     int | None, Field(description="Rows of the embedding table, two reserved ones included; null: it enters as it is.")
 ]
 IdType = Literal["int", "str"]
+Shares = Mapping[str, Mapping[str, float]]  # `unknown` and `missing`: by feature
 
 
 class FeatureDescription(BaseModel):
@@ -32,7 +34,9 @@ class FeatureDescription(BaseModel):
         description="Where a request gives it: user: `user`; item: a candidate; context: `context` or a candidate. "
         "A cross is computed."
     )
-    kind: str = Field(description="`id`, `category`, `number` or `multi` (a list of values).")
+    kind: str = Field(
+        description="`id`, `category`, `number` or `multi` (a list of values); computed: `match`, `statistic`."
+    )
     type: IdType | None = Field(description="Type of its values; null for a number.")
     width: int = Field(description="Embedding width beside the sequence; 0: it is not there.")
     sequence_width: int = Field(description="Embedding width within the behaviour sequence; 0: it is not there.")
@@ -43,14 +47,20 @@ class FeatureDescription(BaseModel):
     default: bool | int | float | str | list[bool | int | float | str] | None = Field(
         description="What a context feature is where a request names none."
     )
-    of: list[str] = Field(description="The features that a cross joins.")
+    of: list[str] = Field(description="The features that a cross joins, a match compares or a statistic counts.")
     max_values: int | None = Field(description="Values of a multi that are read; more are cut off. Else null.")
     transform: str | None = Field(description="Of a number: `standard` (mean 0, deviation 1) or `log` (buckets).")
     mean: float | None = Field(description="Of a standardised number; a missing value counts as it. Else null.")
     deviation: float | None = Field(description="Of a standardised number. Else null.")
+    what: str | None = Field(description="What a match or a statistic tells: its key `what`. Else null.")
+    unknown: float | None = Field(
+        description="Share of the impressions of the newest split whose value training did not know, as the report has "
+        "it, to compare with `ranker_feature_values_total`; null: no vocabulary."
+    )
+    missing: float | None = Field(description="Share of the same impressions without a value; null: it is computed.")
 
     @classmethod
-    def of_feature(cls, feature: Feature, encoder: Encoder) -> "FeatureDescription":
+    def of_feature(cls, feature: Feature, encoder: Encoder, shares: Shares) -> "FeatureDescription":
         mean, deviation = encoder.statistics.numbers[feature.name] if feature.is_float else (None, None)
         return cls(
             name=feature.name,
@@ -69,6 +79,9 @@ class FeatureDescription(BaseModel):
             transform=getattr(feature, "transform", None),
             mean=mean,
             deviation=deviation,
+            what=getattr(feature, "what", None),
+            unknown=shares.get("unknown", {}).get(feature.name),
+            missing=shares.get("missing", {}).get(feature.name),
         )
 
 
@@ -111,6 +124,16 @@ class CatalogDescription(BaseModel):
     items: int
     modified_at: int = Field(description="When its file was written, in ms; 0: it is no file.")
     attributes: list[str] = Field(description="The features that it holds of each item.")
+
+
+class StatisticsDescription(BaseModel):
+    """What was counted for features of kind `statistic`."""
+
+    values: int = Field(description="Values, or combinations of values, with counts of their own.")
+    counted_until: int = Field(description="When the newest day begins before which all was counted, in ms.")
+    days: list[int] = Field(
+        description="When each day begins for which its counts are held, in ms: a replay takes those of its day."
+    )
 
 
 class Limits(BaseModel):
@@ -166,6 +189,7 @@ class ModelDescription(BaseModel):
     groups: list[GroupDescription]
     features: list[FeatureDescription]
     catalog: CatalogDescription
+    statistics: StatisticsDescription | None = Field(description="null: no feature is of kind `statistic`.")
     limits: Limits
     samples: Samples
     workers: list[WorkerModel]

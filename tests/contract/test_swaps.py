@@ -109,7 +109,8 @@ def test_no_answer_mixes_two_models_or_two_catalogues(
                     if done.is_set():
                         return
                     live.swap(served[version])
-                    live.swap_catalog(bundles[version], catalogs[number // 2 % 2])
+                    newer = catalogs[number // 2 % 2]
+                    live.change(bundles[version], partial(Served.with_catalog, catalog=newer))
 
             seen: set[Key] = set()
 
@@ -170,7 +171,8 @@ def test_a_catalogue_of_a_bundle_that_no_longer_answers_is_not_taken_over(
     scorer = Scorer(1)
     live = Live(Served.open(small_bundle, scorer, "fp32"), 100)
     live.swap(Served.open(other_bundle, scorer, "fp32"))
-    assert not live.swap_catalog(small_bundle, shuffled(small_bundle))
+    newer = shuffled(small_bundle)
+    assert not live.change(small_bundle, lambda served: served.with_catalog(newer))
     assert live.current.catalog is other_bundle.catalog
 
 

@@ -22,7 +22,7 @@ from model.features.ids import keys
 from model.features.schema import Schema, parse
 from model.prepared.entities import PrepareError
 from model.prepared.loader import Prepared
-from service.scoring.catalog import CatalogWatch
+from service.scoring.catalog import CATALOGUE, Watch
 from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Served
 from service.settings import DEMO_BUNDLE
@@ -406,7 +406,7 @@ def test_the_watch_takes_over_what_is_new_once_and_refuses_what_is_broken_once(
     seen: list[int | None] = []
     bundle = Bundle.open(demo)
     live = Live(Served.open(bundle, Scorer(1), "fp32"), 100)
-    watch = CatalogWatch(live, 0, lambda catalog: seen.append(None if catalog is None else len(catalog)))
+    watch = Watch(live, 0, [(CATALOGUE, lambda catalog: seen.append(None if catalog is None else len(catalog)))])
 
     def look(times: int = 3) -> list[int | None]:
         seen.clear()

@@ -226,6 +226,20 @@ def test_a_day_takes_the_counts_that_were_known_when_it_began(data: Prepared) ->
     assert len(set(rates(first - 1))) <= len(nothing), "before all days nothing is known, of any item"
 
 
+def test_what_was_done_rarely_is_found_behind_all_that_was_done_often(data: Prepared) -> None:
+    """A match of one action looks at the newest of it, however many of the others came since."""
+    now = int(data.encoder.counts.begins[-1])  # type: ignore[attr-defined]
+    places = data.schema.places("cross")
+    clicks = [Behaviour("click", "item", "i2", now - 1000 * (n + 1)) for n in range(300)]
+    likes = [Behaviour("like", "item", "i1", now - 1_000_000 * n) for n in range(1, 9)]
+    rows = []
+    for behaviours in ([*likes, *clicks], likes):
+        inputs = data.encoder.encode("u1", {}, behaviours, ["i1", "i3"], now, data.catalog).inputs
+        rows.append(inputs["cross"][0, :, places["category_age"].start].tolist())
+        assert inputs["gap"].shape[1] == data.schema.history.length
+    assert rows[0] == rows[1] and rows[0][0] > FIRST
+
+
 def test_both_ways_of_finding_agree() -> None:
     draw = np.random.default_rng(3)
     for length in (0, 1, 2, 40, 1000):

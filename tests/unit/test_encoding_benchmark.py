@@ -13,6 +13,7 @@ def test_the_quick_run_ends_in_the_line_that_scripts_read(tmp_path: Path, capsys
     assert encoding.main(["--quick", "--cache", str(tmp_path)]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"encode_ms_500_1m", "encode_ms_500_10m", "ratio_10m_over_1m"} <= set(figures)
+    assert {"encode_ms_neither", "more_ms_matches", "more_ms_statistics", "more_ms_both"} <= set(figures)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [str(encoding.QUICK.few), str(encoding.QUICK.many)]
     )

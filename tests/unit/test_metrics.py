@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.listed import MOST_BUDGETS
 from service.store.history import REASONS as HISTORY_REASONS
-from service.telemetry.counts import Metrics
+from service.telemetry.counts import SAMPLED, Metrics
 from service.telemetry.families import (
     FAMILIES,
     HALF_OPEN,
@@ -33,7 +33,7 @@ from service.telemetry.folder import FOLDER_BYTES_PER_WORKER, FOLDER_PREFIX, pre
 from service.telemetry.form import Form
 from service.telemetry.health import DEAD_S, STUCK_S, Health
 from service.telemetry.reader import Reader
-from service.telemetry.slots import MODEL_BYTES, MODELS
+from service.telemetry.slots import FEATURES, MODEL_BYTES, MODELS
 
 ROUTES = {"/rank": STAGES, "/metrics": ()}
 REASONS = ("history_timeout",)
@@ -611,6 +611,52 @@ def test_a_workers_file_takes_no_more_room_than_is_kept_for_it(tmp_path, stack):
     stack.callback(Metrics(tmp_path, routes, HISTORY_REASONS, budgets_s=budgets_s).close)
 
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= FOLDER_BYTES_PER_WORKER
+
+
+def test_values_of_features_are_those_of_all_workers_by_name_and_go_with_their_model(metrics, tmp_path, stack):
+    other = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
+    stack.callback(other.close)
+    many = [f"f{n}" for n in range(FEATURES + 5)]
+    slot, theirs = (
+        worker.model("m", "1", network="bst", sha="a", features=names)
+        for worker, names in ((metrics, ["age", "city"]), (other, ["city", "age"]))
+    )
+    metrics.features(slot, np.array([[1, 2, 3], [4, 5, 6]], np.uint64))
+    other.features(theirs, np.array([[10, 20, 30], [40, 50, 60]], np.uint64))
+    of_model = {"model": "m", "version": "1", "variant": ""}
+    name = "ranker_feature_values_total"
+    assert value(metrics, name, **of_model, feature="age", state="known") == 41
+    assert value(other, name, **of_model, feature="city", state="missing") == 36
+    wide = metrics.model("m", "2", network="bst", sha="a", features=many)
+    metrics.features(wide, np.ones((len(many), 3), np.uint64))
+    shown = [key for key in scrape_of(metrics) if key[0] == name and ("version", "2") in key]
+    assert len(shown) == 3 * FEATURES and value(metrics, name, **of_model, feature="age", state="known") == 41
+    long = metrics.model("m", "3", network="bst", sha="a", features=["x" * 3000, "y" * 3000])
+    metrics.features(long, np.ones((2, 3), np.uint64))
+    assert len([key for key in scrape_of(metrics) if key[0] == name and ("version", "3") in key]) == 3
+    for n in range(4, 12):  # the first are folded into `older`, in which no feature has a meaning
+        metrics.model("m", str(n), network="bst", sha="a")
+    assert not [key for key in scrape_of(metrics) if key[0] == name]
+    again = metrics.model("m", "1", network="bst", sha="a", features=["age", "city"])
+    assert value(metrics, name, **of_model, feature="age", state="known") == 0
+    metrics.features(again, np.ones((2, 3), np.uint64))
+    assert value(metrics, name, **of_model, feature="age", state="known") == 1
+
+
+def test_one_request_of_some_has_its_values_counted_and_the_first_is_one(metrics):
+    assert [metrics.sampled() for _ in range(2 * SAMPLED)] == 2 * [True, *[False] * (SAMPLED - 1)]
+
+
+def test_counts_are_as_old_as_the_oldest_that_a_worker_has(metrics, tmp_path, stack):
+    other = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
+    stack.callback(other.close)
+    name = "ranker_statistics_until_timestamp_seconds"
+    assert math.isnan(value(metrics, name))
+    for worker, until_ms, seen in ((metrics, 5000, 5), (other, 3000, 3), (other, 7000, 5), (metrics, None, 7)):
+        worker.statistics(until_ms)
+        assert value(metrics, name) == seen
+    other.statistics(None)
+    assert math.isnan(value(metrics, name))
 
 
 def test_the_catalogue_is_that_of_the_worker_with_the_newest_and_reloads_are_those_of_all(metrics, tmp_path, stack):

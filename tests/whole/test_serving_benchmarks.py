@@ -179,6 +179,12 @@ def test_overhead_ends_in_the_line_that_scripts_read(
     assert set(figures["closed_loop"]["fp32"]) == {"1", "2", "4"}
 
 
+def test_overhead_tells_what_derived_features_add(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
+    figures = quick("overhead", cache, tmp_path, "--derived")
+    for count in (100, 500):
+        assert figures[f"rank_with_over_without_{count}"] > 0 and math.isfinite(figures[f"encode_more_ms_{count}"])
+
+
 def test_networks_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
     figures = quick("networks", cache, tmp_path, "--networks", "bst")
     assert set(figures["over_wdl_500"]) == {"bst", "wdl"} and figures["over_wdl_500"]["wdl"] == 1
