@@ -75,7 +75,7 @@ def text_file(raw: Path, name: str) -> Path:
     """The one text file of that name, plain or packed (.gz). Raises DataError."""
     there = [path for path in (raw / name, raw / f"{name}.gz") if path.is_file()]
     if len(there) != 1:
-        raise DataError(f"{raw} holds {len(there)} of {name}[.gz]; exactly one is needed{unpack_first(raw)}")
+        raise DataError(f"{raw} holds {len(there)} of {name}[.gz]; exactly one is allowed{unpack_first(raw)}")
     return there[0]
 
 

@@ -15,7 +15,7 @@ time of the exposure. Differs from BARS:
 
 The times were disguised by the publisher: their order holds, a calendar is not known. Times that can be milliseconds
 since 1970 are taken as they are; others are counted in milliseconds from 2000 on, which the notes tell. The columns
-that are read are in memory, some 100 bytes a line.
+that are read are in memory, some 200 bytes a line.
 """
 
 from pathlib import Path

@@ -20,7 +20,8 @@ belongs to and tell its label; the feature table takes `listen` alone into histo
 Nothing but items and users is ever in memory at once: DuckDB streams within --memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
     """Writes the tables of the events in `raw`. Raises DataError, MalformedLine, OSError."""
     files = _files(raw)
     bad = BadLines(options.skip_bad)
-    with engine(out, options.memory_gib) as connection, progress(connection, "reading events"):
+    told = _told(raw, options.memory_gib)
+    with told, engine(out, options.memory_gib) as connection, progress(connection, "reading events"):
         queries = [_query(connection, file, event) for file, event in files.items()]
         for file, query in zip(files, queries, strict=True):
             _refuse_faults(connection, file, query, bad)
@@ -73,6 +75,19 @@ def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
         connection.execute(f"CREATE VIEW events AS SELECT * REPLACE ({since} AS timestamp) FROM good")
         notes = _write(connection, raw, out)
     return DataSet(NAME, TIME_ZONE, bad.count, tuple(notes))
+
+
+@contextmanager
+def _told(raw: Path, memory_gib: float) -> Iterator[None]:
+    """What the engine refuses, in words."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise DataError(
+            f"{raw}: more memory is needed than {memory_gib:g} GiB, --memory allows it: {first_line(error)}"
+        ) from None
+    except duckdb.Error as error:
+        raise DataError(f"{raw} cannot be read: {first_line(error)}") from None
 
 
 def _files(raw: Path) -> dict[Path, str | None]:
@@ -120,10 +135,7 @@ def _query(connection: duckdb.DuckDBPyConnection, file: Path, event: str | None)
 
 
 def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
-    try:
-        row = connection.execute(query).fetchone()
-    except duckdb.Error as error:
-        raise DataError(f"events cannot be read: {first_line(error)}") from None
+    row = connection.execute(query).fetchone()
     assert row is not None
     return row
 
@@ -132,13 +144,10 @@ def _refuse_faults(connection: duckdb.DuckDBPyConnection, file: Path, query: str
     """Adds the file's malformed rows to `bad`."""
     cases = " ".join(f"WHEN {fault} THEN {number}" for number, (fault, _, _) in enumerate(FAULTS))
     values = ", ".join(f"CAST({'event' if name == 'event_type' else name} AS VARCHAR)" for _, name, _ in FAULTS)
-    try:
-        rows = connection.execute(
-            f"SELECT file_row_number + 1, CASE {cases} END AS fault, [{values}] FROM ({query}) "
-            f"WHERE fault IS NOT NULL ORDER BY 1 LIMIT {bad.allowed + 1}"
-        ).fetchall()
-    except duckdb.Error as error:
-        raise DataError(f"{file} cannot be read: {first_line(error)}") from None
+    rows = connection.execute(
+        f"SELECT file_row_number + 1, CASE {cases} END AS fault, [{values}] FROM ({query}) "
+        f"WHERE fault IS NOT NULL ORDER BY 1 LIMIT {bad.allowed + 1}"
+    ).fetchall()
     for number, fault, given in rows:
         _, name, allowed = FAULTS[fault]
         value = "nothing" if given[fault] is None else repr(given[fault])

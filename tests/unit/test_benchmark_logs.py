@@ -63,7 +63,7 @@ def test_kuaivideo_times_that_are_no_milliseconds_keep_their_order_and_are_told(
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("train.csv.gz", exposures(0, 4), r"holds 2 of train.csv\[.gz\]; exactly one is needed"),
+        ("train.csv.gz", exposures(0, 4), r"holds 2 of train.csv\[.gz\]; exactly one is allowed"),
         ("train.csv", KUAIVIDEO.replace("is_click", "click"), "train.csv has no column is_click; there are timestamp,"),
         ("train.csv", KUAIVIDEO, "train.csv holds no exposures"),
         ("train.csv", "", "train.csv is empty; a first line that names the columns is needed, with timestamp, user_id"),
@@ -83,7 +83,7 @@ def test_a_kuaivideo_file_that_is_not_understood_is_refused(tmp_path, file, cont
 
 @pytest.mark.parametrize("module", [kuaivideo, taobaoad])
 def test_an_archive_where_a_benchmarks_files_are_needed_is_named(tmp_path, module):
-    with pytest.raises(DataError, match=r"holds 0 of train.csv\[.gz\]; exactly one is needed; unpack x1.zip there"):
+    with pytest.raises(DataError, match=r"holds 0 of train.csv\[.gz\]; exactly one is allowed; unpack x1.zip there"):
         canonical(module, write(tmp_path / "raw" / "x1.zip", b""), tmp_path / "out")
 
 
