@@ -16,9 +16,12 @@ from model.options import OptionError, refuse_unknown
 MODULES = {
     "simulated": "model.datasets.simulated",
     "kuairand": "model.datasets.kuairand",
+    "kuaivideo": "model.datasets.kuaivideo",
     "taobao": "model.datasets.taobao",
+    "taobaoad": "model.datasets.taobaoad",
     "amazon": "model.datasets.amazon",
     "movielens": "model.datasets.movielens",
+    "yambda": "model.datasets.yambda",
     "recbole": "model.datasets.recbole",
     "parquet": "model.datasets.parquet",
 }

@@ -71,6 +71,14 @@ def unpack_first(raw: Path) -> str:
     return f"; unpack {archives[0].name} there first" if archives else ""
 
 
+def text_file(raw: Path, name: str) -> Path:
+    """The one text file of that name, plain or packed (.gz). Raises DataError."""
+    there = [path for path in (raw / name, raw / f"{name}.gz") if path.is_file()]
+    if len(there) != 1:
+        raise DataError(f"{raw} holds {len(there)} of {name}[.gz]; exactly one is allowed{unpack_first(raw)}")
+    return there[0]
+
+
 def _object(line: bytes) -> dict[str, Any]:
     """The line's object, empty where there is none: the reader says later what is wrong with the line."""
     try:

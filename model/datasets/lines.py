@@ -38,6 +38,7 @@ class Type:
     least: float = -(2**63)
     most: float = 2**63 - 1
     among: tuple[str, ...] = ()  # the texts that are allowed; none named: all are
+    separator: str = ","  # between the elements of a list, in text
 
 
 INT = Type(pl.Int64(), "an integer")  # also written 12.0, as tables with gaps are by pandas
@@ -49,6 +50,7 @@ SECONDS = Type(
     EARLIEST_MS // 1000,
     LATEST_MS // 1000,
 )
+NUMBER = Type(pl.Float64(), "a number", -1e308, 1e308)
 TEXT = Type(pl.String(), "text")
 DAY = Type(pl.Date(), "a day like 2022-04-10")
 PATHS = Type(pl.List(pl.List(pl.String())), "a list of lists of texts")  # in objects only
@@ -296,7 +298,8 @@ def _convert(text: pl.Series, type: Type) -> pl.Series:
     if type.dtype == pl.Date:
         return text.str.to_date("%Y-%m-%d", strict=False)
     if type.dtype == pl.List(pl.Int64):
-        values = text.str.split(",").cast(type.dtype, strict=False)
+        split = text.str.split(type.separator).list.eval(pl.element().str.replace(r"^([+-]?\d+)\.0+$", "$1"))
+        values = split.cast(type.dtype, strict=False)
         return values.set(values.list.eval(pl.element().is_null()).list.any(), None)
     if type.dtype == pl.Int64:
         values = text.str.replace(r"^([+-]?\d+)\.0+$", "$1").cast(pl.Int64, strict=False)

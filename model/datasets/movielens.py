@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
-from model.datasets.checks import coverage, unpack_first
+from model.datasets.checks import coverage, text_file, unpack_first
 from model.datasets.lines import CSV, FLAG, INT, SECONDS, TEXT, Column, Form, Type, read
 from model.datasets.splits import by_user
 from model.datasets.tables import ITEM, BadLines, DataError, DataSet, Options, Parts
@@ -97,7 +97,7 @@ RELEASES = (
 def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
     """Writes the tables of the ratings in `raw`. Raises DataError, MalformedLine, OSError."""
     release, ratings_file = _release(raw)
-    movies_file = _only(raw, release.movies)
+    movies_file = text_file(raw, release.movies)
     bad = BadLines(options.skip_bad)
     between, other = release.separators
     with TemporaryDirectory(dir=out, prefix="parts-") as folder:
@@ -124,7 +124,7 @@ def write_tables(raw: Path, out: Path, options: Options) -> DataSet:
         items.write_parquet(out / "items.parquet")
         notes = coverage(log["item_id"].unique(), items["item_id"], movies_file)
         if release.users and _there(raw, release.users):
-            columns, users_file = USERS_100K if release.old else USERS, _only(raw, release.users)
+            columns, users_file = USERS_100K if release.old else USERS, text_file(raw, release.users)
             users = _read(users_file, columns, other, bad, parts / "users")
             users = (_as_in_1m(users) if release.old else users).rename({"userId": "user_id"})
             profiled = users.select("user_id").collect().to_series()
@@ -147,13 +147,6 @@ def _release(raw: Path) -> tuple[Release, Path]:
 
 def _there(raw: Path, name: str) -> list[Path]:
     return [path for path in (raw / name, raw / f"{name}.gz") if path.is_file()]
-
-
-def _only(raw: Path, name: str) -> Path:
-    there = _there(raw, name)
-    if len(there) != 1:
-        raise DataError(f"{raw} holds {len(there)} of {name}[.gz]; exactly one is allowed")
-    return there[0]
 
 
 def _read(file: Path, columns: dict[str, Column], separator: str, bad: BadLines, folder: Path) -> pl.LazyFrame:

@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from model.datasets.checks import coverage, files, first_lines, unpack_first
-from model.datasets.lines import TEXT, Column, Form, Type, read
+from model.datasets.lines import NUMBER, TEXT, Column, Form, Type, read
 from model.datasets.negatives import generator, one_each
 from model.datasets.splits import by_user
 from model.datasets.tables import ITEM, TRAIN, BadLines, DataError, DataSet, Options, Parts
@@ -35,7 +35,6 @@ NAME = "recbole"
 TIME_ZONE = "UTC"
 LIKED, MOST = 4, 5  # stars
 
-NUMBER = Type(pl.Float64(), "a number", -1e308, 1e308)
 TIME = Type(  # their ranges do not overlap
     pl.Float64(),
     f"seconds ({EARLIEST_MS // 1000} to {LATEST_MS // 1000}) or milliseconds ({EARLIEST_MS} to {LATEST_MS}) since 1970",
