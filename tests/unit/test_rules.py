@@ -23,7 +23,7 @@ SHANGHAI = "Asia/Shanghai"
 
 @pytest.fixture(scope="module")
 def odd_data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """Coin throws with ties and missing categories, said to be a log of drawn negatives; networks see two behaviours."""
+    """Coin throws with ties and missing categories, as a log of drawn negatives; networks see two behaviours."""
     folder = tmp_path_factory.mktemp("odd")
     write_log(folder)
     encode_tables(folder, make_schema(length=2), DataSet("odd", SHANGHAI, drawn_negatives=True))
@@ -65,10 +65,8 @@ def test_the_rules_look_at_the_whole_history_and_put_what_was_met_first(odd_data
         beyond += len(before) > odd_data.schema.history.length
         same = [at for at in before if a["clicked"][at] == item]
         alike = [at for at in before if category[a["clicked"][at]] == category[item] != PAD]
-        age = {
-            key: a["clicked_at"][of[-1]] - a["time"][row] if of else NEVER for key, of in (("i", same), ("c", alike))
-        }
-        assert (scores["item_recency"][n], scores["category_recency"][n]) == (age["i"], age["c"])
+        for name, of in (("item_recency", same), ("category_recency", alike)):
+            assert scores[name][n] == (a["clicked_at"][of[-1]] - a["time"][row] if of else NEVER)
         assert scores["category_share"][n] == len(alike) / max(1, len(before))
         assert (scores["seen_then_category"][n] > 0) == bool(same)
         assert scores["popularity"][n] == odd_data.label[train][odd_data.item[train] == item].sum()
@@ -106,7 +104,7 @@ def test_without_behaviours_popularity_is_left(odd_data: Prepared) -> None:
 
 
 def test_a_log_of_exposures_has_rules_and_no_repeats(small_data: Prepared) -> None:
-    rows = small_data.of_split("test")
+    rows = small_data.of_split("train")  # whose rows have no trees to be fitted
     figures = measure(small_data, rows, rule_scores(small_data, rows)["popularity"])
     assert figures["rules"]["popularity"] == figures["auc"] and len(figures["rules"]) > 4
     assert figures["auc_without_repeats"] is None and figures["repeats"] is None
