@@ -28,8 +28,8 @@ from model.features.kinds import ITEM_ID
 from model.prepared.loader import Prepared
 
 Rows = npt.NDArray[np.int64]
-NEVER = -np.inf
 FAR = 2.0**50  # ms: longer than any history
+NEVER = -FAR
 BLOCK = 4_000_000  # behaviours held at a time
 
 
