@@ -1,4 +1,4 @@
-"""How well an exported model ranks: AUC, GAUC, logloss and calibration, beside a floor that learns nothing.
+"""How well an exported model ranks: AUC, GAUC, logloss and calibration, beside what learns nothing.
 
     python -m model.evaluate --bundle bundles/bst_kuairand --data data/kuairand --split test [--precision int8]
     python -m model.evaluate --bundle bundles/bst_kuairand --data data/kuairand --delay 0,10m,1h
@@ -53,15 +53,17 @@ def table(figures: dict[str, Any]) -> str:
     lines = []
     for name, value in figures.items():
         if name == "calibration_bins":
-            lines.append("calibration   expected  observed")
-            lines += [f"{'':14}{b['expected']:8.4f}  {b['observed']:8.4f}" for b in value]
-        elif isinstance(value, str):
-            lines.append(f"{name:14}{value}")
-        elif isinstance(value, int | float) or value is None:
-            lines.append(
-                f"{name:14}{'-' if value is None else value if isinstance(value, int) else format(value, '.4f')}"
-            )
+            lines.append(f"{'calibration':22}expected  observed")
+            lines += [f"{'':22}{b['expected']:8.4f}  {b['observed']:8.4f}" for b in value]
+        elif isinstance(value, dict):  # of rules, of classes
+            lines += [f"{name}: {key:20}{_cell(own)}" for key, own in value.items()]
+        elif not isinstance(value, list):
+            lines.append(f"{name:22}{_cell(value)}")
     return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else format(value, ".4f") if isinstance(value, float) else str(value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,6 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"evaluate: the model has seen {arguments.split}: its figures say nothing of new rows", file=sys.stderr)
     if figures["auc"] is None:
         print(f"evaluate: all labels of {arguments.split} are alike, so that it has no AUC", file=sys.stderr)
+    if figures["scores"] == "relative":
+        print(
+            f"evaluate: scores are relative: calibrated, if at all, to the {figures['rate']:.4f} of these rows, and to "
+            "no click rate",
+            file=sys.stderr,
+        )
     print(table(figures))
     if delays_s:
         print(delays.table(figures["by_delay"]))

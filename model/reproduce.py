@@ -1,6 +1,6 @@
 """The papers' table on one data set: networks trained over seeds, evaluated on test, compared in one report.
 
-    python -m model.reproduce --data data/simulated --networks wdl,wdl_seq,din,bst,bst:b=2 --seeds 3 --out reproduced
+    python -m model.reproduce --data data/simulated --networks wdl,wdl_seq,din,bst,bst:b=2 --out reproduced
 
 Seed 1 of every network comes first, then seed 2: the report, written anew after every run, is soon as wide as it gets
 and narrows from there. The same command after a kill goes on where it was: a run that is done is not trained again, one
@@ -59,12 +59,15 @@ class Reporter:
     planned: int
     peers: Mapping[str, Sequence[Floats]]
     common: str  # options of all variants
+    trials: Mapping[str, int]  # settings tried on validation, by network or peer
 
     def write(self, finished: Sequence[Finished]) -> dict[str, Any]:
         from model.reproduction import page  # matplotlib: not for --help
 
         times_ms = {name: entry["ms"] for name, entry in kept_times(self.out, bundles_of(self.out, finished)).items()}
-        content = gather(self.exam, self.variants, finished, self.planned, self.ablations, self.peers, times_ms)
+        content = gather(
+            self.exam, self.variants, finished, self.planned, self.ablations, self.peers, times_ms, self.trials
+        )
         content |= {
             "with": self.common,
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -243,6 +246,17 @@ def read_peers(paths: Sequence[Path], rows: np.ndarray[Any, Any]) -> dict[str, l
     return peers
 
 
+def read_trials(texts: Sequence[str]) -> dict[str, int]:
+    """Settings tried by name, of `NAME=N`. Raises ReproduceError."""
+    trials = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdecimal():
+            raise ReproduceError(f"--trials {text!r}; a network or a peer and a whole number are allowed: bst=20")
+        trials[name] = int(number)
+    return trials
+
+
 def check(data: Prepared, out: Path) -> None:
     """Raises ReproduceError for data that no AUC can be computed on, and for a folder that is not ours."""
     label = data.label[data.of_split("test")]
@@ -262,7 +276,16 @@ def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
     """For scripts: the last line of stdout."""
     networks = {name: entry for name, entry in content["networks"].items() if "auc_mean" in entry}
     results = {name: entry for name, entry in networks.items() if entry["kind"] != "warning"}
-    keys = ("auc_mean", "auc_sd", "ci95", "below_floor", "below_boosted", "recipe_from")
+    keys = (
+        "auc_mean",
+        "auc_sd",
+        "ci95",
+        "auc_without_repeats",
+        "below_floor",
+        "below_rule",
+        "below_boosted",
+        "recipe_from",
+    )
     return {
         "report": str(report),
         "networks": {name: {key: entry.get(key) for key in keys} for name, entry in results.items()},
@@ -275,6 +298,9 @@ def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
         "against_peers": content["against_peers"],
         "floor_auc": content["floor_auc"],
         "gbdt_auc": content["gbdt_auc"],
+        "rules": {name: rule["auc_mean"] for name, rule in content["rules"].items()},
+        "gauc_coverage": content["data"]["gauc_coverage"],
+        "test_opened": content["data"]["test_opened"],
         "oracle_auc": content["oracle_auc"],
         "failed": {name: entry["failed"] for name, entry in content["networks"].items() if entry["failed"]},
         "tuned_on_test": {name: entry["auc_mean"] for name, entry in networks.items() if entry["kind"] == "warning"},
@@ -290,8 +316,8 @@ def table(content: Mapping[str, Any]) -> str:
         if "auc_mean" not in entry:
             lines.append(f"{name:<32} {'; '.join(remarks) or 'not run yet'}")
             continue
-        below = "the floor" if entry["below_floor"] else "gradient boosting" if entry["below_boosted"] else None
-        remarks = [f"below {below}"] * (below is not None) + remarks
+        opponents = {"the floor": "below_floor", "a rule": "below_rule", "gradient boosting": "below_boosted"}
+        remarks = [f"below {name}" for name, below in opponents.items() if entry[below]][:1] + remarks
         remarks = ["WARNING: tuned on test, no result"] * (entry["kind"] == "warning") + remarks
         (low, high), to = entry["ci95"], entry["to_reference"]
         apart = f"{to['mean']:+.4f} {to['low']:+.4f}…{to['high']:+.4f}" if to else ""
@@ -300,6 +326,7 @@ def table(content: Mapping[str, Any]) -> str:
         lines.append(cells.rstrip())
     lines += [f"{'floor':<32} {content['floor_auc']:.4f}"]
     lines += [f"{'gradient boosting':<32} {content['gbdt_auc']:.4f}"] if content["gbdt_auc"] is not None else []
+    lines += [f"{'rule: ' + name:<32} {rule['auc_mean']:.4f}" for name, rule in content["rules"].items()]
     lines += [f"{'oracle':<32} {content['oracle_auc']:.4f}"] if content["oracle_auc"] is not None else []
     return "\n".join(lines)
 
@@ -312,7 +339,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
     data, out = Prepared(arguments.data), arguments.out
     check(data, out)
     exam = Exam(data, arguments.resamples)
-    peers = read_peers(arguments.peers_scores, exam.rows)
+    peers, trials = read_peers(arguments.peers_scores, exam.rows), read_trials(arguments.trials)
 
     if arguments.report_only:
         planned, common = 0, arguments.common
@@ -320,13 +347,13 @@ def reproduce(arguments: argparse.Namespace) -> int:
         if not arguments.networks:
             variants, switched, planned, common = reported(out)
         finished = finished_runs(out, [*variants, *switched], data)
-        reporter = Reporter(exam, out, variants, switched, max(planned, len(finished)), peers, common)
+        reporter = Reporter(exam, out, variants, switched, max(planned, len(finished)), peers, common, trials)
     else:
         variants, switched = named(arguments.networks, arguments.ablations, arguments.common)
         tasks = plan(data, [*variants, *switched], arguments.seeds, out, arguments.recipe)
         for network, choice in {task.variant.network: task.choice for task in tasks}.items():
             say("\n".join([f"{network}: {next(choice.lines())}", *list(choice.lines())[1:]]))
-        reporter = Reporter(exam, out, variants, switched, len(tasks), peers, arguments.common)
+        reporter = Reporter(exam, out, variants, switched, len(tasks), peers, arguments.common, trials)
         (out / RUNS).mkdir(parents=True, exist_ok=True)
         finished = work(tasks, data, reporter)
     measure_times(out, finished)
@@ -357,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME_OR_PATH",
         help="for all of them: a TOML file, or one of model/recipes by name: paper (default: as model.train)",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="1 … N are trained (default: 3)")
+    parser.add_argument("--seeds", type=int, default=5, help="1 … N are trained (default: %(default)s)")
     parser.add_argument("--ablations", action="store_true", help="also bst with one switch changed at a time")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap (default: %(default)s)")
     parser.add_argument(
@@ -372,6 +399,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--delay",
         metavar="DURATIONS",
         help="by commas: also the AUC where behaviours newer than each are not known yet: 0,10m,1h",
+    )
+    parser.add_argument(
+        "--trials",
+        nargs="+",
+        default=[],
+        metavar="NAME=N",
+        help="settings that were tried on validation, for a network or a peer: bst=20 'torch-rechub BST=20'",
     )
     parser.add_argument("--report-only", action="store_true", help="rebuild the report from the runs that are done")
     arguments = parser.parse_args(argv)

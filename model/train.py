@@ -213,7 +213,7 @@ def report(outcome: "Published", removed: Sequence[str], run: "Run") -> None:
         print(f"figures of {exam.split}, by weights trained on {', '.join(exam.trained_on)}")
         print(table(exam.judged))
     if gain := exam.gain_over_floor:
-        print(f"{'over floor':14}{gain['mean']:+.4f} (95 %: {gain['low']:+.4f} to {gain['high']:+.4f})")
+        print(f"{'over floor':22}{gain['mean']:+.4f} (95 %: {gain['low']:+.4f} to {gain['high']:+.4f})")
     if run.trained_on != exam.trained_on:
         print(f"trained on {', '.join(run.trained_on)} after that: these weights are in the bundle, unmeasured")
     print(f"bundle: {outcome.bundle}", flush=True)

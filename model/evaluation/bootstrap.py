@@ -1,10 +1,13 @@
-"""Intervals of AUC and of differences between AUCs, by a paired bootstrap over users.
+"""Intervals of AUC and of differences between AUCs, by a paired bootstrap over users and over seeds.
 
 The impressions of one user are no independent observations, so users are drawn with replacement, each with all of its
 impressions (a cluster bootstrap; Field & Welsh, JRSS B 2007). Draw number r is the same for every score, so that the
 difference of two networks' AUCs on it is a paired one: what makes test hard or easy for both cancels.
 
-What an interval covers is which users happened to be in test. How far training itself scatters is told by the seeds.
+A resample also draws seeds, for each network on its own: of S seeds S - 1 with replacement, since S draws would make
+the variance of their mean too small by (S - 1)/S (Rao & Wu, JASA 1988). So an interval covers which users happened to
+be in test, and which seed training happened to have. Of a single seed it covers the users alone; what does not depend
+on a seed (floor, rules) has one.
 """
 
 from collections.abc import Sequence
@@ -66,7 +69,7 @@ class Interval:
 
 def interval(aucs: Sequence[float], resampled: Sequence[Floats]) -> Interval:
     """Mean AUC of a network's seeds with its interval; `resampled` is what `resampled_aucs` gave for each seed."""
-    return _interval(float(np.mean(aucs)), np.mean(resampled, axis=0))
+    return _interval(float(np.mean(aucs)), over_seeds(resampled))
 
 
 def difference(
@@ -74,7 +77,16 @@ def difference(
 ) -> Interval:
     """By how much the first network's mean AUC is above the second's; their numbers of seeds may differ."""
     apart = float(np.mean(aucs) - np.mean(to_aucs))
-    return _interval(apart, np.mean(resampled, axis=0) - np.mean(to_resampled, axis=0))
+    return _interval(apart, over_seeds(resampled) - over_seeds(to_resampled, side=1))
+
+
+def over_seeds(resampled: Sequence[Floats], side: int = 0) -> npt.NDArray[np.float64]:
+    """The mean of the seeds that each resample draws, (resamples,); the two sides of a difference draw apart."""
+    of_seeds = np.stack(resampled)
+    seeds, resamples = of_seeds.shape
+    chance = np.random.default_rng([SEED, side])
+    drawn = chance.integers(0, seeds, (max(1, seeds - 1), resamples))
+    return np.asarray(np.take_along_axis(of_seeds, drawn, axis=0).mean(0))
 
 
 def _interval(mean: float, samples: Floats) -> Interval:

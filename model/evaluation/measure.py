@@ -1,4 +1,4 @@
-"""Scores of impressions, and their figures beside a floor that learns nothing and gradient boosting on counts."""
+"""Scores of impressions, and their figures beside what learns nothing (floor, rules) and gradient boosting."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,8 @@ from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
 from model.evaluation.boosting import boosted_scores
-from model.evaluation.metrics import Floats, auc, gauc, logloss
+from model.evaluation.metrics import Floats, auc, coverage, gauc, logloss
+from model.evaluation.rules import repeats, rule_scores
 from model.features.kinds import ITEM_ID
 from model.features.schema import without_sizes
 from model.prepared.loader import Prepared, batches
@@ -76,10 +77,13 @@ def measure(
     objective: str = "click",
     boosting: bool = True,
 ) -> dict[str, Any]:
-    """The figures of scores (n,) for impressions (n,), beside floor, gradient boosting and, where it is known, oracle.
+    """The figures of scores (n,) for impressions (n,), beside floor, rules, gradient boosting and, if known, oracle.
 
     Boosting is None where lightgbm is not installed, and for impressions that the model was trained on. The first call
-    on a prepared data set fits it; who does not read it passes `boosting=False`.
+    on a prepared data set fits it; who reads neither it nor the rules passes `boosting=False`.
+
+    Where negatives were drawn, AUC also stands without repeats (model/evaluation/rules.py), whose share it tells by
+    class, and scores are relative: what they are calibrated to is `rate`, that of the drawing.
 
     Scores that are no probabilities (another objective than click) have no logloss; calibration is then None for pairs,
     and of watched seconds, expected ÷ observed, for watch_time.
@@ -87,21 +91,46 @@ def measure(
     label, user = data.label[rows], data.user[rows]
     truth = data.arrays.get("true_probability")
     boosted = boosted_scores(data, rows, trained_on) if boosting else None
-    figures = {
+    drawn = data.meta.get("drawn_negatives", False)
+    fresh = ~repeats(data, rows) if drawn else None
+    rules = rule_scores(data, rows, trained_on) if boosting else {}
+    figures: dict[str, Any] = {
         "auc": auc(label, score),
         "gauc": gauc(label, score, user),
+        **dict(zip(("gauc_coverage", "gauc_users"), coverage(label, user), strict=True)),
+        "auc_without_repeats": auc(label[fresh], score[fresh]) if fresh is not None else None,
+        "repeats": repeated(label, fresh) if fresh is not None else None,
         "logloss": logloss(label, score) if objective == "click" else None,
         "calibration": float(score.sum() / label.sum()) if objective == "click" and label.any() else None,
         "floor_auc": auc(label, floor_scores(data, rows, trained_on)),
         "gbdt_auc": auc(label, boosted) if boosted is not None else None,
         "oracle_auc": auc(label, truth[rows]) if truth is not None else None,
+        "rules": {name: auc(label, own) for name, own in rules.items()},
         "rows": len(rows),
+        "rate": float((label > 0).mean()) if len(rows) else None,
+        "scores": meaning(objective, drawn),
     }
     if objective == "watch_time":
         figures["watch_correlation"] = watch_correlation(data, rows, score)
         figures["floor_watch_correlation"] = watch_correlation(data, rows, floor_scores(data, rows, trained_on))
         figures["watch_calibration"] = float(score.sum() / max(1.0, watch_seconds(data, rows).sum()))
     return figures
+
+
+def repeated(label: npt.NDArray[Any], fresh: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Which share of each class repeats what the user met that day."""
+    classes = {"positives": label > 0, "negatives": label <= 0}
+    return {name: float((~fresh[of]).mean()) if of.any() else 0.0 for name, of in classes.items()}
+
+
+def meaning(objective: str, drawn_negatives: bool) -> str:
+    """What scores are good for: `probabilities` of a click, expected `seconds`, or `relative` order alone.
+
+    Where negatives were drawn, nobody was shown them, and how many were drawn decides how high a score is.
+    """
+    if objective == "watch_time":
+        return "seconds"
+    return "relative" if drawn_negatives or objective == "pairs" else "probabilities"
 
 
 def score_rows(

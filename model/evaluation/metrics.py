@@ -27,6 +27,14 @@ def gauc(label: npt.NDArray[Any], score: Floats, user: npt.NDArray[Any]) -> floa
     return float(np.average(values, weights=weights)) if len(weights) else None
 
 
+def coverage(label: npt.NDArray[Any], user: npt.NDArray[Any]) -> tuple[float, float]:
+    """Which shares of the impressions and of the users GAUC is of: those of users with both classes."""
+    _, number = np.unique(user, return_inverse=True)
+    shown, clicked = np.bincount(number), np.bincount(number, weights=label > 0)
+    both = (clicked > 0) & (clicked < shown)
+    return float(shown[both].sum() / max(1, len(label))), float(both.sum() / max(1, len(shown)))
+
+
 def grouped_auc(
     label: npt.NDArray[Any], score: Floats, group: npt.NDArray[Any]
 ) -> tuple[Floats, npt.NDArray[np.int64]]:

@@ -87,7 +87,30 @@ def of_figures(
             f"gradient boosting on counts and rates ranks better: AUC {boosted:.4f} on {split}, this network "
             f"{figures['auc']:.4f}; python -m model.search looks for better settings"
         )
+    name, rule = best_rule(figures)
+    if rule is not None and figures["auc"] is not None and rule > figures["auc"]:
+        warnings.append(
+            f"the rule {name}, which learns nothing, ranks better: AUC {rule:.4f} on {split}, this network "
+            f"{figures['auc']:.4f}; a longer history, or what the rule looks at as a feature, may mend it"
+        )
     return warnings
+
+
+def best_rule(figures: Mapping[str, Any]) -> tuple[str | None, float | None]:
+    """Name and AUC of the best of the rules, picked on the very rows: to their advantage. None where there are none."""
+    rules = {name: value for name, value in figures.get("rules", {}).items() if value is not None}
+    name = max(rules, key=lambda name: rules[name], default=None)
+    return name, rules[name] if name else None
+
+
+def of_selection(select: str) -> list[str]:
+    """A warning where the checkpoint was picked on the very split that tells what it is worth."""
+    if select != "test":
+        return []
+    return [
+        'the checkpoint was picked on test (select = "test"): its figures there are no result, and it is in no way '
+        'better for it; select = "validation" picks by days that are not measured on'
+    ]
 
 
 def _constant_logloss(figures: Mapping[str, Any]) -> float | None:

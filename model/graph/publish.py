@@ -21,8 +21,9 @@ from model.bundle.layout import RECIPE, WEIGHTS
 from model.bundle.reading import Bundle
 from model.bundle.writing import Draft, write_golden_catalog, write_golden_counts, writing
 from model.evaluation import verdict
-from model.evaluation.measure import floor_scores, measure, score_rows
+from model.evaluation.measure import floor_scores, meaning, measure, score_rows
 from model.evaluation.metrics import calibration_bins
+from model.evaluation.opened import opened
 from model.features.kinds import ITEM_ID, USER_ID
 from model.files import beside, write_json
 from model.graph import golden
@@ -44,6 +45,7 @@ class Exam:
     gain_over_floor: dict[str, float] | None  # of AUC on that split: mean, low, high
     warnings: list[str]
     trained_on: list[str]  # what these weights had seen
+    test_opened: dict[str, int] | None = None  # how often, and by how many recipes, this time included
 
     @property
     def judged(self) -> dict[str, Any]:
@@ -93,6 +95,7 @@ def publish(
     facts = {
         "network": run.name,
         "objective": run.objective,
+        "scores": meaning(run.objective, data.meta.get("drawn_negatives", False)),
         "dataset": data.meta["dataset"],
         "trained_on": run.trained_on,
         "selected_on": run.how.select,
@@ -122,6 +125,7 @@ def publish(
             "trained_on": run.trained_on,
             "figures_of_weights_trained_on": own.trained_on,
             "selected_on": run.how.select,
+            "test_opened": own.test_opened,
             "gain_over_floor": own.gain_over_floor,
             "published": draft.publish,
             "warnings": warnings,
@@ -195,11 +199,13 @@ def _exam(run: Run, bundle: Bundle, boosting: bool = True) -> Exam:
     sizes = {of: (len(data.of_split(of)), int(data.label[data.of_split(of)].sum())) for of in MEASURED}
     warnings = [
         *verdict.of_figures(split, judged, gain, run.objective),
+        *verdict.of_selection(run.how.select),
         *verdict.of_course(run.progress["curve"], run.how.epochs),
         *verdict.of_histories(run.empty_histories),
         *verdict.of_sizes(sizes),
     ]
-    return Exam(figures, split, verdict.above_floor(judged, run.objective), gain, warnings, run.trained_on)
+    looks = opened(data, run.name, asdict(run.recipe), run.seed) if "test" in figures else None
+    return Exam(figures, split, verdict.above_floor(judged, run.objective), gain, warnings, run.trained_on, looks)
 
 
 def _below(exam: Exam, run: Run, draft: Draft, published: bool) -> str:

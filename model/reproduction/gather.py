@@ -9,8 +9,10 @@ import numpy.typing as npt
 
 from model.evaluation.boosting import boosted_scores
 from model.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, Floats, Interval, difference, interval, resampled_aucs
-from model.evaluation.measure import floor_scores, measure
-from model.evaluation.metrics import auc
+from model.evaluation.measure import floor_scores, meaning, measure, repeated
+from model.evaluation.metrics import auc, coverage
+from model.evaluation.opened import count
+from model.evaluation.rules import repeats, rule_scores
 from model.prepared.loader import Prepared
 from model.prepared.splits import SPLITS
 from model.reproduction import papers, probes
@@ -42,6 +44,13 @@ class Exam:
         self.label, self.user = self.data.label[self.rows], self.data.user[self.rows]
         self._floors: dict[tuple[str, ...], Floats] = {}
         self._boosted: dict[tuple[str, ...], Floats | None] = {}
+        self._rules: dict[tuple[str, ...], dict[str, Floats]] = {}
+        self.fresh = ~repeats(self.data, self.rows) if self.drawn else None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether nobody was shown the negatives."""
+        return bool(self.data.meta.get("drawn_negatives", False))
 
     def resampled(self, key: Any, score: Floats) -> npt.NDArray[np.float64]:
         if key not in self._kept:
@@ -63,6 +72,14 @@ class Exam:
         scores = self._boosted[key]
         return None if scores is None else Contestant(self, {("boosted", key): scores})
 
+    def rules(self, trained_on: Sequence[str]) -> "dict[str, Contestant]":
+        """What learns nothing, by name, the best one first; popularity is counted on what a network was trained on."""
+        key = tuple(trained_on)
+        if key not in self._rules:
+            self._rules[key] = rule_scores(self.data, self.rows, key)
+        rules = {name: Contestant(self, {("rule", name, key): own}) for name, own in self._rules[key].items()}
+        return dict(sorted(rules.items(), key=lambda rule: -rule[1].aucs[0]))
+
     def oracle(self) -> "Contestant | None":
         """The probabilities that clicks were drawn with, where the log knows them."""
         truth = self.data.arrays.get("true_probability")
@@ -76,6 +93,8 @@ class Contestant:
         self.scores = list(scores.values())
         self.aucs = [auc(exam.label, score) or 0.0 for score in self.scores]
         self.resampled = [exam.resampled(key, score) for key, score in scores.items()]
+        fresh = exam.fresh
+        self.fresh_aucs = [] if fresh is None else [auc(exam.label[fresh], score[fresh]) for score in self.scores]
 
     @property
     def interval(self) -> Interval:
@@ -93,8 +112,12 @@ def gather(
     ablations: Sequence[Variant] = (),
     peers: Mapping[str, Sequence[Floats]] | None = None,
     times_ms: Mapping[str, Mapping[str, float]] | None = None,
+    trials: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """The report of `variants` (and of `ablations`, which are set apart) on `planned` runs, as far as they are done."""
+    """The report of `variants` (and of `ablations`, which are set apart) on `planned` runs, as far as they are done.
+
+    `trials`: how many settings were tried on validation for a network or a peer, where that is known.
+    """
     done: dict[str, list[Finished]] = {}
     for run in sorted(finished, key=lambda run: run.seed):
         done.setdefault(run.variant.folder, []).append(run)
@@ -139,6 +162,7 @@ def gather(
     for name in peers or {}:
         networks[name] = _peer(exam, contestants[name], to, _trained_on(finished)[0])
 
+    rules = exam.rules(_trained_on(finished)[0])
     floors = [{"trained_on": on, **_figures(exam.floor(on))} for on in _trained_on(finished)]
     boosted = [{"trained_on": on, **_figures(trees)} for on in _trained_on(finished) if (trees := exam.boosted(on))]
     oracle = exam.oracle()
@@ -146,17 +170,19 @@ def gather(
         "dataset": exam.data.meta["dataset"],
         "progress": {"done": len(finished), "planned": planned},
         "data": _data(exam),
-        "bootstrap": {"resamples": exam.resamples, "seed": SEED, "level": LEVEL, "clusters": "users"},
+        "bootstrap": {"resamples": exam.resamples, "seed": SEED, "level": LEVEL, "clusters": "users and seeds"},
         "reference": reference.label if reference else None,
         "floors": floors,
         "floor_auc": floors[0]["auc_mean"],
         "boosted": boosted,
         "gbdt_auc": boosted[0]["auc_mean"] if boosted else None,
+        "rules": {name: _figures(rule) for name, rule in rules.items()},
+        "trials": dict(trials or {}),
         "oracle": _figures(oracle) if oracle else None,
         "oracle_auc": oracle.aucs[0] if oracle else None,
         "networks": networks,
         "order": _order(variants, contestants),
-        "against_peers": _against(variants, contestants, list(peers or {})),
+        "against_peers": _against(variants, contestants, list(peers or {}), trials or {}),
         "papers": {
             "bst": {row: _beside(row, asdict(printed), variants) for row, printed in papers.BST_TABLE_4.items()},
             "atrank": {row: _beside(row, asdict(printed), variants) for row, printed in papers.ATRANK_TABLE.items()},
@@ -179,12 +205,16 @@ def _beside(row: str, printed: dict[str, Any], variants: Sequence[Variant]) -> d
 def _judged(exam: Exam, own: Contestant, to: Contestant | None, trained_on: Sequence[str]) -> dict[str, Any]:
     to_floor, boosted = own.above(exam.floor(trained_on)), exam.boosted(trained_on)
     to_boosted = own.above(boosted) if boosted else None
+    name, rule = next(iter(exam.rules(trained_on).items()))
+    to_rule = own.above(rule)
     return _figures(own) | {
         "to_reference": asdict(own.above(to)) if to else None,
         "to_floor": asdict(to_floor),
         "below_floor": to_floor.mean < 0,
         "to_boosted": asdict(to_boosted) if to_boosted else None,
         "below_boosted": to_boosted is not None and to_boosted.mean < 0,
+        "to_rule": {"rule": name, **asdict(to_rule)},  # the one that is best on test: to its advantage
+        "below_rule": to_rule.mean < 0,
     }
 
 
@@ -195,6 +225,7 @@ def _figures(own: Contestant) -> dict[str, Any]:
         "auc_mean": mean_auc.mean,
         "auc_sd": float(np.std(own.aucs, ddof=1)) if len(own.aucs) > 1 else None,
         "ci95": [mean_auc.low, mean_auc.high],
+        "auc_without_repeats": _mean(own.fresh_aucs),
     }
 
 
@@ -269,7 +300,10 @@ def _order(variants: Sequence[Variant], contestants: Mapping[str, Contestant]) -
 
 
 def _against(
-    variants: Sequence[Variant], contestants: Mapping[str, Contestant], peers: Sequence[str]
+    variants: Sequence[Variant],
+    contestants: Mapping[str, Contestant],
+    peers: Sequence[str],
+    trials: Mapping[str, int],
 ) -> list[dict[str, Any]]:
     """By how much each network is above another library's of the same name, which is the last word of the peer's."""
     differences = []
@@ -277,7 +311,8 @@ def _against(
         ours = standard(peer.rpartition(" ")[2].lower(), variants)
         if ours and ours.label in contestants:
             above = contestants[ours.label].above(contestants[peer])
-            differences.append({"ours": ours.label, "theirs": peer, **asdict(above)})
+            tried = {"our_trials": trials.get(ours.label), "their_trials": trials.get(peer)}
+            differences.append({"ours": ours.label, "theirs": peer, **asdict(above), **tried})
     return differences
 
 
@@ -291,4 +326,8 @@ def _data(exam: Exam) -> dict[str, Any]:
         "test_users": len(np.unique(exam.user)),
         "test_clicks": int(exam.label.sum()),
         "test_by_history": [int(chosen.sum()) for chosen in bins],
+        "gauc_coverage": dict(zip(("impressions", "users"), coverage(exam.label, exam.user), strict=True)),
+        "repeats": repeated(exam.label, exam.fresh) if exam.fresh is not None else None,
+        "scores": meaning("click", exam.drawn),
+        "test_opened": count(data),
     }

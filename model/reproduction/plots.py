@@ -67,8 +67,11 @@ def auc_by_network(report: Mapping[str, Any]) -> Figure:
             right.plot(to["mean"], place, marker, color=colour, markersize=6.5)
         elif name == report["reference"]:
             right.plot(0, place, marker, color=colour, markersize=6.5)
-    bounds = [("floor", report["floor_auc"], (0, (2, 2)), 1.01)]
+    bounds: list[tuple[str, Any, Any, float]] = [("floor", report["floor_auc"], (0, (2, 2)), 1.01)]
     bounds += [("boosting", report["gbdt_auc"], (0, (1, 2)), 1.08)]  # higher: the others' names would cover it
+    rule = max((own["auc_mean"] for own in report["rules"].values()), default=None)
+    if rule is not None and rule > report["floor_auc"]:  # else it tells nothing, and would stretch the axis
+        bounds += [("best rule", rule, (0, (3, 1, 1, 1)), 1.15)]
     bounds += [("oracle", report["oracle_auc"], (0, (6, 2)), 1.01)]
     for what, at, dash, height in bounds:
         if at is not None:

@@ -38,6 +38,7 @@ def described(
         variant=served.variant,
         network=manifest["network"],
         objective=manifest["objective"],
+        scores=manifest.get("scores"),
         precision=served.precision,
         exported_at=int(bundle.exported_s * 1000),
         dataset=manifest.get("dataset"),

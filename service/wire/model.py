@@ -178,6 +178,10 @@ class ModelDescription(BaseModel):
     variant: str | None
     network: str
     objective: str = Field(description="What a score predicts: `click` is the probability of a click.")
+    scores: str | None = Field(
+        description="What scores are good for: `probabilities` of a click, expected `seconds`, or `relative` order "
+        "alone (negatives were drawn, or pairs were learnt). null: the bundle is too old to say."
+    )
     precision: str = Field(description="`fp32` or `int8`: the graph that runs.")
     exported_at: int = Field(description="When the bundle was made, in ms.")
     dataset: str | None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from model.evaluation.bootstrap import difference, draw, interval, resampled_aucs
+from model.evaluation.bootstrap import difference, draw, interval, over_seeds, resampled_aucs
 
 
 def log(rows: int = 600, users: int = 40, digits: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -63,21 +63,38 @@ def test_users_are_drawn_whole() -> None:
     assert (whole.high - whole.low) > 3 * (single.high - single.low)
 
 
-def test_differences_are_paired_and_seeds_are_averaged_inside_a_resample() -> None:
+def test_differences_are_paired_over_the_users() -> None:
     label, score, user = log(rows=3000, users=200, digits=6)
     chance = np.random.default_rng(0)
-    networks = {
-        "better": [score + 0.05 * chance.normal(size=3000) for _ in range(2)],
-        "worse": [score + 0.7 * chance.normal(size=3000) for _ in range(3)],
-    }
-    aucs = {name: [roc_auc_score(label, s) for s in scores] for name, scores in networks.items()}
-    drawn = {name: [resampled_aucs(label, s, user, 400) for s in scores] for name, scores in networks.items()}
+    networks = {"better": score + 0.05 * chance.normal(size=3000), "worse": score + 0.7 * chance.normal(size=3000)}
+    aucs = {name: [roc_auc_score(label, s)] for name, s in networks.items()}
+    drawn = {name: [resampled_aucs(label, s, user, 400)] for name, s in networks.items()}
     apart = difference(aucs["better"], drawn["better"], aucs["worse"], drawn["worse"])
-    assert apart.mean == pytest.approx(np.mean(aucs["better"]) - np.mean(aucs["worse"]))
+    assert apart.mean == pytest.approx(aucs["better"][0] - aucs["worse"][0])
     assert 0 < apart.low < apart.mean < apart.high
-    by_hand = sum(drawn["better"]) / 2 - sum(drawn["worse"]) / 3
+    by_hand = drawn["better"][0] - drawn["worse"][0]
     assert (apart.low, apart.high) == pytest.approx(tuple(np.quantile(by_hand, [0.025, 0.975])))
     alone = interval(aucs["better"], drawn["better"])
     assert apart.high - apart.low < alone.high - alone.low, "what both share does not cancel"
     to_itself = difference(aucs["worse"], drawn["worse"], aucs["worse"], drawn["worse"])
     assert (to_itself.mean, to_itself.low, to_itself.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_an_interval_holds_the_scatter_of_the_seeds_without_bias(seeds: int) -> None:
+    """Resamples whose users do not differ: what is left is how far the mean of so many seeds scatters, s / √S."""
+    chance = np.random.default_rng(1)
+    squares = []
+    for _ in range(300):
+        aucs = 0.7 + 0.01 * chance.normal(size=seeds)
+        squares.append(over_seeds([np.full(2000, auc) for auc in aucs]).var())
+    assert np.mean(squares) == pytest.approx(0.01**2 / seeds, rel=0.15)
+
+
+def test_seeds_that_scatter_more_than_two_networks_differ_tell_nothing() -> None:
+    users = np.random.default_rng(4).normal(0, 0.004, 1000)  # common to all
+    ours, theirs = [0.731, 0.735, 0.733], [0.730, 0.734, 0.729]
+    apart = difference(ours, [auc + users for auc in ours], theirs, [auc + users for auc in theirs])
+    assert apart.mean == pytest.approx(0.002) and apart.low < 0 < apart.high
+    of_one = difference(ours[:1], [ours[0] + users], theirs[:1], [theirs[0] + users])
+    assert of_one.low == pytest.approx(of_one.high), "of one seed each, nothing tells how seeds scatter"

@@ -13,7 +13,7 @@ from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.evaluate import evaluate
 from model.evaluation.measure import check_encoding, floor_scores
-from model.evaluation.metrics import auc, calibration_bins, gauc, logloss
+from model.evaluation.metrics import auc, calibration_bins, coverage, gauc, logloss
 from model.prepared.loader import Prepared
 
 rows = st.lists(
@@ -41,6 +41,12 @@ def test_gauc_weighs_users_by_impressions_and_leaves_out_those_of_one_class(made
             weights.append(mine.sum())
     expected = np.average(areas, weights=weights) if areas else None
     assert gauc(label, score, user) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_coverage_is_the_share_of_impressions_and_users_that_gauc_is_of() -> None:
+    user, label = np.array([9, 9, 9, 4, 4, 7]), np.array([1, 0, 0, 1, 1, 0])
+    assert coverage(label, user) == (3 / 6, 1 / 3)
+    assert coverage(label[:0], user[:0]) == (0, 0)
 
 
 def test_auc_by_hand() -> None:

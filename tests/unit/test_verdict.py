@@ -103,3 +103,20 @@ def test_the_gain_of_a_large_test_is_scaled_from_a_part_of_its_users(monkeypatch
     part = verdict.gain(label, score, floor, user, aucs)
     assert part.mean == whole.mean and part.low < part.mean < part.high
     assert part.high - part.low == pytest.approx(whole.high - whole.low, rel=0.25)
+
+
+def test_a_rule_that_ranks_better_is_told_with_its_name() -> None:
+    figures = {
+        "auc": 0.71,
+        "floor_auc": 0.5,
+        "rules": {"popularity": 0.5, "category_recency": 0.8, "path_overlap": None},
+    }
+    (warning,) = verdict.of_figures("test", figures, None, "pairs")
+    assert warning.startswith("the rule category_recency, which learns nothing, ranks better: AUC 0.8000 on test")
+    assert verdict.of_figures("test", figures | {"auc": 0.81}, None, "pairs") == []
+    assert verdict.best_rule({}) == (None, None)
+
+
+def test_a_checkpoint_picked_on_test_warns() -> None:
+    (warning,) = verdict.of_selection("test")
+    assert "are no result" in warning and verdict.of_selection("validation") == []

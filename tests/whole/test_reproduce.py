@@ -17,6 +17,7 @@ from model import reproduce
 from model.bundle.reading import Bundle
 from model.evaluation.boosting import boosted_scores
 from model.evaluation.measure import floor_scores, score_rows
+from model.evaluation.rules import rule_scores
 from model.networks.blocks import RankingNetwork
 from model.options import OptionError
 from model.prepared.loader import Prepared
@@ -81,7 +82,7 @@ def story(small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Sto
     (made.folder(BST) / "result.json").write_text(json.dumps(result))
     scores: dict[str, Any] = {PEER: np.random.default_rng(0).random(len(small_data.of_split("test")))}
     np.savez(folder / "peers.npz", **scores)
-    peers = ["--peers-scores", str(folder / "peers.npz")]
+    peers = ["--peers-scores", str(folder / "peers.npz"), "--trials", f"{BST}=30", f"{PEER}=3"]
     made.run("--networks", ",".join([WDL, BROKEN, BST, PEEKING]), *usual, *peers)
 
     (made.out / "report.html").unlink()
@@ -202,6 +203,26 @@ def test_the_last_line_compares_every_network_to_bst(story: Story) -> None:
     assert against["mean"] == pytest.approx(networks[BST]["auc_mean"] - networks[PEER]["auc_mean"])
     bounds = ("floor_auc", "gbdt_auc", "oracle_auc")
     assert [line[bound] for bound in bounds] == [content[bound] for bound in bounds]
+
+
+def test_rules_stand_beside_the_networks_and_budgets_beside_the_peers(story: Story) -> None:
+    line, content, html = json.loads(story.printed[1].splitlines()[-1]), story.contents[1], story.html()
+    rows = story.data.of_split("test")
+    expected = {name: roc_auc_score(story.data.label[rows], own) for name, own in rule_scores(story.data, rows).items()}
+    assert line["rules"] == pytest.approx(expected) and "rule: category recency" in html
+    best = max(expected, key=lambda name: expected[name])
+    to = content["networks"][BST]["to_rule"]
+    assert to["rule"] == best and to["mean"] == pytest.approx(content["networks"][BST]["auc_mean"] - expected[best])
+    assert content["networks"][PEER]["below_rule"]
+    (against,) = content["against_peers"]
+    assert (against["our_trials"], against["their_trials"]) == (30, 3) and "30 and 3 (unequal)" in html
+    assert 0 < line["gauc_coverage"]["impressions"] <= 1 and line["test_opened"]["recipes"] >= 3
+    assert "Nobody was shown the negatives" not in html, "the simulator shows all of its impressions"
+    content = json.loads(json.dumps(content))
+    content["data"]["repeats"] = {"positives": 0.15, "negatives": 0.0}
+    content["networks"][BST]["auc_without_repeats"] = 0.7654
+    spoken = page.html(content)
+    assert "15.0% of the positives" in spoken and "0.7654" in spoken
 
 
 def test_tuning_on_test_is_a_warning_and_never_a_result(story: Story) -> None:
@@ -350,6 +371,7 @@ def test_a_wrong_variant_says_what_is_allowed(label: str, says: str) -> None:
         (["--peers-scores", "{tmp}/short.npz"], "'x' is float64 (3,); expected are {rows} finite scores"),
         (["--peers-scores", "{tmp}/strings.npz"], "expected are {rows} finite scores"),
         (["--peers-scores", "{tmp}/nowhere.npz"], "nowhere.npz is not there"),
+        (["--trials", "bst=many"], "--trials 'bst=many'; a network or a peer and a whole number are allowed: bst=20"),
     ],
 )
 def test_wrong_input_is_one_line(
