@@ -303,7 +303,7 @@ def test_with_index_positions_the_order_changes_bsts_score_and_the_gaps_do_not(b
     made, batch = built("bst", position="index", blocks=blocks), make_batch(USERS, CANDIDATES)
     assert torch.equal(made(other_gaps(batch)), made(batch))
     changed = (made(backwards(batch)) - made(batch)).abs()
-    assert (changed[-1] > 1e-3).all() and not changed[:-1].any()
+    assert (changed[-1] > 1e-4).all() and not changed[:-1].any()
 
 
 @torch.no_grad()
