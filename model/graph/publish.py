@@ -181,11 +181,13 @@ def _export(run: Run, folder: Path) -> tuple[Bundle, float]:
 
 def _exam(run: Run, bundle: Bundle, boosting: bool = True) -> Exam:
     data, figures, gain = run.data, {}, None
-    scores = {}
+    scores, looks = {}, None
     for split in MEASURED:
         rows = data.of_split(split)
         if split in run.trained_on or not len(rows):
             continue
+        if split == "test":  # counted before it is looked at: a run that is killed meanwhile has looked
+            looks = opened(data, run.name, asdict(run.recipe), run.seed)
         scores[split] = score_rows(bundle, data, rows)
         figures[split] = measure(data, rows, scores[split], run.trained_on, run.objective, boosting)
         if run.objective == "click":
@@ -204,7 +206,6 @@ def _exam(run: Run, bundle: Bundle, boosting: bool = True) -> Exam:
         *verdict.of_histories(run.empty_histories),
         *verdict.of_sizes(sizes),
     ]
-    looks = opened(data, run.name, asdict(run.recipe), run.seed) if "test" in figures else None
     return Exam(figures, split, verdict.above_floor(judged, run.objective), gain, warnings, run.trained_on, looks)
 
 
