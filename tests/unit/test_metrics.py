@@ -634,6 +634,9 @@ def test_values_of_features_are_those_of_all_workers_by_name_and_go_with_their_m
     long = metrics.model("m", "3", network="bst", sha="a", features=["x" * 3000, "y" * 3000])
     metrics.features(long, np.ones((2, 3), np.uint64))
     assert len([key for key in scrape_of(metrics) if key[0] == name and ("version", "3") in key]) == 3
+    other.retire(theirs)
+    for retired in (slot, wide, long):
+        metrics.retire(retired)
     for n in range(4, 12):  # the first are folded into `older`, in which no feature has a meaning
         metrics.model("m", str(n), network="bst", sha="a")
     assert not [key for key in scrape_of(metrics) if key[0] == name]
