@@ -47,17 +47,18 @@ def recent(user: User, then_ms: int) -> User:
     return user | {"behaviours": [[*what, when + shift_ms] for *what, when in user["behaviours"]]}
 
 
-def recent_users(items: int, rng: np.random.Generator) -> list[User]:
+def recent_users(items: int, rng: np.random.Generator, clicks: int = HISTORY) -> list[User]:
     """Made-up users whose newest click was a moment ago."""
-    return [recent(user, NOW_MS) for user in made_up_users(STORED, items, rng)]
+    return [recent(user, NOW_MS) for user in made_up_users(STORED, items, rng, clicks)]
 
 
 @contextmanager
 def store(users: Sequence[User]) -> Iterator[str]:
-    """The URL of an embedded store that holds these users. Raises NoRun."""
+    """The URL of an embedded store that holds these users and all of their behaviours. Raises NoRun."""
+    keep = max(KEEP, *(len(user["behaviours"]) for user in users))
     try:
         with EmbeddedStore() as embedded:
-            load_users([orjson.dumps(user) for user in users], embedded.url, keep=KEEP, ttl_s=TTL_S)
+            load_users([orjson.dumps(user) for user in users], embedded.url, keep=keep, ttl_s=TTL_S)
             yield embedded.url
     except (EmbeddedStoreError, redis.RedisError) as error:
         raise NoRun(str(error)) from None
