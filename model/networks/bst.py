@@ -24,7 +24,7 @@ keeps its width, and with it heads and cost. `layer_norm` = false leaves (5) and
 
 How it is computed, the numbers being the same: in the first block the history's keys and values do not depend on the
 candidate, so with b = 1 they are computed once per user, and only the target's query row is needed. With b > 1 all
-blocks but the last run on all T + 1 rows of every candidate.
+blocks but the last run on all T + 1 rows of every candidate, with (T + 1)² scores each: no T above LONGEST_STACKED.
 """
 
 from collections.abc import Mapping
@@ -52,6 +52,8 @@ from model.networks.blocks import (
 )
 from model.options import Count, Dropout, Layers, OptionError, check, wrong
 
+LONGEST_STACKED = 200  # T with b > 1: 500 candidates then fill 650 MB with the scores of a block's 8 heads
+
 
 @dataclass(frozen=True)
 class Config:
@@ -75,6 +77,9 @@ class Network(RankingNetwork):
 
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()
+        if config.blocks > 1 and schema.history.length > LONGEST_STACKED:
+            allowed = f"up to {LONGEST_STACKED}, or blocks 1: each candidate would need (T + 1)² scores of every head"
+            raise wrong(f"network bst: {config.blocks} blocks", "history length", schema.history.length, allowed)
         edges_s = schema.history.gap_edges_s
         self.embed = Lookup(schema, rows)
         self.positions_by = config.position

@@ -1,5 +1,6 @@
 """Controls that tell inputs from architecture: what a variant leaves out no network sees, in torch and in ONNX."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,10 +11,12 @@ import torch
 from model import networks
 from model.bundle.reading import Bundle
 from model.datasets.tables import DataSet
-from model.evaluation.measure import check_encoding, score_rows
+from model.evaluation.measure import at_once, check_encoding, score_rows
+from model.features.ids import PAD
 from model.features.kinds import KINDS
 from model.features.schema import parse
 from model.graph.publish import publish
+from model.options import OptionError
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
 from model.reproduction import variants
@@ -95,6 +98,31 @@ def test_a_log_without_such_features_has_nothing_to_compare() -> None:
 
 def test_what_can_be_left_out_are_the_kinds_that_are_computed() -> None:
     assert set(get_args(Derived)) == {name for name, kind in KINDS.items() if kind.derived}
+
+
+def test_blocks_stand_on_each_other_only_where_a_request_fits_in_memory(log: Prepared) -> None:
+    longer, longest = (replace(log.schema, history=replace(log.schema.history, length=t)) for t in (201, 1000))
+    with pytest.raises(OptionError, match="2 blocks: history length 201, allowed: up to 200, or blocks 1"):
+        networks.build("bst", longer, log.rows, {"blocks": 2})
+    networks.build("bst", longest, log.rows, {"mlp": (8,)})
+
+
+def test_fewer_impressions_are_scored_at_once_where_histories_are_long(log: Prepared) -> None:
+    lengths = {t: at_once(log.seen_by(make_schema(t))) for t in (3, 20, 200, 1000)}
+    assert lengths == {3: 4096, 20: 4096, 200: 409, 1000: 81}
+
+
+@torch.no_grad()
+def test_the_loader_gives_as_many_behaviours_as_are_asked_for(log: Prepared) -> None:
+    """Longer than any history in the log: the score stays that of all behaviours that there are."""
+    rows = log.of_split("test")
+    begun = log.arrays["end"][rows] - log.arrays["begin"][log.arrays["user"][rows]]
+    longest = log.seen_by(replace(log.schema, history=replace(log.schema.history, length=1000)))
+    batch = tensors(longest.batch(rows))
+    assert batch["gap"].shape[1] == 1000 and ((batch["gap"] != PAD).sum(1).numpy() == begun).all()
+    made = strong(networks.build("bst", longest.schema, log.rows, {"mlp": (8,)}))
+    short = log.seen_by(replace(log.schema, history=replace(log.schema.history, length=int(begun.max()))))
+    close(made(batch), made(tensors(short.batch(rows))))
 
 
 def test_t_is_the_length_of_the_history() -> None:
