@@ -23,12 +23,10 @@ from loadtest.bench.plot import plot
 from loadtest.bench.processes import service
 from loadtest.bench.turns import p50, ratio, take_turns
 from loadtest.bench.users import recent_users, store
-from loadtest.errors import NoRun
 from loadtest.table import table
 from model import networks
 from model.bundle.reading import Bundle
 from model.command import run as run_command
-from service.settings import MOST_KEPT
 
 BASE = "wdl"
 PAPER = {"bst": 20 / 13, "din": 16 / 13}  # Table 4's average response times over WDL's
@@ -119,8 +117,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not args.lengths:
             names = dict.fromkeys([BASE, *args.networks])
             return measure({name: bundle(args.cache, name, sizes.items) for name in names}, sizes)
-        if max(args.lengths) > MOST_KEPT:
-            raise NoRun(f"--lengths {max(args.lengths)}; a store keeps up to {MOST_KEPT} behaviours of an action")
         made = {
             name: {t: bundle(args.cache, name, sizes.items, length=t) for t in dict.fromkeys(args.lengths)}
             for name in dict.fromkeys(args.networks)
