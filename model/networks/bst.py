@@ -18,9 +18,10 @@ Equation numbers are the paper's. Readings, where its print leaves room:
 - Dropout stands in (5) and (6) as printed: none on the attention weights, none in the MLP unless `mlp_dropout` asks.
 
 Ablations, each a switch of Config: `position` = "index" puts the place counted back from the target in the time gap's
-stead, "sincos" that place as the sines and cosines of Vaswani et al. 2017, which §2.1 found worse (side by side with
-the item's features like all positions here, where Vaswani adds them), "none" a vector of zeros. So the item's vector
-keeps its width, and with it heads and cost. `layer_norm` = false leaves (5) and (6) without their LayerNorm.
+stead, "sincos" that place as the sines and cosines of Vaswani et al. 2017, which §2.1 found worse, "none" a vector of
+zeros. So the item's vector keeps its width, and with it heads and cost. (Vaswani adds sines to embeddings that are
+multiplied by √d. Here they stand beside them, as large as a learnt table of places starts: at full size LayerNorm
+leaves little of the item, and training stays at chance.) `layer_norm` = false leaves (5) and (6) without LayerNorm.
 
 How it is computed, the numbers being the same: in the first block the history's keys and values do not depend on the
 candidate, so with b = 1 they are computed once per user, and only the target's query row is needed. With b > 1 all
@@ -86,9 +87,9 @@ class Network(RankingNetwork):
         if config.position != "gap":
             self.unseen = self.unseen | {"gap"}
         if config.position == "sincos":
-            self.position: nn.Module = SinesAndCosines(config.position_width)
+            self.position: nn.Module = SinesAndCosines(config.position_width, places=2 + schema.history.length)
         else:
-            places = {"gap": bucket_count(edges_s), "index": 1 + 1 + schema.history.length, "none": 1}
+            places = {"gap": bucket_count(edges_s), "index": 2 + schema.history.length, "none": 1}
             self.position = table(places[config.position], config.position_width, silent=(PAD,))
         width_D = self.embed.width_D + config.position_width
         if width_D % config.heads:
@@ -181,16 +182,20 @@ class TimeGaps(nn.Module):
 
 
 class SinesAndCosines(nn.Module):
-    """PE(pos, 2i) = sin(pos / 10000^(2i/width)), PE(pos, 2i + 1) its cosine: Vaswani et al. 2017, §3.5; sines first."""
+    """PE(pos, 2i) = sin(pos / 10000^(2i/width)), PE(pos, 2i + 1) its cosine: Vaswani et al. 2017, §3.5; sines first.
 
-    def __init__(self, width: int):
+    They deviate as a Glorot table of so many places does, by √(2 / (places + width)), and not by √½.
+    """
+
+    def __init__(self, width: int, places: int):
         super().__init__()
+        self.scale = (4 / (places + width)) ** 0.5
         self.register_buffer("frequency", 10_000 ** -(torch.arange(0, width, 2) / width), persistent=False)
 
     def forward(self, row: Tensor) -> Tensor:
         """Vectors of rows as a position table has them: PAD, then the place 0, the place 1, ..."""
         angle = (row - 1).unsqueeze(-1) * self.frequency
-        return torch.cat([angle.sin(), angle.cos()], -1)
+        return torch.cat([angle.sin(), angle.cos()], -1) * self.scale
 
 
 class Block(nn.Module):

@@ -339,7 +339,8 @@ def test_sines_and_cosines_are_of_the_place_counted_back_from_the_target() -> No
     place, pair = np.arange(T + 1)[:, None], np.arange(8)
     angle = place / 10_000 ** (2 * pair / 16)
     by_index.load_state_dict(by_sines.state_dict(), strict=False)
-    by_index.position.weight[1:] = torch.from_numpy(np.concatenate([np.sin(angle), np.cos(angle)], 1))
+    as_it_starts = np.sqrt(2 / (T + 2 + 16)) / np.sqrt(0.5)  # Glorot's deviation over that of a sine
+    by_index.position.weight[1:] = torch.from_numpy(as_it_starts * np.concatenate([np.sin(angle), np.cos(angle)], 1))
     batch = make_batch(USERS, CANDIDATES)
     close(by_sines(batch), by_index(batch))
     assert torch.equal(by_sines(other_gaps(batch)), by_sines(batch))
