@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def asked(bundles: Mapping[str, Bundle], sizes: Sizes) -> Times:
         urls = {length: stack.enter_context(store(users[length])) for length in lengths}
         for name, one in bundles.items():
             length = one.schema.history.length
-            settings = {"bundle": one.folder, "redis_url": urls[length], "history_keep": length}
+            settings: dict[str, Any] = {"bundle": one.folder, "redis_url": urls[length], "history_keep": length}
             running = stack.enter_context(service(workers=1, score_threads=1, **settings))
             for count in COUNTS:
                 caller = Caller(running.port, messages[count], length)

@@ -86,8 +86,9 @@ class Network(RankingNetwork):
         self.positions_by = config.position
         if config.position != "gap":
             self.unseen = self.unseen | {"gap"}
+        self.position: nn.Embedding | SinesAndCosines
         if config.position == "sincos":
-            self.position: nn.Module = SinesAndCosines(config.position_width, places=2 + schema.history.length)
+            self.position = SinesAndCosines(config.position_width, places=2 + schema.history.length)
         else:
             places = {"gap": bucket_count(edges_s), "index": 2 + schema.history.length, "none": 1}
             self.position = table(places[config.position], config.position_width, silent=(PAD,))
@@ -189,7 +190,7 @@ class SinesAndCosines(nn.Module):
 
     def __init__(self, width: int, places: int):
         super().__init__()
-        self.scale = (4 / (places + width)) ** 0.5
+        self.embedding_dim, self.scale = width, (4 / (places + width)) ** 0.5
         self.register_buffer("frequency", 10_000 ** -(torch.arange(0, width, 2) / width), persistent=False)
 
     def forward(self, row: Tensor) -> Tensor:

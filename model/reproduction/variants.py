@@ -64,12 +64,13 @@ class Variant:
         own, options = networks.options(self.network), dict(self.options)
         of_training = {f.name for f in fields(Training)} - set(own)
         history = base.history | ({"length": int(options[HISTORY])} if HISTORY in options else {})
+        without: list[Derived] = list(options.get(WITHOUT, ()))
         return replace(
             base,
             network=base.network | {name: value for name, value in options.items() if name in own},
             training=replace(base.training, **{name: options[name] for name in of_training & set(options)}),
             history=history,
-            inputs=base.inputs | ({WITHOUT: list(options[WITHOUT])} if WITHOUT in options else {}),
+            inputs={"without": without} if without else base.inputs,
         )
 
 
