@@ -1,22 +1,25 @@
 """What each network costs online: its POST /rank beside Wide & Deep's, every one served at the paper's sizes.
 
-    python -m loadtest.networks [--networks bst wdl …] [--quick]
+    python -m loadtest.networks [--networks bst wdl …] [--lengths 20 100 1000] [--quick]
 
 A service for each network runs, all are asked the same requests in turn (users with 20 clicks, 500 and 100 candidates),
 one client at a time. Figures are medians and, as in BST's Table 4 (20 ms against WDL's 13 ms: 1.54 times), ratios to
-WDL. The last line is JSON.
+WDL. With --lengths each network runs once for every T, users have so many clicks, and ratios are to the first T. The
+last line is JSON.
 """
 
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from loadtest.bench.bundles import CACHE, bundle
 from loadtest.bench.caller import MESSAGES, Caller, rank_messages
-from loadtest.bench.command import Command, Measured
+from loadtest.bench.command import Command, Measured, positive
 from loadtest.bench.plot import plot
 from loadtest.bench.processes import service
 from loadtest.bench.turns import p50, ratio, take_turns
@@ -43,22 +46,33 @@ class Sizes:
 QUICK = Sizes(items=500, rounds=2, requests=2, untimed=1, warm=2)
 
 
-def measure(bundles: Mapping[str, Bundle], sizes: Sizes) -> Measured:
-    """Raises NoRun."""
+Times = dict[str, list[list[float]]]  # by "network candidates", round by round
+
+
+def asked(bundles: Mapping[str, Bundle], sizes: Sizes) -> Times:
+    """Milliseconds of POST /rank by bundles that are served side by side, by "name candidates". Raises NoRun."""
     rng = np.random.default_rng(3)
-    users = recent_users(sizes.items, rng)
+    lengths = sorted({one.schema.history.length for one in bundles.values()})
+    users = {length: recent_users(sizes.items, rng, length) for length in lengths}
     messages = {count: rank_messages(sizes.items, count, MESSAGES, rng) for count in COUNTS}
     turns: dict[str, Callable[[], list[float]]] = {}
     with ExitStack() as stack:
-        url = stack.enter_context(store(users))
-        for network, one in bundles.items():
-            running = stack.enter_context(service(bundle=one.folder, redis_url=url, workers=1, score_threads=1))
+        urls = {length: stack.enter_context(store(users[length])) for length in lengths}
+        for name, one in bundles.items():
+            length = one.schema.history.length
+            settings: dict[str, Any] = {"bundle": one.folder, "redis_url": urls[length], "history_keep": length}
+            running = stack.enter_context(service(workers=1, score_threads=1, **settings))
             for count in COUNTS:
-                caller = Caller(running.port, messages[count])
+                caller = Caller(running.port, messages[count], length)
                 stack.callback(caller.close)
                 caller.several(sizes.warm)
-                turns[f"{network} {count}"] = partial(caller.several, sizes.requests, sizes.untimed)
-        times_ms = take_turns("networks", sizes.rounds, turns)
+                turns[f"{name} {count}"] = partial(caller.several, sizes.requests, sizes.untimed)
+        return take_turns("networks", sizes.rounds, turns)
+
+
+def measure(bundles: Mapping[str, Bundle], sizes: Sizes) -> Measured:
+    """Networks beside WDL. Raises NoRun."""
+    times_ms = asked(bundles, sizes)
     figures: dict[str, dict[str, float]] = {}
     for count in COUNTS:
         base = times_ms[f"{BASE} {count}"]
@@ -72,17 +86,45 @@ def measure(bundles: Mapping[str, Bundle], sizes: Sizes) -> Measured:
     return Measured(dict(figures), table("POST /rank", head, rows), figure)
 
 
+def measure_lengths(bundles: Mapping[str, Mapping[int, Bundle]], sizes: Sizes) -> Measured:
+    """Each network beside itself, by T. Raises NoRun."""
+    times_ms = asked({f"{name} {t}": one for name, of in bundles.items() for t, one in of.items()}, sizes)
+    figures: dict[str, dict[str, dict[int, float]]] = {}
+    for count in COUNTS:
+        of_count = {name: {t: times_ms[f"{name} {t} {count}"] for t in of} for name, of in bundles.items()}
+        figures[f"p50_ms_{count}_by_length"] = {
+            name: {t: p50(rounds) for t, rounds in of.items()} for name, of in of_count.items()
+        }
+        figures[f"over_first_{count}_by_length"] = {
+            name: {t: ratio(rounds, next(iter(of.values()))) for t, rounds in of.items()}
+            for name, of in of_count.items()
+        }
+    head = [title for count in COUNTS for title in (f"{count} cand., ms", "over first T")]
+    rows = {f"{name}, T = {t}": [of[name][t] for of in figures.values()] for name in bundles for t in bundles[name]}
+    figure = plot({"p50 of POST /rank, 500 candidates, ms": figures["p50_ms_500_by_length"]}, "T", log="xy")
+    return Measured(dict(figures), table("POST /rank", head, rows), figure)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("networks", __doc__, Sizes(), QUICK, CACHE)
     command.parser.add_argument(
         "--networks", nargs="+", choices=networks.names(), default=networks.names(), help="beside wdl (default: all)"
     )
-    return command.run(
-        arguments,
-        lambda args, sizes: measure(
-            {name: bundle(args.cache, name, sizes.items) for name in dict.fromkeys([BASE, *args.networks])}, sizes
-        ),
+    command.parser.add_argument(
+        "--lengths", nargs="+", type=positive, metavar="T", help="of histories, up to 1000: the cost of each by T"
     )
+
+    def found(args: Namespace, sizes: Sizes) -> Measured:
+        if not args.lengths:
+            names = dict.fromkeys([BASE, *args.networks])
+            return measure({name: bundle(args.cache, name, sizes.items) for name in names}, sizes)
+        made = {
+            name: {t: bundle(args.cache, name, sizes.items, length=t) for t in dict.fromkeys(args.lengths)}
+            for name in dict.fromkeys(args.networks)
+        }
+        return measure_lengths(made, sizes)
+
+    return command.run(arguments, found)
 
 
 if __name__ == "__main__":

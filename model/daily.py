@@ -30,6 +30,7 @@ from tqdm import tqdm
 from model import command, networks
 from model.bundle.reading import Bundle
 from model.datasets.tables import DataSet, Options
+from model.evaluation.measure import at_once
 from model.evaluation.metrics import auc
 from model.features.ids import UNKNOWN
 from model.files import write_json
@@ -69,7 +70,8 @@ def encoded(data: Prepared, days: pl.DataFrame, split: pl.Expr, folder: Path, ol
 def scored(bundle: Bundle, data: Prepared, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The bundle's scores of impressions (n,); rows by which the encoding has grown since are UNKNOWN to it."""
     session, scores = bundle.session(), []
-    for _, inputs in batches(data.seen_by(bundle.schema), rows, 4096):
+    data = data.seen_by(bundle.schema)
+    for _, inputs in batches(data, rows, at_once(data)):
         for name, limit in bundle.limits.items():
             if name in inputs:
                 inputs[name] = np.where(inputs[name] < limit, inputs[name], UNKNOWN)

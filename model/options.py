@@ -123,7 +123,7 @@ def words(hint: Any) -> str:
         limits = {Gt: "above {0.gt}", Ge: "from {0.ge}", Le: "up to {0.le}", Lt: "below {0.lt}"}
         limits |= {MinLen: "and at least {0.min_length} of them"}
         return " ".join([words(arguments[0]), *(limits[type(limit)].format(limit) for limit in arguments[1:])])
-    if kind is tuple:
+    if kind in (tuple, list):
         return f"list of: {words(arguments[0])}"
     if kind in (Union, UnionType):
         return ", ".join(words(one) for one in arguments if one is not NoneType)

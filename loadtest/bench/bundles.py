@@ -45,7 +45,7 @@ VALUES = PROFILE | {"category_id": 1_000, "shop_id": 5_000, "tags": 2_000}
 NUMBERED = {"position": 50, "hour": 24}  # integers from 0
 
 
-def schema(derived: bool = False) -> Schema:
+def schema(derived: bool = False, length: int = HISTORY) -> Schema:
     """The features: 32 widths of the user, 40 of the item, 12 of the context and 16 of crosses.
 
     With `derived` five matches, which look at 100 behaviours, and five statistics beside them.
@@ -57,7 +57,7 @@ def schema(derived: bool = False) -> Schema:
     return features_toml.parse(
         {
             "user_id": "str",
-            "history": {"length": HISTORY, "actions": ["click"]},
+            "history": {"length": length, "actions": ["click"]},
             "feature": [
                 feature("user_id", "user", 16, "id"),
                 feature("age", "user", 4),
@@ -84,18 +84,20 @@ def bundle(
     users: int = USERS,
     seed: int = 1,
     derived: bool = False,
+    length: int = HISTORY,
 ) -> Bundle:
-    """The untrained bundle of that network and that many items, from the cache where it is there.
+    """The untrained bundle of that network and that many items, from the cache where it is there; `length` is its T.
 
     Ten million items take about two minutes, 4 GB of memory and 2.5 GB of disk. Raises ValueError for a network that
     is not there.
     """
     name = f"{network}_{items}_items_{users}_users_seed_{seed}{'_derived' * derived}_format_{FORMAT}"
+    name += f"_{length}_behaviours" if length != HISTORY else ""
     if not (cache / name / "current").exists():
         networks.options(network)
         facts = {"network": network, "objective": "click", "dataset": "made_up", "trained_on": []}
         with writing(cache, name, facts) as draft, tqdm(desc=f"making {name}", total=5, delay=1, leave=False) as bar:
-            _write(draft.folder, schema(derived), network, items, users, seed, bar)
+            _write(draft.folder, schema(derived, length), network, items, users, seed, bar)
     return Bundle.open(cache / name)
 
 
@@ -115,7 +117,7 @@ def _write(folder: Path, table: Schema, network: str, items: int, users: int, se
     bar.update()
 
     unfinished = Bundle.unfinished(folder)
-    requests = golden(items, users, rng)
+    requests = golden(items, users, rng, length)
     batch = tensors(stacked([unfinished.encode_golden(request) for request in requests]))
     torch.manual_seed(seed)
     sizes = {f.name: unfinished.encoder.table_rows(f) for f in table.embedded if not f.is_float}
@@ -182,10 +184,10 @@ def spread(network: nn.Module, batch: Mapping[str, torch.Tensor]) -> None:
             last[-1].weight /= network(batch).std()
 
 
-def golden(items: int, users: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+def golden(items: int, users: int, rng: np.random.Generator, clicks: int = HISTORY) -> list[dict[str, Any]]:
     """Requests of users with full histories, not yet scored."""
     requests = []
-    for user in made_up_users(GOLDEN, items, rng):
+    for user in made_up_users(GOLDEN, items, rng, clicks):
         requests.append(
             {
                 "user_id": user["user_id"] if int(user["user_id"][1:]) < users else "u0",

@@ -86,13 +86,13 @@ class Ranked(NamedTuple):
 class Caller:
     """One connection that asks its messages in turn. Raises NoRun for an answer that must not be timed."""
 
-    def __init__(self, port: int, messages: Sequence[bytes]):
+    def __init__(self, port: int, messages: Sequence[bytes], clicks: int = HISTORY):
         self._port, self._messages, self._next = port, messages, 0
         self._connection, self._answered = connect(port), time.perf_counter()
         try:
             first = self.ask_raw().body
-            if (answer := orjson.loads(first))["history_length"] != HISTORY or answer["unknown_items"]:
-                raise NoRun(f"a user with {HISTORY} clicks and known items is answered {first[-200:].decode()}")
+            if (answer := orjson.loads(first))["history_length"] != clicks or answer["unknown_items"]:
+                raise NoRun(f"a user with {clicks} clicks and known items is answered {first[-200:].decode()}")
         except NoRun:
             self.close()
             raise

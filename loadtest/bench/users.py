@@ -54,10 +54,11 @@ def recent_users(items: int, rng: np.random.Generator, clicks: int = HISTORY) ->
 
 @contextmanager
 def store(users: Sequence[User]) -> Iterator[str]:
-    """The URL of an embedded store that holds these users. Raises NoRun."""
+    """The URL of an embedded store that holds these users and all of their behaviours. Raises NoRun."""
+    keep = max(KEEP, *(len(user["behaviours"]) for user in users))
     try:
         with EmbeddedStore() as embedded:
-            load_users([orjson.dumps(user) for user in users], embedded.url, keep=KEEP, ttl_s=TTL_S)
+            load_users([orjson.dumps(user) for user in users], embedded.url, keep=keep, ttl_s=TTL_S)
             yield embedded.url
     except (EmbeddedStoreError, redis.RedisError) as error:
         raise NoRun(str(error)) from None

@@ -19,7 +19,7 @@ from model.features.kinds import ITEM_ID
 from model.features.schema import without_sizes
 from model.prepared.loader import Prepared, batches
 
-BATCH = 4096
+SCORED_AT_ONCE, OF_LENGTH = 4096, 20  # impressions, with histories up to so long; fewer with longer ones
 FLOOR_WEIGHT = 20  # impressions of the average rate added to each group's own
 
 
@@ -133,12 +133,18 @@ def meaning(objective: str, drawn_negatives: bool) -> str:
     return "relative" if drawn_negatives or objective == "pairs" else "probabilities"
 
 
+def at_once(data: Prepared) -> int:
+    """How many impressions are scored at once: as many as keep a batch's memory, however long histories are."""
+    return max(1, SCORED_AT_ONCE * OF_LENGTH // max(OF_LENGTH, data.schema.history.length))
+
+
 def score_rows(
     bundle: Bundle, data: Prepared, rows: npt.NDArray[np.int64], session: Session | None = None
 ) -> npt.NDArray[np.float32]:
     """The exported model's scores of impressions, (n,); by its fp32 graph unless a session is given."""
     session, data = session or bundle.session(), data.seen_by(bundle.schema)
-    progress = tqdm(batches(data, rows, BATCH), "scoring", -(-len(rows) // BATCH), unit="batch", delay=1, leave=False)
+    size = at_once(data)
+    progress = tqdm(batches(data, rows, size), "scoring", -(-len(rows) // size), unit="batch", delay=1, leave=False)
     scores = [bundle.score(session, inputs)[:, 0] for _, inputs in progress]
     return np.concatenate(scores) if scores else np.zeros(0, np.float32)
 

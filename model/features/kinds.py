@@ -68,6 +68,7 @@ class Feature:
     buckets: Count | None = None
     default: bool | int | float | str | tuple[bool | int | float | str, ...] | None = None
     of: tuple[str, ...] = ()
+    seen: bool = True  # false: encoded, and no network looks at it
 
     kind: ClassVar[str]
     typed: ClassVar[bool] = True  # raw values are of `type`
@@ -94,6 +95,7 @@ class Feature:
         except BadValue as error:
             raise SchemaError(f"feature {self.name!r}: default: {error}") from None
         self._require(not self.sequence_width or not self.is_float, "a standardised number cannot be in the sequence")
+        self._require(self.seen or not self.sequence_width, "what is in the sequence is seen")
 
     def _require(self, holds: bool, message: str) -> None:
         if not holds:

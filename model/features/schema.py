@@ -38,7 +38,8 @@
     what = "rate"                    # rate | count | clicks
     days = 7                         # of so many days; or half_life_days; without both: of all
 
-A number has `transform = "standard"` (mean 0, deviation 1) or "log" (buckets, embedded), a multi `max_values`, a
+Every feature may say `seen = false`: it is encoded, and no network looks at it (recipes set it for a comparison). A
+number has `transform = "standard"` (mean 0, deviation 1) or "log" (buckets, embedded), a multi `max_values`, a
 context feature the `default` that stands where a request names none, a cross `of = ["age", "item_id"]` and `buckets`.
 """
 
@@ -243,7 +244,10 @@ def load(path: Path) -> Schema:
 
 def without_sizes(schema: Schema) -> Schema:
     """What decides a row's encoding: of a width only whether the feature is in the sequence, of a history no length."""
-    plain = (replace(f, width=0, sequence_width=int(f.sequence_width > 0)) for f in schema.features)
+    plain = (
+        replace(f, width=int(isinstance(f, Match)), sequence_width=int(f.sequence_width > 0), seen=True)
+        for f in schema.features
+    )
     return replace(
         schema,
         features=tuple(plain),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from model.features.kinds import Side
 from model.features.schema import Schema
 from model.networks import bst, wdl
-from model.networks.blocks import CANDIDATE_SIDES, Batch, Head, Lookup, Tables, no_features, pooled
+from model.networks.blocks import CANDIDATE_SIDES, Batch, Head, Lookup, Tables, no_features, numbers_seen, pooled
 
 MERGED_BYTES = 32 * 2**20  # a table up to this size is copied into a merged one
 HALVED_FROM = 1024  # outputs of a head's first layer
@@ -121,9 +121,9 @@ class SideBySide(nn.Module):
                 else:
                     close()
                     self.parts.append(_Pooled(table, (side, place)))
-            if any(feature.is_float for feature in lookup.schema.side(side)):
+            if any(feature.is_float and feature.seen for feature in lookup.schema.side(side)):
                 close()
-                self.parts.append(_Numbers(side))
+                self.parts.append(_Numbers(lookup.schema, side))
         close()
 
     def forward(self, batch: Batch) -> Tensor:
@@ -140,12 +140,12 @@ class _Pooled(nn.Module):
 
 
 class _Numbers(nn.Module):
-    def __init__(self, side: Side):
+    def __init__(self, schema: Schema, side: Side):
         super().__init__()
-        self.name = f"{side}_numbers"
+        self.schema, self.side = schema, side
 
     def forward(self, batch: Batch) -> Tensor:
-        return batch[self.name]
+        return numbers_seen(batch, self.schema, self.side)[0]
 
 
 class MergedWide(nn.Module):

@@ -16,8 +16,9 @@ Readings, where the equations leave room:
 
 - F_Mi, F_Pk, F_Qk are one layer with ReLU, as released. F_self and F_vanilla have one hidden layer, as wide as M, with
   ReLU and no bias: who has no behaviours gets exactly e = 0.
-- No residual, LayerNorm, dropout or 1/√d stands in the equations, so none stands here; the released code, which is
-  Transformer blocks, has the first two and the last.
+- No residual, LayerNorm, dropout or 1/√d stands in the equations, so none stands here. The released code is
+  Transformer blocks: `residual` = true gives them what it has, softmax(S_k W_k S^T / √E), and x + f(x) normalised
+  around each attention and each F. Who has no behaviours is then known by the target alone.
 - "The same maps": the vanilla attention uses the θ_k (W_k), F_Pk and F_Qk of the self-attention.
 - q_t is a behaviour like any other: it happens now (gap 0) and its action is the first that features.toml names, the
   one that is predicted. g(t) is the items' group.
@@ -31,13 +32,12 @@ Readings, where the equations leave room:
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.features.ids import PAD
 from model.features.schema import Schema
-from model.features.timeposition import bucket_count, time_positions
+from model.features.timeposition import bucket_count
 from model.networks.blocks import (
     MASKED,
     Batch,
@@ -48,6 +48,7 @@ from model.networks.blocks import (
     divisors,
     linear,
     neighbours,
+    own_gap,
     table,
 )
 from model.options import Count, Dropout, Layers, OptionError, check
@@ -59,6 +60,7 @@ PREDICTED = 1  # the row of the first action that features.toml names; 0 is PAD
 class Config:
     spaces: Count = 8  # as released
     width: Count = 64  # M: that of BST's items, so that the two are compared at one size; the release has 128
+    residual: bool = False  # as released: residuals, LayerNorm and 1/√E, which the equations do not have
     mlp: Layers = (1024, 512, 256)  # BST's Table 3: one head for all networks that are compared
     mlp_dropout: Dropout = 0.0  # as BST's
 
@@ -83,9 +85,11 @@ class Network(RankingNetwork):
         actions = [len(schema.history.actions), *(len(group.actions) for group in schema.groups)]
         self.behaviours = nn.ModuleList(Behaviours(w, a, edges_s) for w, a in zip(widths, actions, strict=True))
         self.common = nn.ModuleList(linear(width, width_M) for width in widths)  # F_M1 ... F_Mn
-        self.spaces = Spaces(width_M, config.spaces)
+        self.spaces = Spaces(width_M, config.spaces, scaled=config.residual)
         self.of_self = one_hidden_layer(width_M)  # F_self
         self.of_vanilla = one_hidden_layer(width_M)  # F_vanilla
+        parts = ("self_attention", "of_self", "vanilla_attention", "of_vanilla")
+        self.norms = nn.ModuleDict({part: nn.LayerNorm(width_M) for part in parts if config.residual})
         candidate = self.embed.width_other_F + 2 * width_M
         self.head = Head(self.embed.width_user_F, candidate, config.mlp, config.mlp_dropout)
 
@@ -93,7 +97,7 @@ class Network(RankingNetwork):
         """Logits, (U, C)."""
         e = self.embed(batch)
         target_UCM, mixed_UCM, _ = self._vanilla(e, batch)
-        user_UCM = self.of_vanilla(mixed_UCM)  # e_u^t
+        user_UCM = self._around("of_vanilla", mixed_UCM, self.of_vanilla(mixed_UCM))  # e_u^t
         return self.head(e.user_UF, torch.cat([e.other_UCF, target_UCM, user_UCM], -1))
 
     def attention(self, batch: Batch) -> Tensor:
@@ -103,9 +107,15 @@ class Network(RankingNetwork):
     def _vanilla(self, e: Embedded, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """h_t (U, C, M), concat^(1)(c_1..c_K) (U, C, M) and the weights (U, K, C, T)."""
         s_UTM, mask_UT = self._all_groups(e, batch)
-        c_UTM = self.of_self(self.spaces(s_UTM, s_UTM, mask_UT)[0])
+        mixed_UTM = self._around("self_attention", s_UTM, self.spaces(s_UTM, s_UTM, mask_UT)[0])
+        c_UTM = self._around("of_self", mixed_UTM, self.of_self(mixed_UTM))
         target_UCM = torch.relu(self.common[0](self.behaviours[0].target(e.candidate_UCD)))
-        return target_UCM, *self.spaces(target_UCM, c_UTM, mask_UT)
+        mixed_UCM, weight_UKCT = self.spaces(target_UCM, c_UTM, mask_UT)
+        return target_UCM, self._around("vanilla_attention", target_UCM, mixed_UCM), weight_UKCT
+
+    def _around(self, part: str, rows: Tensor, output: Tensor) -> Tensor:
+        """What goes on from a part's input and output: the output as the equations have it, or as released."""
+        return self.norms[part](rows + output) if part in self.norms else output
 
     def _all_groups(self, e: Embedded, batch: Batch) -> tuple[Tensor, Tensor]:
         """S (U, T, M), and 1 where it holds a behaviour (U, T)."""
@@ -128,8 +138,7 @@ class Behaviours(nn.Module):
         super().__init__()
         self.time = table(bucket_count(edges_s), width, silent=(PAD,))
         self.action = table(1 + actions, width, silent=(PAD,))
-        now = np.zeros(1, np.int64)
-        self.own_gap = int(time_positions(now[:, None], now, edges_s)[0, 0])
+        self.own_gap = own_gap(edges_s)
 
     def forward(self, object_UTD: Tensor, gap_UT: Tensor, action_UT: Tensor) -> Tensor:
         return object_UTD + self.time(gap_UT) + self.action(action_UT)
@@ -143,9 +152,10 @@ class Behaviours(nn.Module):
 class Spaces(nn.Module):
     """The K latent semantic spaces: their maps, side by side, and the attention in each."""
 
-    def __init__(self, width: int, spaces: int):
+    def __init__(self, width: int, spaces: int, scaled: bool):
         super().__init__()
         self.spaces = spaces
+        self.scale = (width / spaces) ** -0.5 if scaled else 1.0
         self.query = linear(width, width)  # F_P1 ... F_PK
         self.key = linear(width, width, bias=False)  # W_1 ... W_K
         self.value = linear(width, width)  # F_Q1 ... F_QK
@@ -158,7 +168,7 @@ class Spaces(nn.Module):
         query_UKQE = self._split(torch.relu(self.query(rows_UQM)))
         key_UKTE = self._split(self.key(seen_UTM))  # W_k S^T, transposed: once per user
         mask_U11T = mask_UT[:, None, None, :]
-        score_UKQT = query_UKQE @ key_UKTE.transpose(-1, -2)
+        score_UKQT = query_UKQE @ key_UKTE.transpose(-1, -2) * self.scale
         weight_UKQT = torch.softmax(score_UKQT + (1 - mask_U11T) * MASKED, -1) * mask_U11T
         mixed_UKQE = weight_UKQT @ self._split(torch.relu(self.value(seen_UTM)))
         return mixed_UKQE.transpose(1, 2).flatten(2), weight_UKQT

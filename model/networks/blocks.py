@@ -11,12 +11,14 @@ Nothing that depends on the user alone has a C axis: it is computed once per req
 from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.features.ids import PAD, UNKNOWN
 from model.features.kinds import Feature, Side
 from model.features.schema import Schema
+from model.features.timeposition import time_positions
 from model.options import OptionError
 
 Batch = Mapping[str, Tensor]  # the arrays of model/features/encode.py
@@ -111,7 +113,7 @@ class Lookup(nn.Module):
                 "no item feature has a sequence_width, and the network needs one at least, to know what was clicked; "
                 f"allowed for: {items}; features.toml declares it, before model.prepare"
             )
-        embedded = [f for f in schema.features if f.width and not f.is_float]
+        embedded = [f for f in schema.features if f.width and f.seen and not f.is_float]
         self.other = Tables({f.name: table(rows[f.name], f.width) for f in embedded})
         self.sequence = Tables({f.name: table(rows[f.name], f.sequence_width) for f in schema.sequence})
         self.width_D = sum(f.sequence_width for f in schema.sequence)
@@ -120,7 +122,7 @@ class Lookup(nn.Module):
 
     @staticmethod
     def _width(features: Sequence[Feature]) -> int:
-        return sum(1 if f.is_float else f.width for f in features)
+        return sum(1 if f.is_float else f.width for f in features if f.seen)
 
     def forward(self, batch: Batch) -> Embedded:
         places = self.schema.places("item")
@@ -141,9 +143,23 @@ class Lookup(nn.Module):
             for name, place in self.schema.places(side).items():
                 if name in self.other:
                     parts.append(pooled(self.other[name], batch[side][..., place]))
-            if f"{side}_numbers" in batch:
-                parts.append(batch[f"{side}_numbers"])
+            parts += numbers_seen(batch, self.schema, side)
         return torch.cat(parts, -1) if parts else no_features(batch, sides)
+
+
+def numbers_seen(batch: Batch, schema: Schema, side: Side) -> list[Tensor]:
+    """The standardised numbers of a side that networks see, side by side in one tensor; [] where there are none."""
+    seen = [f.seen for f in schema.side(side) if f.is_float]
+    if not any(seen):
+        return []
+    numbers = batch[f"{side}_numbers"]
+    return [numbers if all(seen) else numbers[..., [place for place, one in enumerate(seen) if one]]]
+
+
+def own_gap(edges_s: Sequence[int]) -> int:
+    """The time position of what happens now: the target's own."""
+    now = np.zeros(1, np.int64)
+    return int(time_positions(now[:, None], now, edges_s)[0, 0])
 
 
 def neighbours(width: int, parts: int) -> list[int]:

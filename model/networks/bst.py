@@ -18,25 +18,26 @@ Equation numbers are the paper's. Readings, where its print leaves room:
 - Dropout stands in (5) and (6) as printed: none on the attention weights, none in the MLP unless `mlp_dropout` asks.
 
 Ablations, each a switch of Config: `position` = "index" puts the place counted back from the target in the time gap's
-stead, "none" a vector of zeros, so that the item's vector keeps its width, and with it heads and cost; `layer_norm` =
-false leaves (5) and (6) without their LayerNorm.
+stead, "sincos" that place as the sines and cosines of Vaswani et al. 2017, which §2.1 found worse, "none" a vector of
+zeros. So the item's vector keeps its width, and with it heads and cost. (Vaswani adds sines to embeddings that are
+multiplied by √d. Here they stand beside them, as large as a learnt table of places starts: at full size LayerNorm
+leaves little of the item, and training stays at chance.) `layer_norm` = false leaves (5) and (6) without LayerNorm.
 
 How it is computed, the numbers being the same: in the first block the history's keys and values do not depend on the
 candidate, so with b = 1 they are computed once per user, and only the target's query row is needed. With b > 1 all
-blocks but the last run on all T + 1 rows of every candidate.
+blocks but the last run on all T + 1 rows of every candidate, with (T + 1)² scores each: no T above LONGEST_STACKED.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.features.ids import PAD
 from model.features.schema import Schema
-from model.features.timeposition import bucket_count, time_positions
+from model.features.timeposition import bucket_count
 from model.networks.blocks import (
     MASKED,
     Batch,
@@ -47,9 +48,12 @@ from model.networks.blocks import (
     divisors,
     linear,
     neighbours,
+    own_gap,
     table,
 )
-from model.options import Count, Dropout, Layers, OptionError, check
+from model.options import Count, Dropout, Layers, OptionError, check, wrong
+
+LONGEST_STACKED = 200  # T with b > 1: 500 candidates then fill 650 MB with the scores of a block's 8 heads
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Config:
     blocks: Count = 1  # Table 3; Table 4 finds 2 and 3 worse
     heads: Count = 8  # Table 3
     dropout: Dropout = 0.2  # Table 3
-    position: Literal["gap", "index", "none"] = "gap"  # §2.1's time gap; or an ablation: index, none
+    position: Literal["gap", "index", "sincos", "none"] = "gap"  # §2.1's time gap; the others are ablations
     position_width: Count = 16  # of the item's 64: 32 item + 16 category + 16 position
     layer_norm: bool = True  # (5), (6); false is an ablation
     mlp: Layers = (1024, 512, 256)  # Table 3
@@ -65,6 +69,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self, "network bst")
+        if self.position == "sincos" and self.position_width % 2:
+            raise wrong("network bst", "position_width", self.position_width, "even with sincos")
 
 
 class Network(RankingNetwork):
@@ -72,13 +78,20 @@ class Network(RankingNetwork):
 
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()
+        if config.blocks > 1 and schema.history.length > LONGEST_STACKED:
+            allowed = f"up to {LONGEST_STACKED}, or blocks 1: each candidate would need (T + 1)² scores of every head"
+            raise wrong(f"network bst: {config.blocks} blocks", "history length", schema.history.length, allowed)
         edges_s = schema.history.gap_edges_s
         self.embed = Lookup(schema, rows)
         self.positions_by = config.position
         if config.position != "gap":
             self.unseen = self.unseen | {"gap"}
-        places = {"gap": bucket_count(edges_s), "index": 1 + 1 + schema.history.length, "none": 1}
-        self.position = table(places[config.position], config.position_width, silent=(PAD,))
+        self.position: nn.Embedding | SinesAndCosines
+        if config.position == "sincos":
+            self.position = SinesAndCosines(config.position_width, places=2 + schema.history.length)
+        else:
+            places = {"gap": bucket_count(edges_s), "index": 2 + schema.history.length, "none": 1}
+            self.position = table(places[config.position], config.position_width, silent=(PAD,))
         width_D = self.embed.width_D + config.position_width
         if width_D % config.heads:
             raise OptionError(_unsplit(schema, width_D, config))
@@ -86,8 +99,7 @@ class Network(RankingNetwork):
             Block(width_D, config.heads, config.dropout, config.layer_norm) for _ in range(config.blocks)
         )
         self.head = Head(self.embed.width_user_F, self.embed.width_other_F + width_D, config.mlp, config.mlp_dropout)
-        now = np.zeros(1, np.int64)
-        self.own_gap = int(time_positions(now[:, None], now, edges_s)[0, 0])
+        self.own_gap = own_gap(edges_s)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, (U, C)."""
@@ -125,7 +137,10 @@ class Network(RankingNetwork):
             return torch.full_like(gap_UT, PAD), torch.full_like(item_UC, PAD)
         seen_UT = (gap_UT != PAD).long()
         back_UT = 1 + seen_UT.sum(1, keepdim=True) - seen_UT.cumsum(1)  # 1: the newest
-        return seen_UT * (1 + back_UT).clamp(max=self.position.num_embeddings - 1), torch.ones_like(item_UC)
+        row_UT = seen_UT * (1 + back_UT)
+        if isinstance(self.position, nn.Embedding):
+            row_UT = row_UT.clamp(max=self.position.num_embeddings - 1)
+        return row_UT, torch.ones_like(item_UC)
 
     @staticmethod
     def _apart(history_UTD: Tensor, target_UCD: Tensor, bias_UT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,6 +163,40 @@ def _unsplit(schema: Schema, width_D: int, config: Config) -> str:
         f"allowed: widths that add up to a multiple of {config.heads}, as with position_width {fitting}; "
         f"or heads {', '.join(map(str, divisors(width_D)))}"
     )
+
+
+class TimeGaps(nn.Module):
+    """§2.1's positions for a network whose paper has none: a behaviour's time gap beside its item's features."""
+
+    def __init__(self, schema: Schema, width: int):
+        super().__init__()
+        self.table = table(bucket_count(schema.history.gap_edges_s), width, silent=(PAD,))
+        self.own_gap = own_gap(schema.history.gap_edges_s)
+
+    def forward(self, history_UTD: Tensor, gap_UT: Tensor) -> Tensor:
+        return torch.cat([history_UTD, self.table(gap_UT)], -1)
+
+    def target(self, candidate_UCD: Tensor) -> Tensor:
+        """The candidates, each with a gap of 0."""
+        gap_UC = torch.full(candidate_UCD.shape[:2], self.own_gap, device=candidate_UCD.device)
+        return self(candidate_UCD, gap_UC)
+
+
+class SinesAndCosines(nn.Module):
+    """PE(pos, 2i) = sin(pos / 10000^(2i/width)), PE(pos, 2i + 1) its cosine: Vaswani et al. 2017, §3.5; sines first.
+
+    They deviate as a Glorot table of so many places does, by √(2 / (places + width)), and not by √½.
+    """
+
+    def __init__(self, width: int, places: int):
+        super().__init__()
+        self.embedding_dim, self.scale = width, (4 / (places + width)) ** 0.5
+        self.register_buffer("frequency", 10_000 ** -(torch.arange(0, width, 2) / width), persistent=False)
+
+    def forward(self, row: Tensor) -> Tensor:
+        """Vectors of rows as a position table has them: PAD, then the place 0, the place 1, ..."""
+        angle = (row - 1).unsqueeze(-1) * self.frequency
+        return torch.cat([angle.sin(), angle.cos()], -1) * self.scale
 
 
 class Block(nn.Module):

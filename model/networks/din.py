@@ -14,7 +14,9 @@ interests" (§4.3). Readings and departures:
   has few hundred. In the unit they are taken over the behaviours that are there: padding is no behaviour. Processes
   that train together share one mini-batch, and so its statistics.
 - The MLP is BST's Table 3, 1024-512-256 (the paper: 200-80), so that networks are compared at one size.
-- Items are their sequence features (item, category): neither time gaps nor actions are seen.
+- Items are their sequence features (item, category): neither time gaps nor actions are seen. A control for the
+  comparison with BST, which sees when a click was: `position` = "gap" puts BST's time gaps beside the items' features,
+  of a candidate a gap of 0, and h and c are these vectors.
 - Mini-batch aware regularisation, (7), is the recipe's `batch_l2` (model/training/optimisers/regularisation.py), on the
   tables of any network. An item's row in the table of the sequence is held by a sample as candidate or in the history.
 
@@ -24,19 +26,22 @@ W·[h, c, h - c, h·c] = (W1 + W3)·h + (W2 - W3)·c + W4·(h·c), so that the h
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
 
 from model.features.schema import Schema
-from model.networks.blocks import Batch, Head, Lookup, RankingNetwork, linear
-from model.options import Dropout, Layers, check
+from model.networks.blocks import Batch, Embedded, Head, Lookup, RankingNetwork, linear
+from model.networks.bst import TimeGaps
+from model.options import Count, Dropout, Layers, check
 
 
 @dataclass(frozen=True)
 class Config:
     unit: Layers = (80, 40)  # hidden layers of the activation unit, as released
+    position: Literal["none", "gap"] = "none"  # the paper's; or BST's time gaps, which tells inputs from architecture
+    position_width: Count = 16  # with gap, as BST's
     mlp: Layers = (1024, 512, 256)  # BST's Table 3: one head for all networks that are compared
     mlp_dropout: Dropout = 0.0  # as BST's
 
@@ -51,20 +56,32 @@ class Network(RankingNetwork):
         super().__init__()
         self.embed = Lookup(schema, rows)
         width_D = self.embed.width_D
+        self.position = None
+        if config.position == "gap":
+            self.unseen = self.unseen - {"gap"}
+            self.position = TimeGaps(schema, config.position_width)
+            width_D += config.position_width
         self.unit = ActivationUnit(width_D, config.unit)
         candidate = self.embed.width_other_F + 2 * width_D
         self.head = Head(self.embed.width_user_F, candidate, config.mlp, config.mlp_dropout, Dice)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, (U, C)."""
-        e = self.embed(batch)
+        e = self._embedded(batch)
         interest_UCD = self.unit(e.history_UTD, e.candidate_UCD, e.mask_UT) @ e.history_UTD  # (3)
         return self.head(e.user_UF, torch.cat([e.other_UCF, e.candidate_UCD, interest_UCD], -1))
 
     def attention(self, batch: Batch) -> Tensor:
         """The activation unit's weights, (U, C, T): of any size and sign, 0 in padding."""
-        e = self.embed(batch)
+        e = self._embedded(batch)
         return self.unit(e.history_UTD, e.candidate_UCD, e.mask_UT)
+
+    def _embedded(self, batch: Batch) -> Embedded:
+        e = self.embed(batch)
+        if self.position is None:
+            return e
+        history_UTD = self.position(e.history_UTD, batch["gap"])
+        return e._replace(history_UTD=history_UTD, candidate_UCD=self.position.target(e.candidate_UCD))
 
 
 class ActivationUnit(nn.Module):

@@ -64,7 +64,7 @@ class Wide(nn.Module):
     def __init__(self, schema: Schema, rows: Mapping[str, int]):
         super().__init__()
         self.schema = schema
-        embedded = [f for f in schema.features if (f.width or f.sequence_width) and not f.is_float]
+        embedded = [f for f in schema.features if (f.width or f.sequence_width) and f.seen and not f.is_float]
         self.weight = Tables({f.name: weights(rows[f.name]) for f in embedded})
 
     def forward(self, batch: Batch) -> Tensor:

@@ -1,18 +1,22 @@
 """Variants of networks by name: `bst:b=2`, `bst:position=none:dropout=0`, `din:mlp=64-32:learning_rate=0.001`.
 
-After the network, options by colons: fields of its Config, fields of Training, and `history=N`, the recipe's
-[history] length. They go on top of the recipe that the network has on the data set.
+After the network, options by colons: fields of its Config, fields of Training, `T=N` (or `history=N`), the recipe's
+[history] length, and `without=match-statistic`, kinds of features that it does not see. They go on top of the recipe
+that the network has on the data set.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import MinLen
 
 from model import networks
 from model.options import Count, OptionError, from_text, hints, wrong
-from model.training.recipe import Recipe, Training
+from model.training.recipe import Derived, Recipe, Training
 
-ALIASES = {"b": "blocks"}  # the paper's letter in Table 4
-HISTORY = "history"
+ALIASES = {"b": "blocks", "T": "history"}  # the paper's letter in Table 4, and that of a history's length
+HISTORY, WITHOUT = "history", "without"
+Kinds = Annotated[tuple[Derived, ...], MinLen(1)]
 
 DEFAULT = (  # BST's Table 4, then ATRank's table
     *("wdl", "wdl_seq", "din", "bst", "bst:b=2", "bst:b=3"),
@@ -20,12 +24,14 @@ DEFAULT = (  # BST's Table 4, then ATRank's table
 )
 ABLATIONS = {  # one switch each
     "position=index": "the place in the sequence instead of the time gap",
+    "position=sincos": "sines and cosines of that place, with which §2.1 compares",
     "position=none": "neither time gap nor place",
     "layer_norm=false": "no LayerNorm in (5) and (6)",
     "history=5": "the newest 5 behaviours",
     "history=10": "the newest 10 behaviours",
     "history=50": "the newest 50 behaviours",
     "history=100": "the newest 100 behaviours",
+    "history=200": "the newest 200 behaviours",
     "select=test": "the checkpoint is picked on test",
 }
 
@@ -58,11 +64,13 @@ class Variant:
         own, options = networks.options(self.network), dict(self.options)
         of_training = {f.name for f in fields(Training)} - set(own)
         history = base.history | ({"length": int(options[HISTORY])} if HISTORY in options else {})
+        without: list[Derived] = list(options.get(WITHOUT, ()))
         return replace(
             base,
             network=base.network | {name: value for name, value in options.items() if name in own},
             training=replace(base.training, **{name: options[name] for name in of_training & set(options)}),
             history=history,
+            inputs={"without": without} if without else base.inputs,
         )
 
 
@@ -74,7 +82,7 @@ def parse(label: str, common: str = "") -> Variant:
     network, *parts = label.split(":")
     own = {_name(part) for part in parts}
     parts += [part for part in common.split(":") if part and _name(part) not in own]
-    types = {HISTORY: Count} | hints(Training) | hints(networks.config_type(network))
+    types = {HISTORY: Count, WITHOUT: Kinds} | hints(Training) | hints(networks.config_type(network))
     options: dict[str, Any] = {}
     for part in parts:
         name, (_, equals, text) = _name(part), part.partition("=")

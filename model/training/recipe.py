@@ -30,6 +30,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 Widths = dict[Literal["width", "sequence_width"], Natural]
+Derived = Literal["match", "statistic"]  # the kinds of model/features/derived.py
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs from the defaults: the network's Config, Training, widths of features by name, history length."""
+    """What differs from the defaults: the network's Config, Training, features' widths, history, inputs left out."""
 
     network: dict[str, Any] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     features: dict[str, Widths] = field(default_factory=dict)  # {"item_id": {"sequence_width": 16}}
     history: dict[Literal["length"], Natural] = field(default_factory=dict)  # {"length": 50}
+    inputs: dict[Literal["without"], list[Derived]] = field(default_factory=dict)  # {"without": ["match"]}: not seen
 
     def __post_init__(self) -> None:
         check(self, "recipe")
@@ -115,13 +117,22 @@ def _is_shared(path: Path, network: str) -> bool:
 
 
 def adapted(schema: Schema, recipe: Recipe) -> Schema:
-    """The schema with the recipe's widths and history length: they change the network, not a row's encoding."""
+    """The schema with the recipe's widths, history length and inputs: they change the network, not a row's encoding.
+
+    Raises RecipeError, also where there is nothing to leave out: a comparison would compare a network with itself.
+    """
     refuse_unknown(recipe.features, [f.name for f in schema.features], "recipe: features")
     for f in schema.features:
         width = recipe.features.get(f.name, {}).get("sequence_width", f.sequence_width)
         if (width == 0) != (f.sequence_width == 0):
             raise RecipeError(f"recipe: features.{f.name} cannot enter or leave the sequence: the data is encoded so")
-    features = tuple(replace(f, **recipe.features.get(f.name, {})) for f in schema.features)
+    without = recipe.inputs.get("without", ())
+    for kind in without:
+        if kind not in {f.kind for f in schema.features}:
+            raise RecipeError(f"recipe: inputs without {kind}, and features.toml has no feature of that kind")
+    features = tuple(
+        replace(f, seen=f.seen and f.kind not in without, **recipe.features.get(f.name, {})) for f in schema.features
+    )
     return replace(schema, features=features, history=replace(schema.history, **recipe.history))
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from model import networks
 from model.bundle.layout import WEIGHTS
 from model.bundle.reading import Bundle
-from model.evaluation.measure import watch_correlation, watch_seconds
+from model.evaluation.measure import at_once, watch_correlation, watch_seconds
 from model.evaluation.metrics import auc, logloss
 from model.files import replacing
 from model.networks.blocks import start
@@ -404,7 +404,7 @@ def predict(
     network.eval()
     of_logit, scores = objective.SCORES[objective_name], [np.empty(0, np.float32)]
     with torch.no_grad():
-        for _, inputs in batches(data, rows, 4096):
+        for _, inputs in batches(data, rows, at_once(data)):
             logit = network(to_device(tensors(inputs), device or torch.device("cpu")))
             scores.append(of_logit(logit)[:, 0].cpu().numpy())
     return np.concatenate(scores)

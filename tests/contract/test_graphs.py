@@ -1,6 +1,7 @@
 """The graph that a network is exported as scores what the network scores. A file of its own: exports take seconds."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -11,13 +12,24 @@ from model import networks
 from model.graph.write import write_graph
 from tests.batches import ROWS, T, close, make_batch, make_schema, pick, strong
 
+CONTROLS: list[tuple[str, dict[str, Any]]] = [
+    ("bst", {"position": "sincos"}),
+    ("din", {"position": "gap"}),
+    ("wdl_seq", {"position": "gap"}),
+    ("atrank", {"residual": True}),
+]
 
-@pytest.mark.parametrize("name", networks.names())
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in networks.names()), *CONTROLS],
+    ids=lambda part: "-".join(map(str, part.values())) if isinstance(part, dict) else part,
+)
 def test_onnxruntime_scores_as_torch_whatever_the_shapes(
-    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    name: str, options: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
-    network = strong(networks.build(name, make_schema(), ROWS))
+    network = strong(networks.build(name, make_schema(), ROWS, options))
     write_graph(network, make_batch(2, 3), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     weights = [tensor.name for tensor in onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.initializer]

@@ -19,7 +19,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in networks.na
     ("bst", {"blocks": 2}),
     ("bst", {"blocks": 3, "heads": 2}),
     ("bst", {"position": "index"}),
+    ("bst", {"position": "sincos"}),
     ("bst", {"position": "none", "layer_norm": False}),
+    ("din", {"position": "gap"}),
+    ("wdl_seq", {"position": "gap"}),
+    ("atrank", {"residual": True}),
 ]
 
 

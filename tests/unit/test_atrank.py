@@ -87,6 +87,7 @@ def by_hand(made: torch.nn.Module, inputs: dict[str, torch.Tensor], user: int, c
         u = emb + p[f"behaviours.{group}.time.weight"][gap] + p[f"behaviours.{group}.action.weight"][action]
         return relu(p[f"common.{group}.weight"] @ u + p[f"common.{group}.bias"])  # F_M
 
+    released = "norms.of_self.weight" in p
     s = []
     for group, (suffix, emb) in enumerate((("", item), ("_keyword", keyword))):
         if f"gap{suffix}" in x:
@@ -107,22 +108,29 @@ def by_hand(made: torch.nn.Module, inputs: dict[str, torch.Tensor], user: int, c
     def attend(row: Array, to: list[Array]) -> tuple[Array, Array]:
         mixed, weights = [], []
         for k in range(spaces):
-            score = np.array([space(k, "query", row) @ w(k) @ other for other in to])
+            score = np.array([space(k, "query", row) @ w(k) @ other for other in to]) * (width**-0.5 if released else 1)
             weight = np.exp(score) / np.exp(score).sum()
             mixed.append(sum(a * space(k, "value", other) for a, other in zip(weight, to, strict=True)))
             weights.append(weight)
         return np.concatenate(mixed), np.mean(weights, 0)
 
     def feed_forward(name: str, row: Array) -> Array:
-        return p[f"{name}.2.weight"] @ relu(p[f"{name}.0.weight"] @ row)
+        return around(name, row, p[f"{name}.2.weight"] @ relu(p[f"{name}.0.weight"] @ row))
+
+    def around(part: str, row: Array, output: Array) -> Array:
+        if not released:
+            return output
+        plus = row + output
+        normal = (plus - plus.mean()) / np.sqrt(plus.var() + 1e-5)
+        return p[f"norms.{part}.weight"] * normal + p[f"norms.{part}.bias"]
 
     target = in_common(0, item(x["item"][user, candidate]), 1, 1)  # now, by the first action
     if s:
-        c = [feed_forward("of_self", attend(row, s)[0]) for row in s]
+        c = [feed_forward("of_self", around("self_attention", row, attend(row, s)[0])) for row in s]
         mixed, weight = attend(target, c)
-        e = feed_forward("of_vanilla", mixed)
     else:
-        e, weight = np.zeros(len(target)), np.zeros(0)
+        mixed, weight = np.zeros(len(target)), np.zeros(0)
+    e = feed_forward("of_vanilla", around("vanilla_attention", target, mixed))
 
     other = p["embed.other.item_id.weight"][x["item"][user, candidate, 0]]
     row = p["head.of_user.weight"] @ p["embed.other.age.weight"][x["user"][user, 0]]
@@ -151,6 +159,15 @@ def test_one_group_is_the_papers_equations_row_by_row(spaces: int) -> None:
 @pytest.mark.parametrize("spaces", [1, 4])
 def test_two_groups_are_the_papers_equations_also_for_users_with_one_kind_only(spaces: int) -> None:
     agrees_by_hand(network(schema(KEYWORD), spaces=spaces), batch([0, 4, 0, 2, 1], [0, 0, 3, 1, 3]))
+
+
+@pytest.mark.parametrize("spaces", [1, 4])
+def test_with_residuals_it_is_the_releases_blocks_also_for_users_without_behaviours(spaces: int) -> None:
+    made = network(schema(KEYWORD), spaces=spaces, residual=True)
+    with torch.no_grad():
+        for norm in made.norms.values():
+            norm.weight.uniform_(0.5, 2)
+    agrees_by_hand(made, batch([0, 4, 0, 2, 1], [0, 0, 3, 1, 3]))
 
 
 def test_every_group_has_its_own_width_and_its_own_tables() -> None:

@@ -146,7 +146,7 @@ ROWS = dict.fromkeys((f.name for f in make_schema().features), 20) | {"price": 8
         ("bst", {"mlp": [16, 0]}, "network bst: mlp.1 0, allowed: list of: whole number from 1 and at least 1 of them"),
         ("bst", {"dropout": 1.5}, "network bst: dropout 1.5, allowed: number from 0 below 1"),
         ("bst", {"mlp_dropout": 1}, "network bst: mlp_dropout 1, allowed: number from 0 below 1"),
-        ("bst", {"position": "time"}, "network bst: position 'time', allowed: gap, index, none"),
+        ("bst", {"position": "time"}, "network bst: position 'time', allowed: gap, index, sincos, none"),
         ("bst", {"position_width": 0}, "network bst: position_width 0, allowed: whole number from 1"),
         (
             "bst",

@@ -1,10 +1,12 @@
-"""Wide & Deep, WDL(+Seq) and DIN by hand, one user and one candidate at a time; and BST's ablations and attention."""
+"""Wide & Deep, WDL(+Seq) and DIN by hand, one user and one candidate at a time, also with BST's time gaps; and BST's
+ablations and attention."""
 
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -54,6 +56,13 @@ def item(made: Any, own: dict[str, Tensor]) -> Tensor:
     return torch.cat([tables[name].weight[rows[name][0]] for name in ("item_id", "category_id")])
 
 
+def with_gaps(made: Any, own: dict[str, Tensor]) -> list[Tensor]:
+    """The clicked items, each with the vector of its time gap."""
+    gaps = [gap for gap in own["gap"][0].tolist() if gap != PAD]
+    vectors = zip(clicked(made, own), gaps, strict=True)
+    return [torch.cat([vector, made.position.table.weight[gap]]) for vector, gap in vectors]
+
+
 def clicked(made: Any, own: dict[str, Tensor]) -> list[Tensor]:
     tables, seen = made.embed.sequence, (own["gap"][0] != PAD).tolist()
     return [
@@ -83,16 +92,16 @@ def dice(s: Tensor, layer: Dice) -> Tensor:
 # ---- wide and deep
 
 
-@pytest.mark.parametrize("name", ["wdl", "wdl_seq"])
+@pytest.mark.parametrize(("name", "options"), [("wdl", {}), ("wdl_seq", {}), ("wdl_seq", {"position": "gap"})])
 @torch.no_grad()
-def test_wide_and_deep_are_the_papers_equations_for_one_candidate_at_a_time(name: str) -> None:
-    made, batch = built(name), make_batch(USERS, CANDIDATES)
+def test_wide_and_deep_are_the_papers_equations_for_one_candidate_at_a_time(name: str, options: dict[str, Any]) -> None:
+    made, batch = built(name, **options), make_batch(USERS, CANDIDATES)
     for own in one_by_one(batch):
         wide = sum(made.wide.weight[name].weight[rows].sum() for name, rows in values(own).items())
         user = others(made, own, ("user",))
         if name == "wdl_seq":
-            vectors = clicked(made, own)
-            user.append(torch.stack(vectors).mean(0) if vectors else torch.zeros(made.embed.width_D))
+            vectors, width = (with_gaps(made, own), 48 + 16) if options else (clicked(made, own), 48)
+            user.append(torch.stack(vectors).mean(0) if vectors else torch.zeros(width))
         deep = mlp(made.deep, user, [*others(made, own, ("item", "context", "cross")), item(made, own)])
         close(made(own)[0], wide + deep)
 
@@ -140,14 +149,17 @@ def test_the_wide_part_does_without_features_of_user_context_and_cross() -> None
 # ---- DIN
 
 
+@pytest.mark.parametrize("position", ["none", "gap"])
 @torch.no_grad()
-def test_din_is_the_papers_equations_for_one_candidate_at_a_time() -> None:
-    made, batch = built("din"), make_batch(USERS, CANDIDATES)
+def test_din_is_the_papers_equations_for_one_candidate_at_a_time(position: str) -> None:
+    made, batch = built("din", position=position), make_batch(USERS, CANDIDATES)
     for layer in (m for m in made.modules() if isinstance(m, Dice)):  # as after some training
         layer.mean.normal_(), layer.variance.uniform_(0.5, 2), layer.alpha.normal_()
     weights = made.attention(batch).flatten(0, 1)
     for place, own in enumerate(one_by_one(batch)):
         c, vectors = item(made, own), clicked(made, own)
+        if position == "gap":  # of the candidate 0: the first bucket
+            c, vectors = torch.cat([c, made.position.table.weight[1]]), with_gaps(made, own)
         interest = torch.zeros_like(c)
         for t, h in enumerate(vectors):
             x = made.unit.first.weight @ torch.cat([h, c, h - c, h * c]) + made.unit.first.bias
@@ -321,8 +333,24 @@ def test_an_index_position_is_the_place_counted_back_from_the_target() -> None:
 
 
 @torch.no_grad()
+def test_sines_and_cosines_are_of_the_place_counted_back_from_the_target() -> None:
+    """Held to BST with index positions, whose table is told Vaswani's equations, written in numpy."""
+    by_sines, by_index = built("bst", position="sincos"), built("bst", position="index")
+    place, pair = np.arange(T + 1)[:, None], np.arange(8)
+    angle = place / 10_000 ** (2 * pair / 16)
+    by_index.load_state_dict(by_sines.state_dict(), strict=False)
+    as_it_starts = np.sqrt(2 / (T + 2 + 16)) / np.sqrt(0.5)  # Glorot's deviation over that of a sine
+    by_index.position.weight[1:] = torch.from_numpy(as_it_starts * np.concatenate([np.sin(angle), np.cos(angle)], 1))
+    batch = make_batch(USERS, CANDIDATES)
+    close(by_sines(batch), by_index(batch))
+    assert torch.equal(by_sines(other_gaps(batch)), by_sines(batch))
+    assert not any(name.startswith("position") for name in by_sines.state_dict()), "nothing of it is learnt"
+
+
+@torch.no_grad()
 def test_an_ablation_of_positions_keeps_bsts_width() -> None:
-    widths = {made.blocks[0].query.in_features for made in (built("bst", position=p) for p in ("gap", "index", "none"))}
+    positions = ("gap", "index", "sincos", "none")
+    widths = {made.blocks[0].query.in_features for made in (built("bst", position=p) for p in positions)}
     assert widths == {64}
     assert not built("bst", position="none").position(torch.tensor([0])).any()
 
@@ -343,7 +371,9 @@ def test_bst_without_layer_norm_adds_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("bst", {"position": "time"}, "'time', allowed: gap, index, none"),
+        ("bst", {"position": "time"}, "'time', allowed: gap, index, sincos, none"),
+        ("bst", {"position": "sincos", "position_width": 15}, "position_width 15, allowed: even with sincos"),
+        ("din", {"position": "index"}, "'index', allowed: none, gap"),
         ("din", {"unit": ()}, "list of: whole number from 1 and at least 1 of them"),
         ("wdl", {"mlp": ()}, "mlp \\[\\], allowed: list of: whole number from 1 and at least 1 of them"),
         ("wdl_seq", {"unit": (8,)}, "unknown unit; allowed: mlp, mlp_dropout"),

@@ -191,6 +191,12 @@ def test_networks_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundl
     assert all(math.isfinite(value) and value > 0 for value in figures["over_wdl_500"].values())
 
 
+def test_networks_by_length_serve_as_long_a_history_as_a_store_keeps(cache: Path, tmp_path: Path) -> None:
+    figures = quick("networks", cache, tmp_path, "--networks", "bst", "--lengths", "20", "1000")
+    assert figures["over_first_500_by_length"]["bst"]["20"] == 1
+    assert figures["p50_ms_500_by_length"]["bst"]["1000"] > 0
+
+
 def test_batches_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
     figures = quick("batches", cache, tmp_path)
     assert figures["p99_ratio"] > 0 and math.isfinite(figures["p99_ratio"])
@@ -242,6 +248,7 @@ def ranked_by(port: int) -> float:
         (overhead.main, ["--cache", str(ROOT / "Makefile")], "Makefile is no folder"),
         (networks.main, ["--networks", "rnn"], "'rnn'"),
         (networks.main, ["--rounds", "0"], "integers of at least 1 are allowed"),
+        (networks.main, ["--lengths", "20", "0"], "integers of at least 1 are allowed"),
         (scale.main, ["--items", "0"], "integers of at least 1 are allowed"),
     ],
 )

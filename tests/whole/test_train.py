@@ -240,7 +240,7 @@ def test_every_recipe_in_the_project_can_be_used(path: Path, small_data: Prepare
             "[training]\nlearning_rat = 1",
             r"\[training\]: unknown learning_rat; allowed: objective, exposures",
         ),
-        ("[trainin]\n", "unknown trainin; allowed: network, training, features, history"),
+        ("[trainin]\n", "unknown trainin; allowed: network, training, features, history, inputs"),
         ("history = 7", r"history is a table: \[history\]"),
         ("[training]\nobjective = 'likes'", "objective 'likes', allowed: click, watch_time"),
         ("[training]\noptimiser = 'sgd'", "optimiser 'sgd', allowed: adagrad, adam"),
