@@ -117,7 +117,7 @@ def _write(folder: Path, table: Schema, network: str, items: int, users: int, se
     bar.update()
 
     unfinished = Bundle.unfinished(folder)
-    requests = golden(items, users, rng, length)
+    requests = golden(items, users, rng, table.history.length)
     batch = tensors(stacked([unfinished.encode_golden(request) for request in requests]))
     torch.manual_seed(seed)
     sizes = {f.name: unfinished.encoder.table_rows(f) for f in table.embedded if not f.is_float}
