@@ -73,7 +73,9 @@ def small_run(small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def small_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """BST trained on `small_data`, exported; not to be changed in place. One for all processes that share the tests."""
+    """BST trained on `small_data`, exported; not to be changed in place. One for all processes that share the tests,
+    so the data that it names may be another's, which are the same.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if hasattr(request.config, "workerinput") else base) / "shared" / "bundles"
     folder.mkdir(parents=True, exist_ok=True)
