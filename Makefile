@@ -16,8 +16,11 @@ help: ## what there is to call
 run: $(VENV)/$(if $(DATA),tables,service).done ## the service on 127.0.0.1:8000 with the demo bundle, or BUNDLE=dir with the users of DATA=dir
 	@exec $(if $(BUNDLE),env RANKER_BUNDLE='$(BUNDLE)') $(BIN)/python -m service $(if $(DATA),--data '$(DATA)')
 
+# Hundreds of the tests' processes read the same modules: they are compiled once, whatever the environment says. A third
+# process has the cores while the other two wait for what takes its time.
 test: $(VENV)/dev.done lint ## lint, types and the whole test suite
-	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

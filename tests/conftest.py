@@ -1,5 +1,6 @@
 """What many tests share: one small world, trained and exported once, and the real logs where they are."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -56,6 +57,14 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 @pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A simulated log of 4,000 impressions, prepared: for what holds whatever is learnt."""
+    out = tmp_path_factory.mktemp("tiny") / "simulated"
+    prepare("simulated", None, out, Options(impressions=4000, seed=3))
+    return Prepared(out)
+
+
+@pytest.fixture(scope="session")
 def small_run(small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run(small_data, "bst", SMALL, 1, tmp_path_factory.mktemp("run") / "checkpoint.pt")
     run.fit()
@@ -63,6 +72,14 @@ def small_run(small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def small_bundle(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """BST trained on `small_data`, exported; not to be changed in place."""
-    return Bundle.open(publish(small_run, tmp_path_factory.mktemp("bundles"), boosting=False).bundle)
+def small_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """BST trained on `small_data`, exported; not to be changed in place. One for all processes that share the tests,
+    so the data that it names may be another's, which are the same.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "shared" / "bundles"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        made = next(folder.glob("*/current"), None)
+        return Bundle.open(made or publish(request.getfixturevalue("small_run"), folder, boosting=False).bundle)

@@ -1,7 +1,8 @@
-"""Whether a bundle may go live: hashes, golden requests, finite scores, the store's KEEP. A process of its own.
+"""Whether a bundle may go live: hashes, golden requests, finite scores, the store's KEEP. In another process.
 
-So what checking costs is nobody's response time: its memory goes with it, it holds no worker's interpreter lock, and
-beside requests it runs at the lowest priority.
+A start's is the one that prepares it (process/prelude.py); else it has one of its own. So what checking costs is
+nobody's response time: its memory goes with it, it holds no worker's interpreter lock, and beside requests it runs at
+the lowest priority.
 """
 
 import json
@@ -22,6 +23,7 @@ from service.telemetry.relay import relayed
 
 if TYPE_CHECKING:
     from service.scoring.served import Served
+    from service.settings import Settings
 
 _PROGRAM = "import sys; from service.models.check import main; main(sys.argv[1:])"  # no verb
 # Before requests are answered; beside them, where nobody else wants the core; beside them on a machine that is busy.
@@ -70,34 +72,43 @@ def main(arguments: Sequence[str]) -> None:
     end_with_parent(ENDS_S)
     if when != FIRST:
         apart.yield_cores(when == IDLE)
+    from service.settings import load_settings
+    from service.telemetry import logs
+
+    settings = load_settings()
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        print(json.dumps(asdict(look(Path(folder), settings))))
+    except BundleError as error:
+        print(json.dumps({"problem": str(error)}))
+
+
+def look(folder: Path, settings: "Settings") -> Checked:
+    """Checks the bundle in this process. Raises BundleError."""
     from model.bundle.reading import Bundle
     from model.bundle.versions import check_name
     from model.features.wanted import Wanted
     from service.models.examples import example, samples
     from service.scoring.scorer import Scorer
     from service.scoring.served import Served, check_kept
-    from service.settings import load_settings
-    from service.telemetry import logs
 
-    settings = load_settings()
-    logs.configure(settings.log_level, settings.log_format)
     begun = time.perf_counter()
     try:
-        bundle = Bundle.open(Path(folder))
+        bundle = Bundle.open(folder)
         for name in (bundle.name, bundle.version):
             check_name(name)  # of a folder, and of a label
         check_kept(bundle, Wanted.of(bundle.schema), settings.history_keep)
         bundle.verify()
         served = Served.open(bundle, Scorer(1), settings.precision)
         check_finite(served)
-    except (BundleError, ValueError, OSError, KeyError, IndexError, TypeError) as error:
+    except (BundleError, OSError) as error:
+        raise BundleError(str(error)) from error
+    except (ValueError, KeyError, IndexError, TypeError) as error:
         # Hashes say that a file is what was written, and not that it holds what this release reads.
-        known = isinstance(error, BundleError | OSError)
-        print(json.dumps({"problem": str(error) if known else f"{folder}: {error!r}"}))
-        return
+        raise BundleError(f"{folder}: {error!r}") from error
     spent_s = time.perf_counter() - begun
-    facts = (str(bundle.folder), bundle.name, bundle.version, served.precision, spent_s, example(samples(bundle), 5))
-    print(json.dumps(asdict(Checked(*facts))))
+    facts = (str(bundle.folder), bundle.name, bundle.version, served.precision, spent_s)
+    return Checked(*facts, example(samples(bundle), 5))
 
 
 def check_finite(served: "Served") -> None:

@@ -1,22 +1,29 @@
-"""What a start needs of packages that the parent is to do without, in a process of its own, beside the bundle's check.
+"""What a start needs of packages that the parent is to do without, in one process of its own.
 
-It looks at the store's URL and the rate of keys and says so; then, when it is told that the bundle is good, it loads
-users into the embedded store and tells the form of the counts. So the parent has neither numpy nor a client of the
-store in its memory for as long as the service runs.
+It looks at the store's URL and the rate of keys and says so; then, as it is told, it checks the bundle, loads users
+into the embedded store and tells the form of the counts. So the parent has neither numpy nor the model's runtime nor a
+client of the store in its memory for as long as the service runs, and what they need is imported once.
 """
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from model.bundle.errors import BundleError
+from service.models.apart import ENDS_S, answer
+from service.models.check import Checked, look
+from service.process.child import end_with_parent, of_this
 from service.settings import DEMO_BUNDLE, DEMO_USERS, Settings, SettingsError
+from service.telemetry.relay import relayed
 
 log = logging.getLogger("ranker")
 
@@ -31,23 +38,30 @@ class Prepared:
 
 
 class Prelude:
-    """The parent's side. `store`: the embedded store's URL, if that is the store."""
+    """The parent's side: `check`, then `prepare`."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
+        with relayed("start") as log_lines:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log_lines.stderr,
+                env=os.environ | of_this() | log_lines.environment,
+                start_new_session=True,
+            )
         self._told()
 
+    def check(self, bundle: Path) -> Checked:
+        """Raises BundleError."""
+        self._tell({"bundle": str(bundle)})
+        assert self._process.stdout
+        output = self._process.stdout.readline()
+        return Checked(**answer(output, 0 if output else self._process.wait(), str(bundle)))
+
     def prepare(self, bundle: str, store: str | None, data: Path | None) -> Prepared:
-        """Raises SettingsError."""
-        told = {"bundle": bundle, "store": store, "data": None if data is None else str(data)}
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(told).encode())
-        self._process.stdin.close()
+        """`store`: the embedded store's URL, if that is the store. Raises SettingsError."""
+        self._tell({"bundle": bundle, "store": store, "data": None if data is None else str(data)})
         prepared = Prepared(**self._told())
         self.close()  # it has said all that it had to; else it would stay as a zombie for as long as the service lives
         return prepared
@@ -56,9 +70,16 @@ class Prelude:
         """Kills it, if it has not ended."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(BrokenPipeError):
+                    stream.close()
         self._process.kill()
         self._process.wait()
+
+    def _tell(self, what: Mapping[str, Any]) -> None:
+        assert self._process.stdin
+        with suppress(BrokenPipeError):  # it has ended: there is no answer, and that is told
+            self._process.stdin.write(json.dumps(what).encode() + b"\n")
+            self._process.stdin.flush()
 
     def _told(self) -> dict[str, Any]:
         assert self._process.stdout
@@ -76,6 +97,7 @@ def main() -> None:
     from service.store import clients
     from service.telemetry import logs
 
+    end_with_parent(ENDS_S)
     settings = load_settings()
     logs.configure(settings.log_level, settings.log_format)
     try:
@@ -94,15 +116,25 @@ def main() -> None:
             return
     _tell({})
 
+    line = sys.stdin.readline()
+    if not line:  # the start has failed elsewhere
+        return
+    try:
+        checked = look(Path(json.loads(line)["bundle"]), settings)
+    except BundleError as error:
+        _tell({"problem": str(error)})
+        return
+    _tell(asdict(checked))
+
     from service.loading.user import BackfillError
     from service.store.history import REASONS
     from service.telemetry.families import ROUTES
 
-    wanted = sys.stdin.read()
-    if not wanted:  # the bundle was refused
+    line = sys.stdin.readline()
+    if not line:
         return
     try:
-        example = _loaded(settings, **json.loads(wanted))
+        example = _loaded(settings, **json.loads(line))
     except (BackfillError, OSError) as error:
         _tell({"problem": str(error)})
         return

@@ -20,7 +20,7 @@ from model.bundle.errors import BundleError
 from service.access.keyring import KNOWN, Keyring, Watch, ring_of
 from service.access.reach import check_reach
 from service.api.http.bounds import Bounds
-from service.models.check import Checked, checked
+from service.models.check import Checked
 from service.models.live import following
 from service.process.adminprocess import AdminProcess, Task
 from service.process.child import leave
@@ -80,7 +80,7 @@ def _served(stack: ExitStack, data: Path | None) -> int:
     check_reach(listeners.all().values(), ring, settings.unsafe_no_keys)
     if ring is not None:
         stack.callback(_watched(ring).close)
-    bundle = _checked(settings)
+    bundle = _checked(prelude, settings)
     store = None
     if settings.redis_url is None:
         store = os.environ["RANKER_REDIS_URL"] = stack.enter_context(EmbeddedStore()).url
@@ -159,9 +159,9 @@ def _times(settings: Settings) -> Times:
     return Times(drain_s, grace_s, settings.hang_s)
 
 
-def _checked(settings: Settings) -> Checked:
+def _checked(prelude: Prelude, settings: Settings) -> Checked:
     """The bundle, its hashes compared and its golden requests answered: once, here, before any worker starts."""
-    bundle = checked(settings.bundle)
+    bundle = prelude.check(settings.bundle)
     facts = (bundle.name, bundle.version, bundle.folder, bundle.precision, bundle.seconds)
     log.info("bundle %s %s at %s, served in %s, checked in %.2f s", *facts)
     return bundle

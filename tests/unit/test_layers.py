@@ -55,7 +55,8 @@ ARROWS = {
     "service": {"service", *SERVED, *COMMAND},  # app and __main__, which know all parts
     "service.process": {"service", *SERVED, *COMMAND},  # likewise
     "service.process.prelude": SERVED  # not service.api: FastAPI takes half a second of every start
-    | {"service.access", "service.loading", "service.settings", "service.store", "service.telemetry"},
+    | {"service.access", "service.loading", "service.models", "service.process.child", "service.scoring"}
+    | {"service.settings", "service.store", "service.telemetry"},
     "service.process.control": set(),  # a leaf: what processes tell each other
     "service.process.orders": {"service.errors", "service.process.control"},
     "service.models": SERVED

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -21,7 +22,7 @@ from model.bundle.reading import Bundle
 from model.prepared.loader import Prepared
 from service.settings import DEMO_BUNDLE, DEMO_USERS
 from tests.client import get, post, serving
-from tests.processes import FOLDERS, wait_until
+from tests.processes import FOLDERS, cmdline, wait_until
 
 
 def leftovers() -> set[Path]:
@@ -93,6 +94,21 @@ def test_a_setting_that_cannot_be_used_is_one_clear_line(settings: dict[str, str
         assert service.ended() == 1
         assert re.search(says, service.output), service.output
         assert len(service.output.strip().splitlines()) == 1, service.output
+
+
+def test_a_start_whose_preparation_is_killed_is_one_clear_line() -> None:
+    def preparing() -> int | None:
+        return next((pid for pid in service.children.pids() if b"process.prelude" in cmdline(pid)), None)
+
+    with serving() as service:
+        wait_until(lambda: preparing() is not None, service)
+        prelude = preparing()
+        assert prelude is not None
+        os.kill(prelude, signal.SIGKILL)
+        assert service.ended() == 1
+        [line] = [line for line in service.output.splitlines() if line.startswith("service: ")]
+        assert re.search("the start failed|the process that looked at it ended with signal 9", line)
+        assert "Traceback" not in service.output
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -174,11 +190,14 @@ def test_a_bundle_is_tried_with_the_users_and_histories_of_its_data(small_bundle
         assert ages[0] < ages[1] or ages[1] == small_bundle.schema.history.length
 
 
-def test_a_bundle_of_one_s_own_without_users_says_how_to_load_them(small_bundle: Bundle, small_data: Prepared) -> None:
+def test_a_bundle_of_one_s_own_without_users_says_how_to_load_them(small_bundle: Bundle) -> None:
+    data_at = json.loads((small_bundle.folder / "report.json").read_text())["data_at"]
     with serving(bundle=str(small_bundle.folder)) as service:
         service.curl()
         assert "every history is empty" in service.output and "--data DIR" in service.output
-        assert str(small_data.folder.resolve()) in service.output, "where the bundle says that it was trained"
+        assert str((small_bundle.folder / data_at).resolve()) in service.output, (
+            "where the bundle says that it was trained"
+        )
 
 
 @pytest.mark.parametrize(

@@ -36,11 +36,11 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("optimiser", "dies_in"), [("adagrad", "select"), ("adam", "refit")])
 def test_a_killed_run_goes_on_to_the_same_bits(
-    small_data: Prepared, tmp_path: Path, optimiser: str, dies_in: str
+    tiny_data: Prepared, tmp_path: Path, optimiser: str, dies_in: str
 ) -> None:
     how = Training(
         optimiser=optimiser,
-        batch_size=1024,
+        batch_size=256,
         epochs=2,
         evaluations=2,
         checkpoint_s=0,
@@ -49,7 +49,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
         refit=True,
     )
     recipe = Recipe(network={"mlp": [32, 16]}, training=how)
-    whole = Run(small_data, "bst", recipe, 5, tmp_path / "whole.pt")
+    whole = Run(tiny_data, "bst", recipe, 5, tmp_path / "whole.pt")
     whole.fit()
 
     epoch = 1 if dies_in == "select" else 0  # refit may take one epoch alone
@@ -60,10 +60,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(
                 raise Killed  # what survives is what `fit` saved on its way
             return super().step(rows, inputs)
 
-    first = Dying(small_data, "bst", recipe, 5, tmp_path / "killed.pt")
+    first = Dying(tiny_data, "bst", recipe, 5, tmp_path / "killed.pt")
     with pytest.raises(Killed):
         first.fit()
-    second = Run(small_data, "bst", recipe, 5, tmp_path / "killed.pt")
+    second = Run(tiny_data, "bst", recipe, 5, tmp_path / "killed.pt")
     torch.rand(7)  # whatever else drew random numbers meanwhile
     assert second.resume() and (second.progress["epoch"], second.progress["batch"]) == (epoch, 3)
     second.fit()
@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     assert [p["auc"] for p in whole.progress["curve"]] == [p["auc"] for p in second.progress["curve"]]
 
 
-def test_a_refit_sees_validation_and_never_test(small_data: Prepared, tmp_path: Path) -> None:
+def test_a_refit_sees_validation_and_never_test(tiny_data: Prepared, tmp_path: Path) -> None:
     how = Training(optimiser="adam", learning_rate=0.005, batch_size=512, epochs=3, evaluations=1, refit=True)
 
     class Watched(Run):
@@ -82,9 +82,9 @@ def test_a_refit_sees_validation_and_never_test(small_data: Prepared, tmp_path: 
             self.seen[self.progress["phase"]] |= set(rows.tolist())
             return super().step(rows, inputs)
 
-    run = Watched(small_data, "bst", Recipe({"mlp": [32]}, how), 1, tmp_path / "x.pt")
+    run = Watched(tiny_data, "bst", Recipe({"mlp": [32]}, how), 1, tmp_path / "x.pt")
     run.fit()
-    train_rows, validation = (set(small_data.of_split(split).tolist()) for split in ("train", "validation"))
+    train_rows, validation = (set(tiny_data.of_split(split).tolist()) for split in ("train", "validation"))
     assert run.seen == {"select": train_rows, "refit": train_rows | validation}
     curve = [look["auc"] for look in run.progress["curve"]]
     assert run.progress["refit_epochs"] == curve.index(max(curve)) + 1 and run.trained_on == ["train", "validation"]
@@ -132,9 +132,9 @@ def test_a_checkpoint_of_another_run_is_refused(small_run: Run, small_data: Prep
         other.resume()
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(small_data: Prepared, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(tiny_data: Prepared, tmp_path: Path) -> None:
     def trained(seed: int) -> torch.Tensor:
-        run = Run(small_data, "bst", SMALL, seed, tmp_path / "x.pt")
+        run = Run(tiny_data, "bst", SMALL, seed, tmp_path / "x.pt")
         run.fit()
         return weights(run)["head.rest.2.weight"]
 
@@ -157,22 +157,22 @@ def test_neither_test_labels_nor_later_validation_rows_touch_the_weights(small_d
     assert all(torch.equal(a, b) for a, b in zip(weights(one).values(), weights(two).values(), strict=True))
 
 
-def test_the_best_checkpoint_on_validation_is_the_one_kept(small_data: Prepared, tmp_path: Path) -> None:
+def test_the_best_checkpoint_on_validation_is_the_one_kept(tiny_data: Prepared, tmp_path: Path) -> None:
     how = Training(optimiser="adam", learning_rate=0.02, batch_size=256, epochs=6, evaluations=2, patience=3)
-    run = Run(small_data, "bst", Recipe({"mlp": [32]}, how), 1, tmp_path / "x.pt")
+    run = Run(tiny_data, "bst", Recipe({"mlp": [32]}, how), 1, tmp_path / "x.pt")
     run.fit()
     curve = [point["auc"] for point in run.progress["curve"]]
     assert len(curve) < 12 or curve.index(max(curve)) < 11, "it never got worse: the test shows nothing"
-    rows = small_data.of_split("validation")
-    score = predict(run.network, small_data, rows)
-    assert auc(small_data.label[rows], score) == pytest.approx(max(curve), abs=1e-9)
+    rows = tiny_data.of_split("validation")
+    score = predict(run.network, tiny_data, rows)
+    assert auc(tiny_data.label[rows], score) == pytest.approx(max(curve), abs=1e-9)
     if len(curve) < 12:
         assert len(curve) == curve.index(max(curve)) + 1 + 3
 
 
-def test_large_tables_start_anew_at_every_epoch_and_small_ones_go_on(small_data: Prepared, tmp_path: Path) -> None:
+def test_large_tables_start_anew_at_every_epoch_and_small_ones_go_on(tiny_data: Prepared, tmp_path: Path) -> None:
     how = Training(optimiser="adagrad", batch_size=1024, epochs=1, fresh_tables=150)
-    run = Run(small_data, "bst", Recipe({"mlp": [32]}, how), 1, tmp_path / "x.pt")
+    run = Run(tiny_data, "bst", Recipe({"mlp": [32]}, how), 1, tmp_path / "x.pt")
     run.fit()
     before = {name: tensor.clone() for name, tensor in weights(run).items()}
     run.start_tables_anew()
@@ -400,15 +400,15 @@ def test_a_warm_start_leaves_the_rows_that_no_batch_touches(
     assert 0 < moved.sum() < len(moved) / 2
 
 
-def test_two_processes_train_the_model_of_one(small_data: Prepared, tmp_path: Path) -> None:
+def test_two_processes_train_the_model_of_one(tiny_data: Prepared, tmp_path: Path) -> None:
     """torchrun's environment, dropout 0; the last batch has fewer rows than there are processes."""
     recipe = tmp_path / "recipe.toml"
-    size = len(small_data.of_split("train")) - 1  # a batch of all but one row, and one of one row
+    size = len(tiny_data.of_split("train")) - 1  # a batch of all but one row, and one of one row
     recipe.write_text(
         f"[network]\nmlp = [16]\ndropout = 0.0\n[training]\noptimiser = 'adagrad'\nbatch_size = {size}\n"
         "epochs = 2\nevaluations = 1\nbatch_l2 = 0.5\n"
     )
-    arguments = ["--data", str(small_data.folder), "--network", "bst", "--recipe", str(recipe), "--device", "cpu"]
+    arguments = ["--data", str(tiny_data.folder), "--network", "bst", "--recipe", str(recipe), "--device", "cpu"]
     arguments.append("--publish-anyway")
     assert train.main([*arguments, "--out", str(tmp_path / "one")]) == 0
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model.train"]
@@ -424,10 +424,10 @@ def test_two_processes_train_the_model_of_one(small_data: Prepared, tmp_path: Pa
     assert reports[0]["curve"][-1]["auc"] == pytest.approx(reports[1]["curve"][-1]["auc"], abs=1e-3)
 
 
-def test_tensorboard_gets_the_curve(small_data: Prepared, tmp_path: Path) -> None:
+def test_tensorboard_gets_the_curve(tiny_data: Prepared, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("[network]\nmlp = [16]\n[training]\nbatch_size = 1024\nevaluations = 2\n")
-    arguments = ["--data", str(small_data.folder), "--network", "bst", "--recipe", str(recipe)]
+    arguments = ["--data", str(tiny_data.folder), "--network", "bst", "--recipe", str(recipe)]
     assert train.main([*arguments, "--out", str(tmp_path), "--tensorboard", str(tmp_path / "board")]) == 3
     events = EventAccumulator(str(tmp_path / "board")).Reload()
     assert len(events.Scalars("auc/validation")) == 2
@@ -456,12 +456,12 @@ def test_a_warm_start_wants_the_encoding_of_its_bundle_or_one_grown_from_it(
     warm.check_rows_stayed(small_bundle, other)
 
 
-def test_what_is_tuned_on_test_is_tuned_there_after_a_refit_too(small_data: Prepared, tmp_path: Path) -> None:
+def test_what_is_tuned_on_test_is_tuned_there_after_a_refit_too(tiny_data: Prepared, tmp_path: Path) -> None:
     how = Training(optimiser="adam", learning_rate=0.02, batch_size=256, epochs=2, evaluations=3, refit=True)
-    peeking = Run(small_data, "bst", Recipe({"mlp": [16]}, replace(how, select="test")), 1, tmp_path / "x.pt")
+    peeking = Run(tiny_data, "bst", Recipe({"mlp": [16]}, replace(how, select="test")), 1, tmp_path / "x.pt")
     peeking.fit()
-    rows = small_data.of_split("test")
-    reached = auc(small_data.label[rows], predict(peeking.network, small_data, rows))
+    rows = tiny_data.of_split("test")
+    reached = auc(tiny_data.label[rows], predict(peeking.network, tiny_data, rows))
     curve = peeking.progress["curve"]
     at = [(look["epoch"], look["batch"]) for look in curve]
     begins = next(n for n in range(1, len(at)) if at[n] <= at[n - 1])

@@ -21,10 +21,8 @@ import torch
 from model import evaluate, train
 from model.bundle.reading import Bundle
 from model.bundle.versions import check_name, prune
-from model.datasets.tables import Options
 from model.files import held
 from model.graph.publish import publish
-from model.prepare import prepare
 from model.prepared.loader import Prepared
 from model.training.choosing.choice import SUITED, WARM, choose
 from model.training.histories import empty_share
@@ -34,13 +32,6 @@ from model.training.run import Run
 from tests.processes import started, wait_until
 
 WEAK = "[network]\nmlp = [8]\n[training]\nbatch_size = 512\nevaluations = 2\nlearning_rate = 0.0001\n"  # learns nothing
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    out = tmp_path_factory.mktemp("tiny") / "simulated"
-    prepare("simulated", None, out, Options(impressions=4000, seed=3))
-    return Prepared(out)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +58,7 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(tiny: Prepared, weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(tiny_data: Prepared, weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Below the floor: 0 beside a checkpoint that is dropped; then `current` made by hand; 1 published all the same.
 
     2: --final. Each keeps one version.
@@ -79,7 +70,7 @@ def story(tiny: Prepared, weak: Path, tmp_path_factory: pytest.TempPathFactory) 
 
     def run(*more: str) -> None:
         with redirect_stdout(StringIO()) as printed, redirect_stderr(StringIO()) as err:
-            told.status.append(train.main(arguments(tiny, weak, out, "--name", "mine.v1", *more)))
+            told.status.append(train.main(arguments(tiny_data, weak, out, "--name", "mine.v1", *more)))
         told.lines.append(json.loads(printed.getvalue().splitlines()[-1]))
         told.err.append(err.getvalue())
         told.versions.append(sorted(path.name for path in told.home.glob("2*")))
@@ -120,7 +111,7 @@ def test_keep_removes_old_versions_but_neither_current_nor_the_one_before_it(sto
 
 
 def test_final_serves_weights_of_all_days_under_the_figures_of_the_run_before(
-    story: Story, tiny: Prepared, weak: Path, capsys: pytest.CaptureFixture[str]
+    story: Story, tiny_data: Prepared, weak: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = Bundle.open(Path(story.lines[2]["bundle"]))
     report = json.loads((bundle.folder / "report.json").read_text())
@@ -130,14 +121,14 @@ def test_final_serves_weights_of_all_days_under_the_figures_of_the_run_before(
     assert story.lines[2]["auc"] == pytest.approx(story.lines[0]["auc"], abs=1e-9), "one seed, one run before"
     assert report["recipe_from"] == [str(weak)] and report["warnings"] == story.lines[2]["warnings"]
     assert load_recipe([bundle.folder / "recipe.toml"], "wdl").training == load_recipe([weak], "wdl").training
-    assert evaluate.main(["--bundle", str(bundle.folder), "--data", str(tiny.folder)]) == 0
+    assert evaluate.main(["--bundle", str(bundle.folder), "--data", str(tiny_data.folder)]) == 0
     printed = capsys.readouterr()
     assert "has seen test" in printed.err
     assert json.loads(printed.out.splitlines()[-1])["auc"] != story.lines[2]["auc"]
 
 
 def test_a_killed_final_run_keeps_the_figures_of_the_run_before(
-    story: Story, tiny: Prepared, weak: Path, tmp_path: Path
+    story: Story, tiny_data: Prepared, weak: Path, tmp_path: Path
 ) -> None:
     recipe = load_recipe([weak], "wdl")
 
@@ -149,8 +140,8 @@ def test_a_killed_final_run_keeps_the_figures_of_the_run_before(
             return super().step(rows, inputs)
 
     with pytest.raises(RuntimeError):
-        train.trained(Dying(tiny, "wdl", recipe, 1, tmp_path / "x.pt"), final=True)
-    again = Run(tiny, "wdl", recipe, 1, tmp_path / "x.pt")
+        train.trained(Dying(tiny_data, "wdl", recipe, 1, tmp_path / "x.pt"), final=True)
+    again = Run(tiny_data, "wdl", recipe, 1, tmp_path / "x.pt")
     assert again.resume() and again.progress["phase"] == "final"
     with pytest.raises(RecipeError, match="a run with --final; go on with --final"):
         train.trained(again, final=False)
@@ -167,45 +158,45 @@ def refused(capsys: pytest.CaptureFixture[str], argv: Sequence[str]) -> str:
 
 
 def test_a_checkpoint_of_a_killed_run_is_neither_lost_nor_taken_up_unasked(
-    tiny: Prepared, weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_data: Prepared, weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     left = tmp_path / "wdl_simulated" / ".training-1.pt"
     left.parent.mkdir()
     left.write_bytes(b"half")
-    line = refused(capsys, arguments(tiny, weak, tmp_path))
+    line = refused(capsys, arguments(tiny_data, weak, tmp_path))
     assert "--resume goes on from it" in line and "--restart" in line
-    assert "cannot be read" in refused(capsys, arguments(tiny, weak, tmp_path, "--resume")) and left.exists()
+    assert "cannot be read" in refused(capsys, arguments(tiny_data, weak, tmp_path, "--resume")) and left.exists()
 
 
 def test_two_trainings_of_one_name_and_seed_do_not_share_a_checkpoint(
-    tiny: Prepared, weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_data: Prepared, weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "wdl_simulated").mkdir()
     with held(tmp_path / "wdl_simulated" / ".training-1.lock"):
-        line = refused(capsys, arguments(tiny, weak, tmp_path))
+        line = refused(capsys, arguments(tiny_data, weak, tmp_path))
     assert f"process {os.getpid()}" in line and "--name" in line
     assert not list((tmp_path / "wdl_simulated").iterdir())
 
 
 def test_what_is_refused_leaves_no_folder(
-    tiny: Prepared, weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_data: Prepared, weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = tmp_path / "wrong.toml"
     wrong.write_text("[features]\ncolour = { width = 3 }\n")
-    assert "unknown colour" in refused(capsys, arguments(tiny, wrong, tmp_path / "out"))
+    assert "unknown colour" in refused(capsys, arguments(tiny_data, wrong, tmp_path / "out"))
     for name in ("../x", ".hidden", "a b", ""):
         with pytest.raises(ValueError, match="allowed: letters, digits"):
             check_name(name)
-    assert "cannot name a bundle" in refused(capsys, arguments(tiny, weak, tmp_path / "out", "--name", "../x"))
-    assert "cannot name a bundle" in refused(capsys, arguments(tiny, weak, tmp_path / "out", "--name", ""))
+    assert "cannot name a bundle" in refused(capsys, arguments(tiny_data, weak, tmp_path / "out", "--name", "../x"))
+    assert "cannot name a bundle" in refused(capsys, arguments(tiny_data, weak, tmp_path / "out", "--name", ""))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_sequence_network_whose_histories_are_all_empty_is_refused_at_once(
-    tiny: Prepared, weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_data: Prepared, weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(tiny.folder, tmp_path / "data")
-    a = tiny.arrays
+    shutil.copytree(tiny_data.folder, tmp_path / "data")
+    a = tiny_data.arrays
     np.save(tmp_path / "data" / "encoded" / "end.npy", a["begin"][a["user"]].astype(a["end"].dtype))
     empty = Prepared(tmp_path / "data")
     argv = arguments(empty, weak, tmp_path / "out", "--publish-anyway")
@@ -216,15 +207,15 @@ def test_a_sequence_network_whose_histories_are_all_empty_is_refused_at_once(
     for network in ("din", "atrank", "wdl_seq", "bilstm"):
         with pytest.raises(RecipeError, match="all those of the .* training impressions are empty"):
             Run(empty, network, Recipe(), 1, tmp_path / "x.pt")
-    run = Run(tiny, "bst", Recipe(history={"length": 5}), 1, tmp_path / "x.pt")
-    rows = tiny.of_split("train")
-    assert run.empty_histories == pytest.approx((a["end"][rows] == a["begin"][tiny.user[rows]]).mean())
+    run = Run(tiny_data, "bst", Recipe(history={"length": 5}), 1, tmp_path / "x.pt")
+    rows = tiny_data.of_split("train")
+    assert run.empty_histories == pytest.approx((a["end"][rows] == a["begin"][tiny_data.user[rows]]).mean())
 
 
-def test_one_history_among_many_empty_ones_is_found(tiny: Prepared, tmp_path: Path) -> None:
-    rows, a = tiny.of_split("train"), tiny.arrays
-    network = Run(tiny, "bst", Recipe(), 1, tmp_path / "x.pt").network
-    lonely = copy(tiny)
+def test_one_history_among_many_empty_ones_is_found(tiny_data: Prepared, tmp_path: Path) -> None:
+    rows, a = tiny_data.of_split("train"), tiny_data.arrays
+    network = Run(tiny_data, "bst", Recipe(), 1, tmp_path / "x.pt").network
+    lonely = copy(tiny_data)
     end = a["begin"][a["user"]].copy()
     some = next(row for row in rows[7:].tolist() if a["end"][row] > end[row])
     end[some] = a["end"][some]
@@ -234,25 +225,25 @@ def test_one_history_among_many_empty_ones_is_found(tiny: Prepared, tmp_path: Pa
 
 
 def test_where_test_is_empty_validation_judges_and_golden_requests_are_its(
-    tiny: Prepared, weak: Path, tmp_path: Path
+    tiny_data: Prepared, weak: Path, tmp_path: Path
 ) -> None:
-    untested = copy(tiny)
-    split = np.array(tiny.arrays["split"])
-    split[tiny.of_split("test")] = 0
-    untested.arrays = tiny.arrays | {"split": split}
+    untested = copy(tiny_data)
+    split = np.array(tiny_data.arrays["split"])
+    split[tiny_data.of_split("test")] = 0
+    untested.arrays = tiny_data.arrays | {"split": split}
     run = Run(untested, "wdl", load_recipe([weak], "wdl"), 1, tmp_path / "x.pt")
     run.fit()
     outcome = publish(run, tmp_path, gate=True)
-    assert outcome.exam.split == "validation" and outcome.figures["rows"] == len(tiny.of_split("validation"))
+    assert outcome.exam.split == "validation" and outcome.figures["rows"] == len(tiny_data.of_split("validation"))
     assert not outcome.published and len(Bundle.open(outcome.bundle).golden()) > 2
 
 
 def test_ctrl_c_keeps_what_is_learnt_and_names_the_line_that_goes_on(
-    tiny: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "long.toml"
     recipe.write_text(WEAK.replace("evaluations = 2", "evaluations = 0") + "epochs = 25\ncheckpoint_s = 0.0\n")
-    argv = arguments(tiny, recipe, tmp_path / "out", "--publish-anyway")
+    argv = arguments(tiny_data, recipe, tmp_path / "out", "--publish-anyway")
     checkpoint = tmp_path / "out" / "wdl_simulated" / ".training-1.pt"
     with started("-m", "model.train", *argv) as training:
         wait_until(lambda: checkpoint.exists() or training.process.poll() is not None, training)
@@ -266,7 +257,7 @@ def test_ctrl_c_keeps_what_is_learnt_and_names_the_line_that_goes_on(
     assert "resumed" in capsys.readouterr().out and not checkpoint.exists()
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(tiny: Prepared, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_bits(tiny_data: Prepared, tmp_path: Path) -> None:
     recipe = Recipe({"mlp": [8]}, Training(optimiser="adam", batch_size=512, epochs=2, evaluations=1, fresh_tables=10))
 
     class Interrupted(Run):
@@ -275,13 +266,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tiny: Prepared, tmp_path: P
                 os.kill(os.getpid(), signal.SIGINT)
             return super().step(rows, negative)
 
-    one = Interrupted(tiny, "wdl", recipe, 1, tmp_path / "x.pt")
+    one = Interrupted(tiny_data, "wdl", recipe, 1, tmp_path / "x.pt")
     with pytest.raises(KeyboardInterrupt), stopped_by_ctrl_c(one):
         one.fit()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    whole = Run(tiny, "wdl", recipe, 1, tmp_path / "y.pt")
+    whole = Run(tiny_data, "wdl", recipe, 1, tmp_path / "y.pt")
     whole.fit()
-    again = Run(tiny, "wdl", recipe, 1, tmp_path / "x.pt")
+    again = Run(tiny_data, "wdl", recipe, 1, tmp_path / "x.pt")
     assert again.resume() and again.progress["batch"] > 1
     again.fit()
     for name, tensor in whole.network.state_dict().items():
@@ -289,37 +280,37 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tiny: Prepared, tmp_path: P
 
 
 def test_a_recipe_has_a_name_or_a_path_and_an_unknown_one_says_which_there_are(
-    tiny: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paper = choose("bst", tiny, "paper")
+    paper = choose("bst", tiny_data, "paper")
     assert paper.recipe.training == Training() and paper.recipe_from == ["model/recipes/paper.toml"]
-    assert paper.recipe.network == {"mlp": [1024, 512, 256]} and choose("bpr", tiny, "paper").recipe.network == {}
-    assert choose("bpr", tiny, "kuairand").recipe_from == [f"model/recipes/{n}kuairand.toml" for n in ("", "bpr_")]
-    assert choose("bst", tiny, str(RECIPES / "paper.toml")) == choose("bst", tiny, RECIPES / "paper.toml")
+    assert paper.recipe.network == {"mlp": [1024, 512, 256]} and choose("bpr", tiny_data, "paper").recipe.network == {}
+    assert choose("bpr", tiny_data, "kuairand").recipe_from == [f"model/recipes/{n}kuairand.toml" for n in ("", "bpr_")]
+    assert choose("bst", tiny_data, str(RECIPES / "paper.toml")) == choose("bst", tiny_data, RECIPES / "paper.toml")
     (tmp_path / "bom.toml").write_text("[training]\nepochs = 3\n", "utf-8-sig")  # as Windows' editors write it
-    assert choose("bst", tiny, tmp_path / "bom.toml").recipe.training.epochs == 3
+    assert choose("bst", tiny_data, tmp_path / "bom.toml").recipe.training.epochs == 3
     for unknown in ("papers", "demo_features", str(tmp_path)):
         with pytest.raises(RecipeError, match=r"--recipe .*: .* allowed: a TOML file, or one of amazon, .*paper"):
-            choose("bst", tiny, unknown)
+            choose("bst", tiny_data, unknown)
     assert "paper" in recipe_names()
 
 
-def test_without_a_recipe_what_suits_the_log_is_chosen_and_says_why(tiny: Prepared) -> None:
-    nowhere = copy(tiny)
-    nowhere.meta = tiny.meta | {"dataset": "parquet"}
+def test_without_a_recipe_what_suits_the_log_is_chosen_and_says_why(tiny_data: Prepared) -> None:
+    nowhere = copy(tiny_data)
+    nowhere.meta = tiny_data.meta | {"dataset": "parquet"}
     choice = choose("bst", nowhere)
     assert choice.recipe_from == SUITED and choice.reasons and len(list(choice.lines())) == 1 + len(choice.reasons)
-    assert choose("bst", tiny).recipe_from == ["model/recipes/simulated.toml", "model/recipes/bst_simulated.toml"]
+    assert choose("bst", tiny_data).recipe_from == ["model/recipes/simulated.toml", "model/recipes/bst_simulated.toml"]
 
 
 def test_a_warm_start_goes_by_the_recipe_of_its_bundle(
-    story: Story, tiny: Prepared, weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    story: Story, tiny_data: Prepared, weak: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = Bundle.open(Path(story.lines[2]["bundle"]))
-    choice = choose("wdl", tiny, None, bundle)
+    choice = choose("wdl", tiny_data, None, bundle)
     assert choice.recipe_from == WARM and choice.recipe.training == load_recipe([weak], "wdl").training
-    Run(tiny, "wdl", choice.recipe, 1, tmp_path / "x.pt", warm=bundle)
-    argv = arguments(tiny, weak, tmp_path / "out", "--warm", str(bundle.folder))
+    Run(tiny_data, "wdl", choice.recipe, 1, tmp_path / "x.pt", warm=bundle)
+    argv = arguments(tiny_data, weak, tmp_path / "out", "--warm", str(bundle.folder))
     argv[argv.index("wdl")] = "bst"
     assert "is of the network wdl, --network says bst" in refused(capsys, argv)
 
