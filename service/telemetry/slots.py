@@ -220,7 +220,7 @@ def models(workers: Sequence[Record]) -> dict[Labels, Record]:
     answers = [
         (worker["rows"]["times"][row], worker["rows"]["info"][row])
         for worker in workers
-        for row in worker["rows"]["answers"].nonzero()[0]
+        for row in np.flatnonzero(worker["rows"]["answers"].copy())  # it counts, then collects: others write meanwhile
     ]
     newest: dict[Labels, Record] = {}
     for times, info in sorted(answers, key=lambda answer: float(answer[0]["loaded_s"])):

@@ -154,7 +154,7 @@ def test_a_call_bears_the_name_of_the_model_that_it_took(small_bundle: Bundle) -
 
 def test_a_model_that_reads_more_than_the_store_keeps_never_answers(small_bundle: Bundle) -> None:
     served = Served.open(small_bundle, Scorer(1), "fp32")
-    longest = small_bundle.schema.history.length
+    longest = Wanted.of(small_bundle.schema).longest
     live = Live(served, longest)
     for refused in (
         lambda: Live(served, longest - 1),

@@ -269,7 +269,11 @@ def test_a_change_can_be_taken_back_and_the_bundle_stays_whole(demo: Path, capsy
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["added"] == 1
     (demo / PREVIOUS_CATALOG).write_bytes(first[:1000])
     assert undo() == 1 and (demo / CATALOG).read_bytes() == second
-    assert sorted(path.name for path in (demo / "catalog").iterdir()) == ["items.npy", "previous.npy"]
+    assert sorted(path.name for path in (demo / "catalog").iterdir()) == [
+        "items.npy",
+        "previous.npy",
+        "statistics.npy",
+    ]
 
 
 def test_the_command_tells_people_and_scripts_what_changed(

@@ -31,7 +31,7 @@ from service.scoring.served import Live, Served
 from service.settings import Settings
 from tests.client import get, post, serving
 from tests.processes import wait_until
-from tests.worlds import FEATURES, HOUR, SMALL, write_log
+from tests.worlds import FEATURES, HOUR, SMALL, make_schema, write_log
 
 DAY = 24 * HOUR
 ITEMS = [f"i{n}" for n in range(40)]
@@ -72,6 +72,15 @@ def trained(yesterday: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Pa
     run = Run(yesterday, "wdl", SMALL, 1, tmp_path_factory.mktemp("run") / "checkpoint.pt")
     run.fit()
     return publish(run, tmp_path_factory.mktemp("bundles"), boosting=False).bundle
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that counts nothing."""
+    data = prepared(tmp_path_factory.mktemp("without"), 1, make_schema())
+    run = Run(data, "wdl", SMALL, 1, tmp_path_factory.mktemp("run") / "checkpoint.pt")
+    run.fit()
+    return Bundle.open(publish(run, tmp_path_factory.mktemp("bundles"), boosting=False).bundle)
 
 
 @pytest.fixture
@@ -138,7 +147,7 @@ def test_older_counts_take_a_place_only_where_that_is_meant(
 
 
 def test_counts_of_other_statistics_or_that_are_broken_are_one_clear_line(
-    bundle: Path, today: Prepared, tmp_path: Path, small_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    bundle: Path, today: Prepared, tmp_path: Path, without: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, broken = (bundle / COUNTS).read_bytes(), tmp_path / "broken.npy"
     broken.write_bytes((today.folder / COUNTS).read_bytes()[:-1])
@@ -148,7 +157,7 @@ def test_counts_of_other_statistics_or_that_are_broken_are_one_clear_line(
         (bundle, broken, "cut off, or not written by model.prepare"),
         (bundle, bundle / "catalog" / "items.npy", "cut off, or not written by"),
         (bundle, tmp_path / "nothing", "nothing is not there"),
-        (small_bundle.folder, today.folder, "no feature of kind statistic"),
+        (without.folder, today.folder, "no feature of kind statistic"),
     ]
     for where, source, says in wrong:
         assert recount(where, source) == 1
@@ -217,8 +226,8 @@ def test_the_watch_takes_over_newer_counts_once_and_refuses_broken_ones_once(
     assert not items, "the catalogue is as it was"
 
 
-def test_a_model_without_statistics_has_no_counts_to_look_for(small_bundle: Bundle) -> None:
-    live = Live(Served.open(small_bundle, Scorer(1), "fp32"), 100)
+def test_a_model_without_statistics_has_no_counts_to_look_for(without: Bundle) -> None:
+    live = Live(Served.open(without, Scorer(1), "fp32"), 100)
     seen: list[Any] = []
     Watch(live, 0, [(STATISTICS, seen.append)]).look()
     assert not seen and live.current.counted_until_ms is None

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ from model.bundle.session import byte_products
 from model.evaluation.measure import score_rows
 from model.features.kinds import ITEM_ID
 from model.graph.gate import Bounds, judge, judged_on, kendall_tau
+from model.graph.publish import publish
 from model.graph.quantize import calibration, quantize
 from model.graph.segments import by_context, segments
 from model.prepared.loader import Prepared
 from model.prepared.order import in_order
 from model.prepared.splits import SPLITS
+from model.training.run import Run
 from service.call import Call
 from service.scoring.scorer import WORTH_CUTTING, Scorer
 from service.scoring.served import Served
 from tests.client import replay
+from tests.worlds import SMALL
 
 pytestmark = pytest.mark.filterwarnings("error")
 needs_byte_products = pytest.mark.skipif(not byte_products(), reason="this processor has no products of bytes")
@@ -48,20 +52,29 @@ def with_splits(data: Prepared, split: np.ndarray[Any, Any]) -> Prepared:
 
 
 @pytest.fixture(scope="module")
-def int8_bundle(small_bundle: Bundle, small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    bundle = copied(small_bundle, tmp_path_factory.mktemp("int8") / "bundle")
+def plain_bundle(small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Of a network that sees no statistics: what one context has to itself is then learnt of that context."""
+    recipe = replace(SMALL, inputs={"without": ["match", "statistic"]})
+    run = Run(small_data, "bst", recipe, 1, tmp_path_factory.mktemp("plain") / "checkpoint.pt")
+    run.fit()
+    return Bundle.open(publish(run, tmp_path_factory.mktemp("plain") / "bundles", boosting=False).bundle)
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(plain_bundle: Bundle, small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    bundle = copied(plain_bundle, tmp_path_factory.mktemp("int8") / "bundle")
     figures = quantize(bundle, small_data, SMALLS)
     assert figures["accepted"], figures
     return Bundle.open(bundle.folder)
 
 
 @pytest.fixture(scope="module")
-def refused_bundle(small_bundle: Bundle, small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def refused_bundle(plain_bundle: Bundle, small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Calibrated on training days of which one context is left out; the gate's days have it."""
     frame = in_order(pl.read_parquet(small_data.folder / "tables" / "impressions.parquet"), small_data.schema)
     split = np.array(small_data.arrays["split"])
     split[(split == SPLITS.index("train")) & (frame["match_type"] == "chance").to_numpy()] = LEFT_OUT
-    bundle = copied(small_bundle, tmp_path_factory.mktemp("refused") / "bundle")
+    bundle = copied(plain_bundle, tmp_path_factory.mktemp("refused") / "bundle")
     quantize(bundle, with_splits(small_data, split), SMALLS)
     return Bundle.open(bundle.folder)
 
