@@ -31,7 +31,7 @@ DAYS = 100  # of the log: the last one is test, the one before validation
 BEGIN_MS = 1_600_000_000_000 // DAY_MS * DAY_MS
 PER_USER, CLICKS = 20, 40  # impressions and behaviours per user; nearly all histories are full
 CLICK_RATE = 0.1
-FORMAT = 1  # of these data sets: another number makes the cache anew
+FORMAT = 2  # of these data sets: another number makes the cache anew
 VALUES = {"age": 10, "gender": 3, "city": 400, "position": 50, "category_id": 10_000}
 Arrays = npt.NDArray[Any]
 
@@ -110,6 +110,8 @@ def write_data(folder: Path, items: int, impressions: int, seed: int = 1) -> Non
     for name, rows in {"items": items, "users": users, "context": count}.items():
         new(f"{name}_numbers", np.float32, rows, 0)
     new("cross", np.int32, count, 0)
+    new("cross_numbers", np.float32, count, 0)
+    new("matched", np.int32, items, 0)
     meta = {
         "dataset": "made_up",
         "time_zone": "UTC",

@@ -44,7 +44,6 @@ from model.graph.write import example_batch, write_graph
 from model.networks.blocks import RankingNetwork
 from model.prepared.loader import Prepared, batches
 
-CALIBRATED_ON = "train"
 LOOKED_THROUGH = 1_000_000  # impressions among which rare contexts are looked for
 REQUESTS_EACH = 4  # of every value of the context
 SHOWN, AT_ONCE = 20_000, 1_000  # impressions as they were: items drawn at random seldom get the highest scores
@@ -122,13 +121,14 @@ def _graph(bundle: Bundle, data: Prepared, folder: Path) -> onnx.ModelProto:
 
 
 def calibration(bundle: Bundle, data: Prepared) -> Iterator[Inputs]:
-    """Requests of the training days drawn from all, and of every value of the context some; then impressions.
+    """Requests of the days it was trained on drawn from all, and of every value of the context some; then impressions.
 
     What neither holds may be out of the range of a layer's inputs that was seen, and is cut off there: a rare context,
     of which few or none are among requests drawn from all, and the item that suits a user best.
     """
     draw = np.random.default_rng(1)
-    rows = data.of_split(CALIBRATED_ON)
+    trained_on = [data.of_split(split) for split in bundle.manifest.get("trained_on", ["train"])]
+    rows = np.sort(np.concatenate(trained_on))
     looked_through = np.sort(drawn(rows, LOOKED_THROUGH, draw))
     rare = [drawn(segment.rows, REQUESTS_EACH, draw) for segment in by_context(data, looked_through)]
     yield from lists(bundle, data, np.unique(np.concatenate([drawn(rows, LISTS, draw), *rare])), draw)

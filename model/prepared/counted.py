@@ -19,7 +19,7 @@ from model.features.schema import Schema
 from model.prepared.arrays import make, put
 from model.prepared.splits import Split
 
-DAYS_KEPT = 8  # of a log's newest days, those with impressions to judge by: replays of them see what was known then
+DAYS_KEPT = 8  # the newest days with impressions: replays of them see what was known then
 SLICE = 1_000_000  # impressions that are read at a time
 
 Days = npt.NDArray[np.int64]
@@ -134,15 +134,13 @@ class Counted:
             at = rows.stop
         return Counts.build(begins, np.concatenate(keys), shown, clicks)
 
-    def judged_days(self, split: Split) -> list[int]:
-        """The newest days with impressions that are not training's, and the day after the last."""
+    def newest_days(self) -> list[int]:
+        """The newest days with impressions, and the day after the last. Before a log's first nothing was counted."""
         days: set[int] = set()
-        last = 0
         for frame in self._frames():
-            of_frame = self._days(frame["time"])
-            days |= set(np.unique(of_frame[split.of(frame) > 0]).tolist())
-            last = max(last, int(of_frame.max(initial=0)))
-        return [*sorted(days - {last + 1})[-DAYS_KEPT:], last + 1]
+            days |= set(np.unique(self._days(frame["time"])).tolist())
+        first, *others = sorted(days)
+        return [*others[-DAYS_KEPT:], (others or [first])[-1] + 1]
 
     def fitted(self, path_of: Callable[[str], Path], split: Split) -> dict[str, tuple[float, float]]:
         """Mean and deviation of each statistic on the training split."""

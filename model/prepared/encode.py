@@ -88,7 +88,7 @@ def encode_tables(
         (folder / FOLDER).mkdir(exist_ok=True)
         Catalog.build(schema, items.keys, _of(columns, schema.side("item"))).save(folder / FOLDER / FILE)
         if counted:
-            days = counted.judged_days(split)
+            days = counted.newest_days()
             counted.table(days, [counted.begin_ms(day) for day in days]).save(folder / FOLDER / COUNTS, schema)
         np.save(encoded / "matched.npy", codes(schema, columns, len(items)))
         for side, entities in (("user", users), ("item", items)):

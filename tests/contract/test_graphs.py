@@ -15,7 +15,6 @@ from tests.batches import ROWS, T, close, make_batch, make_schema, pick, strong
 CONTROLS: list[tuple[str, dict[str, Any]]] = [
     ("bst", {"position": "sincos"}),
     ("din", {"position": "gap"}),
-    ("wdl_seq", {"position": "gap"}),
     ("atrank", {"residual": True}),
 ]
 

@@ -84,7 +84,7 @@ def test_a_port_in_use_is_one_clear_line() -> None:
         ({"bundle": "/nowhere"}, "/nowhere is no bundle"),
         ({"redis_url": "http://localhost"}, "RANKER_REDIS_URL: .*redis://, rediss:// or unix://"),
         ({"history_keep": "many"}, "RANKER_HISTORY_KEEP"),
-        ({"history_keep": "5"}, "reads the newest 20 .*RANKER_HISTORY_KEEP=5 .*set RANKER_HISTORY_KEEP to 20 or more"),
+        ({"history_keep": "5"}, "reads the newest 30 .*RANKER_HISTORY_KEEP=5 .*set RANKER_HISTORY_KEEP to 30 or more"),
         ({"budgets_ms": "10,soon"}, "RANKER_BUDGETS_MS='10,soon': up to 20 .*with commas between"),
         ({"port": "1025", "admin_port": "1025"}, "RANKER_PORT and RANKER_ADMIN_PORT are both 1025"),
     ],

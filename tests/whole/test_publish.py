@@ -134,7 +134,7 @@ def test_what_is_missing_is_one_clear_line(home: Path, capsys: Capture, monkeypa
 
 
 def test_it_waits_until_the_service_has_it_and_says_where_it_was_refused(home: Path, capsys: Capture) -> None:
-    with serving(bundle=str(home), workers="2", bundle_poll_s="0.1", history_keep="20") as service:
+    with serving(bundle=str(home), workers="2", bundle_poll_s="0.1", history_keep="100") as service:
         told = published(capsys, home / SECOND, "--url", service.url)
         assert (told["live"], told["workers"]) == (True, 2)
         golden_off(home / THIRD)

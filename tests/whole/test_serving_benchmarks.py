@@ -179,22 +179,10 @@ def test_overhead_ends_in_the_line_that_scripts_read(
     assert set(figures["closed_loop"]["fp32"]) == {"1", "2", "4"}
 
 
-def test_overhead_tells_what_derived_features_add(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
-    figures = quick("overhead", cache, tmp_path, "--derived")
-    for count in (100, 500):
-        assert figures[f"rank_with_over_without_{count}"] > 0 and math.isfinite(figures[f"encode_more_ms_{count}"])
-
-
 def test_networks_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
     figures = quick("networks", cache, tmp_path, "--networks", "bst")
     assert set(figures["over_wdl_500"]) == {"bst", "wdl"} and figures["over_wdl_500"]["wdl"] == 1
     assert all(math.isfinite(value) and value > 0 for value in figures["over_wdl_500"].values())
-
-
-def test_networks_by_length_serve_as_long_a_history_as_a_store_keeps(cache: Path, tmp_path: Path) -> None:
-    figures = quick("networks", cache, tmp_path, "--networks", "bst", "--lengths", "20", "1000")
-    assert figures["over_first_500_by_length"]["bst"]["20"] == 1
-    assert figures["p50_ms_500_by_length"]["bst"]["1000"] > 0
 
 
 def test_batches_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
