@@ -16,9 +16,10 @@ help: ## what there is to call
 run: $(VENV)/$(if $(DATA),tables,service).done ## the service on 127.0.0.1:8000 with the demo bundle, or BUNDLE=dir with the users of DATA=dir
 	@exec $(if $(BUNDLE),env RANKER_BUNDLE='$(BUNDLE)') $(BIN)/python -m service $(if $(DATA),--data '$(DATA)')
 
-# Hundreds of the tests' processes read the same modules: they are compiled once, whatever the environment says. A third
-# process has the cores while the other two wait for what takes its time.
+# Hundreds of the tests' processes read the same modules: they are compiled once, before, so that none writes what a test
+# of what is written would see. A third process has the cores while the other two wait for what takes its time.
 test: $(VENV)/dev.done lint ## lint, types and the whole test suite
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m compileall -q service model loadtest tests
 	PYTHONDONTWRITEBYTECODE= $(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder
 

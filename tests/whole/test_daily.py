@@ -34,7 +34,7 @@ def test_every_day_is_scored_by_bundles_that_have_not_seen_it(
     late = pl.col("timestamp") >= pl.lit(days.max()).cast(pl.Datetime("ms")).cast(pl.Int64) - 86_400_000
     renamed = pl.when(late & pl.col("item_id").str.ends_with("7")).then(pl.col("item_id") + "-new").otherwise("item_id")
     pl.read_parquet(table).with_columns(item_id=renamed).write_parquet(table)
-    arguments = ["--data", str(log), "--network", "bst", "--recipe", str(recipe), "--out", str(tmp_path)]
+    arguments = ["--data", str(log), "--network", "wdl", "--recipe", str(recipe), "--out", str(tmp_path)]
     assert daily.main([*arguments, "--first", "12"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["day"] for row in report["days"]] == [d.isoformat() for d in days.unique().sort().to_list()[12:]]
@@ -45,7 +45,7 @@ def test_every_day_is_scored_by_bundles_that_have_not_seen_it(
     rows = [row["table_rows"] for row in report["days"]]
     assert rows == sorted(rows) and rows[-1] > rows[0], "ids of later days got rows"
     assert (tmp_path / "daily.png").stat().st_size > 10_000 and not list(tmp_path.glob(".days-*"))
-    bundle = Bundle.open(tmp_path / "bst_simulated")
+    bundle = Bundle.open(tmp_path / "wdl_simulated")
     facts = json.loads((bundle.folder / "report.json").read_text())
     assert facts["warm"] is not None and facts["data"]["impressions"]["validation"] == 0
     trained_on = facts["data"]["impressions"]["train"]
