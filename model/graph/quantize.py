@@ -47,6 +47,7 @@ from model.prepared.loader import Prepared, batches
 LOOKED_THROUGH = 1_000_000  # impressions among which rare contexts are looked for
 REQUESTS_EACH = 4  # of every value of the context
 SHOWN, AT_ONCE = 20_000, 1_000  # impressions as they were: items drawn at random seldom get the highest scores
+ROOM = 1.25  # of what was seen: a user of extreme numbers goes beyond it, in several columns at once
 NARROW = 32  # a layer of fewer outputs stays fp32
 HOMOGENEOUS = ("LeakyRelu", "Relu")  # f(a·x) = a·f(x) for a > 0
 ZERO_SIGNED, ZERO_ACTIVATED = 128, 8  # zero points: of the candidate's features, of what an activation let through
@@ -76,8 +77,8 @@ class Layer:
 
     @property
     def step_K(self) -> Floats:
-        """What one step of each input is worth, so that what was seen fits into 0…255 around the zero point."""
-        step = np.maximum(self.high_K / (255 - self.zero), -self.low_K / self.zero)
+        """What one step of each input is worth, so that ROOM times what was seen fits into 0…255 around the zero point."""
+        step = ROOM * np.maximum(self.high_K / (255 - self.zero), -self.low_K / self.zero)
         return np.maximum(step, max(1e-12, 1e-3 * float(step.max()))).astype(np.float32)
 
 

@@ -63,11 +63,11 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(tiny_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """0: after a SIGKILL, the same command. 1: with more networks, after a recipe has changed. 2: the report alone."""
     folder = tmp_path_factory.mktemp("reproduce")
-    made = Story(tiny_data, folder / "out")
-    command = ["-m", "model.reproduce", "--data", str(tiny_data.folder), "--out", str(made.out)]
+    made = Story(small_data, folder / "out")
+    command = ["-m", "model.reproduce", "--data", str(small_data.folder), "--out", str(made.out)]
     usual = ["--seeds", "1", "--resamples", "100"]
     first = ["--networks", f"{WDL},{BST}", *usual]
     with started(*command, *first) as reproduction:
@@ -80,7 +80,7 @@ def story(tiny_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Stor
     result = json.loads((made.folder(BST) / "result.json").read_text())
     result["identity"]["recipe"]["training"]["learning_rate"] = 0.5  # as if the recipe had been edited since
     (made.folder(BST) / "result.json").write_text(json.dumps(result))
-    scores: dict[str, Any] = {PEER: np.random.default_rng(0).random(len(tiny_data.of_split("test")))}
+    scores: dict[str, Any] = {PEER: np.random.default_rng(0).random(len(small_data.of_split("test")))}
     np.savez(folder / "peers.npz", **scores)
     peers = ["--peers-scores", str(folder / "peers.npz"), "--trials", f"{BST}=30", f"{PEER}=3"]
     made.run("--networks", ",".join([WDL, BROKEN, BST, PEEKING]), *usual, *peers)

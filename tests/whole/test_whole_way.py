@@ -53,4 +53,4 @@ def test_kuairand_from_the_raw_log_to_the_served_score(
     figures = quantize(bundle, prepared)
     assert figures["accepted"] and figures["split"] == "validation" and figures["unseen"], figures["refused"]
     assert {"tab=1", "tab=3", "no history", "unknown item"} <= {segment["segment"] for segment in figures["segments"]}
-    assert abs(figures["worst_shift"]["shift"]) < 0.002 and figures["worst_tau"]["kendall_tau"] > 0.985
+    assert abs(figures["worst_shift"]["shift"]) < 0.004 and figures["worst_tau"]["kendall_tau"] > 0.985
