@@ -77,7 +77,7 @@ class Layer:
 
     @property
     def step_K(self) -> Floats:
-        """What one step of each input is worth, so that ROOM times what was seen fits into 0…255 around the zero point."""
+        """What one step of each input is worth: ROOM times what was seen fits into 0…255 around the zero point."""
         step = ROOM * np.maximum(self.high_K / (255 - self.zero), -self.low_K / self.zero)
         return np.maximum(step, max(1e-12, 1e-3 * float(step.max()))).astype(np.float32)
 
