@@ -212,7 +212,7 @@ def test_no_row_sees_its_own_day_or_a_later_one(data: Prepared, tmp_path: Path) 
 def test_a_day_takes_the_counts_that_were_known_when_it_began(data: Prepared) -> None:
     counts = data.encoder.counts
     assert isinstance(counts, Counts) and len(counts.begins) == 6  # of the log's days all but the first; the day after
-    assert [(int(begin) + OFFSET_MS) % DAY for begin in counts.begins] == [0, 0, 0]
+    assert [(int(begin) + OFFSET_MS) % DAY for begin in counts.begins] == [0] * 6
     first, last = int(counts.begins[0]), int(counts.begins[-1])
 
     def rates(now: int) -> list[float]:

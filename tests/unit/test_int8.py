@@ -20,6 +20,7 @@ from model.bundle.reading import Bundle
 from model.bundle.session import byte_products
 from model.evaluation.measure import score_rows
 from model.features.kinds import ITEM_ID
+from model.graph import quantize as quantizing
 from model.graph.gate import Bounds, judge, judged_on, kendall_tau
 from model.graph.publish import publish
 from model.graph.quantize import calibration, quantize
@@ -70,12 +71,14 @@ def int8_bundle(plain_bundle: Bundle, small_data: Prepared, tmp_path_factory: py
 
 @pytest.fixture(scope="module")
 def refused_bundle(plain_bundle: Bundle, small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Calibrated on training days of which one context is left out; the gate's days have it."""
+    """Calibrated on training days of which one context is left out, without room; the gate's days have it."""
     frame = in_order(pl.read_parquet(small_data.folder / "tables" / "impressions.parquet"), small_data.schema)
     split = np.array(small_data.arrays["split"])
     split[(split == SPLITS.index("train")) & (frame["match_type"] == "chance").to_numpy()] = LEFT_OUT
     bundle = copied(plain_bundle, tmp_path_factory.mktemp("refused") / "bundle")
-    quantize(bundle, with_splits(small_data, split), SMALLS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantizing, "ROOM", 1.0)
+        quantize(bundle, with_splits(small_data, split), SMALLS)
     return Bundle.open(bundle.folder)
 
 
