@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,23 @@ def test_what_was_done_rarely_is_found_behind_all_that_was_done_often(data: Prep
         rows.append(inputs["cross"][0, :, places["category_age"].start].tolist())
         assert inputs["gap"].shape[1] == data.schema.history.length
     assert rows[0] == rows[1] and rows[0][0] > FIRST
+
+
+@pytest.mark.parametrize(
+    ("zone", "begins"),
+    [("UTC", "2018-11-04T00:00Z"), ("America/Sao_Paulo", "2018-11-04T03:00Z"), ("Asia/Shanghai", "2018-11-03T16:00Z")],
+)
+def test_a_day_begins_where_its_zone_says_also_where_it_has_no_midnight(tmp_path: Path, zone: str, begins: str) -> None:
+    """On 4 November 2018 clocks in Sao Paulo went from 23:59 to 1:00."""
+    write_log(tmp_path)
+    path = tmp_path / "tables" / "impressions.parquet"
+    shown = pl.read_parquet(path)
+    first = datetime.fromisoformat(begins)
+    moved = int(first.timestamp() * 1000) - 2 * DAY - shown["timestamp"].min()  # type: ignore[operator]
+    shown.with_columns(pl.col("timestamp") + moved).write_parquet(path)
+    encode_tables(tmp_path, schema(), DataSet("log", zone))
+    counts = Prepared(tmp_path).encoder.counts
+    assert isinstance(counts, Counts) and first.timestamp() * 1000 in counts.begins.tolist()
 
 
 def test_both_ways_of_finding_agree() -> None:
