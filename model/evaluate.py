@@ -93,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         bundle, data = Bundle.open(arguments.bundle), Prepared(arguments.data)
         figures = evaluate(bundle, data, arguments.split, arguments.precision)
         if delays_s:
-            figures["by_delay"] = delays.by_delay(bundle, data, data.of_split(arguments.split), delays_s)
+            session = choose(bundle, arguments.precision).session
+            rows = data.of_split(arguments.split)
+            figures["by_delay"] = delays.by_delay(bundle, data, rows, delays_s, session)
     except (OSError, ValueError) as error:
         print(f"evaluate: {command.words(error)}", file=sys.stderr)
         return 1

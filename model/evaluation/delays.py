@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.bundle.reading import Bundle
+from model.bundle.session import Session
 from model.evaluation.measure import score_rows
 from model.evaluation.metrics import auc, gauc, logloss
 from model.prepared.loader import Prepared
@@ -19,9 +20,15 @@ SHARES = (0.1, 0.5, 0.9)  # the quantiles that the service's dashboard draws
 
 
 def by_delay(
-    bundle: Bundle, data: Prepared, rows: npt.NDArray[np.int64], delays_s: Sequence[float]
+    bundle: Bundle,
+    data: Prepared,
+    rows: npt.NDArray[np.int64],
+    delays_s: Sequence[float],
+    session: Session | None = None,
 ) -> list[dict[str, Any]]:
     """The exported model's figures of impressions (n,) where behaviours newer than each delay are not known yet.
+
+    By its fp32 graph unless a session is given.
 
     `history_age_s` are the quantiles SHARES of the seconds since the newest behaviour, of the impressions that have
     one: what `ranker_history_age_seconds` counts in service. None where none has.
@@ -30,7 +37,7 @@ def by_delay(
     every = []
     for delay_s in delays_s:
         delayed = data.delayed(delay_s)
-        score, age_s = score_rows(bundle, delayed, rows), _ages_s(delayed, rows)
+        score, age_s = score_rows(bundle, delayed, rows, session), _ages_s(delayed, rows)
         every.append(
             {
                 "delay_s": delay_s,
