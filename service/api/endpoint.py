@@ -18,6 +18,7 @@ from service.api.duty import Duty
 from service.api.gate import Gate
 from service.call import Call
 from service.errors import RankerError
+from service.journal.journal import Journal, NoJournal
 from service.models.loading import Loading
 from service.process.orders import Orders
 from service.scoring.served import Live
@@ -41,6 +42,7 @@ class Parts:
     duty: Duty
     loading: Loading
     orders: Orders
+    journal: Journal = field(default_factory=NoJournal)
     turns: Turns = field(default_factory=Turns)
 
 

@@ -19,8 +19,9 @@ COMMAND = {"model.command"}  # a leaf: how a command ends
 LINES = {"model.textfile"}  # a leaf: lines of text files as people's tools write them
 FILES_ALONE = {"model.files"}  # a leaf: it writes beside and renames
 FEATURES = {"model.features"}
-ENCODED = FEATURES | FILES_ALONE | OPTIONS | ENGINE | CORES | {"model.datasets"}  # what there is before a network
-SERVED = FEATURES | {"model.bundle"}  # all of model/ that the service knows
+SHOWN = FEATURES | {"model.servicelog"}  # shapes of the service's log
+ENCODED = SHOWN | FILES_ALONE | OPTIONS | ENGINE | CORES | {"model.datasets"}  # what there is before a network
+SERVED = SHOWN | {"model.bundle"}  # all of model/ that the service knows
 LEARNT = SERVED | FILES_ALONE | OPTIONS | {"model.prepared", "model.evaluation", "model.networks"}
 TRAINED = LEARNT | {"model.training", "model.graph"}
 ARROWS = {
@@ -35,8 +36,9 @@ ARROWS = {
     "model.options": set(),
     "model.features": FILES_ALONE | OPTIONS,
     "model.bundle": FEATURES | FILES_ALONE,
+    "model.servicelog": FEATURES,
     "model.networks": FEATURES | OPTIONS,
-    "model.datasets": FEATURES | OPTIONS | ENGINE | FILES_ALONE,
+    "model.datasets": SHOWN | OPTIONS | ENGINE | FILES_ALONE,
     "model.prepared": ENCODED,
     "model.evaluation": SERVED | FILES_ALONE | {"model.prepared"},
     "model.training": LEARNT,
@@ -78,6 +80,7 @@ ARROWS = {
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
     "service.call": {"service.access", "service.errors"},
+    "service.journal": SHOWN | {"service.errors", "service.settings", "service.telemetry"},
     "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
     "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
@@ -85,7 +88,8 @@ ARROWS = {
     | {"service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
     | {"service.access", "service.call", "service.errors", "service.wire", "service.batch"}
-    | {"service.rank", "service.settings", "service.listed", "service.models", "service.process.orders"}
+    | {"service.journal", "service.rank", "service.settings", "service.listed", "service.models"}
+    | {"service.process.orders"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.publish": SERVED | COMMAND | FILES_ALONE | {"service.models", "service.settings"},
     "service.loading": FEATURES | LINES | {"service.store"},

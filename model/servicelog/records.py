@@ -1,0 +1,91 @@
+"""A journal's records: what one request showed, what a user did, what is known of a user, and who is forgotten.
+
+Times named `_us` are microseconds since 1970-01-01 UTC by the service's clock; others are milliseconds, the
+events' own. Ids are text, as the store has them (an integer in decimal); a user's is a salted hash where the
+operator asks for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model.features.behaviour import Behaviour
+
+VERSION = 1  # of the journal's files; a reader refuses others in words
+
+IMPRESSION = "impression"  # an event that confirms that an item was seen; never a behaviour
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An item that a request returned, at its place (1 is the best)."""
+
+    item_id: str
+    score: float
+    position: int
+    propensity: float | None = None  # chance of this item at this place, given those before; None: no exploration
+    features: Mapping[str, Any] | None = None  # that the request named for it, item's and context's
+
+
+@dataclass(frozen=True, slots=True)
+class Impression:
+    """One ranked request, and all that its scores were computed from.
+
+    Joined to events by `request_id`, `user_id` and item: the requests of a batch share their id.
+    """
+
+    request_id: str
+    user_id: str
+    now: int  # the recommending time, in ms
+    read_us: int  # when the store was asked for the history
+    replay: bool  # whether the request named its `timestamp`: it saw what happened strictly before `now`
+    model: str
+    version: str
+    variant: str | None
+    precision: str  # fp32 or int8
+    catalog: str  # sha256 of the catalogue, as its file's own end says
+    statistics: str | None  # likewise of the counts; None: the model has none
+    items: Sequence[Shown]  # that were returned, best first
+    context: Mapping[str, Any]  # as the request named it
+    user: Mapping[str, Any]  # features of the user that the request named
+    profile: Mapping[str, str]  # as the store had it
+    behaviours: Sequence[Behaviour]  # as the store had them, oldest first: the encoder cuts
+    degraded: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that a user did; what is equal in all but the times of the service is the same event."""
+
+    event: str  # an action, or IMPRESSION
+    user_id: str
+    object_type: str
+    object_id: str
+    timestamp: int
+    request_id: str | None
+    watch_ms: int | None
+    received_us: int
+    stored_us: int  # the store has it since; a request that asked the store later saw it
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Fields of a user that were set; the others stay."""
+
+    user_id: str
+    fields: Mapping[str, str]  # as the store has them
+    replaced: bool  # whether fields that are not named were removed
+    received_us: int
+    stored_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A user whose profile and histories were removed; all of this user before that goes from the log too."""
+
+    user_id: str
+    received_us: int
+    stored_us: int
+
+
+Record = Impression | Event | Profile | Forgotten
