@@ -9,7 +9,7 @@ LOST = {
     "doubled": "more clicks on impressions that have one: counted once",
     "late": "clicks later than {window_s:g} s after their impression (--window): in the history, no positives",
     "early": "clicks before their impression: in the history, no positives",
-    "orphaned": "clicks of a request that the log does not hold (dropped, or never ranked): in the history, no positives",
+    "orphaned": "clicks of a request that the log does not hold (dropped? never ranked?): in the history, no positives",
     "not_returned": "clicks on items that their request did not return (beyond top_k?): in the history, no positives",
     "not_confirmed": "clicks on items that no impression event confirms: in the history, no positives",
     "without_request": "clicks without a request_id: in the history, no positives",
