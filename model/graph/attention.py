@@ -42,7 +42,7 @@ def add_attention(bundle: Bundle, network: RankingNetwork) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / ATTENTION_GRAPH
         try:
-            draw_graph(_Attention(network), example, whole, OUTPUT)
+            draw_graph(Attending(network), example, whole, OUTPUT)
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(f"attention of this network cannot be drawn as a graph: {error}") from error
         model = onnx.load(whole, load_external_data=False)
@@ -56,7 +56,9 @@ def add_attention(bundle: Bundle, network: RankingNetwork) -> float | None:
     return difference
 
 
-class _Attention(nn.Module):
+class Attending(nn.Module):
+    """What is drawn."""
+
     def __init__(self, network: RankingNetwork):
         super().__init__()
         self.network = network
