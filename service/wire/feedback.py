@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictInt, StrictStr, model_validator
 
 from service.wire.ids import LONGEST_ID
 
@@ -80,11 +80,15 @@ class KindOfHistory(BaseModel):
     behaviours: list[tuple[str, int]] = Field(description="Object id and time (ms), oldest first.")
 
 
+class StoredProfile(RootModel[dict[str, str]]):
+    """Features of a user, as text."""
+
+
 class UserKnown(BaseModel):
     """All that the store holds of a user."""
 
     request_id: str
     user_id: str
-    user: dict[str, str] = Field(description="The profile, as text.")
+    user: StoredProfile
     history: list[KindOfHistory]
     expires_in_s: int | None = Field(description="Seconds until all of it is forgotten, unless something is written.")

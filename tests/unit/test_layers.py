@@ -98,16 +98,8 @@ ARROWS = {
     | {"service.explore", "service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
     | {"service.access", "service.call", "service.errors", "service.wire", "service.batch"}
-    | {
-        "service.explore",
-        "service.journal",
-        "service.rank",
-        "service.shown",
-        "service.settings",
-        "service.listed",
-        "service.models",
-    }
-    | {"service.process.orders"}
+    | {"service.explore", "service.feedback", "service.journal", "service.loading.user", "service.process.orders"}
+    | {"service.rank", "service.shown", "service.settings", "service.listed", "service.models"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.publish": SERVED | COMMAND | FILES_ALONE | {"service.models", "service.settings"},
     "service.loading": FEATURES | LINES | {"service.store"},

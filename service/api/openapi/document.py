@@ -20,6 +20,7 @@ from service.models.description import described
 from service.scoring.served import Live, Served
 from service.settings import Settings
 from service.wire import values
+from service.wire.feedback import UserProfile
 from service.wire.ids import LONGEST_ID
 from service.wire.refusals import SHAPES, ErrorResponse
 from service.wire.shapes import RankRequest
@@ -177,3 +178,5 @@ def _add_bundle(schemas: dict[str, Any], served: Served, settings: Settings) -> 
         schemas[name] = {"description": known, **values.features(schema, side)}  # type: ignore[arg-type]
         request[field] = {"$ref": f"{REF}{name}", "description": request[field]["description"]}
     request["user_id"]["anyOf"] = user_id
+    profile = schemas[UserProfile.__name__]["properties"]
+    profile["user"] = {"$ref": f"{REF}User", "description": profile["user"]["description"]}
