@@ -17,7 +17,6 @@ from service.errors import (
     TooManyCandidates,
     TooManyRequests,
 )
-from service.explore import Explorer
 from service.rank import Ranked, rank_many
 from service.scoring.served import Served
 from service.store.history import OPEN, Asked, Histories, Stored
@@ -116,14 +115,7 @@ class Batch:
 
 
 async def rank_batch(
-    call: Call,
-    batch: Batch,
-    max_candidates: int,
-    now: int,
-    history: Histories,
-    served: Served,
-    turns: Turns,
-    explorer: Explorer,
+    call: Call, batch: Batch, max_candidates: int, now: int, history: Histories, served: Served, turns: Turns
 ) -> AsyncIterator[list[Ranked | RankerError]]:
     """Answers and errors in their order, a chunk at a time, each of which is over before the next is read.
 
@@ -145,7 +137,7 @@ async def rank_batch(
         if late is not None:
             yield [one if isinstance(one, RankerError) else late for one in requests]
         else:
-            yield await rank_many(call, requests, now, patient, served, turns, explorer)
+            yield await rank_many(call, requests, now, patient, served, turns)
 
 
 class _Patient:
