@@ -16,6 +16,7 @@ from model.features.ids import BadValue, canonical
 from model.features.kinds import ITEM_ID
 from service.call import Call
 from service.errors import DeadlineExceeded, InvalidRequest, RankerError
+from service.explore import Explore
 from service.scoring.lanes import Scores
 from service.scoring.served import Served
 from service.store.history import Asked, Histories, Stored
@@ -43,13 +44,26 @@ class Ranked:
     score_mean: float
     bad_scores: int  # that are no finite number
     encoded: Encoded
+    used: "Used"
+    order: list[int]  # places of `items` among the candidates
+    propensities: list[float | None] | None  # of `items`; None: no exploration
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a request was ranked from, for the journal."""
+
+    request: RankRequest
+    user_id: str
+    stored: Stored
+    read_us: int  # right before the store was asked
 
 
 @dataclass(frozen=True)
 class Encodable:
     """A request that is ready to be scored."""
 
-    request: RankRequest
+    used: Used
     encoded: Encoded
     new_user: bool
     degraded: list[str]
@@ -58,7 +72,9 @@ class Encodable:
     history_age_s: float | None
 
 
-async def rank(call: Call, request: RankRequest, now: int, history: Histories, served: Served) -> Ranked:
+async def rank(
+    call: Call, request: RankRequest, now: int, history: Histories, served: Served, explore: Explore | None = None
+) -> Ranked:
     """Ranks the candidates at the recommending time `now` (ms) with one model. Raises InvalidRequest.
 
     A request with a `timestamp` is a replay and sees only what happened strictly before it. A live one sees all that
@@ -66,18 +82,19 @@ async def rank(call: Call, request: RankRequest, now: int, history: Histories, s
     """
     user_id = _user(request, served)
 
+    read_us = time.time_ns() // 1000
     with call.stage("history"):
         [stored] = await history.read([Asked(str(user_id), request.timestamp)], served.wanted, store_share_s(call))
 
     call.check("encode")
     with call.stage("encode"):
-        ready = _encode(request, user_id, stored, now, served)
+        ready = _encode(request, user_id, stored, now, served, read_us)
 
     scores = await served.score(ready.encoded.inputs, call)  # stages `queue` and `score`
 
     call.check("sort")
     with call.stage("sort"):
-        ranked = _sort(ready, scores)
+        ranked = _sort(ready, scores, call, explore)
 
     call.degraded = ranked.degraded
     return ranked
@@ -96,6 +113,7 @@ async def rank_many(
     history: Histories,
     served: Served,
     turns: Turns,
+    explore: Explore | None = None,
 ) -> list[Ranked | RankerError]:
     """`rank` for a few: one round trip to the store, runs of the graph together, one answer or error each, in order.
 
@@ -114,6 +132,7 @@ async def rank_many(
 
     if valid:
         asked = [Asked(str(user_id), request.timestamp) for request, user_id in valid.values()]
+        read_us = time.time_ns() // 1000
         with call.stage("history"):
             histories = await history.read(asked, served.wanted, store_share_s(call))
 
@@ -124,7 +143,7 @@ async def rank_many(
                 await turns.next()
                 try:
                     _check_time(call, request)
-                    ready[at] = _encode(request, user_id, stored, now, served)
+                    ready[at] = _encode(request, user_id, stored, now, served, read_us)
                 except RankerError as error:
                     answers[at] = error
 
@@ -137,7 +156,7 @@ async def rank_many(
         with call.stage("sort"):
             for (at, one), scores_C in zip(ready.items(), scores, strict=True):
                 await turns.next()
-                answers[at] = _sort(one, scores_C)
+                answers[at] = _sort(one, scores_C, call, explore)
         call.degraded = sorted({*call.degraded, *(reason for one in ready.values() for reason in one.degraded)})
     return [answers[at] for at in range(len(requests))]
 
@@ -160,7 +179,9 @@ def _user(request: RankRequest, served: Served) -> int | str:
         raise InvalidRequest(f"user_id: {error}") from None
 
 
-def _encode(request: RankRequest, user_id: int | str, stored: Stored, now: int, served: Served) -> Encodable:
+def _encode(
+    request: RankRequest, user_id: int | str, stored: Stored, now: int, served: Served, read_us: int
+) -> Encodable:
     at = request.timestamp if request.timestamp is not None else now
     try:
         encoded = served.encoder.encode(
@@ -179,12 +200,18 @@ def _encode(request: RankRequest, user_id: int | str, stored: Stored, now: int, 
     new_user = not degraded and not stored.profile and not stored.behaviours
     age_s = max(0, at - stored.behaviours[-1].timestamp) / 1000 if stored.behaviours else None
     complete = None if request.timestamp is None else stored.complete and not degraded
-    return Encodable(request, encoded, new_user, degraded, complete, stored.skipped, age_s)
+    used = Used(request, str(user_id), stored, read_us)
+    return Encodable(used, encoded, new_user, degraded, complete, stored.skipped, age_s)
 
 
-def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
-    order = (-scores_C).argsort(kind="stable")[: ready.request.top_k]  # ties keep the caller's order
-    ids = ready.request.candidates
+def _sort(ready: Encodable, scores_C: Scores, call: Call, explore: Explore | None) -> Ranked:
+    request = ready.used.request
+    order = (-scores_C).argsort(kind="stable")  # ties keep the caller's order
+    propensities = None
+    if explore is not None and request.timestamp is None and explore.chosen(call.id, ready.used.user_id):
+        order, propensities = explore.drawn(scores_C, order, call.id, ready.used.user_id, request.top_k)
+    order = order[: request.top_k]
+    ids = request.candidates
     if dict in set(map(type, ids)):
         ids = [c[ITEM_ID] if isinstance(c, dict) else c for c in ids]
     best = zip(order.tolist(), scores_C[order].tolist(), strict=True)
@@ -204,4 +231,7 @@ def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
         score_mean=mean,
         bad_scores=0 if math.isfinite(mean) else int((~np.isfinite(scores_C)).sum()),
         encoded=ready.encoded,
+        used=ready.used,
+        order=order.tolist(),
+        propensities=propensities,
     )

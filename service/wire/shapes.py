@@ -107,6 +107,11 @@ class RankResponse(BaseModel):
         description="Of replays alone (`timestamp`): false where the store may no longer hold all behaviours that the "
         "model would have seen then.",
     )
+    explored: Literal[True] | None = Field(
+        None,
+        description="Only where the order of the top was drawn (RANKER_EXPLORE_SHARE): items there do not stand by "
+        "their scores.",
+    )
     timings_ms: Timings
 
 
