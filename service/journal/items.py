@@ -1,4 +1,4 @@
-"""The items of an impression without an object for each: those of a request are written long before anyone reads one."""
+"""The items of an impression without an object for each: those of a request are written, and seldom read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
@@ -8,7 +8,7 @@ from model.servicelog.records import Shown
 
 
 class Items(Sequence[Shown]):
-    """Returned items in their order; `answered` is what the answer shows, `features` what was named, by place from 0."""
+    """Returned items in order; `answered` is what the answer shows, `features` what was named, by place from 0."""
 
     __slots__ = ("_answered", "_type", "features", "propensities")
 

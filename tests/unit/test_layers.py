@@ -80,15 +80,20 @@ ARROWS = {
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
     "service.call": {"service.access", "service.errors"},
-    "service.journal": SHOWN | {"service.errors", "service.settings", "service.telemetry"},
+    "service.journal": SHOWN | COMMAND | {"service.telemetry", "service.wire.codings"},
+    "service.journal.file": {"service.journal"},  # the parent asks it whether the folder can be written
+    "service.explore": set(),  # a leaf: how an order is drawn
+    "service.drained": SHOWN | FILES_ALONE | {"service.journal"},
+    "service.drain": {"model.files", "service.drained", *COMMAND},
     "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
-    "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
+    "service.rank": FEATURES
+    | {"service.call", "service.errors", "service.explore", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
-    | {"service.rank", "service.store", "service.scoring"},
+    | {"service.explore", "service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
     | {"service.access", "service.call", "service.errors", "service.wire", "service.batch"}
-    | {"service.journal", "service.rank", "service.settings", "service.listed", "service.models"}
+    | {"service.explore", "service.journal", "service.rank", "service.settings", "service.listed", "service.models"}
     | {"service.process.orders"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.publish": SERVED | COMMAND | FILES_ALONE | {"service.models", "service.settings"},
@@ -214,7 +219,9 @@ def test_the_admin_process_needs_nothing_that_ranks() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("verb", ["model.prepare", "model.evaluate", "model.catalog", "service.backfill"])
+@pytest.mark.parametrize(
+    "verb", ["model.prepare", "model.evaluate", "model.catalog", "service.backfill", "service.drain"]
+)
 def test_what_the_extra_tables_promises_runs_without_torch(verb: str) -> None:
     done = without(TORCH, verb, "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
