@@ -2,8 +2,8 @@
 
     python -m service.drain --journal DIR --out DIR-or-URL [--every SECONDS] [--keep]
 
-Files that workers have closed, and those of workers that are dead, become the tables of model/servicelog/tables.py, each
-record exactly once, however often this is killed and begun again. It runs beside workers that serve, as a cron job or
+Files that workers have closed, and those of workers that are dead, become the tables of model/servicelog/tables.py,
+each record exactly once, however often this is killed and begun again. It runs beside workers that serve, as a cron job or
 with --every beside them, on the same machine: it asks the kernel who is alive. --out is a folder, s3://… or gs://…
 Who was forgotten (DELETE /users/{id}) is removed from the tables that are there and from all that come later.
 

@@ -1,6 +1,6 @@
-"""Where tables are written: a folder, or an s3:// or gs:// URL by polars' own file systems. A file is whole or not there.
+"""Where tables are written: a folder, or an s3:// or gs:// URL by polars' own file systems; whole, or not at all.
 
-What is written to a URL is there once its upload is complete; credentials come from the environment, as polars reads it.
+What goes to a URL is there once its upload is complete; credentials come from the environment, as polars reads it.
 """
 
 from pathlib import Path
@@ -11,7 +11,6 @@ from model.files import replacing
 from model.servicelog.tables import FORGOTTEN, SCHEMAS
 from service.drained.rows import SEEN_US
 
-COMPRESSION = "zstd"
 REMOTE = ("s3://", "gs://")
 
 
@@ -28,11 +27,11 @@ class Out:
 
     def _put(self, frame: pl.DataFrame, path: str) -> None:
         if not self.local:
-            frame.write_parquet(path, compression=COMPRESSION)
+            frame.write_parquet(path)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path), durable=True) as partial:
-            frame.write_parquet(partial, compression=COMPRESSION)
+            frame.write_parquet(partial)
 
     def forgotten(self) -> pl.DataFrame:
         """Until when each user is forgotten, by all tombstones."""
