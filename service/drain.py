@@ -3,8 +3,8 @@
     python -m service.drain --journal DIR --out DIR-or-URL [--every SECONDS] [--keep]
 
 Files that workers have closed, and those of workers that are dead, become the tables of model/servicelog/tables.py,
-each record exactly once, however often this is killed and begun again. It runs beside workers that serve, as a cron job or
-with --every beside them, on the same machine: it asks the kernel who is alive. --out is a folder, s3://… or gs://…
+each record exactly once, however often this is killed and begun again. It runs beside workers that serve, as a cron
+job or with --every beside them, on the same machine: it asks the kernel who is alive. --out is a folder, s3://… or gs://…
 Who was forgotten (DELETE /users/{id}) is removed from the tables that are there and from all that come later.
 
 A file that was cut is drained up to where it is whole, and kept in DIR/aside, as is what is no journal or of another
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = "is a file, a folder is needed" if options.journal.exists() else "is not there"
         say(f"--journal {options.journal} {what}")
         return 1
-    signal.signal(signal.SIGTERM, _stopped)  # the first process of a container has no default for it
+    if options.every is not None:
+        signal.signal(signal.SIGTERM, _stopped)  # the first process of a container has no default for it
 
     import polars as pl  # after --help
 
