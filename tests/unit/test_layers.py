@@ -123,6 +123,7 @@ ARROWS = {
     "loadtest.accuracy": {"loadtest", "model"},
     "loadtest.batches": {"loadtest", "model", "service.settings"},
     "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
+    "loadtest.journal": {"loadtest", "model"},
     "loadtest.networks": {"loadtest", "model"},
     "loadtest.overhead": {"loadtest", "model"},
     "loadtest.overload": {"loadtest", "service.settings", *COMMAND},
