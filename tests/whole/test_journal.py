@@ -69,8 +69,8 @@ def test_a_killed_workers_impressions_are_drained_but_for_the_last_flush(small_b
         wait_until(lambda: written in get(f"{service.url}/metrics"), service)
         [worker] = [pid for pid in service.children.pids() if b"process.worker" in cmdline(pid)]
         os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{worker}/fd").exists() or not os.listdir(f"/proc/{worker}/fd"), service)
-        assert drain.main(["--journal", str(folder), "--out", str(out)]) == 0
+        arguments = ["--journal", str(folder), "--out", str(out)]
+        wait_until(lambda: drain.main(arguments) == 0 and list(out.glob("impressions/*/*")), service)
     found = rows(out, "impressions").sort("replay")
     assert found["request_id"].to_list() == [answer["request_id"], replayed["request_id"]]
     live, replay = found.rows(named=True)
