@@ -24,11 +24,11 @@ def test_orders_come_as_often_as_their_propensities_say() -> None:
         seen[drawn] += 1
         told[drawn] = float(np.prod([one for one in propensities[:3] if one is not None]))
     odds = SCORES / (1 - SCORES)
-    for order in permutations((0, 1, 2)):
-        left = odds[list(order)]
+    for place in permutations((0, 1, 2)):
+        left = odds[list(place)]
         expected = float(np.prod(left / np.cumsum(left[::-1])[::-1]))
-        assert told[order] == pytest.approx(expected, rel=1e-5)
-        assert abs(seen[order] / tries - expected) < 4 * (expected * (1 - expected) / tries) ** 0.5
+        assert told[place] == pytest.approx(expected, rel=1e-5)
+        assert abs(seen[place] / tries - expected) < 4 * (expected * (1 - expected) / tries) ** 0.5
     assert sum(told.values()) == pytest.approx(1)
 
 

@@ -12,7 +12,7 @@ import pytest
 from model.bundle.reading import Bundle
 from service import drain
 from tests.client import get, post, serving
-from tests.processes import cmdline, finished, started, wait_until
+from tests.processes import Running, cmdline, finished, started, wait_until
 
 APPENDING = """
 import asyncio, sys
@@ -42,7 +42,7 @@ def rows(out: Path, table: str) -> pl.DataFrame:
 def test_what_was_acknowledged_before_a_kill_is_drained_once(tmp_path: Path) -> None:
     folder, out = tmp_path / "j", tmp_path / "out"
     folder.mkdir()
-    with started("-c", APPENDING, folder) as process:
+    with started("-c", APPENDING, folder, kind=Running) as process:
         wait_until(lambda: "i40." in process.output, process)
         assert drain.main(["--journal", str(folder), "--out", str(out)]) == 0  # beside it
         seen = len(process.output)
