@@ -17,6 +17,7 @@ from model.features.kinds import ITEM_ID
 from service.call import Call
 from service.errors import DeadlineExceeded, InvalidRequest, RankerError
 from service.explain import Order, Subject, explain
+from service.explore import Explore
 from service.scoring.lanes import Scores
 from service.scoring.served import Served
 from service.store.history import Asked, Histories, Stored
@@ -44,27 +45,39 @@ class Ranked:
     score_mean: float
     bad_scores: int  # that are no finite number
     encoded: Encoded
+    used: "Used"
     order: Order  # places of `items` among the candidates
+    propensities: list[float | None] | None  # of `items`; None: no exploration
     explanation: dict[str, Any] | None = None  # what holds for all items; None: nobody asked
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a request was ranked from."""
+
+    request: RankRequest
+    user_id: int | str
+    stored: Stored
+    at: int  # its recommending time, ms
+    read_us: int  # right before the store was asked
 
 
 @dataclass(frozen=True)
 class Encodable:
     """A request that is ready to be scored."""
 
-    request: RankRequest
+    used: Used
     encoded: Encoded
     new_user: bool
     degraded: list[str]
     history_complete: bool | None
     skipped: int
     history_age_s: float | None
-    user_id: int | str
-    stored: Stored
-    at: int  # its recommending time, ms
 
 
-async def rank(call: Call, request: RankRequest, now: int, history: Histories, served: Served) -> Ranked:
+async def rank(
+    call: Call, request: RankRequest, now: int, history: Histories, served: Served, explore: Explore | None = None
+) -> Ranked:
     """Ranks the candidates at the recommending time `now` (ms) with one model. Raises InvalidRequest.
 
     A request with a `timestamp` is a replay and sees only what happened strictly before it. A live one sees all that
@@ -72,18 +85,19 @@ async def rank(call: Call, request: RankRequest, now: int, history: Histories, s
     """
     user_id = _user(request, served)
 
+    read_us = time.time_ns() // 1000
     with call.stage("history"):
         [stored] = await history.read([Asked(str(user_id), request.timestamp)], served.wanted, store_share_s(call))
 
     call.check("encode")
     with call.stage("encode"):
-        ready = _encode(request, user_id, stored, now, served)
+        ready = _encode(request, user_id, stored, now, served, read_us)
 
     scores = await served.score(ready.encoded.inputs, call)  # stages `queue` and `score`
 
     call.check("sort")
     with call.stage("sort"):
-        ranked = _sort(ready, scores)
+        ranked = _sort(ready, scores, call, explore)
 
     if request.explain:
         ranked = await _explained(call, ready, ranked, scores, served)
@@ -104,6 +118,7 @@ async def rank_many(
     history: Histories,
     served: Served,
     turns: Turns,
+    explore: Explore | None = None,
 ) -> list[Ranked | RankerError]:
     """`rank` for a few: one round trip to the store, runs of the graph together, one answer or error each, in order.
 
@@ -122,6 +137,7 @@ async def rank_many(
 
     if valid:
         asked = [Asked(str(user_id), request.timestamp) for request, user_id in valid.values()]
+        read_us = time.time_ns() // 1000
         with call.stage("history"):
             histories = await history.read(asked, served.wanted, store_share_s(call))
 
@@ -132,7 +148,7 @@ async def rank_many(
                 await turns.next()
                 try:
                     _check_time(call, request)
-                    ready[at] = _encode(request, user_id, stored, now, served)
+                    ready[at] = _encode(request, user_id, stored, now, served, read_us)
                 except RankerError as error:
                     answers[at] = error
 
@@ -146,11 +162,11 @@ async def rank_many(
         with call.stage("sort"):
             for (at, one), scores_C in zip(ready.items(), scores, strict=True):
                 await turns.next()
-                answers[at] = ranked[at] = _sort(one, scores_C)
+                answers[at] = ranked[at] = _sort(one, scores_C, call, explore)
         for (at, one), scores_C in zip(ready.items(), scores, strict=True):
-            if one.request.explain:
+            if one.used.request.explain:
                 try:
-                    _check_time(call, one.request)
+                    _check_time(call, one.used.request)
                     answers[at] = await _explained(call, one, ranked[at], scores_C, served, bulk=True)
                 except DeadlineExceeded as late:
                     answers[at] = late
@@ -176,7 +192,9 @@ def _user(request: RankRequest, served: Served) -> int | str:
         raise InvalidRequest(f"user_id: {error}") from None
 
 
-def _encode(request: RankRequest, user_id: int | str, stored: Stored, now: int, served: Served) -> Encodable:
+def _encode(
+    request: RankRequest, user_id: int | str, stored: Stored, now: int, served: Served, read_us: int
+) -> Encodable:
     at = request.timestamp if request.timestamp is not None else now
     try:
         encoded = served.encoder.encode(
@@ -195,12 +213,18 @@ def _encode(request: RankRequest, user_id: int | str, stored: Stored, now: int, 
     new_user = not degraded and not stored.profile and not stored.behaviours
     age_s = max(0, at - stored.behaviours[-1].timestamp) / 1000 if stored.behaviours else None
     complete = None if request.timestamp is None else stored.complete and not degraded
-    return Encodable(request, encoded, new_user, degraded, complete, stored.skipped, age_s, user_id, stored, at)
+    used = Used(request, user_id, stored, at, read_us)
+    return Encodable(used, encoded, new_user, degraded, complete, stored.skipped, age_s)
 
 
-def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
-    order = (-scores_C).argsort(kind="stable")[: ready.request.top_k]  # ties keep the caller's order
-    ids = ready.request.candidates
+def _sort(ready: Encodable, scores_C: Scores, call: Call, explore: Explore | None) -> Ranked:
+    request = ready.used.request
+    order = (-scores_C).argsort(kind="stable")  # ties keep the caller's order
+    propensities = None
+    if explore is not None and request.timestamp is None and explore.chosen(call.id, str(ready.used.user_id)):
+        order, propensities = explore.drawn(scores_C, order, call.id, str(ready.used.user_id), request.top_k)
+    order = order[: request.top_k]
+    ids = request.candidates
     if dict in set(map(type, ids)):
         ids = [c[ITEM_ID] if isinstance(c, dict) else c for c in ids]
     best = zip(order.tolist(), scores_C[order].tolist(), strict=True)
@@ -220,7 +244,9 @@ def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
         score_mean=mean,
         bad_scores=0 if math.isfinite(mean) else int((~np.isfinite(scores_C)).sum()),
         encoded=ready.encoded,
+        used=ready.used,
         order=order,
+        propensities=propensities,
     )
 
 
@@ -228,8 +254,8 @@ async def _explained(
     call: Call, ready: Encodable, ranked: Ranked, scores_C: Scores, served: Served, bulk: bool = False
 ) -> Ranked:
     """The same with what explains it. Raises DeadlineExceeded or ClientGone."""
-    known = ready.user_id, ready.stored, ready.at
-    subject = Subject(ready.request, *known, ready.encoded, scores_C, ranked.order)
+    used = ready.used
+    subject = Subject(used.request, used.user_id, used.stored, used.at, ready.encoded, scores_C, ranked.order)
     explanation = await explain(call, subject, served, bulk)
     items = [item | {"explanation": one} for item, one in zip(ranked.items, explanation.of_items, strict=True)]
     return replace(ranked, items=items, explanation=explanation.shared)

@@ -259,6 +259,47 @@ class Settings(BaseSettings):
         description="Response-time budgets in ms, e.g. 10,20,50: each becomes a bucket bound of the histograms of "
         "requests, so that the share within it is exact.",
     )
+    journal: Path | None = Field(
+        None,
+        description="Folder of the journal: what each request showed, and what came back (docs/operations.md). Unset: "
+        "none is kept.",
+    )
+    journal_flush_s: float = Field(
+        1,
+        gt=0,
+        le=60,
+        description="Seconds after which what was shown is in the journal's file; a killed worker loses so much of "
+        "it. Events are written before they are acknowledged.",
+    )
+    journal_rotate_mb: float = Field(
+        16, gt=0, le=1024, description="Size of a journal file, after which a drain may have it and a new one begins."
+    )
+    journal_rotate_s: float = Field(300, gt=0, le=86_400, description="Likewise its age, in seconds.")
+    journal_sample: float = Field(
+        1,
+        ge=0,
+        le=1,
+        description="Share of the users who are in the journal, each with all or nothing, on every worker and instance "
+        "the same.",
+    )
+    journal_salt: SecretStr | None = Field(
+        None,
+        description="A secret: the journal has a keyed hash by it in place of each user id. All instances take the "
+        "same, for ever: another salt makes other users of them.",
+    )
+    journal_sync: bool = Field(
+        False,
+        description="Whether the journal is forced to the disk before an event is acknowledged. Without it a power "
+        "cut, though no killed process, may take the last seconds.",
+    )
+    explore_share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Share of live requests whose top is put into a drawn order (docs/operations.md), so that a model "
+        "trained on the journal can tell an item from its place. Needs RANKER_JOURNAL.",
+    )
+    explore_top: int = Field(10, ge=2, le=1000, description="Best items of such a request whose order is drawn.")
     log_level: str = Field(
         "info",
         pattern="^(debug|info|warning|error)$",

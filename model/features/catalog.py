@@ -32,6 +32,7 @@ class Catalog:
     def __init__(self, table: Table, schema: Schema, stamp: Stamp | None = None):
         self.features = catalogued(schema)
         self.stamp = stamp
+        self.sha256: str | None = None  # as its file's own end says
         self._schema = schema
         self._table = table
         self._count: int | None = None
@@ -57,6 +58,7 @@ class Catalog:
         sealed = seal(path, KIND)
         if sealed and sealed.declared != _declared(schema):
             raise CatalogError(f"{path}: made for another feature table, whose ids or features are of other types")
+        catalog.sha256 = sealed.sha256 if sealed else None
         return catalog
 
     @staticmethod

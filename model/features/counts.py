@@ -47,6 +47,7 @@ class Known(Protocol):
     """Whoever says what was counted."""
 
     stamp: Stamp | None
+    sha256: str | None
 
     def before(self, now: int, keys: Keys) -> Pair:
         """Counts (n,) of keys (n,) until the day of `now` began; 0 for what was not counted, and before all days."""
@@ -57,6 +58,7 @@ class Counts:
 
     def __init__(self, table: Table, stamp: Stamp | None = None):
         self.stamp = stamp
+        self.sha256: str | None = None  # as its file's own end says
         self._table = table
         place = table.find_one(int(_BEGINS))
         if place is None or set(table.buckets.dtype.names or ()) != {"key", "counts"}:
@@ -88,6 +90,7 @@ class Counts:
             raise CountsError(f"{path}: cut off, or not written by model.prepare or model.catalog")
         if sealed.declared != _declared(schema):
             raise CountsError(f"{path}: made for other statistics than features.toml declares")
+        counts.sha256 = sealed.sha256
         return counts
 
     @staticmethod
@@ -132,6 +135,7 @@ class NoCounts:
     """Where a schema declares no statistics, or nothing was counted yet: all are 0."""
 
     stamp: Stamp | None = None
+    sha256: str | None = None
     begins: Floats = np.zeros(0)
 
     def before(self, now: int, keys: Keys) -> Pair:

@@ -20,6 +20,7 @@ from service.api.bodies import body_of
 from service.api.edges.methods import allowed_of
 from service.api.endpoint import Endpoint, Parts
 from service.api.feedback import post_feedback
+from service.api.told import tell
 from service.api.users import delete_user, get_user, put_user
 from service.batch import Batch, Messages, rank_batch
 from service.call import Call
@@ -85,8 +86,9 @@ async def _post_rank(call: Call, request: Request, parts: Parts) -> Response:
     parts.gate.counted(call, Size(1, len(ranking.candidates)), len(body), ranking.timeout_ms)
 
     now = ranking.timestamp if ranking.timestamp is not None else time.time_ns() // 1_000_000
-    ranked = await rank(call, ranking, now, parts.history, served)
+    ranked = await rank(call, ranking, now, parts.history, served, parts.explore)
     body = ranked_json(call, ranked)
+    tell(call, ranked, served, parts.journal)
     _count(call, [ranked], served, parts)
     return Response(body, media_type="application/json")
 
@@ -105,7 +107,8 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
     now = time.time_ns() // 1_000_000
     written: list[bytes] = []
     messages = Messages()
-    async for answers in rank_batch(call, batch, settings.max_candidates, now, parts.history, served, turns):
+    answered = rank_batch(call, batch, settings.max_candidates, now, parts.history, served, turns, parts.explore)
+    async for answers in answered:
         with call.stage("serialise"):
             timings = timings_ms(call)  # until here: what comes after is other requests' time
             for answer in answers:
@@ -115,6 +118,7 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
                     parts.metrics.add("ranker_batch_errors", kind=answer.kind)
                 else:
                     told = ranked_body(call, answer, timings)
+                    tell(call, answer, served, parts.journal)
                 written.append(orjson.dumps(told))
         _count(call, [answer for answer in answers if isinstance(answer, Ranked)], served, parts)
     return Response(b"[" + b",".join(written) + b"]", media_type="application/json")

@@ -157,6 +157,11 @@ class RankResponse(BaseModel):
         "model would have seen then.",
     )
     explanation: Explanation | None = Field(None, description="Where `explain` asks for it.")
+    explored: Literal[True] | None = Field(
+        None,
+        description="Only where the order of the top was drawn (RANKER_EXPLORE_SHARE): items there do not stand by "
+        "their scores.",
+    )
     timings_ms: Timings
 
 

@@ -1,0 +1,100 @@
+"""Turn journals into tables: what was shown and what came back, as Parquet partitioned by day.
+
+    python -m service.drain --journal DIR --out DIR-or-URL [--every SECONDS] [--keep]
+
+Files that workers have closed, and those of workers that are dead, become the tables of model/servicelog/tables.py,
+each record exactly once, however often this is killed and begun again. It runs beside workers that serve, as a cron
+job or with --every beside them, on the same machine: it asks the kernel who is alive. --out is a folder, s3://… or gs://…
+Who was forgotten (DELETE /users/{id}) is removed from the tables that are there and from all that come later.
+
+A file that was cut is drained up to where it is whole, and kept in DIR/aside, as is what is no journal or of another
+version: a line each, and exit code 1. The last line of the output is JSON; with --every there is one for each pass
+that found anything.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn
+
+from model import command
+from model.files import AlreadyHeld, held
+
+KEPT = "what is not in the tables yet is still in the journal"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m service.drain", description="Turn journals into Parquet tables.")
+    parser.add_argument("--journal", type=Path, required=True, metavar="DIR", help="as RANKER_JOURNAL")
+    parser.add_argument("--out", required=True, metavar="DIR-or-URL", help="a folder, s3://… or gs://…")
+    parser.add_argument("--every", type=_seconds, metavar="SECONDS", help="go on, so long between two passes")
+    parser.add_argument("--keep", action="store_true", help="move drained files to DIR/drained rather than remove them")
+    options = parser.parse_args(argv)
+    if not options.journal.is_dir():
+        what = "is a file, a folder is needed" if options.journal.exists() else "is not there"
+        say(f"--journal {options.journal} {what}")
+        return 1
+    if options.every is not None:
+        signal.signal(signal.SIGTERM, _stopped)  # the first process of a container has no default for it
+
+    import polars as pl  # after --help
+
+    from service.drained.drain import drain
+    from service.drained.files import LOCK
+    from service.drained.out import Out
+
+    with ExitStack() as stack:
+        try:
+            out = Out(options.out)
+            if out.local:
+                Path(out.where).mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(Path(out.where) / LOCK))
+            if not out.local or not Path(out.where).samefile(options.journal):
+                stack.enter_context(held(options.journal / LOCK))
+        except AlreadyHeld as error:
+            say(f"another drain (process {error.pid}) is at work there: {error}")
+            return 1
+        except (ValueError, OSError) as error:
+            say(command.words(error))
+            return 1
+        while True:
+            begun, code = time.monotonic(), 1
+            try:
+                drained = drain(options.journal, out, say, options.keep)
+            except (OSError, pl.exceptions.PolarsError) as error:
+                say(f"{command.words(error).strip().splitlines()[0]}; {KEPT}")
+            else:
+                code = 0 if drained.well else 1
+                if options.every is None or drained.files or not drained.well:
+                    seconds = round(time.monotonic() - begun, 3)
+                    print(json.dumps({**drained.figures(), "seconds": seconds}), flush=True)
+            if options.every is None:
+                return code
+            time.sleep(options.every)
+
+
+def say(line: str) -> None:
+    print(f"drain: {line}", file=sys.stderr, flush=True)
+
+
+def _stopped(*_: object) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} given, a number above 0 is allowed")
+    return seconds
+
+
+if __name__ == "__main__":
+    command.run(main, "drain", KEPT)
