@@ -31,7 +31,7 @@ import polars as pl
 
 from model import command
 from model.bundle import swapping
-from model.bundle.layout import CATALOG, GOLDEN_CATALOG, PREVIOUS_CATALOG, BundleError, located, verify_catalog
+from model.bundle.layout import CATALOG, GOLDEN_CATALOG, OLDER, PREVIOUS_CATALOG, BundleError, located, verify_catalog
 from model.bundle.reading import Bundle
 from model.bundle.writing import add_golden_catalog
 from model.features import schema as features_toml
@@ -247,7 +247,9 @@ def in_place(folder: Path, manifest: dict[str, Any], schema: Schema, name: str =
     return Catalog.open(folder / name, schema)
 
 
-def swap(path: Path, items: Path, merge: bool = False, shrink: bool = False) -> tuple[Path, Difference]:
+def swap(
+    path: Path, items: Path, merge: bool = False, shrink: bool = False, keep: int = swapping.KEPT
+) -> tuple[Path, Difference]:
     """Puts the catalogue of the table `items` into the bundle at `path`; the one before is kept for `undo`.
 
     Raises PrepareError, also where more than a tenth of the items would go and not `shrink`; BundleError, SchemaError,
@@ -276,11 +278,13 @@ def swap(path: Path, items: Path, merge: bool = False, shrink: bool = False) -> 
         )
     if GOLDEN_CATALOG not in manifest["files"]:
         add_golden_catalog(Bundle.open(folder))
+    if older is not None and any(change[1:]):
+        swapping.keep_older(folder, CATALOG, keep)
     swapping.replace(folder / CATALOG, folder / PREVIOUS_CATALOG, newer.save, older is not None and any(change[1:]))
     return folder / CATALOG, change
 
 
-def undo(path: Path) -> tuple[Path, Difference]:
+def undo(path: Path, keep: int = swapping.KEPT) -> tuple[Path, Difference]:
     """Exchanges the bundle's catalogue and the one before the last swap. Raises BundleError, CatalogError, OSError."""
     folder, manifest = located(path)
     schema = features_toml.load(folder / "features.toml")
@@ -294,6 +298,7 @@ def undo(path: Path) -> tuple[Path, Difference]:
     except (BundleError, CatalogError) as error:
         print(f"catalog: replaces a catalogue that is broken: {error}", file=sys.stderr)
     change = difference(now, before)
+    swapping.keep_older(folder, CATALOG, keep)
     swapping.exchange(current, previous, now is not None)
     return current, change
 
@@ -321,6 +326,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     how.add_argument("--shrink", action="store_true", help="let more than a tenth of the items go")
     how.add_argument("--older", action="store_true", help="let counts of an earlier day take the place of newer ones")
+    parser.add_argument(
+        "--keep",
+        type=_natural,
+        default=swapping.KEPT,
+        metavar="N",
+        help=f"of each kind, files that were in place and stay in {OLDER} for model.replay (default: {swapping.KEPT})",
+    )
     arguments = parser.parse_args(argv)
     if not arguments.items and (arguments.merge or arguments.shrink):
         parser.error("--merge and --shrink go with --items")
@@ -337,11 +349,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} given, 0 or more is allowed")
+    return int(text)
+
+
 def _change(arguments: argparse.Namespace) -> None:
     if arguments.undo:
-        path, change = undo(arguments.bundle)
+        path, change = undo(arguments.bundle, arguments.keep)
     else:
-        path, change = swap(arguments.bundle, arguments.items, arguments.merge, arguments.shrink)
+        path, change = swap(arguments.bundle, arguments.items, arguments.merge, arguments.shrink, arguments.keep)
     print(f"{change.items} items: {change.added} new, {change.changed} changed, {change.removed} gone → {path}")
     if any(change[1:]):
         print(f"the catalogue before is kept: python -m model.catalog --bundle {arguments.bundle} --undo")
@@ -350,9 +368,9 @@ def _change(arguments: argparse.Namespace) -> None:
 
 def _recount(arguments: argparse.Namespace) -> None:
     if arguments.undo:
-        made = swapping.undo_counts(arguments.bundle)
+        made = swapping.undo_counts(arguments.bundle, arguments.keep)
     else:
-        made = swapping.swap_counts(arguments.bundle, arguments.statistics, arguments.older)
+        made = swapping.swap_counts(arguments.bundle, arguments.statistics, arguments.older, arguments.keep)
     days = ", ".join(swapping.day(begin) for begin in made.begins)
     print(f"{made.values} values, counted until {swapping.day(made.begins[-1])} → {made.path}")
     print(f"as known when each of {len(made.begins)} days began: {days}")

@@ -2,6 +2,7 @@
 
     python -m model.prepare --dataset simulated --impressions 1000000 --seed 1 --out data/simulated
     python -m model.prepare --dataset kuairand --raw KuaiRand-Pure/data --out data/kuairand
+    python -m model.prepare --dataset service_log --raw log --base data/kuairand --out data/today
 
 Everything fitted (vocabularies, statistics) is fitted on the training split alone: an item first seen on the test day
 is unknown. The folder is written beside and renamed into place, so that a killed run leaves none that looks whole.
@@ -11,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from model.prepared.entities import PrepareError
 
 def prepare(
     dataset: str,
-    raw: Path | None,
+    raw: Path | str | None,
     out: Path,
     options: Options,
     features: Path | None = None,
@@ -42,17 +43,25 @@ def prepare(
     """
     if out.exists() and (any(out.iterdir()) if out.is_dir() else True) and not (out / "meta.json").exists():
         raise PrepareError(f"--out {out} holds something that is no prepared data set; name an empty or a new folder")
-    schema = features_toml.load(features or datasets.features(dataset, raw))
+    table = features or datasets.features(dataset, raw, options.base)
+    schema = features_toml.load(table)
     older = _older(grow, schema) if grow else None
     with replacing(out.resolve()) as partial:
         (partial / "tables").mkdir(parents=True)
-        more = (schema,) if dataset == "parquet" else ()  # whose columns have the types that features.toml declares
+        more = (schema,) if dataset in datasets.OWN else ()  # whose columns have the types that features.toml declares
         log = datasets.load(dataset).write_tables(raw, partial / "tables", options, *more)
+        if dataset == "service_log":  # whose feature table may be one of three
+            log = replace(log, notes=(f"the feature table is {table}", *log.notes))
         meta = encode_tables(partial, schema, log, older, options)
         empty = [name for name, count in meta["impressions"].items() if not count]
         if empty:
             raise PrepareError(f"{' and '.join(empty)} hold no impressions; train, validation and test are all needed")
         return meta
+
+
+def _place(text: str) -> Path | str:
+    """A folder, or a URL as it is."""
+    return text if "://" in text else Path(text)
 
 
 def _older(folder: Path, schema: Schema) -> Encoder:
@@ -89,9 +98,11 @@ def _draft(raw: Path, path: Path, options: Options) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.prepare", description="Raw log → prepared data set.")
-    of = "parquet: tables of your own, as CSV and JSON lines too; simulated; else a public log"
+    of = "parquet: tables of your own, as CSV and JSON lines too; service_log: what was served; simulated; a public log"
     parser.add_argument("--dataset", required=True, choices=datasets.names(), help=of)
-    parser.add_argument("--raw", type=Path, help="folder of the raw log (not for simulated)")
+    parser.add_argument(
+        "--raw", type=_place, help="folder of the raw log (not for simulated); service_log: the drain's folder or URL"
+    )
     parser.add_argument("--out", type=Path, help="folder of the prepared data set; an older one is replaced")
     parser.add_argument("--features", type=Path, help="features.toml to use instead of the data set's own")
     parser.add_argument(
@@ -130,6 +141,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--negatives", type=int, metavar="N", help="parquet: draw N for each of a log of positives alone"
     )
+    parser.add_argument(
+        "--base", type=Path, metavar="DATA", help="service_log: prepared data with items, earlier behaviours, profiles"
+    )
+    parser.add_argument(
+        "--shown",
+        choices=("returned", "confirmed"),
+        help="service_log: an impression is an item that was returned, or one that an impression event confirms",
+    )
+    parser.add_argument(
+        "--window",
+        dest="window_s",
+        metavar="DURATION",
+        help="service_log: a click so long after its impression is a positive (30m)",
+    )
+    parser.add_argument("--label", metavar="ACTION", help="service_log: which event is a positive (click)")
     parser.add_argument("--memory", type=float, dest="memory_gib", metavar="GIB", help="that preparing may take (4)")
     parser.add_argument("--processes", type=int, help="that encode (default: one a core)")
     parser.add_argument("--parts", type=int, help="of the impressions, encoded one after another (default: of 500,000)")
@@ -139,6 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if "delay_s" in named:
             named["delay_s"] = seconds(named["delay_s"], "arguments", "--delay")
+        if "window_s" in named:
+            named["window_s"] = seconds(named["window_s"], "arguments", "--window")
         options = datasets.options(arguments.dataset, arguments.raw, named)
     except OptionError as error:
         parser.error(str(error))

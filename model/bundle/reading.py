@@ -6,6 +6,7 @@
                    catalog/items.npy             item features; a newer one may be swapped in, also while it is served
                    catalog/statistics.npy        what was counted until each of a few days; swapped like the catalogue
                    catalog/previous….npy         optional: those before their last swap, to go back to
+                   catalog/older/                optional: all that were in place, to score a log again
                    golden.json                   recorded requests with their scores
                    golden.npy                    the catalogue of the items that these requests name
                    golden_statistics.npy         and what was counted of them
@@ -36,6 +37,7 @@ from model.bundle.layout import (
     GRAPH,
     INT8,
     INT8_GRAPH,
+    OLDER,
     PREVIOUS_CATALOG,
     PREVIOUS_COUNTS,
     REPORT,
@@ -109,7 +111,7 @@ class Bundle:
         there = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
         kept = (PREVIOUS_CATALOG, PREVIOUS_COUNTS)
         swapping = tuple(f"{FOLDER}/{partial_prefix(Path(name).name)}" for name in (CATALOG, COUNTS, *kept))
-        there = {name for name in there if not name.startswith(swapping)}
+        there = {name for name in there if not name.startswith((*swapping, f"{OLDER}/"))}
         strangers = there - set(self.manifest["files"]) - {"manifest.json", *kept}
         if strangers:
             raise BundleError(f"{self.folder}: {', '.join(sorted(strangers))} not listed in manifest.json")

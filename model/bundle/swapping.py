@@ -1,6 +1,7 @@
 """A bundle's sealed files, exchanged while services read them: the catalogue, and what was counted.
 
-Each lies whole under its name, and the one before it beside it, to go back to.
+Each lies whole under its name, and the one before it beside it, to go back to. All that were in place stay in
+`catalog/older` for a while, by the sha256 that the service's log names, so that model.replay finds what was served.
 """
 
 import os
@@ -11,12 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from model.bundle.layout import COUNTS, PREVIOUS_COUNTS, BundleError, located
+from model.bundle.layout import CATALOG, COUNTS, OLDER, PREVIOUS_COUNTS, BundleError, located
 from model.features import schema as features_toml
 from model.features.catalog import FOLDER
+from model.features.catalog import KIND as CATALOGUE
 from model.features.counts import FILE, Counts, CountsError
+from model.features.counts import KIND as STATISTICS
 from model.features.schema import Schema
+from model.features.sealed import seal
 from model.files import beside
+
+KEPT = 10  # of each kind in `catalog/older`; a day's swaps, for a log that is replayed every evening
+SHOWN = 16  # letters of a sha256 that name a file
 
 
 def replace(current: Path, previous: Path, save: Callable[[Path], object], keep: bool) -> None:
@@ -40,6 +47,26 @@ def exchange(current: Path, previous: Path, keep: bool) -> None:
             aside.replace(previous)
 
 
+def keep_older(folder: Path, name: str, keep: int) -> None:
+    """Gives the file `name` of a bundle, before it is swapped, a name by its sha256; the newest `keep` such stay."""
+    kind = {CATALOG: CATALOGUE, COUNTS: STATISTICS}[name]
+    file, older = folder / name, folder / OLDER
+    sealed = seal(file, kind) if file.is_file() else None
+    if sealed is not None and keep:
+        older.mkdir(exist_ok=True)
+        kept = older / f"{file.stem}-{sealed.sha256[:SHOWN]}{file.suffix}"
+        if not kept.exists():
+            with beside(kept) as partial:
+                _another_name(file, partial)
+                partial.replace(kept)
+    if older.is_dir():
+        files = sorted(older.glob(f"{file.stem}-*{file.suffix}"), key=lambda path: path.stat().st_mtime_ns)
+        for path in files[: max(0, len(files) - keep)]:
+            path.unlink()
+        if not any(older.iterdir()):
+            older.rmdir()
+
+
 def _another_name(file: Path, name: Path) -> None:
     """A second name for a file that nobody writes into; a copy where the file system has no such names."""
     try:
@@ -57,7 +84,7 @@ class Recounted(NamedTuple):
     kept: bool  # whether there were others, which `undo_counts` goes back to
 
 
-def swap_counts(path: Path, source: Path, older: bool = False) -> Recounted:
+def swap_counts(path: Path, source: Path, older: bool = False, keep: int = KEPT) -> Recounted:
     """Puts the counts of `source`, a prepared data set or its file, into the bundle at `path`; `undo_counts` goes back.
 
     Raises BundleError, also where they end before those in place and not `older`; CountsError, SchemaError, OSError.
@@ -71,11 +98,12 @@ def swap_counts(path: Path, source: Path, older: bool = False) -> Recounted:
             f"{file} counts until {day(newer.until_ms)}, those in place until {day(before.until_ms)}: --older lets "
             "older counts take the place of newer ones; nothing is changed"
         )
+    keep_older(folder, COUNTS, keep)
     replace(folder / COUNTS, folder / PREVIOUS_COUNTS, lambda to: newer.save(to, schema), before is not None)
     return _recounted(folder, newer, before)
 
 
-def undo_counts(path: Path) -> Recounted:
+def undo_counts(path: Path, keep: int = KEPT) -> Recounted:
     """Exchanges the bundle's counts and those before the last swap. Raises as `swap_counts`."""
     folder, schema = _counting(path)
     previous = folder / PREVIOUS_COUNTS
@@ -83,6 +111,7 @@ def undo_counts(path: Path) -> Recounted:
         raise BundleError(f"{previous} is not there: no counts before these are kept, nothing to go back to")
     before = _sound(previous, schema)
     now = _in_place(folder / COUNTS, schema)
+    keep_older(folder, COUNTS, keep)
     exchange(folder / COUNTS, previous, now is not None)
     return _recounted(folder, before, now)
 

@@ -24,7 +24,9 @@ MODULES = {
     "yambda": "model.datasets.yambda",
     "recbole": "model.datasets.recbole",
     "parquet": "model.datasets.parquet",
+    "service_log": "model.datasets.service_log",
 }
+OWN = ("parquet", "service_log")  # whose feature table is the user's, and decides how the log is read
 
 
 def names() -> list[str]:
@@ -38,24 +40,31 @@ def load(name: str) -> ModuleType:
     return import_module(MODULES[name])
 
 
-def options(name: str, raw: Path | None, values: Mapping[str, Any]) -> Options:
+def options(name: str, raw: Path | str | None, values: Mapping[str, Any]) -> Options:
     """The options of a data set, whose log is in the folder `raw`. Raises OptionError for those that it has not."""
     refuse_unknown(values, (*COMMON, *getattr(load(name), "OPTIONS", ())), f"data set {name}")
     if (raw is None) != (name == "simulated"):
         raise OptionError(f"data set {name}: --raw names the log of every data set but simulated, which has none")
-    if raw is not None and not raw.is_dir():
+    if isinstance(raw, str) and name != "service_log":
+        raise OptionError(f"data set {name}: --raw {raw} given, a folder is needed; service_log alone reads a URL")
+    if isinstance(raw, Path) and not raw.is_dir():
         raise OptionError(f"data set {name}: --raw {raw} is no folder")
     return Options(**values)
 
 
-def features(name: str, raw: Path | None) -> Path:
-    """The data set's features.toml: the project's own, or for `parquet` the one that lies beside the tables.
+def features(name: str, raw: Path | str | None, base: Path | None = None) -> Path:
+    """The data set's features.toml: the project's own, or for one's OWN log the base's, or what lies beside the tables.
 
     Raises DataError.
     """
-    if name != "parquet":
+    if name not in OWN:
         return Path(__file__).with_name(f"{name}.toml")
-    beside = (raw or Path()) / "features.toml"
-    if not beside.is_file():
-        raise DataError(f"{beside} is missing: tables of one's own need a feature table, there or by --features FILE")
+    if base is not None:
+        return base / "features.toml"
+    beside = Path(raw or "") / "features.toml"
+    if isinstance(raw, str) or not beside.is_file():
+        of_base = " by --base DATA," if name == "service_log" else ""
+        raise DataError(
+            f"{beside} is missing: tables of one's own need a feature table, there,{of_base} or by --features FILE"
+        )
     return beside

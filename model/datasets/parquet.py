@@ -13,17 +13,15 @@ nested ones. A row is malformed that has a missing id, a time that is not in mil
 a value that its feature cannot hold, as is the second row of an item or a user.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from zoneinfo import ZoneInfo
 
 import duckdb
-import polars as pl
 
 from model.datasets.own import casting, labels
 from model.datasets.own.checking import COLUMNS, ENTITIES, IDS, Form, Table, check_columns
+from model.datasets.own.meta import read_meta
 from model.datasets.own.sources import Source, listed, opened, refuse_missing
 from model.datasets.own.staged import Piece, staged
 from model.datasets.tables import ITEM, BadLines, DataError, DataSet, Options
@@ -51,7 +49,7 @@ def write_tables(raw: Path, out: Path, options: Options, schema: Schema | None =
 
 
 def _written(raw: Path, out: Path, options: Options, schema: Schema | None) -> DataSet:
-    time_zone, drawn = _meta(raw / "meta.json")
+    time_zone, drawn = read_meta(raw / "meta.json")
     with TemporaryDirectory(dir=out, prefix=".read-") as folder, engine(out, options.memory_gib) as con:
         sources = opened(con, raw, options.map)
         refuse_missing(raw, sources, ("impressions", "behaviours"), options.behaviours_from == "impressions")
@@ -193,22 +191,3 @@ def _without_zone(sources: Mapping[str, Source]) -> list[str]:
         if source.columns.get("timestamp", "") in ("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "DATE")
     ]
     return [f"{' and '.join(plain)}: times without a zone, taken for UTC"] if plain else []
-
-
-def _meta(path: Path) -> tuple[str, bool]:
-    """The time zone, and whether negatives were drawn by the user."""
-    if not path.is_file():
-        return "UTC", False
-    text = path.read_text("utf-8-sig", errors="replace")
-    allowed = '{"time_zone": "Europe/Berlin"} or another IANA name is allowed, and "drawn_negatives": true or false'
-    try:
-        meta = json.loads(text)
-        time_zone, drawn = meta.get("time_zone", "UTC"), meta.get("drawn_negatives", False)
-        ZoneInfo(time_zone)
-        pl.Series([0]).cast(pl.Datetime("ms", time_zone))  # polars has its own list of zones, and splits by it
-        right = isinstance(drawn, bool) and set(meta) <= {"time_zone", "drawn_negatives"}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, pl.exceptions.PolarsError):
-        right = False
-    if not right:
-        raise DataError(f"{path}: {' '.join(text.split())[:100]!r} given, {allowed}")
-    return time_zone, drawn

@@ -13,9 +13,9 @@ Ids are Int64 or String, as the log has them; timestamps int64 milliseconds sinc
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -72,6 +72,10 @@ class Options:
     map: tuple[str, ...] = ()  # parquet: columns under other names: impressions.ts=timestamp
     behaviours_from: Literal["tables", "impressions"] = "tables"  # parquet: or every clicked impression is a behaviour
     negatives: Natural = 0  # parquet: of a log of positives alone, so many are drawn for each
+    base: Path | None = None  # service_log: a prepared data set with features of items and earlier behaviours
+    shown: Literal["returned", "confirmed"] = "returned"  # service_log: what is an impression
+    window_s: NotNegative = 1800.0  # service_log: a click so long after its impression is no positive
+    label: str | None = None  # service_log: the action that is a positive; None: click, or the first of [history]
     memory_gib: Positive = 4.0  # that reading and encoding may take; more is spilled to the disk
     processes: Natural = 0  # that encode; 0: one a core
     parts: Natural = 0  # of the impressions, encoded one after another by each process; 0: of 500,000 each
@@ -98,6 +102,7 @@ class DataSet:
     bad_lines: int = 0  # how many were passed over
     notes: tuple[str, ...] = ()  # what whoever reads a result must know, a sentence each
     drawn_negatives: bool = False  # its impressions without a click were drawn, and nobody was ever shown them
+    counts: Mapping[str, int] = field(default_factory=dict)  # of its records, by what became of them
 
 
 class Parts:

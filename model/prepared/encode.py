@@ -113,6 +113,7 @@ def encode_tables(
         "bad_lines": dataset.bad_lines,
         "notes": [*dataset.notes, *([split.note] if split.note else []), *schema.remarks],
         "drawn_negatives": dataset.drawn_negatives,
+        **({"log": dict(dataset.counts)} if dataset.counts else {}),
         "impressions": dict(zip(SPLITS, told.rows.tolist(), strict=True)),
         "click_rate": float(told.clicks[0] / max(1, told.rows[0])),
         "split": split.described,

@@ -271,6 +271,7 @@ def test_a_change_can_be_taken_back_and_the_bundle_stays_whole(demo: Path, capsy
     assert undo() == 1 and (demo / CATALOG).read_bytes() == second
     assert sorted(path.name for path in (demo / "catalog").iterdir()) == [
         "items.npy",
+        "older",
         "previous.npy",
         "statistics.npy",
     ]

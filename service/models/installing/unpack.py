@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn, cast
 
-from model.bundle.layout import BundleError
+from model.bundle.layout import OLDER, BundleError
 from service.models.installing.fetch import Readable, copied
 from service.wire.codings import zstd
 
@@ -87,6 +87,8 @@ def _copy(source: Path, into: Path, budget: Budget) -> None:
     root = source.resolve()
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root)
+        if name.is_relative_to(OLDER):
+            continue  # what another place once served is of no use here
         target = path.resolve()
         if not target.is_relative_to(root):
             raise BundleError(f"{source}: {name} leads out of it, to {target}")
