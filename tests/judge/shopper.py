@@ -72,9 +72,9 @@ class Shopper:
 
         reactions = [click("joined", item, self._next_ms()) for item in shown if self._draw.random() < CLICKS]
         if reactions and self._strange():
-            reactions.append(reactions[0]._replace(kind="doubled"))
+            reactions.append(reactions[0]._replace(kind="sent_again"))
         if reactions and self._strange():
-            reactions.append(click("again", reactions[0].told.item_id, self._next_ms()))
+            reactions.append(click("doubled", reactions[0].told.item_id, self._next_ms()))
         clicked = {reaction.told.item_id for reaction in reactions}
         if some not in clicked and self._strange():
             reactions.append(click("late", some, self._next_ms() + WINDOW_MS + MINUTE_MS))
@@ -82,11 +82,11 @@ class Shopper:
             reactions.append(click("early", some, asked_ms - MINUTE_MS - len(self._clicks)))
         if self._strange():
             unshown = self._draw.choice([item for item in self._items if item not in shown])
-            reactions.append(click("orphaned", unshown, self._next_ms()))
+            reactions.append(click("not_returned", unshown, self._next_ms()))
         if self._strange():
             reactions.append(click("orphaned", some, self._next_ms(), f"never-served-{self._number}"))
         if self._strange():
-            reactions.append(click("without", some, self._next_ms(), None))
+            reactions.append(click("without_request", some, self._next_ms(), None))
         for item in shown:
             if self._draw.random() < CONFIRMS:
                 seen = Told("impression", self.user_id, item, self._next_ms(), request_id)
@@ -113,7 +113,7 @@ class Shopper:
             place = Place(str(told.request_id), told.user_id, told.item_id)
             if told.event == "click":
                 self._clicks.add((told.item_id, told.timestamp))
-                if kind in ("joined", "doubled", "again") and place in ledger.shown:
+                if kind == "joined":
                     ledger.clicked.add(place)
 
     def _strange(self) -> bool:

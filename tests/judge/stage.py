@@ -1,9 +1,7 @@
 """A real store, two instances of the service before it with a journal each, and callers who do not give up."""
 
 import asyncio
-import json
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -138,12 +136,3 @@ def stage() -> Iterator[Stage]:
         undo.callback(made.close)
         made.start()
         yield made
-
-
-def last_line(text: str) -> Any:
-    """The JSON that a command ends with."""
-    return json.loads(text.strip().splitlines()[-1])
-
-
-def copied(folder: Path, to: Path) -> Path:
-    return Path(shutil.copytree(folder, to))

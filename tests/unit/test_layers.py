@@ -113,11 +113,13 @@ ARROWS = {
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
     "loadtest.surge": {"loadtest.errors", "loadtest.quantiles", "loadtest.generator", "loadtest.verdict"},
     "loadtest.rolling": {"loadtest.bench.processes", "loadtest.errors", "loadtest.generator", "loadtest.quantiles"},
+    "loadtest.feed": {"loadtest.bench.processes", "loadtest.errors", "loadtest.generator", "model"},
     "loadtest.restarts": {"loadtest", *COMMAND},
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
     "loadtest.accuracy": {"loadtest", "model"},
     "loadtest.batches": {"loadtest", "model", "service.settings"},
     "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
+    "loadtest.loop": {"loadtest", "model", "service.store"},
     "loadtest.networks": {"loadtest", "model"},
     "loadtest.overhead": {"loadtest", "model"},
     "loadtest.overload": {"loadtest", "service.settings", *COMMAND},
