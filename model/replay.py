@@ -71,8 +71,7 @@ def told(prover: Prover) -> list[str]:
     """For people: what was compared, by stage what differs, and the first rows that do."""
     proof = prover.proof
     lines = [
-        f"{proof.requests} requests, {proof.rows} rows scored again: {proof.max_abs_diff:.1e} off at most, from what the log "
-        "holds",
+        f"{proof.requests} requests, {proof.rows} rows from what the log holds: {proof.max_abs_diff:.1e} off at most",
         f"{proof.rebuilt_rows} rows from histories rebuilt from events: {proof.max_abs_diff_rebuilt:.1e} off at most",
     ]
     lines += [f"skipped, {reason}: {count} rows" for reason, count in sorted(proof.skipped.items())]

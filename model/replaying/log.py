@@ -154,6 +154,5 @@ def _impression(row: Row) -> Impression:
 
 def _change(row: Row) -> Profile | Forgotten:
     values = _named("users", row)
-    if values["profile"] is None:
-        return Forgotten(values["user_id"], values["received_us"], values["stored_us"])
-    return Profile(**{**values, "fields": json.loads(values.pop("profile"))})
+    profile, replaced = values.pop("profile"), values.pop("replaced")
+    return Forgotten(**values) if profile is None else Profile(fields=json.loads(profile), replaced=replaced, **values)

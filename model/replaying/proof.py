@@ -117,22 +117,23 @@ class Prover:
         scores = bundle.score(session, own.inputs)[0]
         self.proof.rows += len(request.items)
         self.proof.max_abs_diff = max(self.proof.max_abs_diff, off.most(scores))
-        if wrong := off.rows(scores):
-            self.proof.differ(request, "score", "scored again from what the log holds", wrong)
+        wrong, why = off.rows(scores), "scored again from what the log holds"
         if rebuilt is None or rebuilt.unproven:
             self.proof.skipped["degraded" if rebuilt is None else str(rebuilt.unproven)] += len(request.items)
-            return
-        again = _encoded(bundle, request, rebuilt.profile, rebuilt.behaviours)
-        if not _alike(own, again):
-            scores = bundle.score(session, again.inputs)[0]
-        self.proof.rebuilt_rows += len(request.items)
-        self.proof.max_abs_diff_rebuilt = max(self.proof.max_abs_diff_rebuilt, off.most(scores))
-        every = [(at, float(score)) for at, score in enumerate(scores)]
-        unlike = dict(_unlike(request, rebuilt.profile, rebuilt.behaviours, wanted))
-        for stage, why in unlike.items():
-            self.proof.differ(request, stage, why, every)
-        if not unlike and not wrong and (rows := off.rows(scores)):
-            self.proof.differ(request, "score", "scored again from events", rows)
+            unlike = {}
+        else:
+            again = _encoded(bundle, request, rebuilt.profile, rebuilt.behaviours)
+            if not _alike(own, again):
+                scores = bundle.score(session, again.inputs)[0]
+            self.proof.rebuilt_rows += len(request.items)
+            self.proof.max_abs_diff_rebuilt = max(self.proof.max_abs_diff_rebuilt, off.most(scores))
+            unlike = dict(_unlike(request, rebuilt.profile, rebuilt.behaviours, wanted))
+            if not wrong:
+                wrong, why = off.rows(scores), "scored again from events"
+        for stage, how in unlike.items():
+            self.proof.differ(request, stage, how, [(at, float(score)) for at, score in enumerate(scores)])
+        if wrong and not unlike:  # else that other score is what the earlier stage made of it
+            self.proof.differ(request, "score", why, wrong)
 
     def _unencodable(self, request: Impression, why: str, salted: bool) -> None:
         if salted:

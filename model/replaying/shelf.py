@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from model.bundle import versions
 from model.bundle.errors import BundleError
@@ -27,6 +27,7 @@ from model.features.sealed import seal
 
 OPEN = 16  # bundles, sessions, catalogues and counts at once, mapped into memory
 
+T = TypeVar("T")
 Model = tuple[str, str]  # name and version
 
 
@@ -73,7 +74,7 @@ class Shelf:
         figures = self.bundle(model).manifest.get(INT8) or {}
         return max(fp32, 2 * float(figures.get("golden_max_abs_diff", 0)) + GOLDEN_TOLERANCE)
 
-    def _once(self, key: Hashable, open: Callable[[], Any]) -> Any:
+    def _once(self, key: Hashable, open: Callable[[], T]) -> T:
         """What was opened before, or what was not there then; the longest kept goes where many are."""
         if key not in self._kept:
             try:
@@ -82,9 +83,10 @@ class Shelf:
                 self._kept[key] = absent
             while len(self._kept) > OPEN:
                 self._kept.pop(next(iter(self._kept)))
-        if isinstance(self._kept[key], Absent):
-            raise self._kept[key]
-        return self._kept[key]
+        kept: T | Absent = self._kept[key]
+        if isinstance(kept, Absent):
+            raise kept
+        return kept
 
     def _bundle(self, model: Model) -> Bundle:
         if model not in self._copies:

@@ -19,6 +19,7 @@ from model.bundle.precision import Precision, choose
 from model.bundle.reading import Bundle
 from model.bundle.session import byte_products
 from model.evaluation.measure import score_rows
+from model.features.behaviour import Behaviour
 from model.features.kinds import ITEM_ID
 from model.graph import quantize as quantizing
 from model.graph.gate import Bounds, judge, judged_on, kendall_tau
@@ -28,11 +29,13 @@ from model.graph.segments import by_context, segments
 from model.prepared.loader import Prepared
 from model.prepared.order import in_order
 from model.prepared.splits import SPLITS
+from model.replay import replay as replay_log
 from model.training.run import Run
 from service.call import Call
 from service.scoring.scorer import WORTH_CUTTING, Scorer
 from service.scoring.served import Served
 from tests.client import replay
+from tests.servicelog import Served as Logged
 from tests.worlds import SMALL
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -264,6 +267,20 @@ def test_an_int8_graph_that_answers_otherwise_than_recorded_is_not_served(int8_b
 
 
 @needs_byte_products
+@needs_byte_products
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_a_log_of_the_int8_graph_is_proven_against_it(int8_bundle: Bundle, tmp_path: Path, precision: str) -> None:
+    """One that calls the same scores fp32's is not."""
+    served = Logged(int8_bundle, precision=precision, session=int8_bundle.session(int8_bundle.folder / INT8_GRAPH))
+    for request in int8_bundle.golden()[:5]:
+        served.now = request["now"]
+        served.histories[request["user_id"]] = {Behaviour(*one) for one in request["behaviours"]}
+        served.rank(request["user_id"], request["candidates"], "golden", request["context"], top=100)
+    proof = replay_log(served.write(tmp_path), int8_bundle.folder).proof
+    assert proof.rows == sum(len(shown.items) for shown in served.impressions)
+    assert (proof.max_abs_diff <= 1e-5) == (not proof.differences) == (precision == "int8")
+
+
 @pytest.mark.parametrize("precision", ["auto", "int8", "fp32"])
 def test_what_is_served_is_what_evaluate_measures_in_either_precision(
     int8_bundle: Bundle, small_data: Prepared, valkey_url: str, precision: Precision
