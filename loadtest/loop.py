@@ -53,9 +53,12 @@ class Sizes:
     top: int = 10  # that are shown of them
     starting: int = 5_000  # impressions before the first day
     network: str = "bst"
+    final: bool = True  # whether the newest days are learnt from, too: trains and exports twice
 
 
-QUICK = Sizes(seeds=1, days=2, users=20, pages=1.0, items=200, pool=20, top=5, starting=1_500, network="wdl")
+QUICK = Sizes(
+    seeds=1, days=2, users=20, pages=1.0, items=200, pool=20, top=5, starting=1_500, network="wdl", final=False
+)
 
 
 class Course(NamedTuple):
@@ -72,7 +75,7 @@ async def course(sizes: Sizes, seed: int, bar: "tqdm[Any]") -> Course:
     feed = Feed.make(world, sizes.users, sizes.pages, sizes.pool, sizes.top, seed)
     async with AsyncExitStack() as later:
         stack = later.enter_context(ExitStack())
-        evenings = Evenings(Path(stack.enter_context(TemporaryDirectory())), sizes.network, seed)
+        evenings = Evenings(Path(stack.enter_context(TemporaryDirectory())), sizes.network, seed, sizes.final)
         starting.write(world, sizes.starting, seed, evenings.raw)
         await evenings.begin()
         store = stack.enter_context(EmbeddedStore())

@@ -31,8 +31,8 @@ class Learnt(NamedTuple):
 class Evenings:
     """One seed's, in a folder: `raw` is what there is before, `journal` what the service writes."""
 
-    def __init__(self, folder: Path, network: str, seed: int):
-        self._folder, self._network, self._seed = folder, network, seed
+    def __init__(self, folder: Path, network: str, seed: int, final: bool):
+        self._network, self._seed, self._final = network, seed, ("--final",) if final else ()
         self.raw, self.journal, self.home = folder / "raw", folder / "journal", folder / "bundles" / NAME
         self._base, self._log, self._data = folder / "base", folder / "log", folder / "data"
 
@@ -48,8 +48,8 @@ class Evenings:
             *("model.prepare", "--dataset", "service_log", "--raw", self._log, "--base", self._base),
             *("--grow", self.home, "--out", self._data),
         )
-        trained = await self._train(self._data, "--warm", self.home, "--final")
-        counts, live = prepared["counts"], (self.home / "current").resolve().name
+        trained = await self._train(self._data, "--warm", self.home, *self._final)
+        counts, live = prepared["log"], (self.home / "current").resolve().name
         return Learnt(counts["impressions"], counts["joined"], trained["published"], live)
 
     async def _train(self, data: Path, *how: object) -> Any:

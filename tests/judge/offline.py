@@ -46,7 +46,7 @@ def drain(journals: Sequence[Path], out: Path) -> list[Any]:
 
 def prepare(log: Path, base: Path, out: Path) -> Any:
     """What was counted."""
-    return command("model.prepare", "--dataset", "service_log", "--raw", log, "--base", base, "--out", out)["counts"]
+    return command("model.prepare", "--dataset", "service_log", "--raw", log, "--base", base, "--out", out)["log"]
 
 
 def replay(log: Path, home: Path) -> Any:
