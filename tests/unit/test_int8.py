@@ -267,12 +267,11 @@ def test_an_int8_graph_that_answers_otherwise_than_recorded_is_not_served(int8_b
 
 
 @needs_byte_products
-@needs_byte_products
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
 def test_a_log_of_the_int8_graph_is_proven_against_it(int8_bundle: Bundle, tmp_path: Path, precision: str) -> None:
     """One that calls the same scores fp32's is not."""
     served = Logged(int8_bundle, precision=precision, session=int8_bundle.session(int8_bundle.folder / INT8_GRAPH))
-    for request in int8_bundle.golden()[:5]:
+    for request in {request["user_id"]: request for request in int8_bundle.golden()}.values():
         served.now = request["now"]
         served.histories[request["user_id"]] = {Behaviour(*one) for one in request["behaviours"]}
         served.rank(request["user_id"], request["candidates"], "golden", request["context"], top=100)
@@ -281,6 +280,7 @@ def test_a_log_of_the_int8_graph_is_proven_against_it(int8_bundle: Bundle, tmp_p
     assert (proof.max_abs_diff <= 1e-5) == (not proof.differences) == (precision == "int8")
 
 
+@needs_byte_products
 @pytest.mark.parametrize("precision", ["auto", "int8", "fp32"])
 def test_what_is_served_is_what_evaluate_measures_in_either_precision(
     int8_bundle: Bundle, small_data: Prepared, valkey_url: str, precision: Precision
