@@ -4,13 +4,15 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell tells of SIGINT and SIGPIPE
 AGAIN = "nothing is left half-written"
+SOON_S = 0.01
 
 
 def run(
@@ -23,6 +25,7 @@ def run(
     """
     say = say or _say
     status: int | str | None
+    sys.unraisablehook = _not_lost(sys.unraisablehook)
     try:
         try:
             status = main() or 0
@@ -46,6 +49,19 @@ def run(
     except OSError:  # what is left in it goes nowhere: Python would flush it once more, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def _not_lost(usual: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Raises an interrupt again that Python lost, since it came while an object was being cleared away (`__del__`)."""
+
+    def hook(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            usual(unraisable)
+        elif threading.current_thread() is threading.main_thread():  # soon: raised in here, it would be lost again
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, SOON_S)
+
+    return hook
 
 
 def quiet_while_importing() -> None:

@@ -1,6 +1,8 @@
-"""Adds to an exported bundle: the int8 graph beside the fp32 one, if it passes its gate (model/graph/gate.py).
+"""Adds to an exported bundle: the int8 graph beside the fp32 one, if it passes its gate (model/graph/gate.py), or the
+graph of what its network attends to (model/graph/attention.py), which training has added since there is `explain`.
 
 python -m model.export --bundle DIR --quantize [--data DIR]
+python -m model.export --bundle DIR --explain
 """
 
 import argparse
@@ -11,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from model import command
-from model.bundle.layout import REPORT
+from model.bundle.layout import ATTENTION_GRAPH, REPORT
 from model.bundle.reading import Bundle
+from model.bundle.writing import amend
 from model.evaluation.measure import check_encoding
 from model.prepared.loader import Prepared
 
@@ -30,12 +33,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--bundle", type=Path, required=True, help="a bundle, or the folder whose `current` points to one"
     )
-    parser.add_argument("--quantize", action="store_true", required=True, help="the int8 graph beside the fp32 one")
-    parser.add_argument("--data", type=Path, help="prepared data set (default: where the bundle was trained)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--quantize", action="store_true", help="the int8 graph beside the fp32 one")
+    what.add_argument("--explain", action="store_true", help="the graph that POST /rank asks where `explain` is true")
+    parser.add_argument(
+        "--data", type=Path, help="with --quantize: prepared data set (default: where the bundle was trained)"
+    )
     for name, what in BOUNDS.items():
         kind = int if name == "least_rows" else float
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"the gate's bound: {what}")
     arguments = parser.parse_args(argv)
+    return _explain(arguments.bundle) if arguments.explain else _quantize(arguments)
+
+
+def _explain(path: Path) -> int:
+    from model.graph.attention import add_attention  # torch takes seconds: after the arguments
+    from model.graph.trained import network_of
+
+    try:
+        bundle = Bundle.open(path)
+        difference = add_attention(bundle, network_of(bundle))
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes
+        print(f"export: {command.words(error)}", file=sys.stderr)
+        return 1
+    if difference is None:
+        network = bundle.manifest["network"]
+        print(f"export: {network} attends to nothing: POST /rank explains without attention", file=sys.stderr)
+        return 1
+    amend(bundle, {}, {}, [ATTENTION_GRAPH])
+    graph = bundle.folder / ATTENTION_GRAPH
+    print(f"{graph}: {graph.stat().st_size / 2**10:.0f} KiB, at most {difference:.1e} off torch's attention")
+    print(json.dumps({"bundle": str(bundle.folder), "max_abs_diff_torch": difference}))
+    return 0
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
     from model.graph.gate import Bounds  # torch takes seconds: after the arguments
     from model.graph.quantize import quantize
 

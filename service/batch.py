@@ -21,11 +21,12 @@ from service.rank import Ranked, rank_many
 from service.scoring.served import Served
 from service.store.history import OPEN, Asked, Histories, Stored
 from service.wire.pieces import PIECE, SPACE, TooManyParts, parsed, parts
-from service.wire.shapes import RankRequest, parse, parse_large
+from service.wire.shapes import RankRequest, explained, parse, parse_large
 from service.wire.turns import Turns
 
 USERS = 8  # of a chunk: unpacking 100 behaviours holds the loop for 0.1 ms, and those of a reply come at once
 CANDIDATES = 2000  # of a chunk, unless one request has more
+MOST_EXPLAINED = 1000  # items of all requests of a call: their weights make an answer long
 MESSAGE, MESSAGES = 400, 64 * 1024  # characters of one error's message, and of all of a call
 ALLOWED = "body: a list of one or more requests is allowed, each as /rank takes it"
 CUT = "this answer's messages are cut: send this request to /rank to see what is wrong"
@@ -65,13 +66,15 @@ class Batch:
     async def measure(self, max_candidates: int, most: int) -> None:
         """Checks each request, and counts its candidates. An invalid one keeps its error.
 
-        Raises MalformedBody, and TooManyCandidates for more than `most` in all.
+        Raises MalformedBody, and TooManyCandidates for more than `most` in all or too many to explain.
         """
-        in_all = 0
+        in_all, explained_in_all = 0, 0
         for at in range(len(self)):
             await self._turns.next()
             try:
-                self._sizes.append(len((await self.request(at, max_candidates)).candidates))
+                request = await self.request(at, max_candidates)
+                self._sizes.append(len(request.candidates))
+                explained_in_all += explained(request)
             except MalformedBody as error:
                 raise MalformedBody(f"request {at}, bytes {self._places[at]}: {error}") from None
             except RankerError as error:
@@ -81,6 +84,9 @@ class Batch:
             if in_all > most:
                 so_far = "" if at + 1 == len(self) else f" in the first {at + 1} requests"
                 raise TooManyCandidates(f"{in_all} candidates{so_far}, at most {most} in all")
+            if explained_in_all > MOST_EXPLAINED:
+                told = f"{explained_in_all} items to explain in the first {at + 1} requests"
+                raise TooManyCandidates(f"{told}, at most {MOST_EXPLAINED} in all; a smaller top_k is allowed")
 
     async def request(self, at: int, max_candidates: int) -> RankRequest:
         """Request number `at`. Raises RankerError."""

@@ -6,7 +6,7 @@ No HTTP and no Redis here: api/routes.py hands the parts in.
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from model.features.ids import BadValue, canonical
 from model.features.kinds import ITEM_ID
 from service.call import Call
 from service.errors import DeadlineExceeded, InvalidRequest, RankerError
+from service.explain import Order, Subject, explain
 from service.scoring.lanes import Scores
 from service.scoring.served import Served
 from service.store.history import Asked, Histories, Stored
@@ -43,6 +44,8 @@ class Ranked:
     score_mean: float
     bad_scores: int  # that are no finite number
     encoded: Encoded
+    order: Order  # places of `items` among the candidates
+    explanation: dict[str, Any] | None = None  # what holds for all items; None: nobody asked
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Encodable:
     history_complete: bool | None
     skipped: int
     history_age_s: float | None
+    user_id: int | str
+    stored: Stored
+    at: int  # its recommending time, ms
 
 
 async def rank(call: Call, request: RankRequest, now: int, history: Histories, served: Served) -> Ranked:
@@ -79,6 +85,8 @@ async def rank(call: Call, request: RankRequest, now: int, history: Histories, s
     with call.stage("sort"):
         ranked = _sort(ready, scores)
 
+    if request.explain:
+        ranked = await _explained(call, ready, ranked, scores, served)
     call.degraded = ranked.degraded
     return ranked
 
@@ -134,10 +142,18 @@ async def rank_many(
         except DeadlineExceeded as late:
             answers |= dict.fromkeys(ready, late)
             return [answers[at] for at in range(len(requests))]
+        ranked: dict[int, Ranked] = {}
         with call.stage("sort"):
             for (at, one), scores_C in zip(ready.items(), scores, strict=True):
                 await turns.next()
-                answers[at] = _sort(one, scores_C)
+                answers[at] = ranked[at] = _sort(one, scores_C)
+        for (at, one), scores_C in zip(ready.items(), scores, strict=True):
+            if one.request.explain:
+                try:
+                    _check_time(call, one.request)
+                    answers[at] = await _explained(call, one, ranked[at], scores_C, served, bulk=True)
+                except DeadlineExceeded as late:
+                    answers[at] = late
         call.degraded = sorted({*call.degraded, *(reason for one in ready.values() for reason in one.degraded)})
     return [answers[at] for at in range(len(requests))]
 
@@ -179,7 +195,7 @@ def _encode(request: RankRequest, user_id: int | str, stored: Stored, now: int, 
     new_user = not degraded and not stored.profile and not stored.behaviours
     age_s = max(0, at - stored.behaviours[-1].timestamp) / 1000 if stored.behaviours else None
     complete = None if request.timestamp is None else stored.complete and not degraded
-    return Encodable(request, encoded, new_user, degraded, complete, stored.skipped, age_s)
+    return Encodable(request, encoded, new_user, degraded, complete, stored.skipped, age_s, user_id, stored, at)
 
 
 def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
@@ -204,4 +220,16 @@ def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
         score_mean=mean,
         bad_scores=0 if math.isfinite(mean) else int((~np.isfinite(scores_C)).sum()),
         encoded=ready.encoded,
+        order=order,
     )
+
+
+async def _explained(
+    call: Call, ready: Encodable, ranked: Ranked, scores_C: Scores, served: Served, bulk: bool = False
+) -> Ranked:
+    """The same with what explains it. Raises DeadlineExceeded or ClientGone."""
+    known = ready.user_id, ready.stored, ready.at
+    subject = Subject(ready.request, *known, ready.encoded, scores_C, ranked.order)
+    explanation = await explain(call, subject, served, bulk)
+    items = [item | {"explanation": one} for item, one in zip(ranked.items, explanation.of_items, strict=True)]
+    return replace(ranked, items=items, explanation=explanation.shared)

@@ -81,7 +81,7 @@ def cached(cache: Path, sizes: Sizes) -> tuple[Bundle, Prepared]:
         run = Run(data, NETWORK, recipe, SEED, checkpoint)
         run.resume()
         run.fit()
-        publish(run, bundles, boosting=False)
+        publish(run, bundles, boosting=False, explain=False)
         checkpoint.unlink(missing_ok=True)
     bundle = Bundle.open(current)
     if INT8 not in bundle.manifest:

@@ -2,6 +2,7 @@
 
 <name>/<version>/  model.onnx, model.onnx.data   graph; its tables are memory-mapped and shared by workers
                    model.int8.onnx               optional: the graph with an MLP of bytes, on the same tables
+                   attention.onnx                optional: what the network attends to, on the same tables (`explain`)
                    features.toml, vocab/         how to encode
                    catalog/items.npy             item features; a newer one may be swapped in, also while it is served
                    catalog/statistics.npy        what was counted until each of a few days; swapped like the catalogue
@@ -172,16 +173,16 @@ class Bundle:
         """
         return Session(graph or self.folder / GRAPH)
 
-    def score(self, session: Session, inputs: Inputs) -> npt.NDArray[np.float32]:
-        """Scores (U, C) of encoded requests. Raises BundleError for a row outside its table
+    def score(self, session: Session, inputs: Inputs, output: str = "score") -> npt.NDArray[np.float32]:
+        """Scores (U, C) of encoded requests, or another output of a graph.
 
-        A negative one would wrap silently.
+        Raises BundleError for a row outside its table: a negative one would wrap silently.
         """
         for name, limit in self._unsigned.items():
             if name in inputs and (inputs[name].view(np.uint64) >= limit).any():  # unsigned, a negative one is huge
                 raise BundleError(f"input {name!r} holds a row outside its table")
         feed = {name: inputs[name] for name in session.names}
-        scores: npt.NDArray[np.float32] = session.run(["score"], feed)[0]
+        scores: npt.NDArray[np.float32] = session.run([output], feed)[0]
         return scores
 
     def golden(self) -> list[dict[str, Any]]:

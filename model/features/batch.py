@@ -47,6 +47,11 @@ def pieces(inputs: Inputs, count: int) -> Iterator[Inputs]:
         yield {name: array[:, begin:end] if "C" in axes(name) else array for name, array in inputs.items()}
 
 
+def of_candidates(inputs: Inputs, chosen: npt.NDArray[np.int64]) -> Inputs:
+    """The same requests with some of their candidates, in the order of `chosen`."""
+    return {name: array[:, chosen] if "C" in axes(name) else array for name, array in inputs.items()}
+
+
 def _padded(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
     missing = length - array.shape[1]
     if not missing:

@@ -13,7 +13,7 @@ An array of no columns is left out.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,13 +30,14 @@ from model.features.counts import FILE as COUNTS
 from model.features.counts import Counts, Known, Lookup, NoCounts
 from model.features.derived import Match
 from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, crossed, hashed_rows, keys
-from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows, standardised
+from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows, Side, standardised
 from model.features.matches import among
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
 
 Inputs = dict[str, npt.NDArray[Any]]
+Which = npt.NDArray[np.bool_]
 Candidate = str | int | Mapping[str, Any]  # a bare item id, or {"item_id": ..., feature: value, ...}
 
 
@@ -105,9 +106,10 @@ class Encoder:
         self._item_place = place_of[ITEM_ID].start
         in_sequence = [place_of[feature.name] for feature in schema.sequence]
         self._sequence_places = np.array([p for at in in_sequence for p in range(at.start, at.stop)], np.int64)
+        sides: tuple[Side, ...] = ("user", "item", "context")
         self._stated = [
             (feature, side, schema.places(side)[feature.name].start if not feature.is_float else 0)
-            for side in ("user", "item", "context")
+            for side in sides
             for feature in schema.side(side)
         ]
         self._allowed = {
@@ -268,15 +270,29 @@ class Encoder:
         Unknown: training saw it too rarely for a row of its own. Of a list the first value counts.
         """
         states = np.zeros((len(self._stated), 3), np.uint64)
-        for at, (feature, side, place) in enumerate(self._stated):
+        for at, (_, _, unknown, missing) in enumerate(self.strangers(encoded)):
+            counted = int(np.count_nonzero(unknown)), int(np.count_nonzero(missing))
+            states[at] = len(unknown) - sum(counted), *counted
+        return states
+
+    def strangers(self, encoded: Encoded) -> Iterator[tuple[str, Side, Which, Which]]:
+        """Of each of the `stated` features its name, its side, and which values are unknown, which missing, (n,) each.
+
+        n is C, or 1 where one value holds for all candidates.
+        """
+        for feature, side, place in self._stated:
             column = encoded.columns[feature.name]
-            missing, unknown = int(np.count_nonzero(feature.missing(column))), 0
+            missing = feature.missing(column)
+            unknown: Which = np.zeros(len(column), bool)
             if feature.has_vocabulary:
                 rows = encoded.inputs[side].reshape(-1, encoded.inputs[side].shape[-1])[: len(column), place]
-                # A missing value has the row of the unknown; a list without any is padded.
-                unknown = int(np.count_nonzero(rows == UNKNOWN)) - (0 if feature.listed else missing)
-            states[at] = len(column) - unknown - missing, unknown, missing
-        return states
+                unknown = (rows == UNKNOWN) & ~missing  # a missing value has the row of the unknown
+            yield feature.name, side, unknown, missing
+
+    def slots(self, behaviours: Sequence[Behaviour]) -> list[list[Behaviour]]:
+        """What stands in the slots of the network's histories, oldest first: of items, then of each further group."""
+        newest = self._history.slots(behaviours)[-self.schema.history.length :]
+        return [newest, *(group.slots(behaviours) for _, group in self._groups)]
 
     def _matched(
         self,

@@ -14,20 +14,34 @@ class Newest(NamedTuple):
     most: int
 
 
+class View(NamedTuple):
+    """Some actions on one type of object, of which the newest `most` are looked at by themselves."""
+
+    object_type: str
+    actions: tuple[str, ...]
+    most: int
+
+
 class Wanted(NamedTuple):
-    """Fields of the profile, and kinds of behaviours; kinds of one type of object are cut to `most` together."""
+    """Fields of the profile, and kinds of behaviours; kinds of one type of object are cut to `most` together.
+
+    `apart`: what else is cut by itself, of kinds that are among these.
+    """
 
     fields: tuple[str, ...]
     behaviours: tuple[Newest, ...]
+    apart: tuple[View, ...] = ()
 
     @classmethod
     def of(cls, schema: Schema) -> "Wanted":
         fields = tuple(feature.name for feature in schema.side("user") if feature.name != USER_ID)  # the request's
         items = schema.history
-        longest = max([items.length, *(length for _, length in map(schema.view, schema.matches))])
+        views = dict.fromkeys(map(schema.view, schema.matches))
+        longest = max([items.length, *(length for _, length in views)])
         newest = [Newest(action, items.object_type, longest) for action in items.actions]
         newest += [Newest(action, one.object_type, one.length) for one in schema.groups for action in one.actions]
-        return cls(fields, tuple(newest))
+        own = (View(items.object_type, actions, most) for actions, most in views if set(actions) != set(items.actions))
+        return cls(fields, tuple(newest), tuple(own))
 
     @property
     def longest(self) -> int:

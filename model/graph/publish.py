@@ -27,7 +27,8 @@ from model.evaluation.opened import opened
 from model.features.kinds import ITEM_ID, USER_ID
 from model.files import beside, write_json
 from model.graph import golden
-from model.graph.write import check_parity, example_batch, write_graph
+from model.graph.attention import add_attention
+from model.graph.write import ExportError, check_parity, example_batch, write_graph
 from model.training import contract
 from model.training.choosing.choice import Choice
 from model.training.run import Run
@@ -84,12 +85,13 @@ def publish(
     choice: Choice | None = None,
     exam: Exam | None = None,
     boosting: bool = True,
+    explain: bool = True,
 ) -> Published:
     """Exports the run's best weights and opens test once. Raises ExportError.
 
     `gate`: `current` does not move to a model below the floor. `choice` is where the recipe came from. `exam` are the
     figures of weights before `fit_final`, which has left no split to measure on. Without `boosting` no trees are fitted
-    to stand beside the figures.
+    to stand beside the figures; without `explain` the bundle gets no graph of what the network attends to.
     """
     data, name = run.data, name or default_name(run.name, run.data.meta["dataset"])
     facts = {
@@ -107,7 +109,7 @@ def publish(
         write_golden_catalog(bundle)
         write_golden_counts(bundle)
         own = exam or _exam(run, bundle, boosting)
-        warnings = list(own.warnings)
+        warnings = [*own.warnings, *(_unexplained(bundle, run) if explain else ())]
         if not own.above_floor:
             draft.publish = not gate
             warnings.insert(0, _below(own, run, draft, draft.publish))
@@ -137,6 +139,15 @@ def publish(
         }
         write_json(draft.folder / "report.json", report)
     return Published(draft.finished, draft.publish, own, warnings)
+
+
+def _unexplained(bundle: Bundle, run: Run) -> list[str]:
+    """Adds the graph of the network's attention; a warning where it cannot be had, which is no reason not to serve."""
+    try:
+        add_attention(bundle, run.network)
+    except ExportError as error:
+        return [f"POST /rank will explain without attention: {error}"]
+    return []
 
 
 def other_log(home: Path, features: Sequence[str]) -> list[str]:

@@ -27,12 +27,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 from onnx import helper, numpy_helper
 from tqdm import tqdm
 
-from model import networks
-from model.bundle.layout import GRAPH, INT8, INT8_GRAPH, REPORT, WEIGHTS
+from model.bundle.layout import GRAPH, INT8, INT8_GRAPH, REPORT
 from model.bundle.reading import Bundle
 from model.bundle.writing import amend
 from model.features.encode import Inputs
@@ -40,6 +38,7 @@ from model.files import beside
 from model.graph.gate import LISTS, Bounds, drawn, judge, lists
 from model.graph.merged import served
 from model.graph.segments import by_context
+from model.graph.trained import network_of
 from model.graph.write import example_batch, write_graph
 from model.networks.blocks import RankingNetwork
 from model.prepared.loader import Prepared, batches
@@ -85,7 +84,7 @@ class Layer:
 def quantize(bundle: Bundle, data: Prepared, bounds: Bounds | None = None) -> dict[str, Any]:
     """Adds the int8 graph to the bundle if it passes the gate; the figures are in its report either way.
 
-    Raises QuantizeError, BundleError.
+    Raises QuantizeError, NoWeights, BundleError.
     """
     if bundle.manifest["objective"] != "click":
         raise QuantizeError(f"objective {bundle.manifest['objective']!r}: the gate is an AUC, of clicks alone")
@@ -106,7 +105,7 @@ def quantize(bundle: Bundle, data: Prepared, bounds: Bounds | None = None) -> di
 def _graph(bundle: Bundle, data: Prepared, folder: Path) -> onnx.ModelProto:
     """The int8 graph, made in `folder`; what it leaves in fp32 it shares with the bundle's fp32 graph."""
     whole = folder / GRAPH
-    network = _network(bundle, data)
+    network = network_of(bundle)
     write_graph(network, example_batch(data.seen_by(bundle.schema)), whole, form=partial(served, halves=False))
     model = onnx.load(whole, load_external_data=False)
     nodes = _head(model, network)
@@ -135,20 +134,6 @@ def calibration(bundle: Bundle, data: Prepared) -> Iterator[Inputs]:
     yield from lists(bundle, data, np.unique(np.concatenate([drawn(rows, LISTS, draw), *rare])), draw)
     shown = batches(data.seen_by(bundle.schema), np.sort(drawn(rows, SHOWN, draw)), AT_ONCE)
     yield from (inputs for _, inputs in shown)
-
-
-def _network(bundle: Bundle, data: Prepared) -> RankingNetwork:
-    """The network as it was trained. Raises QuantizeError for a bundle without its weights."""
-    try:
-        weights = torch.load(bundle.folder / WEIGHTS, weights_only=True)
-        recipe = json.loads((bundle.folder / REPORT).read_text())["recipe"]
-    except (OSError, KeyError):
-        raise QuantizeError(
-            f"{bundle.folder} has no {WEIGHTS} or no recipe: it was not written by model.train"
-        ) from None
-    network = networks.build(bundle.manifest["network"], bundle.schema, data.rows, recipe["network"])
-    network.load_state_dict(weights)
-    return network
 
 
 def _share(quantised: onnx.ModelProto, fp32: onnx.ModelProto, folder: Path) -> None:

@@ -55,7 +55,11 @@ def write_graph(
 
     `form` is what is done to the network before.
     """
-    graph = _Score(form(network), objective).eval()
+    draw_graph(_Score(form(network), objective).eval(), example, path, "score")
+
+
+def draw_graph(graph: nn.Module, example: Mapping[str, torch.Tensor], path: Path, output: str) -> None:
+    """Writes what a module makes of a batch. Raises ExportError where it cannot be drawn."""
     batch = dict(example)
     dynamic = {name: {axis: torch.export.Dim.DYNAMIC for axis in range(len(axes(name)))} for name in batch}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
@@ -68,7 +72,7 @@ def write_graph(
             opset_version=OPSET,
             dynamic_shapes={"batch": dynamic},
             input_names=list(batch),
-            output_names=["score"],
+            output_names=[output],
             verbose=False,
         )
     if program is None:
@@ -149,13 +153,17 @@ def cases(bundle: Bundle, seed: int = 0) -> Iterator[dict[str, np.ndarray[Any, A
 
 
 def example_batch(data: Prepared) -> dict[str, torch.Tensor]:
-    """A small batch with U, C, T > 1 each: the exporter would fix an axis of size 1."""
+    """A small batch of what the data hold."""
+    rows = data.of_split("train")[:2]
+    return widened(tensors(data.batch(rows)))
+
+
+def widened(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same with C, T > 1 each: the exporter would fix an axis of size 1."""
 
     def wide(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if "C" in axes(name):
             return tensor.repeat_interleave(3, 1)
         return torch.cat([tensor, torch.full_like(tensor, PAD)], 1) if "T" in axes(name) else tensor
 
-    rows = data.of_split("train")[:2]
-    inputs = tensors(data.batch(rows))
-    return {name: wide(name, tensor) for name, tensor in inputs.items()}
+    return {name: wide(name, tensor) for name, tensor in batch.items()}

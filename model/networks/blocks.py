@@ -40,6 +40,8 @@ class RankingNetwork(nn.Module):
     unseen: frozenset[str] = frozenset()
     objective: Literal["click", "watch_time", "pairs"] | None = None  # the only one it learns; None: the recipe's
 
+    normalised: bool = True  # a candidate's `attention`, its own included, adds up to 1; to 0 over an empty history
+
     def forward(self, batch: Batch) -> Tensor:
         """One logit per candidate, (U, C)."""
         raise NotImplementedError
@@ -47,7 +49,8 @@ class RankingNetwork(nn.Module):
     def attention(self, batch: Batch) -> Tensor | None:
         """Weights of the behaviours, (U, C, T) or, with the target last, (U, C, T + 1); None: it attends to nothing.
 
-        Padding weighs exactly 0.
+        Padding weighs exactly 0. T runs over the items' behaviours and, unless `unseen` has "groups", then over those
+        of each further group. It is what POST /rank answers to `explain` (model/graph/attention.py).
         """
         return None
 

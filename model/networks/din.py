@@ -51,6 +51,7 @@ class Config:
 
 class Network(RankingNetwork):
     unseen = frozenset({"gap", "action", "groups"})
+    normalised = False  # §4.3: no softmax
 
     def __init__(self, schema: Schema, rows: Mapping[str, int], config: Config):
         super().__init__()

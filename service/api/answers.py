@@ -52,6 +52,7 @@ def ranked_body(call: Call, ranked: Ranked, timings: Mapping[str, float] | None 
         "new_user": ranked.new_user,
         "degraded": ranked.degraded,
         **replay,
+        **({} if ranked.explanation is None else {"explanation": ranked.explanation}),
         **({} if timings is None else {"timings_ms": timings}),
     }
 

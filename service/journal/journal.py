@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from model.servicelog.records import Event, Forgotten, Impression, Profile
+from model.servicelog.records import Event, Forgotten, Profile
+from service.journal.lines import Showing
 
 
 class JournalFull(Exception):
@@ -13,32 +14,30 @@ class JournalFull(Exception):
 class Journal(Protocol):
     """Where records go. In one event loop."""
 
-    on: bool  # False: nothing is kept, and making records is in vain
-
     def keeps(self, user_id: str) -> bool:
-        """Whether this user is in the sample."""
+        """Whether this user is in the sample; of others nothing is to be told."""
         ...
 
-    def shown(self, impression: Impression) -> None:
+    def shown(self, showing: Showing) -> None:
         """An impression, which is written soon. It never blocks and never raises: what cannot be kept is counted."""
         ...
 
     async def append(self, records: Sequence[Event | Profile | Forgotten]) -> None:
-        """Returns once they are in the file, of users in the sample. Raises JournalFull: they are not, or not all."""
+        """Returns once those of users in the sample are in the file. Raises JournalFull: not all of them are."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """All that is pending is written, and the file is done."""
+        ...
 
 
 class NoJournal:
     """Where the operator wants none."""
 
-    on = False
-
     def keeps(self, user_id: str) -> bool:
         return False
 
-    def shown(self, impression: Impression) -> None:
+    def shown(self, showing: Showing) -> None:
         return None
 
     async def append(self, records: Sequence[Event | Profile | Forgotten]) -> None:

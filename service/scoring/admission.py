@@ -8,7 +8,8 @@ pass, by itself. So the prediction mends itself, and is at hand before a body is
 How long a wait is allowed: a burst may fill half of the deadline, since the queue that it makes goes away by itself.
 Once somebody had to be refused, more comes than can be answered, and a queue does nobody good: for as long as that goes
 on the wait is held to a few requests, which keep the machine as busy as a hundred would (after CoDel, Nichols and
-Jacobson, 2012; there the sign is a wait that stays). A request alone is never refused.
+Jacobson, 2012; there the sign is a wait that stays). Batches have time, and each takes the place of single requests:
+then one is let in now and again, so that they do not starve. A request alone is never refused.
 """
 
 import math
@@ -25,6 +26,7 @@ BURST_SHARE, STEADY_SHARE = 0.5, 0.15  # of what is left until the deadline: wha
 STEADY_REQUESTS = 4  # like the one that asks may be waited for at least
 # Seconds without a refusal: then the overload is over. With 0.2, near capacity, long queues came back in between.
 CALM_S = 2.0
+BULK_EVERY_S = 1.0  # in overload: from one batch that is let in to the next, and no two at once
 
 # What is believed before anything is learnt: so many requests of so many candidates, answered as fast as work says.
 PRIOR, PRIOR_CANDIDATES = 20, 500
@@ -77,6 +79,7 @@ class Admission:
         self._single = Class(prior_s, 1, Ratio(0, 1))
         self._bulk = Class(prior_s, BULK_SLOWNESS, Ratio(PRIOR_CANDIDATES / BATCH_OF, PRIOR_CANDIDATES * BYTES))
         self._refused_at = -math.inf  # for its wait, the last single request
+        self._bulk_at = -math.inf  # let in, the last batch
         self._store = Least(clock)
 
     @property
@@ -86,10 +89,7 @@ class Admission:
 
     def wait_s(self, bulk: bool = False) -> float:
         """Predicted seconds that a request let in now waits for what is under way; `bulk`: that a batch does."""
-        expected_s = self._of(bulk).slowness(self._behind_s(bulk))
-        if bulk and self._overloaded():  # before batches have learnt it from those that are done
-            return max(expected_s, BULK_SLOWNESS * self._behind_s(bulk))
-        return expected_s
+        return self._of(bulk).slowness(self._behind_s(bulk))
 
     def guessed(self, body_bytes: int, bulk: bool = False) -> Size:
         """What a body of that length holds, by what bodies held lately."""
@@ -99,6 +99,8 @@ class Admission:
         """Lets a request in that has `left_s` seconds until its deadline (None: it has none). Raises Overloaded."""
         ticket = Ticket(0, 0.0, 0.0, bulk)
         self._count(ticket, size, left_s)
+        if bulk:
+            self._bulk_at = self._clock()
         return ticket
 
     def check(self, size: Size, left_s: float | None, bulk: bool = False) -> None:
@@ -165,6 +167,11 @@ class Admission:
             )
         if left_s is None:
             return
+        if bulk and before_s is None and self._overloaded():
+            since_s = self._clock() - self._bulk_at
+            if self._bulk.work_s or since_s < BULK_EVERY_S:
+                told = f"one batch at a time and every {BULK_EVERY_S:.0f} s, while single requests have to be refused"
+                raise self._refusal(told, bulk)
         wait_s, allowed_s = self.wait_s(bulk), self._allowed_s(bulk, work_s, left_s)
         if before_s is not None:
             wait_s = min(wait_s, self._of(bulk).slowness(before_s))
@@ -177,10 +184,9 @@ class Admission:
     def _allowed_s(self, bulk: bool, work_s: float, left_s: float) -> float:
         """How long a request of that work may wait, in seconds."""
         own_s = self._of(bulk).slowness(work_s)
-        overloaded = self._overloaded()
         if bulk:  # its own work is no small part of its time
-            return min(left_s * (STEADY_SHARE if overloaded else BURST_SHARE), left_s - own_s)
-        if not overloaded:
+            return min(left_s * BURST_SHARE, left_s - own_s)
+        if not self._overloaded():
             return left_s * BURST_SHARE
         return min(left_s * BURST_SHARE, max(left_s * STEADY_SHARE, STEADY_REQUESTS * own_s))
 

@@ -77,6 +77,11 @@ class Scorer:
                 scores[at] = scores_UC[row, : candidates(requests[at])]
         return scores
 
+    async def run(self, graph: Graph, inputs: Inputs, call: Call, bulk: bool = False) -> Scores:
+        """What a graph puts out, (U, C) or (U, C, …), in one run; raises and counts its time as `score`."""
+        [output] = await self._scored([Run(graph, inputs, call)], call, bulk)
+        return output
+
     def waiting(self) -> tuple[int, float]:
         """Candidates that wait for a thread, and for how many seconds the first of them has."""
         return self._lanes.waiting()

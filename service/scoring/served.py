@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.bundle.layout import BundleError
@@ -21,6 +21,7 @@ from model.features.encode import Encoder, Inputs
 from model.features.wanted import Wanted
 from service.call import Call
 from service.scoring.admission import Work
+from service.scoring.explaining import Explaining
 from service.scoring.lanes import Scores
 from service.scoring.scorer import Scorer
 from service.telemetry.logs import event
@@ -50,6 +51,7 @@ class Served:
     work: Work
     variant: str | None = None
     slot: int | None = None  # its row in the metrics
+    explaining: Explaining = field(default_factory=Explaining)  # shared, as the session is
 
     @classmethod
     def open(

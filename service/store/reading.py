@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 from model.features.behaviour import Behaviour
-from model.features.wanted import Newest, Wanted
+from model.features.wanted import Newest, View, Wanted
 from service.settings import MOST_KEPT
 from service.store import format1
 from service.store.format import CUT_BEFORE, DIGITS, Pipeline, history_key, kinds_key, profile_key, unpack
@@ -30,9 +30,9 @@ class Reading:
     def __init__(self, wanted: Wanted, keep: int):
         self._fields = wanted.fields
         self._kinds = [(one, f"{one.action}|{one.object_type}") for one in wanted.behaviours]
-        self._together: dict[str, list[Newest]] = {}
-        for one in wanted.behaviours:
-            self._together.setdefault(one.object_type, []).append(one)
+        most = {one.object_type: one.most for one in wanted.behaviours}
+        of_type = {type: tuple(o.action for o in wanted.behaviours if o.object_type == type) for type in most}
+        self._views = [*(View(type, actions, most[type]) for type, actions in of_type.items()), *wanted.apart]
         self._keep_1 = min(keep, format1.KEPT)
 
     def queue(self, pipeline: Pipeline, asked: Asked, *, whole: bool = False) -> int:
@@ -99,17 +99,16 @@ class Reading:
     def _complete(self, behaviours: Sequence[Behaviour], cuts: Sequence[bytes | None], oldest_1: int | None) -> bool:
         """Whether nothing that was cut could be among the newest that the model reads.
 
-        Of each type of object so many were found that the last of them is newer than all that was cut of its kinds; or
-        nothing was cut.
+        Of whatever is looked at together so many were found that the last of them is newer than all that was cut of its
+        kinds; or nothing was cut.
         """
         for_all, *of_kinds = (0 if cut is None else int(float(cut)) for cut in cuts)
-        cut_before = dict(zip((one for one, _ in self._kinds), of_kinds, strict=True))
-        for object_type, together in self._together.items():
-            newest_cut = max(for_all, oldest_1 or 0, *(cut_before[one] for one in together))
+        cut_before = dict(zip(((one.object_type, one.action) for one, _ in self._kinds), of_kinds, strict=True))
+        for object_type, actions, most in self._views:
+            newest_cut = max(for_all, oldest_1 or 0, *(cut_before[object_type, action] for action in actions))
             if not newest_cut:
                 continue
-            times = [behaviour.timestamp for behaviour in behaviours if behaviour.object_type == object_type]
-            most = together[0].most
+            times = [b.timestamp for b in behaviours if b.object_type == object_type and b.action in actions]
             if len(times) < most or times[-most] <= newest_cut:
                 return False
         return True

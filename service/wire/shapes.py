@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
 from pydantic_core import from_json
 
 from model.features.behaviour import EARLIEST_MS, LATEST_MS, looks_like
@@ -19,6 +19,7 @@ from service.wire.turns import Turns
 
 SHOWN = 3  # problems named in one message
 SOME = 12  # problems that are worth looking at; pydantic collects one for each key of a body
+MOST_EXPLAINED = 100  # items of an answer: each costs a second and a third look, and a weight for every behaviour
 VALUES = 32  # of one request, for each candidate allowed: more are refused before any of them is an object
 
 
@@ -52,6 +53,11 @@ class RankRequest(BaseModel):
     timeout_ms: Annotated[StrictInt, Field(ge=1, le=600_000)] | None = Field(
         None, description="Deadline in ms from the request's first byte; else RANKER_TIMEOUT_MS."
     )
+    explain: StrictBool = Field(
+        False,
+        description="Tell why: the attention of every past behaviour, what was unknown, the score without the history. "
+        f"Of at most {MOST_EXPLAINED} returned items.",
+    )
 
     @field_validator("candidates")
     @classmethod
@@ -67,11 +73,54 @@ class RankRequest(BaseModel):
         return value
 
 
+class ItemExplanation(BaseModel):
+    """Why an item has its score; all of it is of the graph that `precision` names."""
+
+    score: float = Field(description="By that graph; the item's own score where that graph answers.")
+    score_without_history: float = Field(description="Of the same request for the same profile without any behaviour.")
+    unknown: list[str] = Field(
+        description="Features of the item and its context whose value training saw too rarely for an embedding."
+    )
+    missing: list[str] = Field(description="Features of the item and its context that have no value.")
+    attention: list[float] | None = Field(
+        None, description="The weight of each of the answer's `behaviours`, in their order."
+    )
+    attention_target: float | None = Field(
+        None, description="The weight of the item itself, where the network attends to it too (BST)."
+    )
+
+
+class PastBehaviour(BaseModel):
+    """A behaviour that the network attends to."""
+
+    action: str
+    object_type: str
+    object_id: str = Field(description="As the store holds it.")
+    age_s: float = Field(description="Seconds before the recommending time; 0 for a clock ahead of ours.")
+
+
+class Explanation(BaseModel):
+    """What explains all items of an answer alike."""
+
+    behaviours: list[PastBehaviour] = Field(
+        description="Those that the network attends to, oldest first: the items', then each further group's."
+    )
+    normalised: bool | None = Field(
+        description="Whether the weights of an item, its own included, add up to 1 (to 0 where there is nothing to "
+        "attend to); null without attention."
+    )
+    precision: str = Field(description="Of the graph that is explained: fp32, also where int8 answers.")
+    unknown: list[str] = Field(description="As of items, of the user's features.")
+    missing: list[str] = Field(description="As of items, of the user's features.")
+    note: str | None = Field(description="What the explanation does without, and why.")
+
+
 class RankedItem(BaseModel):
     """A candidate and its score."""
 
     item_id: str | int = Field(description="As the request spelt it.")
     score: float
+    explanation: ItemExplanation | None = Field(None, description="Where `explain` asks for it.")
 
 
 class Timings(BaseModel):
@@ -107,6 +156,7 @@ class RankResponse(BaseModel):
         description="Of replays alone (`timestamp`): false where the store may no longer hold all behaviours that the "
         "model would have seen then.",
     )
+    explanation: Explanation | None = Field(None, description="Where `explain` asks for it.")
     timings_ms: Timings
 
 
@@ -163,6 +213,17 @@ def _checked(value: Any, max_candidates: int) -> RankRequest:
 def _check_size(request: RankRequest, max_candidates: int) -> None:
     if len(request.candidates) > max_candidates:
         raise TooManyCandidates(f"{len(request.candidates)} candidates, at most {max_candidates}")
+    if request.explain and (count := explained(request)) > MOST_EXPLAINED:
+        raise InvalidRequest(
+            f"explain: {count} items would be returned, at most {MOST_EXPLAINED} are explained; "
+            f"a top_k of up to {MOST_EXPLAINED} is allowed"
+        )
+
+
+def explained(request: RankRequest) -> int:
+    """How many items are to be explained."""
+    count = len(request.candidates)
+    return min(request.top_k or count, count) if request.explain else 0
 
 
 def _refusal(error: ValidationError) -> RankerError:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from model.features.behaviour import LATEST_MS, Behaviour
-from model.features.wanted import Newest, Wanted
+from model.features.wanted import Newest, View, Wanted
 from service.store import clients
 from service.store.format import RENEW, history_key, kind_of, kinds_key, pack, profile_key, queue_write, unpack
 from service.store.history import Asked, Stored, StoreUnavailable
@@ -283,6 +283,15 @@ def test_a_replay_that_reaches_further_back_than_the_store_holds_says_so(store_u
             assert await complete(75, both) and await complete(5, both), "of buys nothing has been cut"
             assert await complete(75, one, both) and not await complete(45, one, both)
             assert not await complete(75, one._replace(most=7), both._replace(most=7)), "the seventh is the buy at 3"
+
+            async def looked_at_apart(most, *actions):
+                kinds = one._replace(most=4), both._replace(most=4)
+                wanted = Wanted((), kinds, (View("item", actions, most),))
+                [stored] = await history.read([Asked("u", 75)], wanted)
+                return stored.complete
+
+            assert await looked_at_apart(4, "click") and await looked_at_apart(9, "buy")
+            assert not await looked_at_apart(6, "click"), "20 was the sixth click, whatever a network's history holds"
 
         async with opened(store_url, keep=100) as other:  # what was cut stays told, whoever reads
             [stored] = await other.read([Asked("u", 50)], Wanted((), (one,)))

@@ -14,7 +14,7 @@ from service.access.guard import Guard
 from service.api.gate import Gate
 from service.call import Call, Ticket
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
-from service.scoring.admission import CALM_S, STEADY_REQUESTS, Admission, Size, Work
+from service.scoring.admission import BULK_EVERY_S, CALM_S, STEADY_REQUESTS, Admission, Size, Work
 from service.scoring.lanes import BULK_TURN, Lanes, Run
 from service.scoring.scorer import Scorer
 from service.settings import Settings
@@ -194,12 +194,30 @@ def test_a_batch_may_wait_as_long_as_it_ends_in_time_and_single_requests_pass_it
     admission.counted(batch, Size(40, 30_000), 300_000, 10.0)  # seconds, behind single requests
     assert admission.wait_s() == 0 and admission.wait_s(bulk=True) > 1
     assert let_in(admission, 500, LEFT_S) > 10, "of a batch only what comes between them counts"
-    with pytest.raises(Overloaded, match="at most 1500 would do"):  # while single ones are refused
-        admission.enter(Size(1, 0), 10.0, bulk=True)
     clock.now += CALM_S * 1.01
     with pytest.raises(Overloaded, match="to wait"):
         admission.enter(Size(1, 0), 1.0, bulk=True)
     admission.enter(Size(1, 0), 10.0, bulk=True)
+
+
+def test_while_single_requests_are_refused_batches_come_one_at_a_time_and_not_often() -> None:
+    clock = Clock()
+    admission = gate(clock=clock)
+    let_in(admission)
+    batch = admission.enter(Size(10, 500), 10.0, bulk=True)
+    clock.now += BULK_EVERY_S * 1.01
+    with pytest.raises(Overloaded, match="one batch at a time") as refused:
+        admission.enter(Size(10, 500), 10.0, bulk=True)
+    assert refused.value.retry_after_s >= 1
+    let_in(admission)
+    admission.leave(batch, 0.1)
+    again = admission.enter(Size(10, 500), 10.0, bulk=True)
+    admission.leave(again, 0.1)
+    with pytest.raises(Overloaded, match="one batch at a time"):
+        admission.check(Size(10, 500), 10.0, bulk=True)
+    clock.now += CALM_S * 1.01  # nobody was refused meanwhile
+    admission.enter(Size(10, 500), 10.0, bulk=True)
+    admission.enter(Size(10, 500), 10.0, bulk=True)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5000), st.booleans()), max_size=60))

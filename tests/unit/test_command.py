@@ -63,6 +63,13 @@ def test_what_is_wrong_with_a_file_is_said_in_words(number: int, says: str) -> N
     assert words(OSError(number, os.strerror(number), "a/b")) == says
 
 
+def test_an_interrupt_that_comes_while_an_object_is_cleared_away_is_not_lost() -> None:
+    """Python cannot raise it there, and passes over it."""
+    clears = "C = type('C', (), {'__del__': lambda self: signal.raise_signal(signal.SIGINT) or [0] * 10})"
+    end = ended(f"import signal, time; {clears}; C(); time.sleep(60)")
+    assert (end.returncode, end.stderr) == (130, "\nverb: interrupted; all is kept\n")
+
+
 def test_ctrl_c_leaves_no_traceback_and_nothing_half_written(tmp_path: Path) -> None:
     large = ("--dataset", "simulated", "--impressions", "2000000", "--seed", "1")
     with started("-m", "model.prepare", *large, "--out", tmp_path / "data") as command:

@@ -77,7 +77,7 @@ def test_a_bundle_keeps_what_its_network_does_not_see_and_scores_as_it_was_train
 ) -> None:
     run = Run(log, "wdl", recipe("wdl:mlp=16", "statistic"), 1, tmp_path / "x.pt")
     run.fit()
-    bundle = Bundle.open(publish(run, tmp_path, boosting=False).bundle)
+    bundle = Bundle.open(publish(run, tmp_path, boosting=False, explain=False).bundle)
     unseen = [feature.name for feature in bundle.schema.features if not feature.seen]
     assert unseen == ["counted", "shown"] and "without = [" in (bundle.folder / "recipe.toml").read_text()
     check_encoding(bundle, log)  # of the data it was trained on, which says nothing of what is seen

@@ -71,7 +71,7 @@ def today(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def trained(yesterday: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Run(yesterday, "wdl", SMALL, 1, tmp_path_factory.mktemp("run") / "checkpoint.pt")
     run.fit()
-    return publish(run, tmp_path_factory.mktemp("bundles"), boosting=False).bundle
+    return publish(run, tmp_path_factory.mktemp("bundles"), boosting=False, explain=False).bundle
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     data = prepared(tmp_path_factory.mktemp("without"), 1, make_schema())
     run = Run(data, "wdl", SMALL, 1, tmp_path_factory.mktemp("run") / "checkpoint.pt")
     run.fit()
-    return Bundle.open(publish(run, tmp_path_factory.mktemp("bundles"), boosting=False).bundle)
+    return Bundle.open(publish(run, tmp_path_factory.mktemp("bundles"), boosting=False, explain=False).bundle)
 
 
 @pytest.fixture

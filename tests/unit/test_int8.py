@@ -61,7 +61,7 @@ def plain_bundle(small_data: Prepared, tmp_path_factory: pytest.TempPathFactory)
     recipe = replace(SMALL, inputs={"without": ["match", "statistic"]})
     run = Run(small_data, "bst", recipe, 1, tmp_path_factory.mktemp("plain") / "checkpoint.pt")
     run.fit()
-    return Bundle.open(publish(run, tmp_path_factory.mktemp("plain") / "bundles", boosting=False).bundle)
+    return Bundle.open(publish(run, tmp_path_factory.mktemp("plain") / "bundles", boosting=False, explain=False).bundle)
 
 
 @pytest.fixture(scope="module")

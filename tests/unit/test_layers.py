@@ -84,7 +84,9 @@ ARROWS = {
     "service.call": {"service.access", "service.errors"},
     "service.journal": SHOWN | {"service.errors", "service.settings", "service.telemetry"},
     "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
-    "service.rank": FEATURES | {"service.call", "service.errors", "service.wire", "service.store", "service.scoring"},
+    "service.rank": FEATURES
+    | {"service.call", "service.errors", "service.explain", "service.wire", "service.store", "service.scoring"},
+    "service.explain": SERVED | {"service.call", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
     | {"service.rank", "service.store", "service.scoring"},

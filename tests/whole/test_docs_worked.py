@@ -38,6 +38,23 @@ def test_the_readmes_curl_line_is_answered_as_it_shows(shell: Shell) -> None:
     assert_answers(shell.run(curl.text), answer.text)
 
 
+def test_the_explained_example_is_answered_as_the_page_of_the_api_shows(shell: Shell) -> None:
+    curl, shown = blocks(section((ROOT / "docs" / "api.md").read_text(), "Why a score"))
+    shell.run("python -m service")
+    answer = shell.run(curl.text)
+    assert_answers(answer, shown.text)
+    real, page = json.loads(answer), json.loads(shown.text)
+    for behaviour in (*real["explanation"]["behaviours"], *page["explanation"]["behaviours"]):
+        assert behaviour.pop("age_s") > 0
+    assert real["explanation"] == page["explanation"]
+    for one, other in zip(real["items"], page["items"], strict=True):
+        assert list(one["explanation"]) == list(other["explanation"])
+        for key, value in one["explanation"].items():
+            numbers = not value or not isinstance(value, list) or isinstance(value[0], float)
+            expected = other["explanation"][key]
+            assert value == (pytest.approx(expected, abs=0.02) if numbers and expected != [] else expected), key
+
+
 def test_the_worked_example_goes_from_zero_to_a_served_model(shell: Shell, tmp_path: Path) -> None:
     output = ""
     for block in blocks(section((ROOT / "docs" / "data.md").read_text(), "From zero to a served model")):

@@ -38,7 +38,7 @@ def test_carts_and_buys_between_ten_times_as_many_views_are_served_as_evaluated(
     how = Training(optimiser="adam", learning_rate=0.01, batch_size=512, evaluations=1)
     run = Run(data, "bst", Recipe({"mlp": (16,)}, how), 1, tmp_path / "x.pt")
     run.fit()
-    bundle = Bundle.open(publish(run, tmp_path / "bundles", boosting=False).bundle)
+    bundle = Bundle.open(publish(run, tmp_path / "bundles", boosting=False, explain=False).bundle)
     assert bundle.schema.history.length == T
 
     rows = np.sort(np.random.default_rng(0).choice(len(data.label), 200, replace=False))

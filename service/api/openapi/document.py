@@ -23,7 +23,7 @@ from service.wire import values
 from service.wire.refusals import SHAPES, ErrorResponse
 from service.wire.shapes import RankRequest
 
-API_VERSION = "1.0.0"  # docs/api.md, "Clients", says what raises it
+API_VERSION = "1.1.0"  # docs/api.md, "Clients", says what raises it
 TAGS = {
     "ranking": "Candidates in, scores out.",
     "model": "What answers.",

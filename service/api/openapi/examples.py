@@ -20,7 +20,12 @@ class Examples:
     def bodies(self, body: Any) -> dict[str, Any]:
         """Bodies of a type, by what they show; each is answered with 200 where the deadline allows."""
         request = self._simple()
-        one = {"simple": request, "features": self._with_features(), "replay": request | self._then()}
+        one = {
+            "simple": request,
+            "features": self._with_features(),
+            "replay": request | self._then(),
+            "explain": request | {"explain": True},
+        }
         if body is RankRequest:
             return {name: {"summary": _SUMMARY[name], "value": value} for name, value in one.items()}
         if body == list[RankRequest]:
@@ -79,4 +84,5 @@ _SUMMARY = {
     "simple": "Item ids alone",
     "features": "Features of the request and of one candidate",
     "replay": "As if asked at another time",
+    "explain": "Why these scores",
 }

@@ -55,4 +55,4 @@ def covers(had: Wanted, wanted: Wanted) -> bool:
         return True
     most = {(kind.action, kind.object_type): kind.most for kind in had.behaviours}
     enough = all(most.get((kind.action, kind.object_type), 0) >= kind.most for kind in wanted.behaviours)
-    return enough and set(wanted.fields) <= set(had.fields)
+    return enough and set(wanted.fields) <= set(had.fields) and set(wanted.apart) <= set(had.apart)
