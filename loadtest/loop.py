@@ -27,7 +27,7 @@ from loadtest.bench.command import OUT, Command, Measured, positive
 from loadtest.bench.processes import service
 from loadtest.errors import NoRun
 from loadtest.feed import page, rates, starting
-from loadtest.feed.evening import Evenings, Learnt, live
+from loadtest.feed.evening import JOURNAL, Evenings, Learnt, live
 from loadtest.feed.orders import Chance, Day, Order, Popularity, Served, Truth
 from loadtest.feed.rates import LOOP, ORACLE, POPULARITY, RANDOM
 from loadtest.feed.visits import Feed
@@ -79,7 +79,7 @@ async def course(sizes: Sizes, seed: int, bar: "tqdm[Any]") -> Course:
         starting.write(world, sizes.starting, seed, evenings.raw)
         await evenings.begin()
         store = stack.enter_context(EmbeddedStore())
-        named = SETTINGS | {"redis_url": store.url, "bundle": evenings.home, "journal": evenings.journal}
+        named = SETTINGS | JOURNAL | {"redis_url": store.url, "bundle": evenings.home, "journal": evenings.journal}
         serving = await asyncio.to_thread(stack.enter_context, service(**named))  # other seeds go on meanwhile
         client = Client(address(serving.port))
         later.push_async_callback(client.close)

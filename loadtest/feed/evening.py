@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,11 @@ from loadtest.generator.client import Client
 NAME = "loop"
 RECIPE = Path(__file__).with_name("recipe.toml")
 UNPUBLISHED = 3  # model.train's exit code of a model that is not made `current`
-LIVE_S, LOOK_S = 120.0, 0.1
+PATIENCE_S, LOOK_S = 120.0, 0.1
+JOURNAL = {
+    "journal_flush_s": 0.2,
+    "journal_rotate_s": 1,
+}  # settings: what was written is closed soon, and can be drained
 
 
 class Learnt(NamedTuple):
@@ -43,6 +48,7 @@ class Evenings:
 
     async def learn(self) -> Learnt:
         """Raises NoRun."""
+        await _until(self._closed, "the journal's files are not closed")
         await _run("service.drain", "--journal", self.journal, "--out", self._log)
         prepared = await _run(
             *("model.prepare", "--dataset", "service_log", "--raw", self._log, "--base", self._base),
@@ -52,6 +58,9 @@ class Evenings:
         counts, live = prepared["log"], (self.home / "current").resolve().name
         return Learnt(counts["impressions"], counts["joined"], trained["published"], live)
 
+    async def _closed(self) -> bool:
+        return not any(self.journal.glob("*.open"))
+
     async def _train(self, data: Path, *how: object) -> Any:
         where = ("--data", data, "--network", self._network, "--out", self.home.parent, "--name", NAME)
         return await _run("model.train", *where, "--seed", self._seed, "--keep", 2, *how, allowed=(0, UNPUBLISHED))
@@ -59,11 +68,20 @@ class Evenings:
 
 async def live(client: Client, version: str) -> None:
     """Until the service answers with it. Raises NoRun."""
+
+    async def answers() -> bool:
+        told = orjson.loads((await client.get("/model")).content)
+        return bool(told["version"] == version)
+
+    await _until(answers, f"version {version} is not live")
+
+
+async def _until(holds: Callable[[], Awaitable[bool]], otherwise: str) -> None:
     loop = asyncio.get_running_loop()
-    until = loop.time() + LIVE_S
-    while orjson.loads((await client.get("/model")).content)["version"] != version:
+    until = loop.time() + PATIENCE_S
+    while not await holds():
         if loop.time() > until:
-            raise NoRun(f"version {version} is not live after {LIVE_S:.0f} s")
+            raise NoRun(f"{otherwise} after {PATIENCE_S:.0f} s")
         await asyncio.sleep(LOOK_S)
 
 
