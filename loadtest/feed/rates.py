@@ -51,7 +51,8 @@ def _resampled(day: Day) -> npt.NDArray[np.float64]:
     """The click rate on every resample of the users, each with all that it was shown; all orders draw alike."""
     users = len(day.shown)
     times = np.stack([draw(users, SEED, number) for number in range(RESAMPLES)])
-    return np.asarray((times @ day.clicked) / (times @ day.shown), np.float64)
+    shown = times @ day.shown
+    return np.divide(times @ day.clicked, shown, out=np.full(RESAMPLES, np.nan), where=shown > 0)  # nan: none came
 
 
 def figures(seeds: Seeds, numbers: Sequence[int]) -> dict[str, Any]:
