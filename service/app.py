@@ -16,6 +16,8 @@ from service.api.endpoint import Parts
 from service.api.gate import Gate
 from service.api.report import Report
 from service.api.routes import BULK, METHODS, STAGES_OF
+from service.explore import Explorer
+from service.journal.appending import journal_of
 from service.models.loading import Loading
 from service.process.orders import Orders
 from service.running import running
@@ -73,7 +75,9 @@ def create_app(
         partial(_retire, metrics),
         partial(metrics.add, "ranker_model_swap", outcome="refused"),
     )
-    parts = Parts(settings, live, history, gate, metrics, duty, loading, orders or Orders())
+    explorer = Explorer(settings.explore_share, settings.explore_top)
+    journal = journal_of(settings, metrics)
+    parts = Parts(settings, live, history, gate, metrics, duty, loading, orders or Orders(), journal, explorer)
 
     app = application(parts, report, cors, traces, partial(running, parts, traces))
     app.state.live, app.state.duty, app.state.loading = live, duty, loading

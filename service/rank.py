@@ -17,6 +17,7 @@ from model.features.kinds import ITEM_ID
 from service.call import Call
 from service.errors import DeadlineExceeded, InvalidRequest, RankerError
 from service.explain import Order, Subject, explain
+from service.explore import Explorer
 from service.scoring.lanes import Scores
 from service.scoring.served import Served
 from service.store.history import Asked, Histories, Stored
@@ -24,6 +25,23 @@ from service.wire.shapes import RankRequest
 from service.wire.turns import Turns
 
 STORE_SHARE = 0.5  # of the time left: what is over goes to queue and scoring
+
+
+@dataclass(frozen=True)
+class Encodable:
+    """A request that is ready to be scored."""
+
+    request: RankRequest
+    encoded: Encoded
+    new_user: bool
+    degraded: list[str]
+    history_complete: bool | None
+    skipped: int
+    history_age_s: float | None
+    user_id: int | str
+    stored: Stored
+    at: int  # its recommending time, ms
+    read_us: int  # when the store was asked, in µs since 1970
 
 
 @dataclass(frozen=True)
@@ -43,28 +61,15 @@ class Ranked:
     history_age_s: float | None  # since the newest stored behaviour; None without any
     score_mean: float
     bad_scores: int  # that are no finite number
-    encoded: Encoded
+    ready: Encodable
     order: Order  # places of `items` among the candidates
+    propensities: list[float]  # of the items whose place was drawn, in their order; none: no exploration
     explanation: dict[str, Any] | None = None  # what holds for all items; None: nobody asked
 
 
-@dataclass(frozen=True)
-class Encodable:
-    """A request that is ready to be scored."""
-
-    request: RankRequest
-    encoded: Encoded
-    new_user: bool
-    degraded: list[str]
-    history_complete: bool | None
-    skipped: int
-    history_age_s: float | None
-    user_id: int | str
-    stored: Stored
-    at: int  # its recommending time, ms
-
-
-async def rank(call: Call, request: RankRequest, now: int, history: Histories, served: Served) -> Ranked:
+async def rank(
+    call: Call, request: RankRequest, now: int, history: Histories, served: Served, explorer: Explorer
+) -> Ranked:
     """Ranks the candidates at the recommending time `now` (ms) with one model. Raises InvalidRequest.
 
     A request with a `timestamp` is a replay and sees only what happened strictly before it. A live one sees all that
@@ -72,18 +77,19 @@ async def rank(call: Call, request: RankRequest, now: int, history: Histories, s
     """
     user_id = _user(request, served)
 
+    read_us = time.time_ns() // 1000
     with call.stage("history"):
         [stored] = await history.read([Asked(str(user_id), request.timestamp)], served.wanted, store_share_s(call))
 
     call.check("encode")
     with call.stage("encode"):
-        ready = _encode(request, user_id, stored, now, served)
+        ready = _encode(request, user_id, stored, now, read_us, served)
 
     scores = await served.score(ready.encoded.inputs, call)  # stages `queue` and `score`
 
     call.check("sort")
     with call.stage("sort"):
-        ranked = _sort(ready, scores)
+        ranked = _sort(ready, scores, call, explorer)
 
     if request.explain:
         ranked = await _explained(call, ready, ranked, scores, served)
@@ -104,6 +110,7 @@ async def rank_many(
     history: Histories,
     served: Served,
     turns: Turns,
+    explorer: Explorer,
 ) -> list[Ranked | RankerError]:
     """`rank` for a few: one round trip to the store, runs of the graph together, one answer or error each, in order.
 
@@ -120,6 +127,7 @@ async def rank_many(
         except RankerError as error:
             answers[at] = error
 
+    read_us = time.time_ns() // 1000
     if valid:
         asked = [Asked(str(user_id), request.timestamp) for request, user_id in valid.values()]
         with call.stage("history"):
@@ -132,7 +140,7 @@ async def rank_many(
                 await turns.next()
                 try:
                     _check_time(call, request)
-                    ready[at] = _encode(request, user_id, stored, now, served)
+                    ready[at] = _encode(request, user_id, stored, now, read_us, served)
                 except RankerError as error:
                     answers[at] = error
 
@@ -146,7 +154,7 @@ async def rank_many(
         with call.stage("sort"):
             for (at, one), scores_C in zip(ready.items(), scores, strict=True):
                 await turns.next()
-                answers[at] = ranked[at] = _sort(one, scores_C)
+                answers[at] = ranked[at] = _sort(one, scores_C, call, explorer)
         for (at, one), scores_C in zip(ready.items(), scores, strict=True):
             if one.request.explain:
                 try:
@@ -176,7 +184,9 @@ def _user(request: RankRequest, served: Served) -> int | str:
         raise InvalidRequest(f"user_id: {error}") from None
 
 
-def _encode(request: RankRequest, user_id: int | str, stored: Stored, now: int, served: Served) -> Encodable:
+def _encode(
+    request: RankRequest, user_id: int | str, stored: Stored, now: int, read_us: int, served: Served
+) -> Encodable:
     at = request.timestamp if request.timestamp is not None else now
     try:
         encoded = served.encoder.encode(
@@ -195,11 +205,16 @@ def _encode(request: RankRequest, user_id: int | str, stored: Stored, now: int, 
     new_user = not degraded and not stored.profile and not stored.behaviours
     age_s = max(0, at - stored.behaviours[-1].timestamp) / 1000 if stored.behaviours else None
     complete = None if request.timestamp is None else stored.complete and not degraded
-    return Encodable(request, encoded, new_user, degraded, complete, stored.skipped, age_s, user_id, stored, at)
+    known = user_id, stored, at, read_us
+    return Encodable(request, encoded, new_user, degraded, complete, stored.skipped, age_s, *known)
 
 
-def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
-    order = (-scores_C).argsort(kind="stable")[: ready.request.top_k]  # ties keep the caller's order
+def _sort(ready: Encodable, scores_C: Scores, call: Call, explorer: Explorer) -> Ranked:
+    order = (-scores_C).argsort(kind="stable")  # ties keep the caller's order
+    drawn = None
+    if ready.request.timestamp is None:  # a replay asks what would have been answered
+        drawn = explorer.drawn(call.id, str(ready.user_id), order, scores_C)
+    order = (order if drawn is None else drawn.order)[: ready.request.top_k]
     ids = ready.request.candidates
     if dict in set(map(type, ids)):
         ids = [c[ITEM_ID] if isinstance(c, dict) else c for c in ids]
@@ -219,8 +234,9 @@ def _sort(ready: Encodable, scores_C: Scores) -> Ranked:
         history_age_s=ready.history_age_s,
         score_mean=mean,
         bad_scores=0 if math.isfinite(mean) else int((~np.isfinite(scores_C)).sum()),
-        encoded=ready.encoded,
+        ready=ready,
         order=order,
+        propensities=[] if drawn is None else drawn.propensities[: len(order)].tolist(),
     )
 
 

@@ -249,6 +249,39 @@ class Settings(BaseSettings):
         description="Response-time budgets in ms, e.g. 10,20,50: each becomes a bucket bound of the histograms of "
         "requests, so that the share within it is exact.",
     )
+    journal: Path | None = Field(
+        None,
+        description="Folder into which each worker writes what was shown, and what came back, for training "
+        "(docs/journal.md). It is made where it is missing. Unset: nothing is kept.",
+    )
+    journal_flush_s: float = Field(
+        1, gt=0, le=3600, description="Seconds for which impressions may wait to be written: a kill -9 costs as many."
+    )
+    journal_sync: bool = Field(
+        False,
+        description="Whether an event is on the disk, and not only in the kernel's memory, before it is acknowledged. "
+        "Without it a machine that loses its power may lose the last seconds; a killed process loses none.",
+    )
+    journal_rotate_mb: float = Field(
+        64, gt=0, le=4096, description="Size at which a file is done and the next begun: only what is done is drained."
+    )
+    journal_rotate_s: float = Field(300, ge=1, le=86_400, description="Seconds after which a file is done, likewise.")
+    journal_sample: float = Field(
+        1, ge=0, le=1, description="Share of users whose impressions and events are kept, always all of a user's."
+    )
+    journal_salt: SecretStr | None = Field(
+        None,
+        description="User ids in the journal are hashed with it, so that nobody who reads a log knows them. The same "
+        "for all instances, and for ever: another one makes everybody another user. Unset: ids stay as they are.",
+    )
+    explore_share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Share of requests whose first items come in an order drawn by their scores, with the chance of it "
+        "in the journal. Such answers are worse, and models learn from them. 0: none.",
+    )
+    explore_top: int = Field(10, ge=2, le=1000, description="How many of the first items such a request draws.")
     log_level: str = Field(
         "info",
         pattern="^(debug|info|warning|error)$",

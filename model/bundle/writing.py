@@ -112,6 +112,7 @@ class _Asked:
     """Counts that remember of which keys they were asked."""
 
     stamp: Stamp | None = None
+    sha256: str | None = None
 
     def __init__(self, counts: Known):
         self._counts, self.keys = counts, [np.zeros(0, np.uint64)]

@@ -27,11 +27,14 @@ class CatalogError(ValueError):
 
 
 class Catalog:
-    """`stamp` is that of the file it was opened from, None for one that was built."""
+    """`stamp` and `sha256` are of the file it was opened from, None for one that was built.
 
-    def __init__(self, table: Table, schema: Schema, stamp: Stamp | None = None):
+    `sha256` is what the file's own end says; None also where none stands there.
+    """
+
+    def __init__(self, table: Table, schema: Schema, stamp: Stamp | None = None, sha256: str | None = None):
         self.features = catalogued(schema)
-        self.stamp = stamp
+        self.stamp, self.sha256 = stamp, sha256
         self._schema = schema
         self._table = table
         self._count: int | None = None
@@ -50,11 +53,11 @@ class Catalog:
     def open(cls, path: Path, schema: Schema) -> "Catalog":
         """The catalogue in a file, memory-mapped; its hash is not compared (`verify`). Raises CatalogError, OSError."""
         stamp = Stamp.of(path)  # before it is opened: a file swapped in meanwhile is seen as a newer one, not missed
+        sealed = seal(path, KIND)
         try:
-            catalog = cls(Table.open(path), schema, stamp)
+            catalog = cls(Table.open(path), schema, stamp, sealed.sha256 if sealed else None)
         except (ValueError, IndexError) as error:  # IndexError: an array without fields
             raise CatalogError(f"{path}: {error}") from None
-        sealed = seal(path, KIND)
         if sealed and sealed.declared != _declared(schema):
             raise CatalogError(f"{path}: made for another feature table, whose ids or features are of other types")
         return catalog

@@ -47,6 +47,7 @@ class Known(Protocol):
     """Whoever says what was counted."""
 
     stamp: Stamp | None
+    sha256: str | None  # of its file, as its end says
 
     def before(self, now: int, keys: Keys) -> Pair:
         """Counts (n,) of keys (n,) until the day of `now` began; 0 for what was not counted, and before all days."""
@@ -55,8 +56,8 @@ class Known(Protocol):
 class Counts:
     """Counts before each of the days that begin at `begins` (D,), in ms, rising. Raises CountsError."""
 
-    def __init__(self, table: Table, stamp: Stamp | None = None):
-        self.stamp = stamp
+    def __init__(self, table: Table, stamp: Stamp | None = None, sha256: str | None = None):
+        self.stamp, self.sha256 = stamp, sha256
         self._table = table
         place = table.find_one(int(_BEGINS))
         if place is None or set(table.buckets.dtype.names or ()) != {"key", "counts"}:
@@ -78,12 +79,11 @@ class Counts:
     @classmethod
     def open(cls, path: Path, schema: Schema) -> "Counts":
         """The counts in a file, memory-mapped; its hash is not compared (`verify`). Raises CountsError, OSError."""
-        stamp = Stamp.of(path)
+        stamp, sealed = Stamp.of(path), seal(path, KIND)
         try:
-            counts = cls(Table.open(path), stamp)
+            counts = cls(Table.open(path), stamp, sealed.sha256 if sealed else None)
         except (ValueError, IndexError) as error:
             raise CountsError(f"{path}: {error}") from None
-        sealed = seal(path, KIND)
         if sealed is None:
             raise CountsError(f"{path}: cut off, or not written by model.prepare or model.catalog")
         if sealed.declared != _declared(schema):
@@ -132,6 +132,7 @@ class NoCounts:
     """Where a schema declares no statistics, or nothing was counted yet: all are 0."""
 
     stamp: Stamp | None = None
+    sha256: str | None = None
     begins: Floats = np.zeros(0)
 
     def before(self, now: int, keys: Keys) -> Pair:

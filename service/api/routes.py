@@ -47,6 +47,7 @@ from service.models.description import described
 from service.rank import Ranked, rank
 from service.scoring.admission import Size
 from service.scoring.served import Served
+from service.shown import showing
 from service.telemetry.families import STAGES
 from service.wire.model import ModelDescription
 from service.wire.orders import ModelOrder, ModelSwapped
@@ -77,8 +78,9 @@ async def _post_rank(call: Call, request: Request, parts: Parts) -> Response:
     parts.gate.counted(call, Size(1, len(ranking.candidates)), len(body), ranking.timeout_ms)
 
     now = ranking.timestamp if ranking.timestamp is not None else time.time_ns() // 1_000_000
-    ranked = await rank(call, ranking, now, parts.history, served)
+    ranked = await rank(call, ranking, now, parts.history, served, parts.explorer)
     body = ranked_json(call, ranked)
+    _keep(body, ranked, served, parts)
     _count(call, [ranked], served, parts)
     return Response(body, media_type="application/json")
 
@@ -97,7 +99,8 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
     now = time.time_ns() // 1_000_000
     written: list[bytes] = []
     messages = Messages()
-    async for answers in rank_batch(call, batch, settings.max_candidates, now, parts.history, served, turns):
+    most = settings.max_candidates
+    async for answers in rank_batch(call, batch, most, now, parts.history, served, turns, parts.explorer):
         with call.stage("serialise"):
             timings = timings_ms(call)  # until here: what comes after is other requests' time
             for answer in answers:
@@ -108,8 +111,16 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
                 else:
                     told = ranked_body(call, answer, timings)
                 written.append(orjson.dumps(told))
+                if isinstance(answer, Ranked):
+                    _keep(written[-1], answer, served, parts)
         _count(call, [answer for answer in answers if isinstance(answer, Ranked)], served, parts)
     return Response(b"[" + b",".join(written) + b"]", media_type="application/json")
+
+
+def _keep(answer: bytes, ranked: Ranked, served: Served, parts: Parts) -> None:
+    """Tells the journal, which writes it once the answer has left."""
+    if parts.journal.keeps(str(ranked.ready.user_id)):
+        parts.journal.shown(showing(answer, ranked, served))
 
 
 def _count(call: Call, answers: Iterable[Ranked], served: Served, parts: Parts) -> None:
@@ -131,7 +142,7 @@ def _count(call: Call, answers: Iterable[Ranked], served: Served, parts: Parts) 
             values["ranker_score_mean"] = ranked.score_mean
         parts.metrics.ranked(call.slot, values)
         if parts.metrics.sampled():
-            parts.metrics.features(call.slot, served.encoder.states(ranked.encoded))
+            parts.metrics.features(call.slot, served.encoder.states(ranked.ready.encoded))
         for reason in ranked.degraded:
             parts.metrics.add("ranker_degraded", slot=call.slot, reason=reason)
 

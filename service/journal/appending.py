@@ -16,9 +16,11 @@ from pathlib import Path
 
 from model.servicelog.records import Event, Forgotten, Profile
 from service.journal.files import JournalFile
-from service.journal.journal import JournalFull
+from service.journal.journal import Journal, JournalFull, NoJournal
 from service.journal.lines import EVENT, FORGOTTEN, IMPRESSION, PROFILE, Showing, line_of, line_of_showing
 from service.journal.who import Who
+from service.settings import Settings
+from service.telemetry.counts import Metrics
 from service.telemetry.logs import event
 
 log = logging.getLogger("ranker")
@@ -39,6 +41,24 @@ class Bounds:
     rotate_bytes: int
     rotate_s: float
     sync: bool
+
+
+def journal_of(settings: Settings, metrics: Metrics) -> Journal:
+    """The journal that the settings name, of this worker."""
+    if settings.journal is None:
+        return NoJournal()
+    salt = settings.journal_salt.get_secret_value() if settings.journal_salt else None
+    bounds = Bounds(
+        settings.journal_flush_s,
+        round(settings.journal_rotate_mb * 2**20),
+        settings.journal_rotate_s,
+        settings.journal_sync,
+    )
+
+    def count(kind: str, outcome: str, records: int) -> None:
+        metrics.add("ranker_journal_records", records, kind=kind, outcome=outcome)
+
+    return Appending(settings.journal, metrics.number, Who(settings.journal_sample, salt), bounds, count)
 
 
 class Appending:

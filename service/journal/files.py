@@ -34,6 +34,12 @@ class WrongFile(ValueError):
     """No journal, or one that this release does not read; says which."""
 
 
+def check_folder(folder: Path) -> None:
+    """Makes it where it is missing, and sees whether a file can be written there. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    JournalFile(folder, 0).close()
+
+
 class JournalFile:
     """One worker's file, in the making. For one thread."""
 

@@ -158,6 +158,11 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
         "Models that a worker took over (ok), its first one included, or that were refused; each worker's own.",
         {"outcome": ("ok", "refused")},
     ),
+    "ranker_journal_records": Family(
+        "Records for the journal (RANKER_JOURNAL) that were written, or dropped since it could not be; of events and "
+        "users whoever sent a dropped one was refused (503).",
+        {"kind": ("impression", "event", "profile", "forgotten"), "outcome": ("written", "dropped")},
+    ),
     "ranker_worker_starts": Family("Workers started, in the place of those that ended too."),
 }
 

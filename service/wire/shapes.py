@@ -157,6 +157,9 @@ class RankResponse(BaseModel):
         "model would have seen then.",
     )
     explanation: Explanation | None = Field(None, description="Where `explain` asks for it.")
+    explored: Literal[True] | None = Field(
+        None, description="The order of the first items was drawn, to learn from (RANKER_EXPLORE_SHARE)."
+    )
     timings_ms: Timings
 
 

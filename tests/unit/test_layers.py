@@ -59,7 +59,8 @@ ARROWS = {
     "service": {"service", *SERVED, *COMMAND},  # app and __main__, which know all parts
     "service.process": {"service", *SERVED, *COMMAND},  # likewise
     "service.process.prelude": SERVED  # not service.api: FastAPI takes half a second of every start
-    | {"service.access", "service.loading", "service.models", "service.process.child", "service.scoring"}
+    | {"service.access", "service.journal", "service.loading", "service.models", "service.process.child"}
+    | {"service.scoring"}
     | {"service.settings", "service.store", "service.telemetry"},
     "service.process.control": set(),  # a leaf: what processes tell each other
     "service.process.orders": {"service.errors", "service.process.control"},
@@ -82,17 +83,28 @@ ARROWS = {
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
     "service.call": {"service.access", "service.errors"},
-    "service.journal": SHOWN | {"service.errors", "service.settings", "service.telemetry"},
+    "service.journal": SHOWN | {"service.settings", "service.telemetry", "service.wire.codings"},
     "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
     "service.rank": FEATURES
-    | {"service.call", "service.errors", "service.explain", "service.wire", "service.store", "service.scoring"},
+    | {"service.call", "service.errors", "service.explain", "service.explore", "service.wire", "service.store"}
+    | {"service.scoring"},
+    "service.explore": set(),
+    "service.shown": FEATURES | {"service.journal", "service.rank", "service.scoring"},
     "service.explain": SERVED | {"service.call", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
-    | {"service.rank", "service.store", "service.scoring"},
+    | {"service.explore", "service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
     | {"service.access", "service.call", "service.errors", "service.wire", "service.batch"}
-    | {"service.journal", "service.rank", "service.settings", "service.listed", "service.models"}
+    | {
+        "service.explore",
+        "service.journal",
+        "service.rank",
+        "service.shown",
+        "service.settings",
+        "service.listed",
+        "service.models",
+    }
     | {"service.process.orders"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.publish": SERVED | COMMAND | FILES_ALONE | {"service.models", "service.settings"},
