@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +38,9 @@ def base(folder: Path) -> Path:
     return out
 
 
-def drain(journals: Sequence[Path], out: Path) -> list[Any]:
-    return [command("service.drain", "--journal", journal, "--out", out) for journal in journals]
+def draining(journal: Path, out: Path) -> list[object]:
+    """The command that drains what is closed."""
+    return ["-m", "service.drain", "--journal", journal, "--out", out]
 
 
 def prepare(log: Path, base: Path, out: Path) -> Any:
@@ -58,10 +57,10 @@ def replay(log: Path, home: Path) -> Any:
         raise AssertionError(f"model.replay: {done.stderr[-800:]}") from None
 
 
-def command(module: str, *arguments: object) -> Any:
+def command(*arguments: object) -> Any:
     """The JSON that a command ends with."""
-    done = finished("-m", module, *arguments)
-    assert done.returncode == 0, f"python -m {module}: {done.stderr[-800:]}"
+    done = finished("-m", *arguments)
+    assert done.returncode == 0, f"python -m {arguments[0]}: {done.stderr[-800:]}"
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -82,9 +81,9 @@ def events(log: Path) -> pl.DataFrame:
     return frame.unique(["user_id", "event", "object_type", "object_id", "timestamp", "request_id"])
 
 
-def merge_items(bundle: Path, every: int, file: Path) -> list[object]:
+def merging(bundle: Path, every: int, file: Path) -> list[object]:
     """The command that gives every so many-th item another category, shop and tag, in a bundle that serves."""
     items = simulated.items_of(world())
     others = items.select(pl.exclude("item_id").shift(1).fill_null(strategy="backward"))
     items.select("item_id").hstack(others).gather_every(every).write_parquet(file)
-    return [sys.executable, "-m", "model.catalog", "--bundle", bundle, "--items", file, "--merge"]
+    return ["-m", "model.catalog", "--bundle", bundle, "--items", file, "--merge"]

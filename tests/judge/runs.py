@@ -1,6 +1,7 @@
 """The two runs: one in which everything is counted, and one in which whatever holds events is killed meanwhile."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -66,14 +67,23 @@ async def swap_back(stage: Stage) -> None:
 
 def swap_catalogue(version: str, every: int) -> Callable[[Stage], Awaitable[None]]:
     async def swap(stage: Stage) -> None:
-        command = offline.merge_items(stage.home / version, every, stage.folder / f"items-{every}.parquet")
-        process = await asyncio.create_subprocess_exec(
-            *map(str, command), cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        _, words = await process.communicate()
-        assert process.returncode == 0, words.decode()
+        await _beside(offline.merging(stage.home / version, every, stage.folder / f"items-{every}.parquet"))
 
     return swap
+
+
+async def drain(stage: Stage) -> None:
+    for journal in stage.journals:
+        await _beside(offline.draining(journal, stage.log))
+
+
+async def _beside(command: Sequence[object]) -> None:
+    """Runs a command while callers go on."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *map(str, command)), cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    _, words = await process.communicate()
+    assert process.returncode == 0, f"{command}: {words.decode()[-800:]}"
 
 
 async def kill_a_worker(stage: Stage) -> None:
@@ -93,8 +103,8 @@ async def restart_the_store(stage: Stage) -> None:
     stage.store.start()
 
 
-SWAPS: Happens = (swap_catalogue(FIRST, 5), swap_bundle, swap_catalogue(SECOND, 7), swap_back)
-KILLS: Happens = (kill_a_worker, restart_the_store, kill_an_instance, kill_a_worker, restart_the_store)
+SWAPS: Happens = (swap_catalogue(FIRST, 5), swap_bundle, drain, swap_catalogue(SECOND, 7), swap_back)
+KILLS: Happens = (kill_a_worker, restart_the_store, kill_an_instance, drain, kill_a_worker, restart_the_store)
 
 # ---- what is judged
 
@@ -124,8 +134,9 @@ class Judged:
     def parity(self, proof: Any) -> None:
         """Every row is scored again; those without a history, where nothing was to be rebuilt, from the log alone."""
         self.figures |= {"parity": {name: proof[name] for name in PARITY}}
-        degraded = proof["skipped"].pop("degraded", 0)
-        whole = not proof["skipped"] and proof["rows"] == proof["rows_rebuilt"] + degraded
+        skipped = dict(proof["skipped"])
+        degraded = skipped.pop("degraded", 0)
+        whole = not skipped and proof["rows"] == proof["rows_rebuilt"] + degraded
         self.promise(proof["exit_code"] == 0 and whole, "every row scored again is what was served", proof)
 
 
@@ -140,8 +151,8 @@ def counted(users: int, rounds: int = ROUNDS) -> Judged:
         running.close()  # whose journals are whole then
         judged.common(ledger)
         judged.promise(not ledger.degraded, "nobody is ranked without a history", ledger.degraded)
-        folder, log = running.folder, running.folder / "log"
-        offline.drain(running.journals, log)
+        folder, log = running.folder, running.log
+        asyncio.run(drain(running))
         counts = offline.prepare(log, offline.base(folder), folder / "data")
         shown, clicked = offline.rows(folder / "data")
         judged.equal("impressions", len(ledger.shown), counts["impressions"])
@@ -166,8 +177,8 @@ def killed(users: int, rounds: int = ROUNDS, kills: Happens = KILLS) -> Judged:
         stored = {f"shopper-{number}": running.stored_clicks(f"shopper-{number}") for number in range(users)}
         running.close()
         judged.common(ledger)
-        log = running.folder / "log"
-        offline.drain(running.journals, log)
+        log = running.log
+        asyncio.run(drain(running))
         _nothing_lost(judged, ledger, stored, log)
         shown, _ = offline.rows(_prepared(running.folder, log))
         judged.figures |= {"users": users, "impressions": len(ledger.shown), "lost": len(ledger.shown - shown)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from model.bundle.reading import Bundle
 from service.settings import DEMO_BUNDLE
-from tests.client import Service, serving
+from tests.client import serving
 from tests.faults.client import Caller, Lost, request
 from tests.faults.serving import workers_of
 from tests.faults.store.server import RealStore, real_store
@@ -30,6 +30,7 @@ SETTINGS = {
     "timeout_ms": "20000",  # a busy machine is no reason to fail
     "bundle_poll_s": "0.2",
     "catalog_poll_s": "0.2",
+    "journal_rotate_s": "1",  # files are drained while others are written
 }
 
 
@@ -39,7 +40,6 @@ class Instance:
     def __init__(self, port: int, settings: dict[str, str]):
         self.port, self._settings = port, settings
         self._undo = ExitStack()
-        self._lost: list[Service] = []
 
     def start(self) -> None:
         """From the main thread; `ready` waits for it."""
@@ -49,9 +49,6 @@ class Instance:
         wait_until(lambda: "curl" in self.service.output or self.service.process.poll() is not None, self.service)
         assert self.service.process.poll() is None, f"an instance did not start: {self.service}"
 
-    def workers(self) -> list[int]:
-        return workers_of(self.service)
-
     def kill(self) -> None:
         """SIGKILL to the parent; its workers end after it."""
         self.service.kill()
@@ -60,9 +57,6 @@ class Instance:
     def close(self) -> None:
         self._undo.close()
 
-    def connection(self) -> Caller:
-        return Caller(self.port)
-
 
 class Stage:
     """Two instances, their store and their home of three versions. `ask` is how shoppers call."""
@@ -70,7 +64,7 @@ class Stage:
     def __init__(self, folder: Path, store: RealStore):
         self.folder, self.store = folder, store
         self.home = three(Bundle.open(DEMO_BUNDLE), folder / "home")
-        self.journals = [folder / "journal-0", folder / "journal-1"]
+        self.journals, self.log = [folder / "journal-0", folder / "journal-1"], folder / "log"
         self.instances = [
             Instance(port, SETTINGS | {"redis_url": store.url, "bundle": str(self.home), "journal": str(journal)})
             for port, journal in zip(free_ports(2), self.journals, strict=True)
@@ -92,7 +86,7 @@ class Stage:
         loop = asyncio.get_running_loop()
         until, message = loop.time() + PATIENCE_S, request(method, path, body)
         while True:
-            caller = self._idle[instance].pop() if self._idle[instance] else self.instances[instance].connection()
+            caller = self._idle[instance].pop() if self._idle[instance] else Caller(self.instances[instance].port)
             try:
                 await caller.send(message)
                 answer = await caller.receive()
@@ -118,7 +112,7 @@ class Stage:
 
     def kill_a_worker(self) -> None:
         with suppress(ProcessLookupError):
-            os.kill(self.instances[0].workers()[0], signal.SIGKILL)
+            os.kill(workers_of(self.instances[0].service)[0], signal.SIGKILL)
 
     def stored_clicks(self, user_id: str) -> set[tuple[str, int]]:
         """Items that the store holds as clicked by a user, and when; all that there are."""
