@@ -278,13 +278,12 @@ def swap(
         )
     if GOLDEN_CATALOG not in manifest["files"]:
         add_golden_catalog(Bundle.open(folder))
-    if older is not None and any(change[1:]):
-        swapping.keep_older(folder, CATALOG, keep)
-    swapping.replace(folder / CATALOG, folder / PREVIOUS_CATALOG, newer.save, older is not None and any(change[1:]))
+    kept = older is not None and any(change[1:])
+    swapping.replace(folder / CATALOG, folder / PREVIOUS_CATALOG, newer.save, kept, keep)
     return folder / CATALOG, change
 
 
-def undo(path: Path, keep: int = swapping.KEPT) -> tuple[Path, Difference]:
+def undo(path: Path) -> tuple[Path, Difference]:
     """Exchanges the bundle's catalogue and the one before the last swap. Raises BundleError, CatalogError, OSError."""
     folder, manifest = located(path)
     schema = features_toml.load(folder / "features.toml")
@@ -298,7 +297,6 @@ def undo(path: Path, keep: int = swapping.KEPT) -> tuple[Path, Difference]:
     except (BundleError, CatalogError) as error:
         print(f"catalog: replaces a catalogue that is broken: {error}", file=sys.stderr)
     change = difference(now, before)
-    swapping.keep_older(folder, CATALOG, keep)
     swapping.exchange(current, previous, now is not None)
     return current, change
 
@@ -331,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=_natural,
         default=swapping.KEPT,
         metavar="N",
-        help=f"of each kind, files that were in place and stay in {OLDER} for model.replay (default: {swapping.KEPT})",
+        help=f"files of before the previous one that stay in {OLDER} for model.replay (default: {swapping.KEPT})",
     )
     arguments = parser.parse_args(argv)
     if not arguments.items and (arguments.merge or arguments.shrink):
@@ -357,7 +355,7 @@ def _natural(text: str) -> int:
 
 def _change(arguments: argparse.Namespace) -> None:
     if arguments.undo:
-        path, change = undo(arguments.bundle, arguments.keep)
+        path, change = undo(arguments.bundle)
     else:
         path, change = swap(arguments.bundle, arguments.items, arguments.merge, arguments.shrink, arguments.keep)
     print(f"{change.items} items: {change.added} new, {change.changed} changed, {change.removed} gone → {path}")
@@ -368,7 +366,7 @@ def _change(arguments: argparse.Namespace) -> None:
 
 def _recount(arguments: argparse.Namespace) -> None:
     if arguments.undo:
-        made = swapping.undo_counts(arguments.bundle, arguments.keep)
+        made = swapping.undo_counts(arguments.bundle)
     else:
         made = swapping.swap_counts(arguments.bundle, arguments.statistics, arguments.older, arguments.keep)
     days = ", ".join(swapping.day(begin) for begin in made.begins)

@@ -78,6 +78,10 @@ def told(prover: Prover) -> list[str]:
     if proof.differences:
         lines += ["", f"{'stage':12}{'rows':>10}"]
         lines += [f"{stage:12}{proof.differences[stage]:10}" for stage in STAGES]
+        if proof.differences["history"]:
+            lines.append(
+                "history: events in a journal's files that are still open look lost; drain when they are closed"
+            )
         lines += ["", "the first that differ"]
         lines += [
             f"  {row.stage}: request {row.request_id}, user {row.user_id}, item {row.item_id}: logged "

@@ -24,7 +24,7 @@ CATALOG, GOLDEN, GOLDEN_CATALOG = f"{FOLDER}/{FILE}", "golden.json", "golden.npy
 COUNTS, GOLDEN_COUNTS = f"{FOLDER}/{COUNTS_FILE}", "golden_statistics.npy"  # of features of kind statistic
 # Those before the last swap; in no manifest, and not read while serving.
 PREVIOUS_CATALOG, PREVIOUS_COUNTS = f"{FOLDER}/previous.npy", f"{FOLDER}/previous_statistics.npy"
-OLDER = f"{FOLDER}/older"  # likewise: all that were in place, by the sha256 at their ends, for model.replay
+OLDER = f"{FOLDER}/older"  # likewise: those before these, by the sha256 at their ends, for model.replay
 
 
 def located(path: Path) -> tuple[Path, dict[str, Any]]:

@@ -7,7 +7,7 @@
                    catalog/items.npy             item features; a newer one may be swapped in, also while it is served
                    catalog/statistics.npy        what was counted until each of a few days; swapped like the catalogue
                    catalog/previous….npy         optional: those before their last swap, to go back to
-                   catalog/older/                optional: all that were in place, to score a log again
+                   catalog/older/                optional: those before these, to score a log again
                    golden.json                   recorded requests with their scores
                    golden.npy                    the catalogue of the items that these requests name
                    golden_statistics.npy         and what was counted of them

@@ -1,7 +1,7 @@
 """A bundle's sealed files, exchanged while services read them: the catalogue, and what was counted.
 
-Each lies whole under its name, and the one before it beside it, to go back to. All that were in place stay in
-`catalog/older` for a while, by the sha256 that the service's log names, so that model.replay finds what was served.
+Each lies whole under its name, and the one before it beside it, to go back to. Those of
+before stay in `catalog/older` for a while, by the sha256 that the service's log names: model.replay looks for them.
 """
 
 import os
@@ -26,13 +26,17 @@ KEPT = 10  # of each kind in `catalog/older`; a day's swaps, for a log that is r
 SHOWN = 16  # letters of a sha256 that name a file
 
 
-def replace(current: Path, previous: Path, save: Callable[[Path], object], keep: bool) -> None:
-    """`save` writes a newer file to `current`; the one before becomes `previous`, where it is one to keep."""
+def replace(current: Path, previous: Path, save: Callable[[Path], object], keep: bool, older: int = KEPT) -> None:
+    """`save` writes a newer file to `current`; the one before becomes `previous`, where it is one to keep.
+
+    What was `previous` goes to those of before, of which `older` stay.
+    """
     with beside(previous) as before:
         if keep:
             _another_name(current, before)
         save(current)
         if before.exists():
+            _shelve(previous, current, older)
             before.replace(previous)
 
 
@@ -47,21 +51,17 @@ def exchange(current: Path, previous: Path, keep: bool) -> None:
             aside.replace(previous)
 
 
-def keep_older(folder: Path, name: str, keep: int) -> None:
-    """Gives the file `name` of a bundle, before it is swapped, a name by its sha256; the newest `keep` such stay."""
-    kind = {CATALOG: CATALOGUE, COUNTS: STATISTICS}[name]
-    file, older = folder / name, folder / OLDER
-    sealed = seal(file, kind) if file.is_file() else None
-    if sealed is not None and keep:
+def _shelve(previous: Path, current: Path, most: int) -> None:
+    """Gives `previous`, before another one takes its name, one by its sha256; the newest `most` such stay."""
+    kind = CATALOGUE if current.name == Path(CATALOG).name else STATISTICS
+    older = current.parent / Path(OLDER).name
+    sealed = seal(previous, kind) if previous.is_file() else None
+    if sealed is not None and most:
         older.mkdir(exist_ok=True)
-        kept = older / f"{file.stem}-{sealed.sha256[:SHOWN]}{file.suffix}"
-        if not kept.exists():
-            with beside(kept) as partial:
-                _another_name(file, partial)
-                partial.replace(kept)
+        previous.replace(older / f"{current.stem}-{sealed.sha256[:SHOWN]}{current.suffix}")
     if older.is_dir():
-        files = sorted(older.glob(f"{file.stem}-*{file.suffix}"), key=lambda path: path.stat().st_mtime_ns)
-        for path in files[: max(0, len(files) - keep)]:
+        files = sorted(older.glob(f"{current.stem}-*{current.suffix}"), key=lambda path: path.stat().st_mtime_ns)
+        for path in files[: max(0, len(files) - most)]:
             path.unlink()
         if not any(older.iterdir()):
             older.rmdir()
@@ -98,12 +98,12 @@ def swap_counts(path: Path, source: Path, older: bool = False, keep: int = KEPT)
             f"{file} counts until {day(newer.until_ms)}, those in place until {day(before.until_ms)}: --older lets "
             "older counts take the place of newer ones; nothing is changed"
         )
-    keep_older(folder, COUNTS, keep)
-    replace(folder / COUNTS, folder / PREVIOUS_COUNTS, lambda to: newer.save(to, schema), before is not None)
+    save, current = lambda to: newer.save(to, schema), folder / COUNTS
+    replace(current, folder / PREVIOUS_COUNTS, save, before is not None, keep)
     return _recounted(folder, newer, before)
 
 
-def undo_counts(path: Path, keep: int = KEPT) -> Recounted:
+def undo_counts(path: Path) -> Recounted:
     """Exchanges the bundle's counts and those before the last swap. Raises as `swap_counts`."""
     folder, schema = _counting(path)
     previous = folder / PREVIOUS_COUNTS
@@ -111,7 +111,6 @@ def undo_counts(path: Path, keep: int = KEPT) -> Recounted:
         raise BundleError(f"{previous} is not there: no counts before these are kept, nothing to go back to")
     before = _sound(previous, schema)
     now = _in_place(folder / COUNTS, schema)
-    keep_older(folder, COUNTS, keep)
     exchange(folder / COUNTS, previous, now is not None)
     return _recounted(folder, before, now)
 

@@ -35,13 +35,14 @@ def add_attention(bundle: Bundle, network: RankingNetwork) -> float | None:
 
     The bundle's golden requests must be there. Raises ExportError, and leaves all as it was then.
     """
-    if type(network).attention is RankingNetwork.attention:
-        return None
-    network = network.eval()
+    network, example = network.eval(), widened(_example(bundle))
+    with torch.no_grad():
+        if network.attention(example) is None:
+            return None
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / ATTENTION_GRAPH
         try:
-            draw_graph(_Attention(network), widened(_example(bundle)), whole, OUTPUT)
+            draw_graph(Attending(network), example, whole, OUTPUT)
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(f"attention of this network cannot be drawn as a graph: {error}") from error
         model = onnx.load(whole, load_external_data=False)
@@ -55,7 +56,9 @@ def add_attention(bundle: Bundle, network: RankingNetwork) -> float | None:
     return difference
 
 
-class _Attention(nn.Module):
+class Attending(nn.Module):
+    """What is drawn."""
+
     def __init__(self, network: RankingNetwork):
         super().__init__()
         self.network = network
@@ -109,7 +112,7 @@ def _facts(bundle: Bundle, network: RankingNetwork) -> Facts:
 def _weights(network: RankingNetwork, batch: Batch) -> Tensor:
     with torch.no_grad():
         weights = network.attention(batch)
-    assert weights is not None, "a network with an attention of its own gives one"
+    assert weights is not None, "it gave some for another batch"
     return weights
 
 

@@ -88,7 +88,8 @@ class Past:
     def _under_way(self, read_us: int) -> list[Event | Profile | Forgotten]:
         """What may have been in the store, or not: stored meanwhile, or at a first try before it was acknowledged."""
         open_records = []
-        for record in self._records[self._next :]:
+        for at in range(self._next, len(self._records)):
+            record = self._records[at]
             if record.stored_us > read_us + RETRIED_US:
                 break
             if isinstance(record, Event) or record.received_us < read_us + self._skew_us:

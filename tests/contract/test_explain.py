@@ -1,11 +1,14 @@
 """`explain: true`: what it tells beside attention (tests/unit/test_merged.py), its bounds, and bundles without it."""
 
+import asyncio
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import onnx
 import pytest
 
@@ -14,8 +17,14 @@ from model.bundle.attention import FACTS, Attention
 from model.bundle.layout import ATTENTION_GRAPH, GRAPH, BundleError, _sha256
 from model.bundle.reading import Bundle
 from model.features.behaviour import Behaviour
+from service.call import Call
+from service.errors import DeadlineExceeded
+from service.explain import Subject, explain
 from service.scoring.explaining import OTHER_GRAPH, Explaining
-from service.wire.shapes import MOST_EXPLAINED
+from service.scoring.scorer import Scorer
+from service.scoring.served import Served
+from service.store.history import Stored
+from service.wire.shapes import MOST_EXPLAINED, RankRequest
 from tests.client import NOW, ask, client_of, items_of, run
 from tests.documented import check
 from tests.stores import write
@@ -116,6 +125,55 @@ def test_elements_of_a_batch_are_explained_as_alone_and_others_are_not(small_bun
         assert one["explanation"]["attention"] == pytest.approx(other["explanation"]["attention"], abs=1e-6)
     assert third["error"]["kind"] == "invalid_request" and "104 items" in third["error"]["message"]
     assert too_many.status_code == 422 and "1100 items to explain" in too_many.json()["error"]["message"]
+
+
+def test_explanations_asked_at_once_with_short_lists_do_not_mix(small_bundle: Bundle, valkey_url: str) -> None:
+    """Their histories are of several lengths, and runs of short lists may be joined."""
+    items = items_of(small_bundle, 8)
+    for clicks in range(1, 9):
+        write(
+            valkey_url,
+            f"w{clicks}",
+            [Behaviour("click", "item", items[n], NOW - 1000 * n - 1) for n in range(clicks)],
+            {},
+        )
+    bodies = [
+        {"user_id": f"w{n % 9}", "candidates": items[: 1 + n % 8], "timestamp": NOW, "explain": n % 3 > 0}
+        for n in range(60)
+    ]
+
+    async def go() -> tuple[list[httpx.Response], list[httpx.Response]]:
+        async with client_of(small_bundle, valkey_url) as client:
+            at_once = await asyncio.gather(*(client.post("/rank", json=body) for body in bodies))
+            return at_once, [await client.post("/rank", json=body) for body in bodies]
+
+    for together, alone in zip(*run(go()), strict=True):
+        assert together.json().get("explanation") == alone.json().get("explanation")
+        for one, other in zip(together.json()["items"], alone.json()["items"], strict=True):
+            assert one["score"] == pytest.approx(other["score"], abs=1e-6)
+            told, expected = one.get("explanation", {}), other.get("explanation", {})
+            assert told.get("attention") == pytest.approx(expected.get("attention"), abs=1e-6)
+
+
+def test_an_explanation_that_would_be_late_is_not_begun(small_bundle: Bundle) -> None:
+    scorer = Scorer(1)
+    served = Served.open(small_bundle, scorer)
+    golden = small_bundle.golden()[0]
+    request = RankRequest(user_id=golden["user_id"], candidates=golden["candidates"], explain=True)
+    stored = Stored(golden["profile"], [Behaviour(*one) for one in golden["behaviours"]], 0)
+    encoded = small_bundle.encoder.encode(
+        golden["user_id"], stored.profile, stored.behaviours, request.candidates, golden["now"], small_bundle.catalog
+    )
+    order = np.arange(len(request.candidates))
+    subject = Subject(request, golden["user_id"], stored, golden["now"], encoded, served.run(encoded.inputs)[0], order)
+    late = Call("late", time.perf_counter(), deadline=time.perf_counter() - 1)
+    try:
+        with pytest.raises(DeadlineExceeded, match="before score"):
+            run(explain(late, subject, served))
+        told = run(explain(Call("in time", time.perf_counter()), subject, served))
+    finally:
+        scorer.close()
+    assert not late.stages and len(told.of_items) == len(order)
 
 
 def test_who_does_not_ask_opens_no_graph(small_bundle: Bundle, valkey_url: str) -> None:

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from model import networks
-from model.graph.write import write_graph
+from model.features.ids import PAD
+from model.graph.attention import Attending
+from model.graph.write import draw_graph, write_graph
 from tests.batches import ROWS, T, close, make_batch, make_schema, pick, strong
 
 CONTROLS: list[tuple[str, dict[str, Any]]] = [
@@ -17,6 +19,30 @@ CONTROLS: list[tuple[str, dict[str, Any]]] = [
     ("din", {"position": "gap"}),
     ("atrank", {"residual": True}),
 ]
+
+
+ATTENDING: list[tuple[str, dict[str, Any]]] = [("bst", {"blocks": 2})]  # of one block: tests/unit/test_merged.py
+
+
+@pytest.mark.parametrize(("name", "options"), ATTENDING)
+def test_onnxruntime_attends_as_torch_does_where_blocks_are_stacked(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = strong(networks.build(name, make_schema(), ROWS, options))
+    draw_graph(Attending(network), make_batch(2, 3), tmp_path / "attention.onnx", "attention")
+    session = onnxruntime.InferenceSession(tmp_path / "attention.onnx")
+    for slots in (1, T, T + 5):
+        for candidates in (1, 60):
+            batch = make_batch(5, candidates, slots, seed=slots)
+            with torch.no_grad():
+                expected = network.attention(batch)
+            assert expected is not None
+            feed = {node.name: batch[node.name].numpy() for node in session.get_inputs()}
+            weights = torch.from_numpy(session.run(["attention"], feed)[0])
+            close(weights, expected)
+            assert not weights[..., :-1][(batch["gap"] == PAD).unsqueeze(1).expand(-1, candidates, -1)].any()
+            close(weights.sum(-1), torch.ones(5, candidates))
 
 
 @pytest.mark.parametrize(

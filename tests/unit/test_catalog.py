@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -15,13 +16,15 @@ import polars as pl
 import pytest
 
 from model import catalog as command
-from model.bundle.layout import CATALOG, GOLDEN_CATALOG, PREVIOUS_CATALOG, BundleError
+from model.bundle.layout import CATALOG, GOLDEN_CATALOG, OLDER, PREVIOUS_CATALOG, BundleError
 from model.bundle.reading import Bundle
-from model.features.catalog import Catalog, CatalogError
+from model.features.catalog import KIND, Catalog, CatalogError
 from model.features.ids import keys
 from model.features.schema import Schema, parse
+from model.features.sealed import seal
 from model.prepared.entities import PrepareError
 from model.prepared.loader import Prepared
+from service.models.installing.place import place
 from service.scoring.catalog import CATALOGUE, Watch
 from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Served
@@ -271,10 +274,30 @@ def test_a_change_can_be_taken_back_and_the_bundle_stays_whole(demo: Path, capsy
     assert undo() == 1 and (demo / CATALOG).read_bytes() == second
     assert sorted(path.name for path in (demo / "catalog").iterdir()) == [
         "items.npy",
-        "older",
         "previous.npy",
         "statistics.npy",
     ]
+
+
+def test_catalogues_that_were_in_place_stay_by_their_sha256_and_go_no_further(demo: Path, tmp_path: Path) -> None:
+    """A log is scored again with them; whoever installs the bundle elsewhere has no use for them."""
+    in_place = []
+    for at in range(4):
+        sealed = seal(demo / CATALOG, KIND)
+        assert sealed is not None
+        in_place.append(f"items-{sealed.sha256[:16]}.npy")
+        assert swap(demo, [CHANGES[0] | {"shop_id": f"s{at + 1}"}], "--merge", "--keep", "2") == 0
+    older = demo / OLDER
+    assert sorted(path.name for path in older.iterdir()) == sorted(in_place[-3:-1]), "and the last one is `previous`"
+    Bundle.open(demo).verify()
+    with tarfile.open(tmp_path / "bundle.tar", "w") as archive:
+        archive.add(demo, "bundle")
+    for source in (demo, tmp_path / "bundle.tar"):
+        placed = place(str(source), tmp_path / f"home-{source.suffix[1:]}")
+        Bundle.open(placed.folder).verify()
+    assert not (tmp_path / "home-" / placed.version / OLDER).exists(), "a folder's are left behind"
+    assert swap(demo, CHANGES[:1], "--merge", "--keep", "0") == 0 and not older.exists()
+    Bundle.open(demo).verify()
 
 
 def test_the_command_tells_people_and_scripts_what_changed(

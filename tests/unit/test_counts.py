@@ -128,7 +128,6 @@ def test_newer_counts_are_put_in_place_and_those_before_are_kept(
         assert undo(bundle) == 0
     assert sorted(path.name for path in (bundle / "catalog").iterdir()) == [
         "items.npy",
-        "older",
         "previous_statistics.npy",
         "statistics.npy",
     ]

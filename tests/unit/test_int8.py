@@ -34,7 +34,7 @@ from model.training.run import Run
 from service.call import Call
 from service.scoring.scorer import WORTH_CUTTING, Scorer
 from service.scoring.served import Served
-from tests.client import replay
+from tests.client import ask, replay
 from tests.servicelog import Served as Logged
 from tests.worlds import SMALL
 
@@ -323,3 +323,19 @@ def test_evaluate_says_which_precision_it_measured_and_refuses_what_cannot_be_ha
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["precision"] == "fp32"
     assert evaluate.main([*given, "--precision", "int8"]) == 1
     assert "the bundle has no int8 graph" in capsys.readouterr().err
+
+
+@needs_byte_products
+def test_where_int8_answers_an_explanation_is_of_the_fp32_graph(int8_bundle: Bundle, valkey_url: str) -> None:
+    golden = int8_bundle.golden()[0]
+    body = {key: golden[key] for key in ("user_id", "candidates", "context")} | {"timestamp": golden["now"]}
+    [answer] = ask(int8_bundle, valkey_url, body | {"explain": True}, precision="int8")
+    shared, items = answer.json()["explanation"], answer.json()["items"]
+    assert shared["precision"] == "fp32" and shared["note"].startswith("int8 answers")
+    alone = golden | {"profile": {}, "behaviours": []}  # the store is empty
+    scores = int8_bundle.score(int8_bundle.session(), int8_bundle.encode_golden(alone, int8_bundle.catalog))[0]
+    expected = dict(zip(golden["candidates"], scores.tolist(), strict=True))
+    assert [item["explanation"]["score"] for item in items] == pytest.approx(
+        [expected[item["item_id"]] for item in items], abs=1e-5
+    )
+    assert any(item["explanation"]["score"] != item["score"] for item in items)

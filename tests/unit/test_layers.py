@@ -232,7 +232,10 @@ def test_the_admin_process_needs_nothing_that_ranks() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("verb", ["model.prepare", "model.evaluate", "model.catalog", "service.backfill"])
+TABLES = ("model.prepare", "model.evaluate", "model.catalog", "model.replay", "service.backfill")  # verbs of that extra
+
+
+@pytest.mark.parametrize("verb", TABLES)
 def test_what_the_extra_tables_promises_runs_without_torch(verb: str) -> None:
     done = without(TORCH, verb, "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr

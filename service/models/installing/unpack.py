@@ -21,6 +21,7 @@ from service.wire.codings import zstd
 MOST_FILES = 10_000
 RATIO, FREELY = 200, 256 * 2**20  # unpacked bytes per packed one; so many are allowed whatever the ratio
 ALLOWED = "a folder, .tar, .tar.gz, .tar.bz2, .tar.xz, .tar.zst or .zip is allowed"
+ZIP = b"PK"  # how such a file begins
 ZSTD = b"\x28\xb5\x2f\xfd"  # how such a file begins
 BROKEN = (
     tarfile.TarError,
@@ -70,7 +71,7 @@ def unpack(source: Path, into: Path, most_bytes: int) -> None:
     most_bytes = min(most_bytes, max(FREELY, RATIO * source.stat().st_size))
     budget = Budget(str(source), most_bytes)
     try:
-        if zipfile.is_zipfile(source):
+        if _is_zip(source):
             _unzip(source, into, budget)
         else:
             with _tar(source) as archive:
@@ -81,6 +82,12 @@ def unpack(source: Path, into: Path, most_bytes: int) -> None:
         raise BundleError(f"{source} is no whole archive ({error}); {ALLOWED}") from None
     except FileExistsError as error:
         raise BundleError(f"{source}: {Path(str(error.filename)).name} is in it twice") from None
+
+
+def _is_zip(source: Path) -> bool:
+    """By its beginning too: a tar whose last file is a zip (weights.pt is one) ends as a zip does."""
+    with source.open("rb") as file:
+        return file.read(len(ZIP)) == ZIP and zipfile.is_zipfile(source)
 
 
 def _copy(source: Path, into: Path, budget: Budget) -> None:
