@@ -35,6 +35,6 @@ def plot(figures: Mapping[str, Any]) -> Figure:
         axes.fill_between(days, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
         axes.plot(days, rates, style, marker="o", markersize=4, color=COLOURS[name], label=NAMES[name])
     axes.set(xlabel="day", ylabel="click rate of what was shown", xticks=days)
-    axes.set_ylim(0, 1.25 * max(figures["ctr"][ORACLE]))
+    axes.set_ylim(0, 1.35 * max(figures["ctr"][ORACLE]))
     axes.legend(loc="upper left", ncols=2)
     return figure

@@ -103,8 +103,13 @@ def test_figures_have_intervals_and_say_from_which_day_on_the_loop_is_ahead() ->
 
 
 def test_the_page_shows_every_order_and_day_and_loads_nothing() -> None:
-    figures = rates.figures(seeds(0.08), [1, 2]) | {"users": 200, "versions": [["a", "b"], ["c", "d"]]}
+    figures = rates.figures(seeds(0.08), [1, 2]) | {
+        "users": 200,
+        "versions": [["a", "b"], ["c", "d"]],
+        "unpublished": 1,
+    }
     html = page.html(figures)
     assert all(name in html for name in page.NAMES.values())
     assert "from day 1 on" in html and "a, c" in html and "b, d" in html
+    assert "On 1 evening(s)" in html
     assert 'src="http' not in html and "<script" not in html
