@@ -7,7 +7,9 @@ from typing import Any
 
 import polars as pl
 
+from model import prepare as preparing
 from model.datasets import simulated
+from model.datasets.tables import Options
 from model.demo import IMPRESSIONS, SEED
 from model.training.recipe import RECIPES
 from tests.judge.ledger import Place
@@ -34,7 +36,7 @@ def base(folder: Path) -> Path:
     for name, frame in tables.items():
         frame.write_parquet(raw / f"{name}.parquet")
     shutil.copy(RECIPES / "demo_features.toml", raw / "features.toml")
-    command("model.prepare", "--dataset", "parquet", "--raw", raw, "--out", out)
+    preparing.prepare("parquet", raw, out, Options())
     return out
 
 
@@ -73,6 +75,13 @@ def rows(data: Path) -> tuple[set[Place], set[Place]]:
         for some in (frame, frame.filter(label=1))
     )
     return shown, clicked
+
+
+def shown(log: Path) -> set[Place]:
+    """Items that drained impressions hold."""
+    frame = pl.read_parquet(log / "impressions" / "**" / "*.parquet", hive_partitioning=False).explode("items")
+    ids = frame.select("request_id", "user_id", pl.col("items").struct.field("item_id"))
+    return {Place(*row) for row in ids.iter_rows()}
 
 
 def events(log: Path) -> pl.DataFrame:

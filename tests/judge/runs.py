@@ -73,8 +73,7 @@ def swap_catalogue(version: str, every: int) -> Callable[[Stage], Awaitable[None
 
 
 async def drain(stage: Stage) -> None:
-    for journal in stage.journals:
-        await _beside(offline.draining(journal, stage.log))
+    await _beside(offline.draining(stage.journal, stage.log))
 
 
 async def _beside(command: Sequence[object]) -> None:
@@ -180,16 +179,11 @@ def killed(users: int, rounds: int = ROUNDS, kills: Happens = KILLS) -> Judged:
         log = running.log
         asyncio.run(drain(running))
         _nothing_lost(judged, ledger, stored, log)
-        shown, _ = offline.rows(_prepared(running.folder, log))
-        judged.figures |= {"users": users, "impressions": len(ledger.shown), "lost": len(ledger.shown - shown)}
+        lost = len(ledger.shown - offline.shown(log))  # the last flush before each kill
+        judged.figures |= {"users": users, "impressions": len(ledger.shown), "lost": lost}
         judged.parity(offline.replay(log, running.home))
     judged.figures["seconds"] = round(time.perf_counter() - begun, 1)
     return judged
-
-
-def _prepared(folder: Path, log: Path) -> Path:
-    offline.prepare(log, offline.base(folder), folder / "data")
-    return folder / "data"
 
 
 def _nothing_lost(judged: Judged, ledger: Ledger, stored: dict[str, set[tuple[str, int]]], log: Path) -> None:

@@ -1,4 +1,4 @@
-"""A real store, two instances of the service before it with a journal each, and callers who do not give up."""
+"""A real store, two instances of the service before it with one journal, and callers who do not give up."""
 
 import asyncio
 import os
@@ -64,11 +64,9 @@ class Stage:
     def __init__(self, folder: Path, store: RealStore):
         self.folder, self.store = folder, store
         self.home = three(Bundle.open(DEMO_BUNDLE), folder / "home")
-        self.journals, self.log = [folder / "journal-0", folder / "journal-1"], folder / "log"
-        self.instances = [
-            Instance(port, SETTINGS | {"redis_url": store.url, "bundle": str(self.home), "journal": str(journal)})
-            for port, journal in zip(free_ports(2), self.journals, strict=True)
-        ]
+        self.journal, self.log = folder / "journal", folder / "log"
+        settings = SETTINGS | {"redis_url": store.url, "bundle": str(self.home), "journal": str(self.journal)}
+        self.instances = [Instance(port, settings) for port in free_ports(2)]
         self._idle: list[list[Caller]] = [[], []]
 
     def start(self) -> None:
