@@ -123,6 +123,43 @@ class TooManyRequests(RankerError):
     kind, status, shed = "too_many_requests_in_batch", 422, True
 
 
+class InvalidEvent(RankerError):
+    """No event as the model's features.toml knows them, or not one of a list was; the message says why."""
+
+    kind, status = "invalid_event", 422
+
+
+class TooManyEvents(RankerError):
+    """More events in one body than `RANKER_MAX_FEEDBACK_EVENTS`."""
+
+    kind, status, shed = "too_many_events", 422, True
+
+
+class UnknownUser(RankerError):
+    """The store holds nothing of this user."""
+
+    kind, status = "unknown_user", 404
+
+
+class _NotTaken(RankerError):
+    status = 503
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("retry-after", "1")]
+
+
+class StoreFailed(_NotTaken):
+    """The store did not take it, or not in time; send it again, which does no harm."""
+
+    kind = "store_failed"
+
+
+class JournalFailed(_NotTaken):
+    """The journal could not be written, so nothing is acknowledged; send it again, which does no harm."""
+
+    kind = "journal_failed"
+
+
 class Draining(RankerError):
     """This instance is stopping; another one answers."""
 
@@ -229,7 +266,11 @@ class TooManyConnections(RankerError):
     kind, status = "too_many_connections", 503
 
 
-KINDS: tuple[type[RankerError], ...] = (RankerError, *RankerError.__subclasses__())
+def _leaves(error: type[RankerError]) -> list[type[RankerError]]:
+    return [leaf for below in error.__subclasses__() for leaf in (_leaves(below) or [below])]
+
+
+KINDS: tuple[type[RankerError], ...] = (RankerError, *_leaves(RankerError))
 OF_STATUS = {error.status: error for error in reversed(KINDS)}  # the first of several with one status
 SHED = tuple(error.kind for error in KINDS if error.shed)
 OF_KEYS = tuple(error.kind for error in KINDS if error.keyed)

@@ -163,6 +163,16 @@ class Settings(BaseSettings):
         description="Candidates of all requests in one call of /rank/batch; more is refused before any work.",
     )
     max_candidates: int = Field(5000, ge=1, description="Candidates in one request; more is refused before any work.")
+    max_feedback_events: int = Field(
+        1000, ge=1, le=100_000, description="Events in one body of POST /feedback; more are refused before any is read."
+    )
+    feedback_timeout_ms: int = Field(
+        1000,
+        ge=1,
+        le=60_000,
+        description="Time that the store has to take events, or to read, set or forget a user; past it 503, and it may "
+        "be sent again.",
+    )
     max_body_bytes: int = Field(
         4 * 2**20, ge=1024, description="Size of a request's body; a larger one is refused unread."
     )

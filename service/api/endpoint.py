@@ -31,6 +31,13 @@ from service.wire.turns import Turns
 Errors = tuple[type[RankerError], ...]
 
 
+@dataclass
+class UnderWay:
+    """Events that this worker is writing."""
+
+    events: int = 0
+
+
 @dataclass(frozen=True)
 class Parts:
     """What handlers work with; app.py builds it."""
@@ -46,6 +53,7 @@ class Parts:
     journal: Journal = field(default_factory=NoJournal)
     explorer: Explorer = field(default_factory=lambda: Explorer(0, 1))
     turns: Turns = field(default_factory=Turns)
+    under_way: UnderWay = field(default_factory=UnderWay)
 
 
 Handler = Callable[[Call, Request, Parts], Awaitable[Response]]
@@ -72,6 +80,8 @@ class Endpoint:
     @property
     def operation(self) -> str:
         """Its name in generated clients: `rank_batch`, `get_model`."""
+        if "{" in self.path:  # /users/{user_id} → get_user
+            return f"{self.method.lower()}_{self.path.split('/')[1].removesuffix('s')}"
         words = self.path.strip("/").replace("/", "_")
         return words if self.method == "POST" else f"{self.method.lower()}_{words}"
 
@@ -92,7 +102,7 @@ def install(app: FastAPI, endpoints: Iterable[Endpoint], parts: Parts) -> None:
     """Adds the routes, in their order."""
     for endpoint in endpoints:
         app.router.add_api_route(
-            endpoint.path,
+            endpoint.path.replace("}", ":path}"),  # an id may hold a slash
             _bound(endpoint, parts),
             methods=[endpoint.method],
             name=endpoint.operation,

@@ -13,12 +13,14 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
-from service.access.keys import ADMIN, METRICS, OPEN, RANK
+from service.access.keys import ADMIN, METRICS, OPEN, RANK, WRITE
 from service.api.admin import post_model
 from service.api.answers import call_of, error_response, json_response, ranked_body, ranked_json, timings_ms
 from service.api.bodies import body_of
 from service.api.edges.methods import allowed_of
 from service.api.endpoint import Endpoint, Parts
+from service.api.feedback import post_feedback
+from service.api.users import delete_user, get_user, put_user
 from service.batch import Batch, Messages, rank_batch
 from service.call import Call
 from service.errors import (
@@ -27,7 +29,9 @@ from service.errors import (
     BundleRefused,
     DeadlineExceeded,
     Draining,
+    InvalidEvent,
     InvalidRequest,
+    JournalFailed,
     MalformedBody,
     MalformedEncoding,
     MethodNotAllowed,
@@ -36,9 +40,12 @@ from service.errors import (
     Overloaded,
     RankerError,
     SlowUpload,
+    StoreFailed,
     SwapUnderWay,
     TooManyCandidates,
+    TooManyEvents,
     TooManyRequests,
+    UnknownUser,
     UnsupportedEncoding,
     WrongMediaType,
     error_body,
@@ -49,6 +56,7 @@ from service.scoring.admission import Size
 from service.scoring.served import Served
 from service.shown import showing
 from service.telemetry.families import STAGES
+from service.wire.feedback import FeedbackEvent, FeedbackTaken, UserKnown, UserProfile, UserWritten
 from service.wire.model import ModelDescription
 from service.wire.orders import ModelOrder, ModelSwapped
 from service.wire.pieces import PIECE
@@ -204,12 +212,9 @@ async def http_error(request: Request, error: Exception) -> Response:
     return error_response(call_of(request), error.status_code, kind, message, headers)
 
 
+SENDING = (MalformedBody, MalformedEncoding, SlowUpload, BodyTooLarge, UnsupportedEncoding)
 RANKING = (
-    MalformedBody,
-    MalformedEncoding,
-    SlowUpload,
-    BodyTooLarge,
-    UnsupportedEncoding,
+    *SENDING,
     InvalidRequest,
     TooManyCandidates,
     Overloaded,
@@ -240,6 +245,52 @@ ENDPOINTS = (
         answer=list[RankResponse | BatchError],  # type: ignore[valid-type]  # a type made of the error tree
         errors=(*RANKING, TooManyRequests),
         bulk=True,
+    ),
+    Endpoint(
+        "POST",
+        "/feedback",
+        post_feedback,
+        WRITE,
+        summary="Tell what users did",
+        description="An event or a list. They are in the user's history, for every worker and instance, before the "
+        "answer; sent again they are the same. A list is judged event by event: what is refused is named, the rest is "
+        "kept.",
+        tag="users",
+        body=FeedbackEvent | list[FeedbackEvent],
+        answer=FeedbackTaken,
+        errors=(*SENDING, InvalidEvent, TooManyEvents, InvalidRequest, StoreFailed, JournalFailed),
+    ),
+    Endpoint(
+        "PUT",
+        "/users/{user_id}",
+        put_user,
+        WRITE,
+        summary="Set a user's profile",
+        tag="users",
+        body=UserProfile,
+        answer=UserWritten,
+        errors=(*SENDING, InvalidRequest, StoreFailed, JournalFailed),
+    ),
+    Endpoint(
+        "GET",
+        "/users/{user_id}",
+        get_user,
+        WRITE,
+        summary="All that is known of a user",
+        tag="users",
+        answer=UserKnown,
+        errors=(InvalidRequest, UnknownUser, StoreFailed),
+    ),
+    Endpoint(
+        "DELETE",
+        "/users/{user_id}",
+        delete_user,
+        WRITE,
+        summary="Forget a user",
+        description="Profile and histories go at once, what the journal holds with the next drain.",
+        tag="users",
+        answer=UserWritten,
+        errors=(InvalidRequest, StoreFailed, JournalFailed),
     ),
     Endpoint(
         "GET",

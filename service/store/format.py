@@ -80,6 +80,15 @@ redis.call('PEXPIRE', profile, ttl_ms)
 """
 
 
+# All of a user goes at once: nobody sees a half of it.
+FORGET = """\
+local kinds, profile, version1 = KEYS[1], KEYS[2], KEYS[3]
+local user = string.sub(kinds, 1, -8)
+for _, kind in ipairs(redis.call('ZRANGE', kinds, 0, -1)) do redis.call('DEL', user .. 'history:2:' .. kind) end
+redis.call('DEL', kinds, profile, version1)
+"""
+
+
 class Pipeline(Protocol):
     """What queues commands: a pipeline of redis.Redis or of redis.asyncio.Redis."""
 
@@ -168,3 +177,22 @@ def queue_write(
     if behaviours or profile:
         pipeline.execute_command("EVAL", RENEW, 3, index, profile_at, history_key_1(user_id), keep, ttl_s * 1000)
     return sum(min(len(members), keep) for members in kinds.values())
+
+
+def queue_replace(pipeline: Pipeline, user_id: str, profile: Mapping[str, str], *, keep: int, ttl_s: int) -> None:
+    """Queue what makes this the profile: fields that it does not name go. The history stays, and lives as long."""
+    index, profile_at = kinds_key(user_id), profile_key(user_id)
+    keys = (index, profile_at, history_key_1(user_id))
+    fields = [part for field in profile.items() for part in field]
+    pipeline.execute_command("EVAL", _REPLACE, 3, *keys, keep, ttl_s * 1000, *fields)
+
+
+_REPLACE = (
+    "redis.call('DEL', KEYS[2]) for at = 3, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]) end\n"
+    + RENEW
+)
+
+
+def queue_forget(pipeline: Pipeline, user_id: str) -> None:
+    """Queue what removes all keys of a user."""
+    pipeline.execute_command("EVAL", FORGET, 3, kinds_key(user_id), profile_key(user_id), history_key_1(user_id))

@@ -3,7 +3,7 @@
 service/store/format.py says how it is kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from model.features.behaviour import Behaviour
@@ -49,8 +49,46 @@ class Asked(NamedTuple):
     before: int | None
 
 
+class Write(NamedTuple):
+    """Behaviours to add to one user, and fields of the profile to set; the others stay."""
+
+    user_id: str
+    behaviours: Sequence[Behaviour]
+    profile: Mapping[str, str]
+
+
+class Known(NamedTuple):
+    """All that is held of a user. Of each kind (action, type of object) up to when it was cut (ms; 0: never)."""
+
+    profile: dict[str, str]
+    behaviours: list[Behaviour]  # oldest first, of each kind
+    cut_until: dict[tuple[str, str], int]
+    expires_in_s: int | None
+
+
 class Store(Protocol):
     """A store that may fail."""
+
+    async def write_many(
+        self, writes: Sequence[Write], timeout_s: float | None = None
+    ) -> list[StoreUnavailable | None]:
+        """Writes to distinct users in one round trip: of each None, or why it could not be done (in part, maybe).
+
+        Raises StoreUnavailable, where all failed alike. Writing all of it again does no harm.
+        """
+        ...
+
+    async def replace(self, user_id: str, profile: Mapping[str, str], timeout_s: float | None = None) -> None:
+        """The profile is this one from now on. Raises StoreUnavailable."""
+        ...
+
+    async def known(self, user_id: str, timeout_s: float | None = None) -> Known:
+        """All that is held. Raises StoreUnavailable."""
+        ...
+
+    async def forget(self, user_id: str, timeout_s: float | None = None) -> None:
+        """Nothing is held any more. Raises StoreUnavailable."""
+        ...
 
     async def read(
         self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None
@@ -80,7 +118,17 @@ class Histories(Protocol):
 
 
 class History(Histories, Protocol):
-    """Where they are read from."""
+    """Where they are read from, and written to; what is written raises as Store's."""
+
+    async def write_many(
+        self, writes: Sequence[Write], timeout_s: float | None = None
+    ) -> list[StoreUnavailable | None]: ...
+
+    async def replace(self, user_id: str, profile: Mapping[str, str], timeout_s: float | None = None) -> None: ...
+
+    async def known(self, user_id: str, timeout_s: float | None = None) -> Known: ...
+
+    async def forget(self, user_id: str, timeout_s: float | None = None) -> None: ...
 
     async def start(self, wanted: Wanted) -> None:
         """Asks the store once whether it is there, and writes what it says into the log; never raises.

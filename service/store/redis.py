@@ -19,8 +19,9 @@ from model.features.behaviour import Behaviour
 from model.features.wanted import Wanted
 from service.settings import Settings
 from service.store import clients
-from service.store.format import queue_write
-from service.store.history import Asked, BrokenValue, Stored, StoreTimedOut, StoreUnavailable
+from service.store.everything import Everything
+from service.store.format import queue_forget, queue_replace, queue_write
+from service.store.history import Asked, BrokenValue, Known, Stored, StoreTimedOut, StoreUnavailable, Write
 from service.store.reading import Reading, Unfinished
 
 DEFAULT_URL = "redis://localhost:6379"
@@ -92,16 +93,54 @@ class RedisHistory:
         return outcomes
 
     async def write(self, user_id: str, behaviours: Sequence[Behaviour], profile: Mapping[str, str] | None) -> None:
-        """Add behaviours and set fields of the profile (`queue_write`), in one round trip.
-
-        Raises StoreUnavailable; what was written before the failure stays, and writing all of it again does no harm.
-        """
-        pipeline = self._redis.pipeline(transaction=False)
-        queue_write(pipeline, user_id, behaviours, profile, keep=self._keep, ttl_s=self._ttl_s)
-        # with raise_on_error redis-py would put the command, and so the user's id, into the message
-        writing = pipeline.execute(raise_on_error=False)
-        if failure := self._failure(await self._answered(writing, self._timeout_s)):
+        """Adds behaviours of one user and sets fields of the profile, as `write_many`."""
+        [failure] = await self.write_many([Write(user_id, behaviours, profile or {})])
+        if failure is not None:
             raise failure
+
+    async def write_many(
+        self, writes: Sequence[Write], timeout_s: float | None = None
+    ) -> list[StoreUnavailable | None]:
+        """As Store.write_many has it; the newest of what comes stay, as `queue_write` says."""
+        commands, counts = clients.Commands(), []
+        for user_id, behaviours, profile in writes:
+            before = len(commands)
+            queue_write(commands, user_id, behaviours, profile, keep=self._keep, ttl_s=self._ttl_s)
+            counts.append(len(commands) - before)
+        replies = iter(await self._told(commands, timeout_s))
+        return [self._failure([next(replies) for _ in range(count)]) for count in counts]
+
+    async def replace(self, user_id: str, profile: Mapping[str, str], timeout_s: float | None = None) -> None:
+        """As Store.replace has it."""
+        commands = clients.Commands()
+        queue_replace(commands, user_id, profile, keep=self._keep, ttl_s=self._ttl_s)
+        if failure := self._failure(await self._told(commands, timeout_s)):
+            raise failure
+
+    async def forget(self, user_id: str, timeout_s: float | None = None) -> None:
+        """As Store.forget has it."""
+        commands = clients.Commands()
+        queue_forget(commands, user_id)
+        if failure := self._failure(await self._told(commands, timeout_s)):
+            raise failure
+
+    async def known(self, user_id: str, timeout_s: float | None = None) -> Known:
+        """As Store.known has it; two round trips: which kinds there are, and what they hold."""
+        first, second = clients.Commands(), clients.Commands()
+        Everything.ask(first, user_id)
+        replies = await self._told(first, timeout_s)
+        if failure := self._failure(replies):
+            raise failure
+        everything = Everything(user_id, replies)
+        everything.ask_more(second)
+        more = await self._told(second, timeout_s) if second else []
+        if failure := self._failure(more):
+            raise failure
+        return everything.known(more)
+
+    async def _told(self, commands: clients.Commands, timeout_s: float | None) -> list[Any]:
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        return await self._answered(clients.exchanged(self._redis, commands), seconds)
 
     async def ping(self, timeout_s: float | None = None) -> None:
         """One PING, answered. Raises StoreUnavailable."""

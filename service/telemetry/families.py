@@ -13,6 +13,8 @@ ROUTES: Mapping[str, Sequence[str]] = {  # the stages of those in service/api/ro
     "/metrics": (),
     "/health/live": (),
     "/health/ready": (),
+    "/feedback": (),
+    "/users/{user_id}": (),
     "/admin/model": (),
     "/openapi.json": (),
     "/docs": (),
@@ -121,7 +123,7 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
     ),
     "ranker_store_ops": Family(
         "Round trips to the store, by how they ended; lagged: this process was too late to read the answer in time.",
-        {"op": ("read", "probe"), "outcome": ("ok", "timeout", "lagged", "error")},
+        {"op": ("read", "write", "show", "probe"), "outcome": ("ok", "timeout", "lagged", "error")},
     ),
     "ranker_deadline_exceeded": Family(
         "Requests that ran out of time, by the stage that was cut off (history, without which they went on) or was not "
@@ -157,6 +159,11 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
     "ranker_model_swap": Family(
         "Models that a worker took over (ok), its first one included, or that were refused; each worker's own.",
         {"outcome": ("ok", "refused")},
+    ),
+    "ranker_feedback_events": Family(
+        "Events of POST /feedback: accepted (in the store and the journal), refused (no events), failed (not in both: "
+        "whoever sent them was told to send them again).",
+        {"outcome": ("accepted", "refused", "failed")},
     ),
     "ranker_journal_records": Family(
         "Records for the journal (RANKER_JOURNAL) that were written, or dropped since it could not be; of events and "

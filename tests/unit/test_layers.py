@@ -89,6 +89,8 @@ ARROWS = {
     | {"service.call", "service.errors", "service.explain", "service.explore", "service.wire", "service.store"}
     | {"service.scoring"},
     "service.explore": set(),
+    "service.feedback": SHOWN
+    | {"service.errors", "service.journal", "service.loading.user", "service.store", "service.wire"},
     "service.shown": FEATURES | {"service.journal", "service.rank", "service.scoring"},
     "service.explain": SERVED | {"service.call", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
@@ -96,19 +98,13 @@ ARROWS = {
     | {"service.explore", "service.rank", "service.store", "service.scoring"},
     "service.api": SERVED
     | {"service.access", "service.call", "service.errors", "service.wire", "service.batch"}
-    | {
-        "service.explore",
-        "service.journal",
-        "service.rank",
-        "service.shown",
-        "service.settings",
-        "service.listed",
-        "service.models",
-    }
-    | {"service.process.orders"}
+    | {"service.explore", "service.feedback", "service.journal", "service.loading.user", "service.process.orders"}
+    | {"service.rank", "service.shown", "service.settings", "service.listed", "service.models"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.publish": SERVED | COMMAND | FILES_ALONE | {"service.models", "service.settings"},
     "service.loading": FEATURES | LINES | {"service.store"},
+    "service.drained": SHOWN | FILES_ALONE | {"service.journal"},
+    "service.drain": SHOWN | COMMAND | FILES_ALONE | {"service.drained", "service.journal", "service.settings"},
     "service.loading.trial": SERVED | {"service.loading", "service.settings"},
     "service.backfill": SERVED | COMMAND | {"service.settings", "service.loading"},
     "loadtest": {"loadtest", *COMMAND},

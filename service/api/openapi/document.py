@@ -20,17 +20,27 @@ from service.models.description import described
 from service.scoring.served import Live, Served
 from service.settings import Settings
 from service.wire import values
+from service.wire.feedback import UserProfile
+from service.wire.ids import LONGEST_ID
 from service.wire.refusals import SHAPES, ErrorResponse
 from service.wire.shapes import RankRequest
 
 API_VERSION = "1.1.0"  # docs/api.md, "Clients", says what raises it
 TAGS = {
     "ranking": "Candidates in, scores out.",
+    "users": "What is known of users, and what they did.",
     "model": "What answers.",
     "operations": "For probes and dashboards.",
     "admin": "What an operator orders.",
 }
 REF = "#/components/schemas/"
+_USER_ID = {
+    "name": "user_id",
+    "in": "path",
+    "required": True,
+    "description": "Percent-encoded, a slash too (%2F).",
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_ID},
+}
 
 
 class Document:
@@ -85,6 +95,8 @@ class Document:
             "summary": endpoint.summary,
             "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in PARAMETERS],
         }
+        if "{" in endpoint.path:
+            operation["parameters"].append(_USER_ID)
         if endpoint.description:
             operation["description"] = endpoint.description
         if endpoint.body is not None:
@@ -166,3 +178,5 @@ def _add_bundle(schemas: dict[str, Any], served: Served, settings: Settings) -> 
         schemas[name] = {"description": known, **values.features(schema, side)}  # type: ignore[arg-type]
         request[field] = {"$ref": f"{REF}{name}", "description": request[field]["description"]}
     request["user_id"]["anyOf"] = user_id
+    profile = schemas[UserProfile.__name__]["properties"]
+    profile["user"] = {"$ref": f"{REF}User", "description": profile["user"]["description"]}

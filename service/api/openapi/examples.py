@@ -3,12 +3,15 @@
 from typing import Any
 
 from model.features.kinds import ITEM_ID
+from model.servicelog.records import IMPRESSION
 from service.models.examples import example
 from service.scoring.served import Served
+from service.wire.feedback import FeedbackEvent, FeedbackTaken, UserProfile, UserWritten
 from service.wire.model import ModelDescription
 from service.wire.orders import ModelOrder
 from service.wire.shapes import Liveness, RankRequest, RankResponse, Readiness, Timings
 
+REQUEST_ID = "0af7651916cd43dd8448eb211c80319c"
 SHOWN = 3  # ranked items, and ids to try
 
 
@@ -30,6 +33,13 @@ class Examples:
             return {name: {"summary": _SUMMARY[name], "value": value} for name, value in one.items()}
         if body == list[RankRequest]:
             return {"batch": {"summary": "Two requests", "value": [request, one["features"]]}}
+        if body == FeedbackEvent | list[FeedbackEvent]:
+            return {
+                "click": {"summary": "One event", "value": self._event()},
+                "list": {"summary": "Several", "value": [self._event() | {"event": IMPRESSION}, self._event()]},
+            }
+        if body is UserProfile:
+            return {"profile": {"summary": "Features as the model knows them", "value": {"user": {}}}}
         if body is ModelOrder:
             return {"rollback": {"summary": "Go back to the bundle before", "value": {"rollback": True}}}
         return {}
@@ -42,12 +52,19 @@ class Examples:
         ranked = self._ranked()
         of_type = {
             RankResponse: ranked,
+            FeedbackTaken: {"request_id": REQUEST_ID, "accepted": 2, "refused": []},
+            UserWritten: {"request_id": REQUEST_ID, "user_id": str(self._simple()["user_id"])},
             Liveness: {"status": "live"},
             Readiness: {"status": "ready", "model": self._served.name, "version": self._served.version},
         }
         if answer in of_type:
             return of_type[answer]
         return [ranked] if getattr(answer, "__origin__", None) is list else None
+
+    def _event(self) -> dict[str, Any]:
+        request, history = self._simple(), self._served.encoder.schema.history
+        event = {"event": history.actions[0], "user_id": request["user_id"], ITEM_ID: request["candidates"][0]}
+        return event | {"timestamp": self._golden["now"], "request_id": REQUEST_ID}
 
     def _simple(self) -> dict[str, Any]:
         return example(self._model.samples.model_dump(), 10) | {"top_k": SHOWN}
@@ -66,7 +83,7 @@ class Examples:
         """A golden request's recorded scores; the timings only show the form."""
         best = sorted(zip(self._golden["scores"], self._golden["candidates"], strict=True), key=lambda one: -one[0])
         ranked = {
-            "request_id": "0af7651916cd43dd8448eb211c80319c",
+            "request_id": REQUEST_ID,
             "model": self._served.name,
             "version": self._served.version,
             "variant": self._served.variant,

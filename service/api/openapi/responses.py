@@ -46,7 +46,7 @@ HEADERS = {
     },
 }
 _ALWAYS = ("X-Request-Id", "Server-Timing")
-_BESIDES = {429: ("Retry-After",)}
+_BESIDES = {429: ("Retry-After",)}  # 503 has it too where it is worth trying again
 
 
 def ok_response(endpoint: Endpoint, schema: dict[str, Any] | None, example: Any) -> dict[str, Any]:

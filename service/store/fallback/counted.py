@@ -1,16 +1,16 @@
 """The store's adapter: whatever a store does, its round trips are timed, counted and end in one of two ways."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from model.features.wanted import Wanted
 from service.store.fallback.patience import LoopLag, LoopLagged, Patience
-from service.store.history import Asked, Store, Stored, StoreLagged, StoreTimedOut, StoreUnavailable
+from service.store.history import Asked, Known, Store, Stored, StoreLagged, StoreTimedOut, StoreUnavailable, Write
 from service.telemetry.counts import Metrics
 
 BACKSTOP = 4  # times the time allowed, as the store's own timeout: ours, which knows the loop's lateness, comes first
-READ, PROBE = "read", "probe"
+READ, WRITE, SHOW, PROBE = "read", "write", "show", "probe"
 
 Answer = TypeVar("Answer")
 
@@ -32,6 +32,28 @@ class Counted:
         """As Store's. Probes, of `op` PROBE, are counted apart: the times of reads are those that requests paid."""
         allowed_s = self.timeout_s if timeout_s is None else timeout_s
         return await self._answer(op, self._store.read(users, wanted, allowed_s * BACKSTOP), allowed_s)
+
+    async def write_many(
+        self, writes: Sequence[Write], timeout_s: float | None = None
+    ) -> list[StoreUnavailable | None]:
+        """As Store's."""
+        allowed_s = self.timeout_s if timeout_s is None else timeout_s
+        return await self._answer(WRITE, self._store.write_many(writes, allowed_s * BACKSTOP), allowed_s)
+
+    async def replace(self, user_id: str, profile: Mapping[str, str], timeout_s: float | None = None) -> None:
+        """As Store's."""
+        allowed_s = self.timeout_s if timeout_s is None else timeout_s
+        await self._answer(WRITE, self._store.replace(user_id, profile, allowed_s * BACKSTOP), allowed_s)
+
+    async def forget(self, user_id: str, timeout_s: float | None = None) -> None:
+        """As Store's."""
+        allowed_s = self.timeout_s if timeout_s is None else timeout_s
+        await self._answer(WRITE, self._store.forget(user_id, allowed_s * BACKSTOP), allowed_s)
+
+    async def known(self, user_id: str, timeout_s: float | None = None) -> Known:
+        """As Store's."""
+        allowed_s = self.timeout_s if timeout_s is None else timeout_s
+        return await self._answer(SHOW, self._store.known(user_id, allowed_s * BACKSTOP), allowed_s)
 
     async def ping(self, timeout_s: float | None = None) -> None:
         """As Store's."""

@@ -6,7 +6,8 @@ pays for the question, and a probe that waits for a frozen store has its answer 
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 from uuid import uuid4
 
 from model.features.wanted import Wanted
@@ -15,8 +16,20 @@ from service.store.fallback.causes import blames_store, forbids
 from service.store.fallback.counted import PROBE, Counted
 from service.store.fallback.recent import Recent
 from service.store.fallback.watch import Watch
-from service.store.history import ERROR, TIMEOUT, Asked, Stored, StoreLagged, StoreTimedOut, StoreUnavailable
+from service.store.history import (
+    ERROR,
+    TIMEOUT,
+    Asked,
+    Known,
+    Stored,
+    StoreLagged,
+    StoreTimedOut,
+    StoreUnavailable,
+    Write,
+)
 from service.store.history import OPEN as NOT_ASKED
+
+Answer = TypeVar("Answer")
 
 LONG_S = 0.5  # that the start and a probe of a dead store wait: a thawed store's answer shall find the probe waiting
 
@@ -80,6 +93,35 @@ class Ladder:
         if refused is not None or self._watch.troubled:
             self._watch.read(refused)
         return stored
+
+    async def write_many(
+        self, writes: Sequence[Write], timeout_s: float | None = None
+    ) -> list[StoreUnavailable | None]:
+        for write in writes:
+            self._recent.drop(write.user_id)  # before: what is read meanwhile is kept again, and as new
+        return await self._asked(lambda: self._store.write_many(writes, timeout_s), timeout_s)
+
+    async def replace(self, user_id: str, profile: Mapping[str, str], timeout_s: float | None = None) -> None:
+        self._recent.drop(user_id)
+        await self._asked(lambda: self._store.replace(user_id, profile, timeout_s), timeout_s)
+
+    async def forget(self, user_id: str, timeout_s: float | None = None) -> None:
+        self._recent.drop(user_id)
+        await self._asked(lambda: self._store.forget(user_id, timeout_s), timeout_s)
+
+    async def known(self, user_id: str, timeout_s: float | None = None) -> Known:
+        return await self._asked(lambda: self._store.known(user_id, timeout_s), timeout_s)
+
+    async def _asked(self, asking: Callable[[], Awaitable[Answer]], timeout_s: float | None) -> Answer:
+        """What nothing can stand in for. Raises StoreUnavailable; of a store that is dead, at once."""
+        if self._breaker.state != CLOSED:
+            raise StoreUnavailable("the store does not answer; it is asked again in the background")
+        begun = time.monotonic()
+        try:
+            return await asking()
+        except StoreUnavailable as error:
+            self._failed(error, begun, self._wanted, timeout_s)
+            raise
 
     def _instead(self, asked: Asked, wanted: Wanted, reason: str) -> Stored:
         return self._recent.find(asked, wanted) or Stored({}, [], 0, missing=reason)

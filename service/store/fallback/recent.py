@@ -31,6 +31,10 @@ class Recent:
         if now - entries[first][0] > self._age_s:
             del entries[first]
 
+    def drop(self, user_id: str) -> None:
+        """Forgets what a user was read with: it is no longer so."""
+        self._entries.pop(user_id, None)
+
     def find(self, asked: Asked, wanted: Wanted) -> Stored | None:
         """What a user was read with, `missing` saying that it is remembered; None where that is not known.
 
