@@ -102,7 +102,7 @@ class Served:
                 "city": f"city{users.city[number]}",
                 "os": simulated.SYSTEMS[users.os[number]],
             }
-            await self._ask("PUT", f"/users/{user_id(number)}", profile)
+            await self._ask("PUT", f"/users/{user_id(number)}", {"user": profile})
 
     async def day(self, pages: Mapping[int, list[Page]]) -> Day:
         """Raises NoRun for an answer that is none, or that ranked without the user's history."""

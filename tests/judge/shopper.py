@@ -40,7 +40,7 @@ class Shopper:
         """Each ranking is asked of the instance that did not take the clicks before."""
         if self._draw.random() < 0.5:
             profile = {"age": self._draw.choice(("18-24", "50+")), "gender": self._draw.choice("fm")}
-            await self._service.ask(self._number % 2, "PUT", f"/users/{self.user_id}", profile, self._ledger)
+            await self._service.ask(self._number % 2, "PUT", f"/users/{self.user_id}", {"user": profile}, self._ledger)
         for turn in range(rounds):
             instance = (self._number + turn) % 2
             reactions = self._reactions(*await self._rank(instance))
@@ -72,7 +72,7 @@ class Shopper:
 
         reactions = [click("joined", item, self._next_ms()) for item in shown if self._draw.random() < CLICKS]
         if reactions and self._strange():
-            reactions.append(reactions[0]._replace(kind="sent_again"))
+            reactions.append(reactions[0]._replace(kind="twice"))
         if reactions and self._strange():
             reactions.append(click("doubled", reactions[0].told.item_id, self._next_ms()))
         clicked = {reaction.told.item_id for reaction in reactions}
@@ -103,10 +103,12 @@ class Shopper:
         if not reactions:
             return
         ledger.sent |= {told for _, told in reactions}
-        kept = await self._service.ask(instance, "POST", "/feedback", events, ledger)
-        refused = [one["index"] for one in kept["refused"]]
-        if kept["accepted"] != len(reactions) or refused != ([] if spoilt is None else [spoilt]):
-            ledger.wrong.append(f"/feedback of {len(events)} events, the bad one at {spoilt}: {str(kept)[:300]}")
+        for sending in range(2 if self._strange() else 1):  # who is not sure that it arrived sends it again
+            kept = await self._service.ask(instance, "POST", "/feedback", events, ledger)
+            refused = [one["index"] for one in kept["refused"]]
+            if kept["accepted"] != len(reactions) or refused != ([] if spoilt is None else [spoilt]):
+                ledger.wrong.append(f"/feedback of {len(events)} events, the bad one at {spoilt}: {str(kept)[:300]}")
+            ledger.kinds["sent_again"] += sending * len({told for _, told in reactions})
         for kind, told in reactions:
             ledger.kinds[kind] += 1
             ledger.acknowledged.add(told)
