@@ -100,16 +100,16 @@ def interval(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -
     return float(low), float(high)
 
 
-def response_times(checkouts: Mapping[str, Path], sizes: Sizes) -> dict[int, dict[str, list[list[float]]]]:
-    """Milliseconds by number of candidates, side and round. Raises NoRun."""
+def response_times(services: Mapping[str, Mapping[str, Any]], sizes: Sizes) -> dict[int, dict[str, list[list[float]]]]:
+    """Milliseconds by number of candidates, side and round; `services` are settings by side. Raises NoRun."""
     try:
         cpus, own_cpus = two_cores()
     except OneCore:  # ratios by turns hold on one core too
         cpus, own_cpus = None, None
     with ExitStack() as stack:
         urls = {
-            name: stack.enter_context(service(cpus=cpus, checkout=checkout, workers=1)).url
-            for name, checkout in checkouts.items()
+            name: stack.enter_context(service(cpus=cpus, workers=1, **settings)).url
+            for name, settings in services.items()
         }
         stack.enter_context(on(own_cpus))
         runner = stack.enter_context(asyncio.Runner(loop_factory=new_loop))
@@ -119,7 +119,7 @@ def response_times(checkouts: Mapping[str, Path], sizes: Sizes) -> dict[int, dic
             stack.callback(_close, runner, sides[name])
         models = {side.model for side in sides.values()}
         if len(models) > 1:
-            raise NoRun(f"the checkouts serve different demo bundles, which cannot be compared: {models}")
+            raise NoRun(f"the services have different demo bundles, which cannot be compared: {models}")
         times_ms = {}
         for count in COUNTS:
             for side in sides.values():
@@ -139,24 +139,28 @@ def _close(runner: asyncio.Runner, side: Side) -> None:
 
 def measure(before: Path, after: Path, sizes: Sizes) -> Measured:
     """Raises NoRun."""
-    times_ms = response_times({BEFORE: before, AFTER: after}, sizes)
+    return compared(response_times({BEFORE: {"checkout": before}, AFTER: {"checkout": after}}, sizes), BEFORE, AFTER)
+
+
+def compared(times_ms: Mapping[int, Mapping[str, list[list[float]]]], before: str, after: str) -> Measured:
+    """The ratios of one side to the other, by number of candidates."""
     figures: dict[str, Any] = {}
     rows = {}
     for count, of in times_ms.items():
-        low, high = interval(of[AFTER], of[BEFORE])
-        figures[f"p50_ratio_{count}"] = ratio(of[AFTER], of[BEFORE])
+        low, high = interval(of[after], of[before])
+        figures[f"p50_ratio_{count}"] = ratio(of[after], of[before])
         figures |= {f"p50_ratio_{count}_low": low, f"p50_ratio_{count}_high": high}
         figures |= {f"{name}_p50_ms_{count}": p50(rounds) for name, rounds in of.items()}
-        rows[f"{count} candidates"] = [p50(of[BEFORE]), p50(of[AFTER]), figures[f"p50_ratio_{count}"], low, high]
-    head = (f"{BEFORE}, ms", f"{AFTER}, ms", "ratio", "low", "high")
+        rows[f"{count} candidates"] = [p50(of[before]), p50(of[after]), figures[f"p50_ratio_{count}"], low, high]
+    head = (f"{before}, ms", f"{after}, ms", "ratio", "low", "high")
     ratios = {
         f"{count} candidates": {
             number: float(np.median(a) / np.median(b))
-            for number, (a, b) in enumerate(zip(of[AFTER], of[BEFORE], strict=True), 1)
+            for number, (a, b) in enumerate(zip(of[after], of[before], strict=True), 1)
         }
         for count, of in times_ms.items()
     }
-    return Measured(figures, table("p50", head, rows), plot({"p50 after over before": ratios}, "round"))
+    return Measured(figures, table("p50", head, rows), plot({f"p50 {after} over {before}": ratios}, "round"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

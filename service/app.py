@@ -16,8 +16,10 @@ from service.api.endpoint import Parts
 from service.api.gate import Gate
 from service.api.report import Report
 from service.api.routes import BULK, METHODS, STAGES_OF
-from service.explore import Explorer
-from service.journal.appending import journal_of
+from service.explore import Explore
+from service.journal.journal import Journal, NoJournal
+from service.journal.kept import FileJournal
+from service.journal.users import Users
 from service.models.loading import Loading
 from service.process.orders import Orders
 from service.running import running
@@ -75,13 +77,29 @@ def create_app(
         partial(_retire, metrics),
         partial(metrics.add, "ranker_model_swap", outcome="refused"),
     )
-    explorer = Explorer(settings.explore_share, settings.explore_top)
-    journal = journal_of(settings, metrics)
-    parts = Parts(settings, live, history, gate, metrics, duty, loading, orders or Orders(), journal, explorer)
+    journal = _journal(settings, metrics)
+    explore = Explore(settings.explore_share, settings.explore_top, journal.keeps) if settings.explore_share else None
+    parts = Parts(settings, live, history, gate, metrics, duty, loading, orders or Orders(), journal, explore)
 
     app = application(parts, report, cors, traces, partial(running, parts, traces))
     app.state.live, app.state.duty, app.state.loading = live, duty, loading
     return app
+
+
+def _journal(settings: Settings, metrics: Metrics) -> Journal:
+    if settings.journal is None:
+        return NoJournal()
+    salt = None if settings.journal_salt is None else settings.journal_salt.get_secret_value()
+    return FileJournal(
+        settings.journal,
+        metrics,
+        Users(settings.journal_sample, salt),
+        flush_s=settings.journal_flush_s,
+        rotate_bytes=int(settings.journal_rotate_mb * 1e6),
+        rotate_s=settings.journal_rotate_s,
+        sync=settings.journal_sync,
+        worker=metrics.number,
+    )
 
 
 def announce(metrics: Metrics, served: Served, load_s: float) -> Served:

@@ -17,7 +17,7 @@ from service.errors import (
     TooManyCandidates,
     TooManyRequests,
 )
-from service.explore import Explorer
+from service.explore import Explore
 from service.rank import Ranked, rank_many
 from service.scoring.served import Served
 from service.store.history import OPEN, Asked, Histories, Stored
@@ -123,7 +123,7 @@ async def rank_batch(
     history: Histories,
     served: Served,
     turns: Turns,
-    explorer: Explorer,
+    explore: Explore | None = None,
 ) -> AsyncIterator[list[Ranked | RankerError]]:
     """Answers and errors in their order, a chunk at a time, each of which is over before the next is read.
 
@@ -145,7 +145,7 @@ async def rank_batch(
         if late is not None:
             yield [one if isinstance(one, RankerError) else late for one in requests]
         else:
-            yield await rank_many(call, requests, now, patient, served, turns, explorer)
+            yield await rank_many(call, requests, now, patient, served, turns, explore)
 
 
 class _Patient:

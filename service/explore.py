@@ -1,48 +1,58 @@
-"""Exploration: of a share of the requests the order of the first items is drawn, so that a log tells of other orders.
+"""Exploration: of a share of requests the order of the best items is drawn, and how likely it was is journalled.
 
-An item is drawn for the next place with a chance in proportion to its score among those that are left (Plackett, The
-Analysis of Permutations, 1975; Luce, 1959). That chance is its propensity, which the journal keeps. A request is drawn,
-and draws, by its id: asked again by the same id it gets the same order.
+Plackett-Luce (Luce 1959, Plackett 1975): place after place, an item is drawn in proportion to its weight among those
+that are left. The weight of an item is the odds of its click probability, p / (1 - p). To add Gumbel noise to the
+logits and sort draws just that (Yellott 1977; Kool et al., ICML 2019). The propensity of an item is its chance at its
+place, given those before it. Which items are the best is not drawn: below them all stand by their scores.
 """
 
-from typing import NamedTuple
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
-_WHOLE = float(1 << 64)
-
-
-class Drawn(NamedTuple):
-    """`order`: places of the best candidates (k,), anew; `propensities` (k,) of those that were drawn."""
-
-    order: npt.NDArray[np.intp]
-    propensities: npt.NDArray[np.float64]
+LEAST = 1e-6  # a probability is taken as no nearer to 0 or 1: float32 has none between there
 
 
-class Explorer:
-    """Draws the first `top` of a share of the requests."""
+@dataclass(frozen=True)
+class Explore:
+    """Which requests explore, and how; both follow from the request's id and the user, so that a retry sees the same.
 
-    def __init__(self, share: float, top: int):
-        self._share, self._top = share, top
+    Live requests of users in the journal alone: a replay asks what the model says, and a draw that nobody wrote down
+    teaches nothing.
+    """
+
+    share: float
+    top: int
+    keeps: Callable[[str], bool]
+
+    def chosen(self, request_id: str, user_id: str) -> bool:
+        return _seed("whether", request_id, user_id) < self.share * 2**64 and self.keeps(user_id)
 
     def drawn(
-        self, request_id: str, user_id: str, best: npt.NDArray[np.intp], scores_C: npt.NDArray[np.float32]
-    ) -> Drawn | None:
-        """`best`: all candidates' places, best first (C,). None: this one keeps its order.
+        self, scores_C: npt.NDArray[np.float32], order_C: npt.NDArray[np.intp], request_id: str, user_id: str,
+        top_k: int | None,
+    ) -> tuple[npt.NDArray[np.intp], list[float | None] | None]:  # fmt: skip
+        """The order with its top drawn, and the propensities of the first `top_k`; None below the top.
 
-        So does one of whose scores nothing can be drawn: a score is no finite number, or not above 0.
+        Where scores are no numbers nothing is drawn.
         """
-        if not self._share or xxhash.xxh3_64_intdigest(f"explore {request_id}".encode()) / _WHOLE >= self._share:
-            return None
-        top = best[: self._top]
-        weights = scores_C[top].astype(np.float64)
-        if not (np.isfinite(weights).all() and (weights > 0).all()):
-            return None
-        seed = xxhash.xxh3_64_intdigest(f"draw {request_id} {user_id}".encode())
-        # The order of exponential waits at these rates is such a draw: the shortest comes first.
-        waits = np.random.default_rng(seed).exponential(size=len(top)) / weights
-        order = waits.argsort()
-        left = weights[order][::-1].cumsum()[::-1]  # of this place's and all after it
-        return Drawn(np.concatenate([top[order], best[len(top) :]]), weights[order] / left)
+        best = order_C[: self.top]
+        scores = scores_C[best].astype(np.float64)
+        if not np.isfinite(scores).all():
+            return order_C, None
+        p = np.clip(scores, LEAST, 1 - LEAST)
+        logits = np.log(p / (1 - p))
+        rng = np.random.default_rng(_seed("order", request_id, user_id))
+        places = (-(logits + rng.gumbel(size=len(logits)))).argsort(kind="stable")
+        weights = np.exp(logits[places] - logits.max())
+        left = np.cumsum(weights[::-1])[::-1]  # of an item and all after it
+        propensities: list[float | None] = [*(weights / left).tolist(), *[None] * (len(order_C) - len(best))]
+        return np.concatenate([best[places], order_C[self.top :]]), propensities[:top_k]
+
+
+def _seed(what: str, request_id: str, user_id: str) -> int:
+    named = f"{what}\n{request_id}\n{user_id}".encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(named, digest_size=8).digest(), "big")

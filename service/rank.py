@@ -17,7 +17,7 @@ from model.features.kinds import ITEM_ID
 from service.call import Call
 from service.errors import DeadlineExceeded, InvalidRequest, RankerError
 from service.explain import Order, Subject, explain
-from service.explore import Explorer
+from service.explore import Explore
 from service.scoring.lanes import Scores
 from service.scoring.served import Served
 from service.store.history import Asked, Histories, Stored
@@ -25,23 +25,6 @@ from service.wire.shapes import RankRequest
 from service.wire.turns import Turns
 
 STORE_SHARE = 0.5  # of the time left: what is over goes to queue and scoring
-
-
-@dataclass(frozen=True)
-class Encodable:
-    """A request that is ready to be scored."""
-
-    request: RankRequest
-    encoded: Encoded
-    new_user: bool
-    degraded: list[str]
-    history_complete: bool | None
-    skipped: int
-    history_age_s: float | None
-    user_id: int | str
-    stored: Stored
-    at: int  # its recommending time, ms
-    read_us: int  # when the store was asked, in µs since 1970
 
 
 @dataclass(frozen=True)
@@ -61,14 +44,39 @@ class Ranked:
     history_age_s: float | None  # since the newest stored behaviour; None without any
     score_mean: float
     bad_scores: int  # that are no finite number
-    ready: Encodable
+    encoded: Encoded
+    used: "Used"
     order: Order  # places of `items` among the candidates
-    propensities: list[float]  # of the items whose place was drawn, in their order; none: no exploration
+    propensities: list[float | None] | None  # of `items`; None: no exploration
     explanation: dict[str, Any] | None = None  # what holds for all items; None: nobody asked
 
 
+@dataclass(frozen=True)
+class Used:
+    """What a request was ranked from."""
+
+    request: RankRequest
+    user_id: int | str
+    stored: Stored
+    at: int  # its recommending time, ms
+    read_us: int  # right before the store was asked
+
+
+@dataclass(frozen=True)
+class Encodable:
+    """A request that is ready to be scored."""
+
+    used: Used
+    encoded: Encoded
+    new_user: bool
+    degraded: list[str]
+    history_complete: bool | None
+    skipped: int
+    history_age_s: float | None
+
+
 async def rank(
-    call: Call, request: RankRequest, now: int, history: Histories, served: Served, explorer: Explorer
+    call: Call, request: RankRequest, now: int, history: Histories, served: Served, explore: Explore | None = None
 ) -> Ranked:
     """Ranks the candidates at the recommending time `now` (ms) with one model. Raises InvalidRequest.
 
@@ -83,13 +91,13 @@ async def rank(
 
     call.check("encode")
     with call.stage("encode"):
-        ready = _encode(request, user_id, stored, now, read_us, served)
+        ready = _encode(request, user_id, stored, now, served, read_us)
 
     scores = await served.score(ready.encoded.inputs, call)  # stages `queue` and `score`
 
     call.check("sort")
     with call.stage("sort"):
-        ranked = _sort(ready, scores, call, explorer)
+        ranked = _sort(ready, scores, call, explore)
 
     if request.explain:
         ranked = await _explained(call, ready, ranked, scores, served)
@@ -110,7 +118,7 @@ async def rank_many(
     history: Histories,
     served: Served,
     turns: Turns,
-    explorer: Explorer,
+    explore: Explore | None = None,
 ) -> list[Ranked | RankerError]:
     """`rank` for a few: one round trip to the store, runs of the graph together, one answer or error each, in order.
 
@@ -127,9 +135,9 @@ async def rank_many(
         except RankerError as error:
             answers[at] = error
 
-    read_us = time.time_ns() // 1000
     if valid:
         asked = [Asked(str(user_id), request.timestamp) for request, user_id in valid.values()]
+        read_us = time.time_ns() // 1000
         with call.stage("history"):
             histories = await history.read(asked, served.wanted, store_share_s(call))
 
@@ -140,7 +148,7 @@ async def rank_many(
                 await turns.next()
                 try:
                     _check_time(call, request)
-                    ready[at] = _encode(request, user_id, stored, now, read_us, served)
+                    ready[at] = _encode(request, user_id, stored, now, served, read_us)
                 except RankerError as error:
                     answers[at] = error
 
@@ -154,11 +162,11 @@ async def rank_many(
         with call.stage("sort"):
             for (at, one), scores_C in zip(ready.items(), scores, strict=True):
                 await turns.next()
-                answers[at] = ranked[at] = _sort(one, scores_C, call, explorer)
+                answers[at] = ranked[at] = _sort(one, scores_C, call, explore)
         for (at, one), scores_C in zip(ready.items(), scores, strict=True):
-            if one.request.explain:
+            if one.used.request.explain:
                 try:
-                    _check_time(call, one.request)
+                    _check_time(call, one.used.request)
                     answers[at] = await _explained(call, one, ranked[at], scores_C, served, bulk=True)
                 except DeadlineExceeded as late:
                     answers[at] = late
@@ -185,7 +193,7 @@ def _user(request: RankRequest, served: Served) -> int | str:
 
 
 def _encode(
-    request: RankRequest, user_id: int | str, stored: Stored, now: int, read_us: int, served: Served
+    request: RankRequest, user_id: int | str, stored: Stored, now: int, served: Served, read_us: int
 ) -> Encodable:
     at = request.timestamp if request.timestamp is not None else now
     try:
@@ -205,17 +213,18 @@ def _encode(
     new_user = not degraded and not stored.profile and not stored.behaviours
     age_s = max(0, at - stored.behaviours[-1].timestamp) / 1000 if stored.behaviours else None
     complete = None if request.timestamp is None else stored.complete and not degraded
-    known = user_id, stored, at, read_us
-    return Encodable(request, encoded, new_user, degraded, complete, stored.skipped, age_s, *known)
+    used = Used(request, user_id, stored, at, read_us)
+    return Encodable(used, encoded, new_user, degraded, complete, stored.skipped, age_s)
 
 
-def _sort(ready: Encodable, scores_C: Scores, call: Call, explorer: Explorer) -> Ranked:
+def _sort(ready: Encodable, scores_C: Scores, call: Call, explore: Explore | None) -> Ranked:
+    request = ready.used.request
     order = (-scores_C).argsort(kind="stable")  # ties keep the caller's order
-    drawn = None
-    if ready.request.timestamp is None:  # a replay asks what would have been answered
-        drawn = explorer.drawn(call.id, str(ready.user_id), order, scores_C)
-    order = (order if drawn is None else drawn.order)[: ready.request.top_k]
-    ids = ready.request.candidates
+    propensities = None
+    if explore is not None and request.timestamp is None and explore.chosen(call.id, str(ready.used.user_id)):
+        order, propensities = explore.drawn(scores_C, order, call.id, str(ready.used.user_id), request.top_k)
+    order = order[: request.top_k]
+    ids = request.candidates
     if dict in set(map(type, ids)):
         ids = [c[ITEM_ID] if isinstance(c, dict) else c for c in ids]
     best = zip(order.tolist(), scores_C[order].tolist(), strict=True)
@@ -234,9 +243,10 @@ def _sort(ready: Encodable, scores_C: Scores, call: Call, explorer: Explorer) ->
         history_age_s=ready.history_age_s,
         score_mean=mean,
         bad_scores=0 if math.isfinite(mean) else int((~np.isfinite(scores_C)).sum()),
-        ready=ready,
+        encoded=ready.encoded,
+        used=ready.used,
         order=order,
-        propensities=[] if drawn is None else drawn.propensities[: len(order)].tolist(),
+        propensities=propensities,
     )
 
 
@@ -244,8 +254,8 @@ async def _explained(
     call: Call, ready: Encodable, ranked: Ranked, scores_C: Scores, served: Served, bulk: bool = False
 ) -> Ranked:
     """The same with what explains it. Raises DeadlineExceeded or ClientGone."""
-    known = ready.user_id, ready.stored, ready.at
-    subject = Subject(ready.request, *known, ready.encoded, scores_C, ranked.order)
+    used = ready.used
+    subject = Subject(used.request, used.user_id, used.stored, used.at, ready.encoded, scores_C, ranked.order)
     explanation = await explain(call, subject, served, bulk)
     items = [item | {"explanation": one} for item, one in zip(ranked.items, explanation.of_items, strict=True)]
     return replace(ranked, items=items, explanation=explanation.shared)

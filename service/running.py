@@ -70,9 +70,9 @@ async def running(parts: Parts, traces: tracing.Tracing | None, app: FastAPI) ->
     # What others see comes first. A store's name that does not resolve, a collector that does not answer or a thread
     # that is stuck holds up nothing but itself: whoever ends the process has a limit.
     with suppress(TimeoutError):
-        await asyncio.wait_for(parts.history.close(), CLOSE_S)
-    with suppress(TimeoutError):
         await asyncio.wait_for(parts.journal.close(), CLOSE_S)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(parts.history.close(), CLOSE_S)
     metrics.close()
     if traces is not None:
         with suppress(TimeoutError):

@@ -261,37 +261,45 @@ class Settings(BaseSettings):
     )
     journal: Path | None = Field(
         None,
-        description="Folder into which each worker writes what was shown, and what came back, for training "
-        "(docs/journal.md). It is made where it is missing. Unset: nothing is kept.",
+        description="Folder of the journal: what each request showed, and what came back (docs/operations.md). Unset: "
+        "none is kept.",
     )
     journal_flush_s: float = Field(
-        1, gt=0, le=3600, description="Seconds for which impressions may wait to be written: a kill -9 costs as many."
-    )
-    journal_sync: bool = Field(
-        False,
-        description="Whether an event is on the disk, and not only in the kernel's memory, before it is acknowledged. "
-        "Without it a machine that loses its power may lose the last seconds; a killed process loses none.",
+        1,
+        gt=0,
+        le=60,
+        description="Seconds after which what was shown is in the journal's file; a killed worker loses so much of "
+        "it. Events are written before they are acknowledged.",
     )
     journal_rotate_mb: float = Field(
-        64, gt=0, le=4096, description="Size at which a file is done and the next begun: only what is done is drained."
+        16, gt=0, le=1024, description="Size of a journal file, after which a drain may have it and a new one begins."
     )
-    journal_rotate_s: float = Field(300, ge=1, le=86_400, description="Seconds after which a file is done, likewise.")
+    journal_rotate_s: float = Field(300, gt=0, le=86_400, description="Likewise its age, in seconds.")
     journal_sample: float = Field(
-        1, ge=0, le=1, description="Share of users whose impressions and events are kept, always all of a user's."
+        1,
+        ge=0,
+        le=1,
+        description="Share of the users who are in the journal, each with all or nothing, on every worker and instance "
+        "the same.",
     )
     journal_salt: SecretStr | None = Field(
         None,
-        description="User ids in the journal are hashed with it, so that nobody who reads a log knows them. The same "
-        "for all instances, and for ever: another one makes everybody another user. Unset: ids stay as they are.",
+        description="A secret: the journal has a keyed hash by it in place of each user id. All instances take the "
+        "same, for ever: another salt makes other users of them.",
+    )
+    journal_sync: bool = Field(
+        False,
+        description="Whether the journal is forced to the disk before an event is acknowledged. Without it a power "
+        "cut, though no killed process, may take the last seconds.",
     )
     explore_share: float = Field(
         0,
         ge=0,
         le=1,
-        description="Share of requests whose first items come in an order drawn by their scores, with the chance of it "
-        "in the journal. Such answers are worse, and models learn from them. 0: none.",
+        description="Share of live requests whose top is put into a drawn order (docs/operations.md), so that a model "
+        "trained on the journal can tell an item from its place. Needs RANKER_JOURNAL.",
     )
-    explore_top: int = Field(10, ge=2, le=1000, description="How many of the first items such a request draws.")
+    explore_top: int = Field(10, ge=2, le=1000, description="Best items of such a request whose order is drawn.")
     log_level: str = Field(
         "info",
         pattern="^(debug|info|warning|error)$",

@@ -27,14 +27,12 @@ class CatalogError(ValueError):
 
 
 class Catalog:
-    """`stamp` and `sha256` are of the file it was opened from, None for one that was built.
+    """`stamp` is that of the file it was opened from, None for one that was built."""
 
-    `sha256` is what the file's own end says; None also where none stands there.
-    """
-
-    def __init__(self, table: Table, schema: Schema, stamp: Stamp | None = None, sha256: str | None = None):
+    def __init__(self, table: Table, schema: Schema, stamp: Stamp | None = None):
         self.features = catalogued(schema)
-        self.stamp, self.sha256 = stamp, sha256
+        self.stamp = stamp
+        self.sha256: str | None = None  # as its file's own end says
         self._schema = schema
         self._table = table
         self._count: int | None = None
@@ -53,13 +51,14 @@ class Catalog:
     def open(cls, path: Path, schema: Schema) -> "Catalog":
         """The catalogue in a file, memory-mapped; its hash is not compared (`verify`). Raises CatalogError, OSError."""
         stamp = Stamp.of(path)  # before it is opened: a file swapped in meanwhile is seen as a newer one, not missed
-        sealed = seal(path, KIND)
         try:
-            catalog = cls(Table.open(path), schema, stamp, sealed.sha256 if sealed else None)
+            catalog = cls(Table.open(path), schema, stamp)
         except (ValueError, IndexError) as error:  # IndexError: an array without fields
             raise CatalogError(f"{path}: {error}") from None
+        sealed = seal(path, KIND)
         if sealed and sealed.declared != _declared(schema):
             raise CatalogError(f"{path}: made for another feature table, whose ids or features are of other types")
+        catalog.sha256 = sealed.sha256 if sealed else None
         return catalog
 
     @staticmethod

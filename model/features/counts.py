@@ -47,7 +47,7 @@ class Known(Protocol):
     """Whoever says what was counted."""
 
     stamp: Stamp | None
-    sha256: str | None  # of its file, as its end says
+    sha256: str | None
 
     def before(self, now: int, keys: Keys) -> Pair:
         """Counts (n,) of keys (n,) until the day of `now` began; 0 for what was not counted, and before all days."""
@@ -56,8 +56,9 @@ class Known(Protocol):
 class Counts:
     """Counts before each of the days that begin at `begins` (D,), in ms, rising. Raises CountsError."""
 
-    def __init__(self, table: Table, stamp: Stamp | None = None, sha256: str | None = None):
-        self.stamp, self.sha256 = stamp, sha256
+    def __init__(self, table: Table, stamp: Stamp | None = None):
+        self.stamp = stamp
+        self.sha256: str | None = None  # as its file's own end says
         self._table = table
         place = table.find_one(int(_BEGINS))
         if place is None or set(table.buckets.dtype.names or ()) != {"key", "counts"}:
@@ -79,15 +80,17 @@ class Counts:
     @classmethod
     def open(cls, path: Path, schema: Schema) -> "Counts":
         """The counts in a file, memory-mapped; its hash is not compared (`verify`). Raises CountsError, OSError."""
-        stamp, sealed = Stamp.of(path), seal(path, KIND)
+        stamp = Stamp.of(path)
         try:
-            counts = cls(Table.open(path), stamp, sealed.sha256 if sealed else None)
+            counts = cls(Table.open(path), stamp)
         except (ValueError, IndexError) as error:
             raise CountsError(f"{path}: {error}") from None
+        sealed = seal(path, KIND)
         if sealed is None:
             raise CountsError(f"{path}: cut off, or not written by model.prepare or model.catalog")
         if sealed.declared != _declared(schema):
             raise CountsError(f"{path}: made for other statistics than features.toml declares")
+        counts.sha256 = sealed.sha256
         return counts
 
     @staticmethod

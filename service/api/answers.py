@@ -53,7 +53,7 @@ def ranked_body(call: Call, ranked: Ranked, timings: Mapping[str, float] | None 
         "degraded": ranked.degraded,
         **replay,
         **({} if ranked.explanation is None else {"explanation": ranked.explanation}),
-        **({"explored": True} if ranked.propensities else {}),
+        **({} if ranked.propensities is None else {"explored": True}),
         **({} if timings is None else {"timings_ms": timings}),
     }
 

@@ -18,7 +18,7 @@ from service.api.duty import Duty
 from service.api.gate import Gate
 from service.call import Call
 from service.errors import RankerError
-from service.explore import Explorer
+from service.explore import Explore
 from service.journal.journal import Journal, NoJournal
 from service.models.loading import Loading
 from service.process.orders import Orders
@@ -51,7 +51,7 @@ class Parts:
     loading: Loading
     orders: Orders
     journal: Journal = field(default_factory=NoJournal)
-    explorer: Explorer = field(default_factory=lambda: Explorer(0, 1))
+    explore: Explore | None = None
     turns: Turns = field(default_factory=Turns)
     under_way: UnderWay = field(default_factory=UnderWay)
 

@@ -20,6 +20,7 @@ from service.api.bodies import body_of
 from service.api.edges.methods import allowed_of
 from service.api.endpoint import Endpoint, Parts
 from service.api.feedback import post_feedback
+from service.api.told import tell
 from service.api.users import delete_user, get_user, put_user
 from service.batch import Batch, Messages, rank_batch
 from service.call import Call
@@ -54,7 +55,6 @@ from service.models.description import described
 from service.rank import Ranked, rank
 from service.scoring.admission import Size
 from service.scoring.served import Served
-from service.shown import showing
 from service.telemetry.families import STAGES
 from service.wire.feedback import FeedbackEvent, FeedbackTaken, UserKnown, UserProfile, UserWritten
 from service.wire.model import ModelDescription
@@ -86,9 +86,9 @@ async def _post_rank(call: Call, request: Request, parts: Parts) -> Response:
     parts.gate.counted(call, Size(1, len(ranking.candidates)), len(body), ranking.timeout_ms)
 
     now = ranking.timestamp if ranking.timestamp is not None else time.time_ns() // 1_000_000
-    ranked = await rank(call, ranking, now, parts.history, served, parts.explorer)
+    ranked = await rank(call, ranking, now, parts.history, served, parts.explore)
     body = ranked_json(call, ranked)
-    _keep(body, ranked, served, parts)
+    tell(call, ranked, served, parts.journal)
     _count(call, [ranked], served, parts)
     return Response(body, media_type="application/json")
 
@@ -107,8 +107,8 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
     now = time.time_ns() // 1_000_000
     written: list[bytes] = []
     messages = Messages()
-    most = settings.max_candidates
-    async for answers in rank_batch(call, batch, most, now, parts.history, served, turns, parts.explorer):
+    answered = rank_batch(call, batch, settings.max_candidates, now, parts.history, served, turns, parts.explore)
+    async for answers in answered:
         with call.stage("serialise"):
             timings = timings_ms(call)  # until here: what comes after is other requests' time
             for answer in answers:
@@ -118,17 +118,10 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
                     parts.metrics.add("ranker_batch_errors", kind=answer.kind)
                 else:
                     told = ranked_body(call, answer, timings)
+                    tell(call, answer, served, parts.journal)
                 written.append(orjson.dumps(told))
-                if isinstance(answer, Ranked):
-                    _keep(written[-1], answer, served, parts)
         _count(call, [answer for answer in answers if isinstance(answer, Ranked)], served, parts)
     return Response(b"[" + b",".join(written) + b"]", media_type="application/json")
-
-
-def _keep(answer: bytes, ranked: Ranked, served: Served, parts: Parts) -> None:
-    """Tells the journal, which writes it once the answer has left."""
-    if parts.journal.keeps(str(ranked.ready.user_id)):
-        parts.journal.shown(showing(answer, ranked, served))
 
 
 def _count(call: Call, answers: Iterable[Ranked], served: Served, parts: Parts) -> None:
@@ -150,7 +143,7 @@ def _count(call: Call, answers: Iterable[Ranked], served: Served, parts: Parts) 
             values["ranker_score_mean"] = ranked.score_mean
         parts.metrics.ranked(call.slot, values)
         if parts.metrics.sampled():
-            parts.metrics.features(call.slot, served.encoder.states(ranked.ready.encoded))
+            parts.metrics.features(call.slot, served.encoder.states(ranked.encoded))
         for reason in ranked.degraded:
             parts.metrics.add("ranker_degraded", slot=call.slot, reason=reason)
 

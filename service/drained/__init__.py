@@ -1,4 +1,5 @@
-"""Journals made into tables: which files may be taken, what their records become, where the tables stand.
+"""From closed journals to tables, exactly once through kills: what `python -m service.drain` is made of.
 
-In comes what `python -m service.drain` does; the journal's files are service/journal's, the tables model/servicelog's.
+In comes what finds journal files, turns records into rows, writes tables and forgets users. It needs polars, which no
+worker does: nothing that serves may import this.
 """

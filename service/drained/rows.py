@@ -1,74 +1,79 @@
-"""Records of a journal → rows of the tables, by table and day."""
+"""Records of journal files as rows of the tables in model/servicelog/tables.py."""
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import polars as pl
 
-from model.servicelog.records import Event, Forgotten, Impression, Profile, Record
 from model.servicelog.tables import SCHEMAS
+from service.journal.lines import KIND
 
-Place = tuple[str, str]  # table, and day (2026-11-27; empty: the table has no days)
+TABLE_OF = {"impression": "impressions", "event": "events", "profile": "users", "forgotten": "users"}
+DAY_BY = {"impressions": ("now", 1000), "events": ("timestamp", 1000), "users": ("stored_us", 1_000_000)}
+SEEN_US = {"impressions": "read_us", "events": "stored_us", "users": "stored_us"}  # what a tombstone is compared with
 
 
 class Rows:
-    """What was read of one file so far; frames, since rows as objects take ten times the memory."""
+    """Rows of one file, by table and day; they are kept as columns, and so take little more than the file's lines."""
 
     def __init__(self) -> None:
-        self._frames: dict[Place, list[pl.DataFrame]] = {}
+        self._frames: dict[tuple[str, str], list[pl.DataFrame]] = {}
+        self.forgotten: list[dict[str, Any]] = []
+        self.counts = {"impressions": 0, "events": 0, "users": 0}
 
-    def add(self, records: Iterable[Record]) -> None:
-        """One block's."""
-        rows: dict[Place, list[dict[str, Any]]] = {}
-        for record in records:
-            for place, row in _rows_of(record):
-                rows.setdefault(place, []).append(row)
-        for place, some in rows.items():
-            self._frames.setdefault(place, []).append(pl.DataFrame(some, schema=SCHEMAS[place[0]], orient="row"))
+    def add(self, block: Sequence[Mapping[str, Any]]) -> None:
+        """Raises KeyError, TypeError or ValueError where a line is no record."""
+        rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for told in block:
+            table = TABLE_OF[told[KIND]]
+            row = _impression(told) if table == "impressions" else _row(told)
+            name, per_s = DAY_BY[table]
+            day = datetime.fromtimestamp(told[name] // per_s, UTC).date().isoformat()
+            rows.setdefault((table, day), []).append(row)
+            self.counts[table] += 1
+            if told[KIND] == "forgotten":
+                self.forgotten.append({"user_id": told["user_id"], "stored_us": told["stored_us"]})
+        for key, some in rows.items():
+            self._frames.setdefault(key, []).append(pl.DataFrame(some, schema=SCHEMAS[key[0]]))
 
-    def tables(self) -> dict[Place, pl.DataFrame]:
-        return {place: pl.concat(frames) for place, frames in sorted(self._frames.items())}
-
-
-def _rows_of(record: Record) -> list[tuple[Place, dict[str, Any]]]:
-    match record:
-        case Impression():
-            return [(("impressions", _day(record.now)), _impression(record))]
-        case Event():
-            return [(("events", _day(record.timestamp)), asdict(record))]
-        case Profile():
-            row = {name: getattr(record, name) for name in ("user_id", "replaced", "received_us", "stored_us")}
-            return [(("users", _day(record.stored_us // 1000)), row | {"profile": _json(record.fields)})]
-        case Forgotten():
-            row = asdict(record)
-            tombstone = {name: row[name] for name in SCHEMAS["forgotten"]}
-            gone = row | {"profile": None, "replaced": True}
-            return [(("users", _day(record.stored_us // 1000)), gone), (("forgotten", ""), tombstone)]
+    def tables(self) -> dict[tuple[str, str], pl.DataFrame]:
+        return {key: pl.concat(frames) for key, frames in sorted(self._frames.items())}
 
 
-def _impression(record: Impression) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in SCHEMAS["impressions"]}
-    items = [
+def _row(told: Mapping[str, Any]) -> dict[str, Any]:
+    row = {name: value for name, value in told.items() if name not in (KIND, "fields")}
+    if told[KIND] == "profile":
+        row["profile"] = _text(told["fields"])
+    elif told[KIND] == "forgotten":
+        row |= {"profile": None, "replaced": None}
+    return row
+
+
+def _impression(told: Mapping[str, Any]) -> dict[str, Any]:
+    row = {name: value for name, value in told.items() if name != KIND}
+    columns = told["items"]
+    features = columns.get("features", {})
+    propensities = columns.get("propensities") or [None] * len(columns["ids"])
+    row["items"] = [
         {
-            "item_id": item.item_id,
-            "score": item.score,
-            "position": item.position,
-            "propensity": item.propensity,
-            "features": None if item.features is None else _json(item.features),
+            "item_id": item,
+            "score": float("nan") if score is None else score,
+            "position": at + 1,
+            "propensity": propensity,
+            "features": _text(features[str(at)]) if str(at) in features else None,
         }
-        for item in record.items
+        for at, (item, score, propensity) in enumerate(
+            zip(columns["ids"], columns["scores"], propensities, strict=True)
+        )
     ]
-    behaviours = [one._asdict() for one in record.behaviours]
-    open_ended = {name: _json(row[name]) for name in ("context", "user", "profile")}
-    return row | open_ended | {"items": items, "behaviours": behaviours}
+    names = ("action", "object_type", "object_id", "timestamp")
+    row["behaviours"] = [dict(zip(names, one, strict=True)) for one in told["behaviours"]]
+    for name in ("context", "user", "profile"):
+        row[name] = _text(told[name])
+    return row
 
 
-def _json(value: Any) -> str:
+def _text(value: Any) -> str:
     return orjson.dumps(value).decode()
-
-
-def _day(time_ms: int) -> str:
-    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d}"

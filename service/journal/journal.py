@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from model.servicelog.records import Event, Forgotten, Profile
-from service.journal.lines import Showing
+from model.servicelog.records import Event, Forgotten, Impression, Profile
 
 
 class JournalFull(Exception):
@@ -14,30 +13,32 @@ class JournalFull(Exception):
 class Journal(Protocol):
     """Where records go. In one event loop."""
 
+    on: bool  # False: nothing is kept, and making records is in vain
+
     def keeps(self, user_id: str) -> bool:
-        """Whether this user is in the sample; of others nothing is to be told."""
+        """Whether this user is in the sample."""
         ...
 
-    def shown(self, showing: Showing) -> None:
+    def shown(self, impression: Impression) -> None:
         """An impression, which is written soon. It never blocks and never raises: what cannot be kept is counted."""
         ...
 
     async def append(self, records: Sequence[Event | Profile | Forgotten]) -> None:
-        """Returns once those of users in the sample are in the file. Raises JournalFull: not all of them are."""
+        """Returns once they are in the file, of users in the sample. Raises JournalFull: they are not, or not all."""
         ...
 
-    async def close(self) -> None:
-        """All that is pending is written, and the file is done."""
-        ...
+    async def close(self) -> None: ...
 
 
 class NoJournal:
     """Where the operator wants none."""
 
+    on = False
+
     def keeps(self, user_id: str) -> bool:
         return False
 
-    def shown(self, showing: Showing) -> None:
+    def shown(self, impression: Impression) -> None:
         return None
 
     async def append(self, records: Sequence[Event | Profile | Forgotten]) -> None:

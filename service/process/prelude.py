@@ -114,9 +114,6 @@ def main() -> None:
         except KeysError as error:
             _tell({"problem": str(error)})
             return
-    if problem := _journal_problem(settings):
-        _tell({"problem": problem})
-        return
     _tell({})
 
     line = sys.stdin.readline()
@@ -142,19 +139,6 @@ def main() -> None:
         _tell({"problem": str(error)})
         return
     _tell({"routes": ROUTES, "reasons": list(REASONS), "example": example})
-
-
-def _journal_problem(settings: Settings) -> str | None:
-    if settings.journal is None:
-        vain = "allowed without RANKER_JOURNAL is 0: nobody would learn from it"
-        return f"RANKER_EXPLORE_SHARE={settings.explore_share}: {vain}" if settings.explore_share else None
-    from service.journal.files import check_folder
-
-    try:
-        check_folder(settings.journal)
-    except OSError as error:
-        return f"RANKER_JOURNAL={settings.journal}: a folder to write into is needed: {error.strerror}"
-    return None
 
 
 def _tell(what: Mapping[str, Any]) -> None:

@@ -16,10 +16,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from model import command
 from model.bundle.errors import BundleError
 from service.access.keyring import KNOWN, Keyring, Watch, ring_of
 from service.access.reach import check_reach
 from service.api.http.bounds import Bounds
+from service.journal.file import check_folder
 from service.models.check import Checked
 from service.models.live import following
 from service.process.adminprocess import AdminProcess, Task
@@ -65,6 +67,7 @@ def _served(stack: ExitStack, data: Path | None) -> int:
         _refuse_data(data, settings)
     logs.configure(settings.log_level, settings.log_format)
     _warn(settings)
+    _check_journal(settings)
     times = _times(settings)
     prelude = stack.enter_context(closing(Prelude()))
     inherited = from_systemd(settings.admin_port)
@@ -201,6 +204,23 @@ def _refuse_data(data: Path, settings: Settings) -> None:
         raise SettingsError(
             f"--data {data} needs the bundle that was trained on such data: set RANKER_BUNDLE (make run BUNDLE=…)"
         )
+
+
+def _check_journal(settings: Settings) -> None:
+    """Raises SettingsError where no worker could write it, or where exploring is in vain."""
+    if settings.journal is None:
+        if settings.explore_share:
+            raise SettingsError(
+                f"RANKER_EXPLORE_SHARE={settings.explore_share:g}: what is drawn must be written down; set "
+                "RANKER_JOURNAL to a folder, or the share to 0"
+            )
+        return
+    try:
+        check_folder(settings.journal)
+    except OSError as error:
+        raise SettingsError(f"RANKER_JOURNAL={settings.journal}: {command.words(error)}") from None
+    if settings.journal_salt is not None and not settings.journal_salt.get_secret_value():
+        raise SettingsError("RANKER_JOURNAL_SALT is empty: a secret of some length, or unset it")
 
 
 def _warn(settings: Settings) -> None:

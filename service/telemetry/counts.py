@@ -224,6 +224,10 @@ class Metrics:
         """The state of the store's circuit breaker: families.CLOSED, HALF_OPEN or OPEN."""
         self._breaker[0] = state
 
+    def journal(self, pending: int, state: int) -> None:
+        """Bytes that wait to be written, and one of families.JOURNAL_OFF, JOURNAL_WRITES or JOURNAL_FAILS."""
+        self._worker["journal_pending"], self._worker["journal_state"] = pending, state
+
     def draining(self, draining: bool) -> None:
         """Whether it asks that nothing new come here."""
         self._worker["draining"] = draining

@@ -24,6 +24,7 @@ OUTCOMES = ("ok", "degraded", "refused", "shed", "late", "gone", "failed")
 WITH_STAGES = ("ok", "degraded", "late", "failed")  # of the others no stage tells anything: they were not let in
 _OUTCOME_OF = {429: "shed", 499: "gone", 503: "refused", 504: "late"}  # 503: it stops, and whoever asks is told
 CLOSED, HALF_OPEN, OPEN = 0, 1, 2  # the states of the store's circuit breaker
+JOURNAL_OFF, JOURNAL_WRITES, JOURNAL_FAILS = 0, 1, 2
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 BAD_REQUESTS = (  # why a connection was refused or closed before the application saw a request
     "malformed_http",
@@ -166,10 +167,14 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
         {"outcome": ("accepted", "refused", "failed")},
     ),
     "ranker_journal_records": Family(
-        "Records for the journal (RANKER_JOURNAL) that were written, or dropped since it could not be; of events and "
-        "users whoever sent a dropped one was refused (503).",
-        {"kind": ("impression", "event", "profile", "forgotten"), "outcome": ("written", "dropped")},
+        "Records of the journal: written, or lost since the disk is full, the folder is unwritable, or too much waits "
+        "to be written (overflow). A lost event was refused with 503.",
+        {
+            "kind": ("impression", "event", "profile", "forgotten"),
+            "outcome": ("written", "full", "unwritable", "overflow"),
+        },
     ),
+    "ranker_journal_bytes": Family("Bytes written to the journal."),
     "ranker_worker_starts": Family("Workers started, in the place of those that ended too."),
 }
 
@@ -222,6 +227,11 @@ OF_WORKERS = {  # gauges of each worker that lives, by its slot
         "ranker_store_breaker_state",
         "Whether the store is asked: 0 closed (it is), 1 half-open (one request at a time), 2 open (by probes alone).",
     ),
+    "journal_state": (
+        "ranker_journal_state",
+        "Whether the journal is written: 0 nothing was to be written yet or there is none, 1 it is, 2 it cannot be.",
+    ),
+    "journal_pending": ("ranker_journal_pending_bytes", "Bytes of records that wait to be written to the journal."),
     "resident_bytes": (
         "ranker_worker_resident_bytes",
         "Memory of a worker that is in RAM; pages that workers share count in each.",

@@ -13,7 +13,7 @@ from service.telemetry.window import Layout, log_edges, window_layout
 
 clock = time.monotonic  # in seconds; a machine's processes share it
 _NUMBERS = ("slot", "pid", "born", "cpu_ns", "in_flight", "queue_items", "resident_bytes")
-_ADMITTED = ("in_flight_candidates", "breaker", "draining")
+_ADMITTED = ("in_flight_candidates", "breaker", "draining", "journal_state", "journal_pending")
 _FLOATS = ("started_s", "beat_s", "queue_age_s", "lag_s", "cost_s", "wait_s")
 OF_THE_MOMENT = ("in_flight", "queue_items", "queue_age_s", "lag_s", "beat_s", "cost_s", "wait_s", *_ADMITTED)
 

@@ -158,7 +158,9 @@ class RankResponse(BaseModel):
     )
     explanation: Explanation | None = Field(None, description="Where `explain` asks for it.")
     explored: Literal[True] | None = Field(
-        None, description="The order of the first items was drawn, to learn from (RANKER_EXPLORE_SHARE)."
+        None,
+        description="Only where the order of the top was drawn (RANKER_EXPLORE_SHARE): items there do not stand by "
+        "their scores.",
     )
     timings_ms: Timings
 

@@ -1,263 +1,264 @@
-"""The journal: lines and files, what waits and what is dropped, whose records are kept; and orders that are drawn."""
+"""The journal's files: what goes in comes out, a cut is told, a full disk costs no request and nothing after it."""
 
 import asyncio
-import errno
-import json
-from collections import Counter
-from collections.abc import Callable
+import resource
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import orjson
 import pytest
 
 from model.features.behaviour import Behaviour
-from model.servicelog.records import Event, Forgotten, Impression, Profile, Shown
-from service.explore import Explorer
-from service.journal import appending, files
-from service.journal.appending import DROPPED, WRITTEN, Appending, Bounds
-from service.journal.files import DONE, OPEN, JournalFile, Reading, WrongFile
+from model.servicelog.records import Event, Forgotten, Impression, Profile, Record, Shown
+from service.journal.file import CLOSED, OPEN, JournalFile
+from service.journal.framing import NotReadable, Reader, blocks, first_line
+from service.journal.items import Items
 from service.journal.journal import JournalFull
-from service.journal.lines import BadLine, Showing, line_of, line_of_showing, record_of
-from service.journal.who import Who
+from service.journal.kept import FileJournal
+from service.journal.lines import line, record
+from service.journal.users import Users
+from service.telemetry.counts import Metrics
+from service.telemetry.folder import prepare_folder
+from tests.records import click, impression
 
-NOW = 1_757_937_600_000
-EVENT = Event("click", "u1", "item", "i1", NOW, "r1", None, NOW * 1000, NOW * 1000 + 5)
-
-
-def showing(user_id: str = "u1", request_id: str = "r1", **changed: Any) -> Showing:
-    answer = {
-        "request_id": request_id,
-        "model": "m",
-        "version": "1",
-        "variant": None,
-        "items": [{"item_id": "i2", "score": 0.5}, {"item_id": 7, "score": 0.25}],
-        "degraded": [],
-        "timings_ms": {"total": 3.0},
-    }
-    fields: dict[str, Any] = {
-        "answer": orjson.dumps(answer),
-        "user_id": user_id,
-        "now": NOW,
-        "read_us": NOW * 1000,
-        "replay": False,
-        "precision": "fp32",
-        "catalog": "c" * 64,
-        "statistics": None,
-        "context": {"page": 2},
-        "user": {},
-        "profile": {"age": "30"},
-        "behaviours": [Behaviour("click", "item", "a|b\n", NOW - 1)],
-        "features": {"1": {"category_id": "c9"}},
-        "propensities": [0.6],
-    }
-    return Showing(**fields | changed)
+SOME: list[Record] = [
+    impression("u1"),
+    replace(impression("u2"), items=[Shown("a", 0.5, 1, 0.25, {"price": 2}), Shown("b", 0.4, 2)], statistics="f" * 64),
+    click("u1", "a"),
+    Profile("u1", {"age": "30"}, True, 1, 2),
+    Forgotten("u1", 3, 4),
+]
 
 
-def test_records_come_back_as_they_were() -> None:
-    assert record_of(line_of_showing(showing(), "u1")) == Impression(
-        "r1", "u1", NOW, NOW * 1000, False, "m", "1", None, "fp32", "c" * 64, None,
-        [Shown("i2", 0.5, 1, 0.6), Shown("7", 0.25, 2, None, {"category_id": "c9"})],
-        {"page": 2}, {}, {"age": "30"}, [Behaviour("click", "item", "a|b\n", NOW - 1)], [],
-    )  # fmt: skip
-    for record in (EVENT, Profile("u", {"age": "3"}, True, 1, 2), Forgotten("u", 1, 2)):
-        assert record_of(line_of(record, record.user_id)) == record
-    for line in (b"{", b"[]", b'{"kind":"other"}', b'{"kind":"event"}', b'{"kind":"impression","answer":{}}'):
-        with pytest.raises(BadLine, match="no record"):
-            record_of(line)
+@pytest.fixture
+def metrics() -> Iterator[Metrics]:
+    with prepare_folder(1) as folder:
+        metrics = Metrics(folder, {}, ())
+        yield metrics
+        metrics.close()
 
 
-def test_a_file_that_is_cut_anywhere_is_read_up_to_its_last_whole_block(tmp_path: Path) -> None:
-    file = JournalFile(tmp_path, 3)
-    file.append([b"one", b"two"], sync=False)
-    first = file.bytes
-    file.append([b"three" * 20], sync=True)
-    [path] = tmp_path.glob(f"*-w3{OPEN}")
-    whole = path.read_bytes()
-    for length in range(first, len(whole)):
-        cut = tmp_path / "cut"
-        cut.write_bytes(whole[:length])
-        reading = Reading(cut)
-        assert list(reading) == [[b"one", b"two"]] and reading.cut_bytes == length - first
-    broken = bytearray(whole)
-    broken[first + 10] ^= 1
-    cut.write_bytes(broken)
-    reading = Reading(cut)
-    assert list(reading) == [[b"one", b"two"]] and reading.cut_bytes == len(whole) - first
-    file.close()
-    assert list(Reading(path.with_suffix(DONE))) == [[b"one", b"two"], [b"three" * 20]]
+@asynccontextmanager
+async def journal(
+    folder: Path, metrics: Metrics, users: Users | None = None, **options: Any
+) -> AsyncIterator[FileJournal]:
+    kept = FileJournal(folder, metrics, users or Users(), **{"flush_s": 0.01, **options})
+    try:
+        yield kept
+    finally:
+        await kept.close()
 
 
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (b"bst-ranker journal 7\n{}\n", "version 7; this release reads version 1"),
-        (b"PAR1....", "no journal: it begins with b'PAR1"),
-        (b"", "no journal"),
-    ],
-)
-def test_another_file_is_refused_in_words(tmp_path: Path, content: bytes, told: str) -> None:
-    (tmp_path / "x").write_bytes(content)
-    with pytest.raises(WrongFile, match=told):
-        Reading(tmp_path / "x")
+def told(folder: Path) -> list[Record]:
+    """All records of a folder's closed files, which are all that there are."""
+    assert not list(folder.glob(f"*{OPEN}"))
+    found: list[Record] = []
+    for path in sorted(folder.glob(f"*{CLOSED}")):
+        with path.open("rb") as file:
+            reader = Reader(file)
+            found += [record(one) for block in reader for one in block]
+            assert reader.cut == 0
+    return found
 
 
-def test_a_write_that_fails_midway_leaves_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = JournalFile(tmp_path, 0)
-    file.append([b"before"], sync=False)
-    real, left = files.os.pwrite, 10
-
-    def full(fd: int, content: memoryview, at: int) -> int:
-        nonlocal left
-        if not left:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        count, left = real(fd, content[:left], at), 0
-        return count
-
-    with monkeypatch.context() as patched:
-        patched.setattr(files.os, "pwrite", full)
-        with pytest.raises(OSError, match="No space"):
-            file.append([b"lost" * 100], sync=False)
-    file.append([b"after"], sync=False)
-    file.close()
-    assert [line for lines in Reading(next(tmp_path.glob(f"*{DONE}"))) for line in lines] == [b"before", b"after"]
+def counted(metrics: Metrics, kind: str, outcome: str) -> int:
+    text = metrics.render()[0].decode()
+    wanted = f'ranker_journal_records_total{{kind="{kind}",outcome="{outcome}"}} '
+    return int(float(next(row.removeprefix(wanted) for row in text.splitlines() if row.startswith(wanted))))
 
 
-# ---- a worker's journal
+def test_records_are_read_as_they_were_written(tmp_path: Path, metrics: Metrics) -> None:
+    async def write() -> None:
+        async with journal(tmp_path, metrics) as kept:
+            for one in SOME[:2]:
+                assert isinstance(one, Impression)
+                kept.shown(one)
+            await kept.append([one for one in SOME if not isinstance(one, Impression)])
+
+    asyncio.run(write())
+    assert sorted(map(repr, told(tmp_path))) == sorted(map(repr, SOME))
+    assert counted(metrics, "impression", "written") == 2 and counted(metrics, "event", "written") == 1
 
 
-class Told:
-    """A journal in a folder, what it counted, and what its files hold."""
-
-    def __init__(self, folder: Path, share: float = 1, salt: str | None = None, **bounds: Any):
-        self.counts: Counter[tuple[str, str]] = Counter()
-        self._folder = folder
-        at = Bounds(**{"flush_s": 0.01, "rotate_bytes": 1 << 30, "rotate_s": 1e9, "sync": False} | bounds)
-
-        def count(kind: str, outcome: str, records: int) -> None:
-            self.counts[kind, outcome] += records
-
-        self.journal = Appending(folder, 0, Who(share, salt), at, count)
-
-    def records(self) -> list[Any]:
-        paths = sorted([*self._folder.glob(f"*{DONE}"), *self._folder.glob(f"*{OPEN}")])
-        return [record_of(line) for path in paths for lines in Reading(path) for line in lines]
+def test_items_of_an_answer_are_written_as_the_store_has_their_ids() -> None:
+    items = Items(
+        [{"item_id": "007", "score": 0.5}, {"item_id": 8, "score": 0.25}], "int", [0.5, None], {1: {"tab": 2}}
+    )
+    read = record(_one(line(replace(impression("u"), items=items), "u")))
+    assert isinstance(read, Impression)
+    assert read.items == list(items) == [Shown("7", 0.5, 1, 0.5), Shown("8", 0.25, 2, None, {"tab": 2})]
 
 
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not true():
-            await asyncio.sleep(0.005)
+def test_what_orjson_does_not_write_is_written_too() -> None:
+    read = record(_one(line(replace(impression("u"), context={"big": 1 << 70, "half": "\ud800"}), "u")))
+    assert isinstance(read, Impression) and read.user_id == "u"
 
 
-def test_events_are_in_the_file_once_they_are_acknowledged_and_impressions_soon(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        told = Told(tmp_path)
-        await told.journal.append([EVENT])
-        assert told.records() == [EVENT]
-        told.journal.shown(showing())
-        await until(lambda: len(told.records()) == 2)
-        await asyncio.gather(*(told.journal.append([EVENT, Forgotten(f"u{n}", 1, 2)]) for n in range(50)))
-        assert len(told.records()) == 102
-        told.journal.shown(showing("u9"))
-        await told.journal.close()
-        assert len(told.records()) == 103 and not list(tmp_path.glob(f"*{OPEN}")), "what was pending is written"
-        assert told.counts == {("event", WRITTEN): 51, ("forgotten", WRITTEN): 50, ("impression", WRITTEN): 2}
+def _one(written: bytes) -> dict[str, Any]:
+    import json
 
-    asyncio.run(scenario())
+    told: dict[str, Any] = json.loads(written)
+    return told
 
 
-def test_files_are_done_by_size_and_by_age(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        told = Told(tmp_path, rotate_bytes=1, flush_s=60)
-        for _ in range(3):
-            await told.journal.append([EVENT])
-        assert len(list(tmp_path.glob(f"*{DONE}"))) == 2
-        await told.journal.close()
-        aged = Told(tmp_path, rotate_s=0.02)
-        await aged.journal.append([EVENT])
-        await until(lambda: len(list(tmp_path.glob(f"*{DONE}"))) == 4 and not list(tmp_path.glob(f"*{OPEN}")))
-        await aged.journal.close()
-        assert aged.records() == [EVENT] * 4
+def test_a_file_is_closed_by_its_size_and_by_its_age(tmp_path: Path, metrics: Metrics) -> None:
+    async def write(folder: Path, **options: Any) -> int:
+        folder.mkdir()
+        async with journal(folder, metrics, **options) as kept:
+            await kept.append([click("u1", "a")])
+            async with asyncio.timeout(10):
+                while list(folder.glob(f"*{OPEN}")):
+                    await asyncio.sleep(0.005)
+            await kept.append([click("u1", "b")])
+        return len(list(folder.glob(f"*{CLOSED}")))
 
-    asyncio.run(scenario())
+    assert asyncio.run(write(tmp_path / "size", rotate_bytes=10)) == 2
+    assert asyncio.run(write(tmp_path / "age", rotate_s=0.02)) == 2
 
 
-def test_a_full_disk_refuses_events_drops_impressions_and_goes_on_when_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_file_that_is_cut_anywhere_in_its_last_block_is_read_up_to_it_and_the_rest_is_told() -> None:
+    whole = first_line() + b"".join(blocks([line(click("u1", "a"), "u1")]))
+    content = whole + b"".join(blocks([line(click("u1", "b"), "u1")]))
+    for end in range(len(whole), len(content)):
+        reader = Reader(BytesIO(content[:end]))
+        assert [one["object_id"] for block in reader for one in block] == ["a"]
+        assert reader.cut == end - len(whole)
+    flipped = bytearray(content)
+    flipped[-1] ^= 1
+    reader = Reader(BytesIO(flipped))
+    assert len(list(reader)) == 1 and reader.cut == len(content) - len(whole)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"[1]\n", b"\xff\xfe", struct.pack("<II", 9, 9)])
+def test_what_is_no_journal_is_refused_in_words(content: bytes) -> None:
+    with pytest.raises(NotReadable, match="no journal"):
+        Reader(BytesIO(content))
+
+
+def test_a_journal_of_another_version_is_refused_in_words() -> None:
+    with pytest.raises(NotReadable, match="a journal of version 99, this release reads 1"):
+        Reader(BytesIO(b'{"format": "bst-ranker journal", "version": 99}\n'))
+
+
+@contextmanager
+def room(size: int) -> Iterator[None]:
+    """Files may grow to that many bytes, as on a disk that is full after them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_drops_impressions_refuses_events_and_spoils_nothing_that_comes_after(
+    tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: Any) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    async def write() -> None:
+        async with journal(tmp_path, metrics) as kept:
+            await kept.append([click("u1", "a")])
+            [path] = tmp_path.glob(f"*{OPEN}")
+            with room(path.stat().st_size + 20):  # half a block
+                for _ in range(2):
+                    kept.shown(impression("u2"))
+                    with pytest.raises(JournalFull, match="File too large"):
+                        await kept.append([click("u1", "b")])
+            await kept.append([click("u1", "c")])
 
-    async def scenario() -> None:
-        told = Told(tmp_path)
-        await told.journal.append([EVENT])
-        monkeypatch.setattr(appending, "AGAIN_S", 0.05)
-        with monkeypatch.context() as patched:
-            patched.setattr(files.os, "pwrite", full)
+    with caplog.at_level("INFO"):
+        asyncio.run(write())
+    assert [one.object_id for one in told(tmp_path) if isinstance(one, Event)] == ["a", "c"]
+    assert counted(metrics, "event", "full") == 2 and counted(metrics, "impression", "full") == 2
+    told_of = [one.message for one in caplog.records if "journal" in one.message]
+    assert len(told_of) == 2 and "File too large" in told_of[0] and "4 records were dropped" in told_of[1]
+
+
+def test_a_folder_that_vanishes_refuses_events_until_it_is_there_again(tmp_path: Path, metrics: Metrics) -> None:
+    folder = tmp_path / "j"
+    folder.mkdir()
+
+    async def write() -> None:
+        async with journal(folder, metrics) as kept:
+            await kept.append([click("u1", "a")])
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
             for _ in range(2):
-                with pytest.raises(JournalFull, match="cannot be written: No space left"):
-                    await told.journal.append([EVENT])
-            told.journal.shown(showing())
-            await until(lambda: told.counts["impression", DROPPED] == 1)
-        await told.journal.append([EVENT])
-        assert told.records() == [EVENT, EVENT] and told.counts["event", DROPPED] == 2
-        await told.journal.close()
+                with pytest.raises(JournalFull):
+                    await kept.append([click("u1", "b")])
+            folder.mkdir()
+            await kept.append([click("u1", "c")])
 
-    asyncio.run(scenario())
-    assert [record.message.partition(":")[0] for record in caplog.records] == ["journal"] * 2, "one line a change"
+    asyncio.run(write())
+    assert [one.object_id for one in told(folder) if isinstance(one, Event)] == ["c"]
+    assert counted(metrics, "event", "unwritable") == 2
 
 
-def test_a_sample_keeps_whole_users_and_a_salt_hides_who_they_are(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        told = Told(tmp_path, share=0.3, salt="secret")
-        for n in range(400):
-            told.journal.shown(showing(f"u{n}"))
-            await told.journal.append([EVENT.__class__("click", f"u{n}", "item", "i", NOW, None, None, 1, 2)])
-        await told.journal.close()
-        by_user: dict[str, list[str]] = {}
-        for record in told.records():
-            by_user.setdefault(record.user_id, []).append(type(record).__name__)
-        assert 80 < len(by_user) < 160
-        assert {tuple(sorted(kinds)) for kinds in by_user.values()} == {("Event", "Impression")}
-        assert not any(user in f"u{n}" for user in by_user for n in range(400))
+def test_impressions_that_come_faster_than_they_are_written_are_dropped_and_counted(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.journal.kept.MOST_WAITING", 10)
 
-    asyncio.run(scenario())
-    others = Who(1, "other").named("u1"), Who(1, "secret").named("u1"), Who(1, "secret").named("u2")
-    assert len(set(others)) == 3 and Who(0.3, None).keeps("u5") == Who(0.3, "x").keeps("u5")
+    async def write() -> None:
+        async with journal(tmp_path, metrics) as kept:
+            for _ in range(25):
+                kept.shown(impression("u1"))
+
+    asyncio.run(write())
+    assert len(told(tmp_path)) == 10 and counted(metrics, "impression", "overflow") == 15
 
 
-# ---- orders that are drawn
+def test_events_that_wait_together_are_written_together(tmp_path: Path, metrics: Metrics) -> None:
+    async def write() -> None:
+        async with journal(tmp_path, metrics) as kept:
+            await asyncio.gather(*(kept.append([click("u1", str(at))]) for at in range(50)))
+            with pytest.raises(JournalFull, match="closed"):
+                await kept.close()
+                await kept.append([click("u1", "late")])
+
+    asyncio.run(write())
+    [path] = tmp_path.iterdir()
+    with path.open("rb") as file:
+        sizes = [len(block) for block in Reader(file)]
+    assert sum(sizes) == 50 and len(sizes) <= 2
 
 
-def test_orders_are_drawn_as_often_as_their_propensities_say() -> None:
-    scores = np.array([0.1, 0.4, 0.2, 0.3, 0.05], np.float32)
-    best = (-scores).argsort()
-    explorer, seen, chance = Explorer(1, 3), Counter[tuple[int, ...]](), {}
-    for n in range(20_000):
-        drawn = explorer.drawn(f"r{n}", "u", best, scores)
-        assert drawn is not None and drawn.order[3:].tolist() == [0, 4], "the others keep their places"
-        seen[tuple(drawn.order[:3].tolist())] += 1
-        chance[tuple(drawn.order[:3].tolist())] = float(np.prod(drawn.propensities))
-    assert len(seen) == 6 and sum(chance.values()) == pytest.approx(1)
-    for order, count in seen.items():
-        assert count / 20_000 == pytest.approx(chance[order], abs=4 * (chance[order] / 20_000) ** 0.5)
-    again = [explorer.drawn("r1", "u", best, scores) for _ in range(2)]
-    assert again[0] is not None and again[1] is not None and (again[0].order == again[1].order).all()
+def test_the_sample_keeps_whole_users_and_a_salt_hides_them_the_same_in_every_process(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    some, salted = Users(0.3), Users(0.3, "secret")
+    users = [f"u{at}" for at in range(2000)]
+    kept = [user for user in users if some.keeps(user)]
+    assert 500 < len(kept) < 700 and kept == [user for user in users if salted.keeps(user)]
+    assert Users(0.3, "secret").name("u1") == salted.name("u1") != Users(1, "other").name("u1")
+    assert len({salted.name(user) for user in users}) == len(users)
+
+    async def write() -> None:
+        async with journal(tmp_path, metrics, salted) as one:
+            for user in users[:50]:
+                one.shown(impression(user))
+                await one.append([click(user, "a"), click(user, "b")])
+            await one.append([Forgotten(users[0], 1, 2), Forgotten(users[1], 1, 2)])
+
+    asyncio.run(write())
+    found = told(tmp_path)
+    names = {salted.name(user) for user in users[:50] if some.keeps(user)}
+    assert {one.user_id for one in found if isinstance(one, Event)} == names
+    assert {one.user_id for one in found if isinstance(one, Impression)} == names
+    # who is forgotten may have been in a larger sample before
+    assert {one.user_id for one in found if isinstance(one, Forgotten)} == set(map(salted.name, users[:2]))
+    assert not any(b"u1" in path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_so_many_requests_are_drawn_as_are_to_be_and_none_by_scores_that_are_no_weights() -> None:
-    scores, best = np.array([0.2, 0.1], np.float32), np.array([0, 1])
-    drawn = sum(Explorer(0.25, 10).drawn(f"r{n}", "u", best, scores) is not None for n in range(4000))
-    assert 850 < drawn < 1150
-    assert Explorer(0, 10).drawn("r", "u", best, scores) is None
-    for wrong in (np.nan, 0.0, -1.0):
-        assert Explorer(1, 10).drawn("r", "u", best, np.array([0.2, wrong], np.float32)) is None
+def test_a_file_without_records_leaves_nothing(tmp_path: Path) -> None:
+    JournalFile(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_form_of_a_file_is_what_its_documentation_says(tmp_path: Path) -> None:
-    JournalFile(tmp_path, 2).append([b"x"], sync=False)
-    head, _, rest = next(tmp_path.glob("*")).read_bytes().partition(b"\n")
-    assert head == b"bst-ranker journal 1"
-    assert json.loads(rest.partition(b"\n")[0])["worker"] == 2
+def test_behaviours_stay_what_they_are() -> None:
+    read = record(_one(line(impression("u"), "u")))
+    assert isinstance(read, Impression) and isinstance(read.behaviours[0], Behaviour)

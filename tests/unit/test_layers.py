@@ -83,15 +83,17 @@ ARROWS = {
     "service.telemetry": {"service.errors"},
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
     "service.call": {"service.access", "service.errors"},
-    "service.journal": SHOWN | {"service.settings", "service.telemetry", "service.wire.codings"},
+    "service.journal": SHOWN | COMMAND | {"service.telemetry", "service.wire.codings"},
+    "service.journal.file": {"service.journal"},  # the parent asks it whether the folder can be written
+    "service.explore": set(),  # a leaf: how an order is drawn
+    "service.drained": SHOWN | FILES_ALONE | {"service.journal"},
+    "service.drain": {"model.files", "service.drained", *COMMAND},
     "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
     "service.rank": FEATURES
     | {"service.call", "service.errors", "service.explain", "service.explore", "service.wire", "service.store"}
     | {"service.scoring"},
-    "service.explore": set(),
     "service.feedback": SHOWN
     | {"service.errors", "service.journal", "service.loading.user", "service.store", "service.wire"},
-    "service.shown": FEATURES | {"service.journal", "service.rank", "service.scoring"},
     "service.explain": SERVED | {"service.call", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
@@ -99,12 +101,10 @@ ARROWS = {
     "service.api": SERVED
     | {"service.access", "service.call", "service.errors", "service.wire", "service.batch"}
     | {"service.explore", "service.feedback", "service.journal", "service.loading.user", "service.process.orders"}
-    | {"service.rank", "service.shown", "service.settings", "service.listed", "service.models"}
+    | {"service.rank", "service.settings", "service.listed", "service.models"}
     | {"service.store", "service.scoring", "service.telemetry"},
     "service.publish": SERVED | COMMAND | FILES_ALONE | {"service.models", "service.settings"},
     "service.loading": FEATURES | LINES | {"service.store"},
-    "service.drained": SHOWN | FILES_ALONE | {"service.journal"},
-    "service.drain": SHOWN | COMMAND | FILES_ALONE | {"service.drained", "service.journal", "service.settings"},
     "service.loading.trial": SERVED | {"service.loading", "service.settings"},
     "service.backfill": SERVED | COMMAND | {"service.settings", "service.loading"},
     "loadtest": {"loadtest", *COMMAND},
@@ -131,6 +131,7 @@ ARROWS = {
     "loadtest.accuracy": {"loadtest", "model"},
     "loadtest.batches": {"loadtest", "model", "service.settings"},
     "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
+    "loadtest.journal": {"loadtest", "model"},
     "loadtest.loop": {"loadtest", "model", "service.store"},
     "loadtest.networks": {"loadtest", "model"},
     "loadtest.overhead": {"loadtest", "model"},
@@ -228,7 +229,14 @@ def test_the_admin_process_needs_nothing_that_ranks() -> None:
     assert done.returncode == 0, done.stderr
 
 
-TABLES = ("model.prepare", "model.evaluate", "model.catalog", "model.replay", "service.backfill")  # verbs of that extra
+TABLES = (
+    "model.prepare",
+    "model.evaluate",
+    "model.catalog",
+    "model.replay",
+    "service.backfill",
+    "service.drain",
+)  # verbs of that extra
 
 
 @pytest.mark.parametrize("verb", TABLES)

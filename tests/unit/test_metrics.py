@@ -682,6 +682,10 @@ def test_a_model_name_that_does_not_fit_is_refused(metrics):
         metrics.model("n" * MODEL_BYTES, "1", network="bst", sha="abc")
 
 
+STORE = ("timeout", "lagged", "error")
+JOURNAL = ("written", "full", "unwritable", "overflow")
+
+
 def test_a_path_or_an_id_cannot_become_a_label(metrics):
     metrics.observe("/rank/user-4711?item=i3", "refused", {}, 0.001)
 
@@ -691,7 +695,7 @@ def test_a_path_or_an_id_cannot_become_a_label(metrics):
     assert value(metrics, "ranker_requests_total", route="unmatched", outcome="refused", **NOBODY) == 1
     seen = {label for key in samples(body) for label in key[1:]}
     assert {v for k, v in seen if k == "route"} == {*ROUTES, "unmatched"}
-    assert {v for k, v in seen if k == "outcome"} <= {*OUTCOMES, "timeout", "lagged", "error"}  # the store's
+    assert {v for k, v in seen if k == "outcome"} <= {*OUTCOMES, *STORE, *JOURNAL}
     assert {v for k, v in seen if k == "stage"} == {*STAGES, "total"}
     assert {v for k, v in seen if k in ("model", "version", "variant")} == {""}
     assert {k for k, _ in seen} <= {

@@ -1,0 +1,44 @@
+"""What the journal is told of an answered request."""
+
+from model.features.kinds import ITEM_ID
+from model.servicelog.records import Impression
+from service.call import Call
+from service.journal.items import Items
+from service.journal.journal import Journal
+from service.rank import Ranked
+from service.scoring.served import Served
+
+
+def tell(call: Call, ranked: Ranked, served: Served, journal: Journal) -> None:
+    """Hands it over; writing is the journal's, after the answer."""
+    used = ranked.used
+    user_id = str(used.user_id)
+    if not journal.on or not journal.keeps(user_id):
+        return
+    request, stored = used.request, used.stored
+    features = {}
+    for place, at in enumerate(ranked.order.tolist()):
+        candidate = request.candidates[at]
+        if type(candidate) is dict and len(candidate) > 1:
+            features[place] = {name: value for name, value in candidate.items() if name != ITEM_ID}
+    journal.shown(
+        Impression(
+            request_id=call.id,
+            user_id=user_id,
+            now=used.at,
+            read_us=used.read_us,
+            replay=request.timestamp is not None,
+            model=served.name,
+            version=served.version,
+            variant=served.variant,
+            precision=served.precision,
+            catalog=served.catalog.sha256 or "",
+            statistics=served.encoder.counts.sha256,
+            items=Items(ranked.items, served.encoder.schema.item_id.type, ranked.propensities, features),
+            context=request.context,
+            user=request.user,
+            profile=stored.profile,
+            behaviours=stored.behaviours,
+            degraded=ranked.degraded,
+        )
+    )
