@@ -91,6 +91,9 @@ class Stage:
             except (Lost, OSError) as error:
                 met = type(error).__name__
                 caller.hang_up()
+            except asyncio.CancelledError:  # the run ends
+                caller.hang_up()
+                raise
             else:
                 self._idle[instance].append(caller)
                 if answer.status == 200:
