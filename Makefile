@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 LOGS := $(if $(RANKER_REAL_LOGS),$(RANKER_REAL_LOGS),$(wildcard $(CURDIR)/../shared/data))
 OUT ?= .cache/demo
 
-.PHONY: run test audit sbom lint demo-bundle loadtest bench faults clients docs clean help
+.PHONY: run test audit sbom lint demo-bundle loadtest bench loop faults clients docs clean help
 
 help: ## what there is to call
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ bench: $(VENV)/dev.done ## the benchmarks, those of scoring and training side by
 	$(BIN)/python -m loadtest.ruler
 	$(BIN)/python -m loadtest.restarts
 	$(BIN)/python -m loadtest.training --peers
+
+loop: $(VENV)/dev.done ## does the loop close? Days of simulated users whose clicks train the next day's model: a page with click rates by day
+	$(BIN)/python -m loadtest.loop
 
 faults: $(VENV)/dev.done ## the fault suite in full: what callers see while the store, the network, processes, disks, bundles or other callers fail
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(if $(FAULT),"$(FAULT)")

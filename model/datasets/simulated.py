@@ -170,11 +170,13 @@ def make_users(world: World, count: int, rng: np.random.Generator) -> Users:
     )
 
 
-def page_times(pages: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+def page_times(
+    pages: Ints, rng: np.random.Generator, start_ms: int = START_MS, end_ms: int = END_MS
+) -> tuple[Ints, Ints]:
     """When each user's pages are asked for, ms, and their numbers within a visit from 1; both (U, most pages).
 
     Visits begin at any time of the days; pages that a user does not have, or that would fall behind the last day, are
-    END_MS. A user's pages lie at least PAGE_TAKES_MS apart.
+    `end_ms`. A user's pages lie at least PAGE_TAKES_MS apart.
     """
     users, most = len(pages), int(pages.max())
     step = np.arange(most)
@@ -182,18 +184,18 @@ def page_times(pages: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
     opens = (rng.random((users, most)) < 1 / PAGES_A_VISIT) & exists
     opens[:, 0] = True
     visit = np.cumsum(opens, axis=1) - 1
-    starts = rng.integers(START_MS, END_MS, (users, most))
-    starts[step > visit[:, -1:]] = END_MS
+    starts = rng.integers(start_ms, end_ms, (users, most))
+    starts[step > visit[:, -1:]] = end_ms
     starts = np.take_along_axis(np.sort(starts, axis=1), visit, axis=1)
     after = PAGE_TAKES_MS + rng.exponential(PAGE_LINGERS_MS, (users, most)).astype(np.int64)
 
     time, page = np.empty((users, most), np.int64), np.empty((users, most), np.int64)
-    previous, number = np.full(users, START_MS - PAGE_TAKES_MS), np.zeros(users, np.int64)
+    previous, number = np.full(users, start_ms - PAGE_TAKES_MS), np.zeros(users, np.int64)
     for p in range(most):
         soonest = previous + np.where(opens[:, p], PAGE_TAKES_MS, after[:, p])
         previous = time[:, p] = np.where(opens[:, p], np.maximum(starts[:, p], soonest), soonest)
         number = page[:, p] = np.where(opens[:, p], 1, number + 1)
-    return np.where(exists, np.minimum(time, END_MS), END_MS), page
+    return np.where(exists, np.minimum(time, end_ms), end_ms), page
 
 
 def make_log(world: World, users: Users, mean_pages: float, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
@@ -211,21 +213,11 @@ def make_log(world: World, users: Users, mean_pages: float, rng: np.random.Gener
     for p in range(times.shape[1]):
         user = np.flatnonzero(times[:, p] < END_MS)
         now, page = times[user, p], numbers[user, p]
-        item, channel, shown = _exposures(world, users.favourites[user], rng)
-        position = np.cumsum(shown, axis=1)  # from 1, without gaps where an item was dropped
+        item, channel, shown = exposures(world, users.favourites[user], rng)
+        position: Ints = np.cumsum(shown, axis=1)  # from 1, without gaps where an item was dropped
         category = world.category[item]
-        gap_ms = now[:, None] - pulled_at[user[:, None], category]
-        relevance = (
-            BASE
-            + world.quality[item]
-            + users.taste[user[:, None], category]
-            + PULL * np.exp(-gap_ms / PULL_LASTS_MS)
-            + world.gender_category[users.gender[user, None], category]
-            - AGE_DISTANCE * np.abs(users.age[user, None] - world.age[item])
-            + world.os_item[users.os[user, None], item]
-            - FATIGUE * (page[:, None] - 1)
-        )
-        probability = np.maximum(position, 1) ** -EXAMINATION / (1 + np.exp(-relevance))
+        pulled_ms = now[:, None] - pulled_at[user[:, None], category]
+        probability = click_probability(relevance(world, users, user, item, page, pulled_ms), position)
         clicked = (rng.random(item.shape) < probability) & shown
         clicked_at = now[:, None] + CLICK_AFTER_MS + CLICK_STEP_MS * (position - 1)
         clicked_at += rng.integers(CLICK_JITTER_MS, size=item.shape)
@@ -251,9 +243,32 @@ def make_log(world: World, users: Users, mean_pages: float, rng: np.random.Gener
     return {name: values[order] for name, values in log.items()}
 
 
-def _exposures(world: World, favourites: Ints, rng: np.random.Generator) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
-    """A page for each of U users: items, channels, and which are shown (all but repetitions); (U, PAGE) each."""
-    shape = (len(favourites), PAGE)
+def relevance(world: World, users: Users, user: Ints, item: Ints, page: Ints, pulled_ms: Floats) -> Floats:
+    """Logits of items (N, C) for users (N,) on their pages (N,); `pulled_ms`: since the last click that pulls there."""
+    category = world.category[item]
+    return (
+        BASE
+        + world.quality[item]
+        + users.taste[user[:, None], category]
+        + PULL * np.exp(-pulled_ms / PULL_LASTS_MS)
+        + world.gender_category[users.gender[user, None], category]
+        - AGE_DISTANCE * np.abs(users.age[user, None] - world.age[item])
+        + world.os_item[users.os[user, None], item]
+        - FATIGUE * (page[:, None] - 1)
+    )
+
+
+def click_probability(relevance: Floats, position: Ints) -> Floats:
+    """Of what is shown at a position, from 1."""
+    probability: Floats = np.maximum(position, 1) ** -EXAMINATION / (1 + np.exp(-relevance))
+    return probability
+
+
+def exposures(
+    world: World, favourites: Ints, rng: np.random.Generator, count: int = PAGE
+) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+    """What is drawn for each of U users: items, channels, and which count (all but repetitions); (U, count) each."""
+    shape = (len(favourites), count)
     channel = np.searchsorted(np.cumsum(MIXTURE)[:-1], rng.random(shape), side="right")
     uniform = rng.random(shape)
 
@@ -265,14 +280,14 @@ def _exposures(world: World, favourites: Ints, rng: np.random.Generator) -> tupl
     chance = (uniform * len(world.category)).astype(np.int64)
     item = np.where(channel == CHANNELS.index("chance"), chance, np.clip(popular, first, last))
 
-    again = (item[:, :, None] == item[:, None, :]) & np.tri(PAGE, k=-1, dtype=bool)
+    again = (item[:, :, None] == item[:, None, :]) & np.tri(count, k=-1, dtype=bool)
     return item, channel, ~again.any(axis=2)
 
 
 def write_tables(raw: None, out: Path, options: Options) -> DataSet:
     """Writes the tables of a log of exactly `options.impressions`; `raw` is not read. Memory is bounded by BLOCK."""
     world = make_world(options.seed, max(FEWEST_ITEMS, options.impressions // IMPRESSIONS_AN_ITEM))
-    _items(world).write_parquet(out / "items.parquet")
+    items_of(world).write_parquet(out / "items.parquet")
     with TemporaryDirectory(dir=out, prefix="parts-") as folder:
         parts = {name: Parts(Path(folder) / name) for name in ("users", "impressions", "behaviours")}
         for frames in _blocks(world, options.impressions, options.seed):
@@ -295,7 +310,7 @@ def _blocks(world: World, impressions: int, seed: int) -> Iterator[dict[str, pl.
             users = make_users(world, count, rng)
             log = make_log(world, users, mean_pages, rng)
             log = {name: values[:left] for name, values in log.items()}
-            yield _frames(users, log, first, item_ids, rng)
+            yield tables_of(users, log, first, item_ids, rng)
             left -= len(log["user"])
             first += count
             bar.update(len(log["user"]))
@@ -303,7 +318,7 @@ def _blocks(world: World, impressions: int, seed: int) -> Iterator[dict[str, pl.
                 return
 
 
-def _frames(
+def tables_of(
     users: Users, log: dict[str, npt.NDArray[Any]], first: int, item_ids: pl.Series, rng: np.random.Generator
 ) -> dict[str, pl.DataFrame]:
     """The canonical tables of one block, whose users are numbered from `first`."""
@@ -339,7 +354,7 @@ def _frames(
     return {"users": profiles, "impressions": impressions, "behaviours": behaviours}
 
 
-def _items(world: World) -> pl.DataFrame:
+def items_of(world: World) -> pl.DataFrame:
     return pl.select(
         item_id=pl.format("i{}", pl.Series(world.name)),
         category_id=pl.format("c{}", pl.Series(world.category)),

@@ -22,11 +22,15 @@ class Lost(Exception):
     """The service closed the connection, or said nothing for PATIENCE_S; the message says which."""
 
 
-def post(path: str, body: Any) -> bytes:
+def request(method: str, path: str, body: Any) -> bytes:
     """The bytes of a request. `body`: bytes as they are, or what becomes JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: ranker\r\ncontent-type: application/json\r\ncontent-length: {len(content)}"
-    return head.encode() + b"\r\n\r\n" + content
+    head = f"{method} {path} HTTP/1.1\r\nhost: ranker\r\ncontent-type: application/json"
+    return f"{head}\r\ncontent-length: {len(content)}\r\n\r\n".encode() + content
+
+
+def post(path: str, body: Any) -> bytes:
+    return request("POST", path, body)
 
 
 class Caller:

@@ -18,10 +18,14 @@ ANOTHER = "another-password"
 
 
 class RealStore(Child):
-    """A server of Redis, or the embedded Valkey where none is installed, on a Unix socket in a folder of its own."""
+    """A server of Redis, or the embedded Valkey where none is installed, on a Unix socket in a folder of its own.
 
-    def __init__(self, folder: Path):
+    `options` are the server's; without any it keeps what `admin.save()` was told to.
+    """
+
+    def __init__(self, folder: Path, **options: str):
         super().__init__(folder)
+        self._options = options
         self.path = folder / "socket"
         self.url = f"unix://:{PASSWORD}@{quote(str(self.path))}"
         found = shutil.which("redis-server")
@@ -32,7 +36,7 @@ class RealStore(Child):
     def start(self) -> None:
         """Starts it with what was last saved; call it from the main thread, with whose end the server ends too."""
         options = {"port": "0", "unixsocket": str(self.path), "unixsocketperm": "700", "dir": str(self._folder)}
-        options |= {"save": "", "appendonly": "no", "requirepass": PASSWORD}
+        options |= {"save": "", "appendonly": "no", "requirepass": PASSWORD} | self._options
         self.begin(self._server, *(word for name, value in options.items() for word in (f"--{name}", value)))
         wait_until(self._answers, "the store does not start")
 
@@ -70,9 +74,9 @@ class RealStore(Child):
 
 
 @contextmanager
-def real_store() -> Iterator[RealStore]:
+def real_store(**options: str) -> Iterator[RealStore]:
     with tempfile.TemporaryDirectory(prefix="ranker-faults-") as folder:
-        store = RealStore(Path(folder))
+        store = RealStore(Path(folder), **options)
         try:
             yield store
         finally:
