@@ -7,6 +7,10 @@ each record exactly once, however often this is killed and begun again. It runs 
 job or with --every beside them, on the same machine: it asks the kernel who is alive. --out is a folder, s3://… or gs://…
 Who was forgotten (DELETE /users/{id}) is removed from the tables that are there and from all that come later.
 
+Each pass then tells, in DIR/lately.json, how often what was shown in the last hours was clicked, and how often its
+scores predicted it: /metrics of the services beside DIR shows it, so run it --every few minutes. --label is the action
+that is a click.
+
 A file that was cut is drained up to where it is whole, and kept in DIR/aside, as is what is no journal or of another
 version: a line each, and exit code 1. The last line of the output is JSON; with --every there is one for each pass
 that found anything.
@@ -25,6 +29,7 @@ from typing import NoReturn
 from model import command
 from model.files import AlreadyHeld, held
 
+WINDOW_S = 1800.0  # for a click to come, as model.prepare takes it
 KEPT = "what is not in the tables yet is still in the journal"
 
 
@@ -34,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, metavar="DIR-or-URL", help="a folder, s3://… or gs://…")
     parser.add_argument("--every", type=_seconds, metavar="SECONDS", help="go on, so long between two passes")
     parser.add_argument("--keep", action="store_true", help="move drained files to DIR/drained rather than remove them")
+    parser.add_argument(
+        "--lately", type=_seconds, default=6.0, metavar="HOURS", help="that are told of in /metrics (6)"
+    )
+    parser.add_argument("--label", default="click", metavar="ACTION", help="the event that is a click (click)")
+    parser.add_argument("--type", default="item", metavar="OBJECT_TYPE", help="of the items (item)")
     options = parser.parse_args(argv)
     if not options.journal.is_dir():
         what = "is a file, a folder is needed" if options.journal.exists() else "is not there"
@@ -42,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.every is not None:
         signal.signal(signal.SIGTERM, _stopped)  # the first process of a container has no default for it
 
+    import duckdb
     import polars as pl  # after --help
 
+    from service.drained import lately
     from service.drained.drain import drain
     from service.drained.files import LOCK
     from service.drained.out import Out
@@ -70,6 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 say(f"{command.words(error).strip().splitlines()[0]}; {KEPT}")
             else:
                 code = 0 if drained.well else 1
+                try:
+                    lately.tell(out.where, options.journal, options.lately, WINDOW_S, options.label, options.type)
+                except (OSError, ValueError, duckdb.Error) as error:
+                    say(f"what was clicked lately cannot be told: {command.words(error).strip().splitlines()[0]}")
+                    code = 1
                 if options.every is None or drained.files or not drained.well:
                     seconds = round(time.monotonic() - begun, 3)
                     print(json.dumps({**drained.figures(), "seconds": seconds}), flush=True)

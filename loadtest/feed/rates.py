@@ -52,7 +52,9 @@ def _resampled(day: Day) -> npt.NDArray[np.float64]:
     users = len(day.shown)
     times = np.stack([draw(users, SEED, number) for number in range(RESAMPLES)])
     shown = times @ day.shown
-    return np.divide(times @ day.clicked, shown, out=np.full(RESAMPLES, np.nan), where=shown > 0)  # nan: none came
+    rates: npt.NDArray[np.float64] = np.full(RESAMPLES, np.nan)  # nan: none came
+    np.divide(times @ day.clicked, shown, out=rates, where=shown > 0)
+    return rates
 
 
 def figures(seeds: Seeds, numbers: Sequence[int]) -> dict[str, Any]:

@@ -20,15 +20,16 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 
-from model.datasets.logged import joins, views
+from model.datasets.logged.base import Base
 from model.datasets.logged.entities import Entities
-from model.datasets.logged.joins import one
 from model.datasets.logged.told import notes
 from model.datasets.own.meta import read_meta
 from model.datasets.tables import DataError, DataSet, Options
 from model.engine import engine, first_line, literal, progress, quoted
 from model.features.kinds import Feature, to_text
 from model.features.schema import Schema
+from model.servicelog import joins, views
+from model.servicelog.joins import one
 from model.servicelog.reading import LogError, files, is_url
 from model.servicelog.records import IMPRESSION
 
@@ -87,7 +88,7 @@ def write_tables(raw: Path | str, out: Path, options: Options, schema: Schema) -
 def _written(con: duckdb.DuckDBPyConnection, raw: Path | str, out: Path, options: Options, schema: Schema) -> DataSet:
     if not one(con, "SELECT count(*) FROM impressions"):
         raise DataError(f"{raw} holds no impressions: nothing was ranked, or RANKER_JOURNAL_SAMPLE keeps nobody")
-    base = views.Base(con, options.base)
+    base = Base(con, options.base)
     time_zone = _time_zone(raw, base.folder)
     con.execute(
         f"CREATE TABLE distinct_events AS SELECT {joins.IDENTITY}, max(watch_ms) AS watch_ms, count(*) AS times "
@@ -186,7 +187,7 @@ def _to_numbers(con: duckdb.DuckDBPyConnection, raw: Path | str, column: str, fe
     con.execute(f"ALTER TABLE returned ALTER {column} TYPE {kind}")
 
 
-def _behaviours(con: duckdb.DuckDBPyConnection, out: Path, base: views.Base) -> None:
+def _behaviours(con: duckdb.DuckDBPyConnection, out: Path, base: Base) -> None:
     parts: Sequence[str] = [
         f"SELECT user_id, event AS action, object_type, object_id, timestamp FROM events "
         f"WHERE event <> {literal(IMPRESSION)}",

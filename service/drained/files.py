@@ -12,6 +12,7 @@ from service.journal.file import CLOSED, NEW, OPEN
 
 ASIDE, KEPT = "aside", "drained"  # folders within the journal's
 LOCK = ".drain.lock"
+LATELY = "lately.json"  # what the last pass told for /metrics, as service/telemetry/lately.py reads it
 NEW_S = 60.0  # after which a file that was never opened whole is a dead one's
 
 
@@ -19,7 +20,9 @@ def waiting(folder: Path) -> tuple[list[Path], list[Path]]:
     """Journal files by age, live ones included, and files that are none by their name."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     journals = [path for path in files if path.suffix in (OPEN, CLOSED)]
-    return journals, [path for path in files if path.suffix not in (OPEN, CLOSED, NEW, ".probe")]
+    return journals, [
+        path for path in files if path.suffix not in (OPEN, CLOSED, NEW, ".probe") and path.name != LATELY
+    ]
 
 
 @contextmanager

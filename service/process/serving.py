@@ -32,7 +32,7 @@ from service.process.prelude import Prelude, Prepared
 from service.process.supervisor import Supervisor, Times
 from service.settings import Settings, SettingsError, load_settings
 from service.store.embedded import EmbeddedStore, EmbeddedStoreError
-from service.telemetry import logs, relay, tracing
+from service.telemetry import lately, logs, relay, tracing
 from service.telemetry.folder import prepare_folder
 
 log = logging.getLogger("ranker")
@@ -90,6 +90,8 @@ def _served(stack: ExitStack, data: Path | None) -> int:
         log.warning("RANKER_REDIS_URL is not set: embedded store, lost at exit, not for production")
     prepared = prelude.prepare(bundle.folder, store, data)
     folder = stack.enter_context(prepare_folder(settings.workers))
+    if settings.journal is not None:
+        lately.link(folder, settings.journal)
     supervisor = Supervisor(settings.workers, listeners, folder, Path(bundle.folder), times)
     supervisor.answering = _announcement(
         supervisor, base(listeners.main), prepared.example or bundle.example, ring is not None

@@ -25,7 +25,7 @@ class Reader:
         clock: Callable[[], float] = clock,
         pause: Callable[[], object] = lambda: None,
     ) -> None:
-        self._form, self._clock, self._pause = form, clock, pause
+        self._folder, self._form, self._clock, self._pause = folder, form, clock, pause
         self.slots = Slots(folder)
         self._files = WorkerFiles(folder, form.layout)
 
@@ -44,7 +44,7 @@ class Reader:
         rows, workers = self.rows()
         now_s = self._clock()
         recent_SB = merge([worker["window"] for worker in workers], now_s, self._form.layout["window"])
-        return Scrape(self._form, rows, recent_SB, workers, now_s, self._pause).text()
+        return Scrape(self._form, rows, recent_SB, workers, now_s, self._pause, self._folder).text()
 
     def models(self) -> list[dict[str, Any]]:
         """Which model each living worker answers with."""

@@ -4,10 +4,12 @@ import math
 import platform
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from service.telemetry import lately
 from service.telemetry.columns import combinations, counter_key
 from service.telemetry.exposition import CONTENT_TYPE, Text
 from service.telemetry.families import (
@@ -42,8 +44,9 @@ class Scrape:
         workers: Sequence[Record],
         now_s: float,
         pause: Callable[[], object],
+        folder: Path,
     ) -> None:
-        self._text = Text()
+        self._text, self._folder = Text(), folder
         self._columns, self._families, self._edges = form.columns, form.families, form.edges
         self._rows, self._recent_SB, self._workers, self._now_s = rows, recent_SB, workers, now_s
         self._pause = pause
@@ -71,6 +74,7 @@ class Scrape:
         self._write_values()
         self._write_models()
         self._write_catalog()
+        lately.write(self._text, self._folder)
         self._write_workers()
         return self._text.encode(), CONTENT_TYPE
 

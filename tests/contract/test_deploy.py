@@ -111,9 +111,13 @@ class Exposed:
 
 
 @pytest.fixture(scope="module")
-def exposed() -> Exposed:
-    """What the demo shows after one ranked request and a refused one."""
-    with serving() as service:
+def exposed(tmp_path_factory: pytest.TempPathFactory) -> Exposed:
+    """What the demo shows after one ranked request, a refused one, and a drain's pass."""
+    journal = tmp_path_factory.mktemp("journal")
+    numbers = {"position": 1, "impressions": 10, "clicks": 1, "predicted": 1.5}
+    row = {"model": "bst_simulated", "version": "1", "variant": "", **numbers}
+    (journal / "lately.json").write_text(json.dumps({"until_s": 1.0, "rows": [row]}))
+    with serving(journal=str(journal)) as service:
         post(f"{service.url}/rank", {"user_id": "u1", "candidates": ["i1", "i2"]})
         with pytest.raises(urllib.error.HTTPError, match="422") as refused:
             post(f"{service.url}/rank", {"user_id": "u1"})

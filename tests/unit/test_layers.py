@@ -36,7 +36,7 @@ ARROWS = {
     "model.options": set(),
     "model.features": FILES_ALONE | OPTIONS,
     "model.bundle": FEATURES | FILES_ALONE,
-    "model.servicelog": FEATURES,
+    "model.servicelog": FEATURES | ENGINE,
     "model.networks": FEATURES | OPTIONS,
     "model.datasets": SHOWN | OPTIONS | ENGINE | FILES_ALONE,
     "model.replaying": SERVED | ENGINE,
@@ -86,7 +86,7 @@ ARROWS = {
     "service.journal": SHOWN | COMMAND | {"service.telemetry", "service.wire.codings"},
     "service.journal.file": {"service.journal"},  # the parent asks it whether the folder can be written
     "service.explore": set(),  # a leaf: how an order is drawn
-    "service.drained": SHOWN | FILES_ALONE | {"service.journal"},
+    "service.drained": SHOWN | FILES_ALONE | ENGINE | {"service.journal"},
     "service.drain": {"model.files", "service.drained", *COMMAND},
     "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
     "service.rank": FEATURES

@@ -1,35 +1,12 @@
-"""The log's tables and another data set's in the engine, without whoever was forgotten since."""
+"""Another data set's tables, beside the log's."""
 
 from pathlib import Path
 
 import duckdb
-import polars as pl
 
-from model.datasets.logged.joins import one
 from model.datasets.tables import DataError
 from model.engine import literal
-from model.servicelog.reading import Files
-from model.servicelog.tables import SCHEMAS
-
-# A user who was forgotten goes from the drained log with the next drain; here all of the time before is gone already.
-FORGETTABLE = {"impressions": "read_us", "events": "stored_us", "users": "stored_us"}
-
-
-def create(con: duckdb.DuckDBPyConnection, found: Files, work: Path) -> None:
-    """Views of the log's tables, named as these; `work` is a folder."""
-    for table in reversed(SCHEMAS):  # forgotten first
-        paths = found[table]
-        if not paths:
-            paths = [work / f"no-{table}.parquet"]
-            pl.DataFrame(schema=SCHEMAS[table]).write_parquet(paths[0])
-        named = ", ".join(literal(str(path)) for path in paths)
-        rows = f"SELECT {', '.join(SCHEMAS[table])} FROM read_parquet([{named}], hive_partitioning = false)"
-        if table in FORGETTABLE:
-            rows = (
-                f"SELECT t.* FROM ({rows}) t LEFT JOIN (SELECT user_id, max(stored_us) AS at FROM forgotten "
-                f"GROUP BY user_id) f USING (user_id) WHERE f.at IS NULL OR t.{FORGETTABLE[table]} > f.at"
-            )
-        con.execute(f"CREATE VIEW {table} AS {rows}")
+from model.servicelog.joins import one
 
 
 class Base:
