@@ -684,6 +684,7 @@ def test_a_model_name_that_does_not_fit_is_refused(metrics):
 
 STORE = ("timeout", "lagged", "error")
 JOURNAL = ("written", "full", "unwritable", "overflow")
+FEEDBACK = FAMILIES["ranker_feedback_events"].labels["outcome"]
 
 
 def test_a_path_or_an_id_cannot_become_a_label(metrics):
@@ -695,7 +696,7 @@ def test_a_path_or_an_id_cannot_become_a_label(metrics):
     assert value(metrics, "ranker_requests_total", route="unmatched", outcome="refused", **NOBODY) == 1
     seen = {label for key in samples(body) for label in key[1:]}
     assert {v for k, v in seen if k == "route"} == {*ROUTES, "unmatched"}
-    assert {v for k, v in seen if k == "outcome"} <= {*OUTCOMES, *STORE, *JOURNAL}
+    assert {v for k, v in seen if k == "outcome"} <= {*OUTCOMES, *STORE, *JOURNAL, *FEEDBACK}
     assert {v for k, v in seen if k == "stage"} == {*STAGES, "total"}
     assert {v for k, v in seen if k in ("model", "version", "variant")} == {""}
     assert {k for k, _ in seen} <= {
