@@ -121,9 +121,17 @@ async def courses(sizes: Sizes) -> list[Course]:
         try:
             async with asyncio.TaskGroup() as tasks:
                 running = [tasks.create_task(course(sizes, seed, bar)) for seed in range(1, sizes.seeds + 1)]
-        except* (NoRun, EmbeddedStoreError) as errors:
-            raise NoRun(str(errors.exceptions[0])) from None
+        except ExceptionGroup as errors:
+            error = _first(errors)
+            raise NoRun(str(error)) if isinstance(error, NoRun | EmbeddedStoreError) else error from None
     return [task.result() for task in running]
+
+
+def _first(error: Exception) -> Exception:
+    """What ended the tasks of a group, and of groups in it."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def measure(args: argparse.Namespace, sizes: Sizes) -> Measured:
@@ -135,7 +143,10 @@ def measure(args: argparse.Namespace, sizes: Sizes) -> Measured:
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "loop.html"
     file.write_text(page.html(figures))
-    return Measured(figures | {"page": str(file)}, f"{_table(figures)}\npage: {file}")
+    told = [_table(figures), f"page: {file}"]
+    if unpublished := figures["unpublished"]:
+        told.insert(1, f"on {unpublished} evening(s) the new model was below the floor: the one before served on")
+    return Measured(figures | {"page": str(file)}, "\n".join(told))
 
 
 def _table(figures: Mapping[str, Any]) -> str:

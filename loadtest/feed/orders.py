@@ -1,7 +1,7 @@
 """Who orders a page: by chance, by clicks so far, by the service, by the truth."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -76,7 +76,7 @@ class Popularity:
         return _by(self._course, pages, lambda page: np.argsort(-self._clicks[page.item], kind="stable"))
 
 
-def _by(course: Course, pages: Mapping[int, list[Page]], order: Any) -> Day:
+def _by(course: Course, pages: Mapping[int, list[Page]], order: Callable[[Page], Ints]) -> Day:
     day = Day.of(course.feed)
     for page in (page for of_user in pages.values() for page in of_user):
         best = order(page)[: course.feed.top]

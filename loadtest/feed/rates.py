@@ -51,8 +51,7 @@ def _resampled(day: Day) -> npt.NDArray[np.float64]:
     """The click rate on every resample of the users, each with all that it was shown; all orders draw alike."""
     users = len(day.shown)
     times = np.stack([draw(users, SEED, number) for number in range(RESAMPLES)])
-    shown = times @ day.shown
-    rates: npt.NDArray[np.float64] = np.full(RESAMPLES, np.nan)  # nan: none came
+    shown, rates = times @ day.shown, np.full(RESAMPLES, np.nan)  # nan: nobody came
     np.divide(times @ day.clicked, shown, out=rates, where=shown > 0)
     return rates
 

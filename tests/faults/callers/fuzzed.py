@@ -38,8 +38,8 @@ class Fuzzed:
         held.promise(not counted, "no request is counted as failed", f"{counted:.0f} are")
         log = world.service.output[told:]
         held.promise("Traceback" not in log, "no traceback in the log", f"{log.count('Traceback')}")
-        # 409: an order to go back, where there is no bundle before
-        held.promise_answers(refused=(400, 409, 413, 422), valid=False)
+        # 404: a user of whom nothing is known; 409: an order to go back, where there is no bundle before
+        held.promise_answers(refused=(400, 404, 409, 413, 422), valid=False)
 
 
 def _drawn(examples: int) -> Callable[[Any], Any]:
