@@ -73,14 +73,3 @@ class JournalFile:
                 self.path.rename(self.path.with_suffix(CLOSED))
         finally:
             os.close(self._fd)
-
-
-def check_folder(folder: Path) -> None:
-    """Makes it where it is not there, and writes to it once. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f"{token_hex(8)}.probe"
-    try:
-        with probe.open("xb") as file:
-            file.write(b"\n")
-    finally:
-        probe.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from model.bundle.errors import BundleError
 from service.access.keyring import KNOWN, Keyring, Watch, ring_of
 from service.access.reach import check_reach
 from service.api.http.bounds import Bounds
-from service.journal.file import check_folder
+from service.journal.folder import check_folder
 from service.models.check import Checked
 from service.models.live import following
 from service.process.adminprocess import AdminProcess, Task

@@ -84,7 +84,7 @@ ARROWS = {
     "service.store": FEATURES | {"service.settings", "service.telemetry"},
     "service.call": {"service.access", "service.errors"},
     "service.journal": SHOWN | COMMAND | {"service.telemetry", "service.wire.codings"},
-    "service.journal.file": {"service.journal"},  # the parent asks it whether the folder can be written
+    "service.journal.folder": set(),  # a leaf: the parent asks it whether the folder can be written
     "service.explore": set(),  # a leaf: how an order is drawn
     "service.drained": SHOWN | FILES_ALONE | ENGINE | {"service.journal"},
     "service.drain": {"model.files", "service.drained", *COMMAND},
