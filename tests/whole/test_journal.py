@@ -96,10 +96,3 @@ def test_a_killed_workers_impressions_are_drained_but_for_the_last_flush(small_b
 def test_a_journal_that_cannot_be_written_stops_the_start_in_a_line(settings: dict[str, str], why: str) -> None:
     done = finished("-m", "service", **settings)
     assert done.returncode == 1 and re.search(why, done.stderr) and done.stderr.strip().count("\n") == 0, done.stderr
-
-
-def test_the_benchmark_of_the_journal_ends_in_its_ratio() -> None:
-    done = finished("-m", "loadtest.journal", "--quick")
-    assert done.returncode == 0, done.stderr
-    told = orjson.loads(done.stdout.splitlines()[-1])
-    assert told["p50_ratio_100_low"] <= told["p50_ratio_100"] <= told["p50_ratio_100_high"] and told["journal_bytes"]
