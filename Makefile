@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 LOGS := $(if $(RANKER_REAL_LOGS),$(RANKER_REAL_LOGS),$(wildcard $(CURDIR)/../shared/data))
 OUT ?= .cache/demo
 
-.PHONY: run test audit sbom lint demo-bundle loadtest bench loop faults clients docs clean help
+.PHONY: run test long audit sbom lint demo-bundle loadtest bench loop faults clients docs clean help
 
 help: ## what there is to call
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,7 +21,10 @@ run: $(VENV)/$(if $(DATA),tables,service).done ## the service on 127.0.0.1:8000 
 test: $(VENV)/dev.done lint ## lint, types and the whole test suite
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m compileall -q service model loadtest tests
 	PYTHONDONTWRITEBYTECODE= $(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder
+		$(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder -m 'not long'
+
+long: $(VENV)/dev.done ## what make test leaves out: benchmarks in their tiny sizes, each up to its line of JSON
+	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

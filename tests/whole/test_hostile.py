@@ -96,6 +96,7 @@ def test_more_half_sent_heads_than_connections_keep_nobody_out(service: Service)
     assert rank(service) == 5
 
 
+@pytest.mark.long
 def test_the_hostile_hour_in_short_tells_what_became_of_each_kind() -> None:
     run = finished("-m", "loadtest.hostile", "--quick")
     assert run.returncode == 0, run.stderr

@@ -149,6 +149,7 @@ def test_a_port_that_nobody_listens_on_is_silent() -> None:
     assert probes.silent and probes.worst_ms is None and "cannot connect" in probes.by_path["/metrics"].why
 
 
+@pytest.mark.long
 @two_cores
 def test_overload_ends_in_the_line_that_scripts_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "overload.png"
@@ -171,6 +172,7 @@ def test_on_one_core_there_is_no_overload_to_measure(capsys: pytest.CaptureFixtu
     assert "1 core to choose from; two are needed" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_steady_compares_two_checkouts_in_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with offspring():
         assert steady.main(["--quick", "--before", str(ROOT), "--out", str(tmp_path / "steady.png")]) == 0

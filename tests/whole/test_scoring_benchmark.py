@@ -84,6 +84,7 @@ def test_a_turn_tells_the_runs_asked_for_and_not_the_first() -> None:
     assert len(times) == 3 and "".join(seen) == "baba"
 
 
+@pytest.mark.long
 def test_the_quick_run_ends_in_the_line_that_scripts_read(
     quantised: Bundle, small_data: Prepared, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_bundle_of_another_network_is_refused(small_bundle: Bundle) -> None:
         scoring.network_of(other)
 
 
+@pytest.mark.long
 def test_a_trained_bundle_is_made_once_at_the_papers_sizes(tmp_path: Path) -> None:
     tiny = trained.Sizes(3_000, 1, "no time")
     bundle, data = trained.cached(tmp_path, tiny)

@@ -179,12 +179,14 @@ def test_overhead_ends_in_the_line_that_scripts_read(
     assert set(figures["closed_loop"]["fp32"]) == {"1", "2", "4"}
 
 
+@pytest.mark.long
 def test_networks_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
     figures = quick("networks", cache, tmp_path, "--networks", "bst")
     assert set(figures["over_wdl_500"]) == {"bst", "wdl"} and figures["over_wdl_500"]["wdl"] == 1
     assert all(math.isfinite(value) and value > 0 for value in figures["over_wdl_500"].values())
 
 
+@pytest.mark.long
 def test_batches_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
     figures = quick("batches", cache, tmp_path)
     assert figures["p99_ratio"] > 0 and math.isfinite(figures["p99_ratio"])
@@ -192,6 +194,7 @@ def test_batches_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle
     assert 0 <= figures["users_kept_share"] <= 1 and figures["requests"] == 10
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="PSS is Linux's")
 def test_scale_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, tmp_path: Path) -> None:
     figures = quick("scale", cache, tmp_path)

@@ -76,6 +76,7 @@ def test_a_round_trains_the_steps_asked_for_on_new_rows(made_up: Prepared) -> No
     assert not weight.equal(ours.run.network.embed.sequence["item_id"].weight)
 
 
+@pytest.mark.long
 def test_the_quick_run_ends_in_the_line_that_scripts_read(tmp_path: Path) -> None:
     done = finished("-m", "loadtest.training", "--quick", "--threads", "1", "--cache", tmp_path)
     assert done.returncode == 0, done.stderr
