@@ -76,3 +76,19 @@ def test_another_model_gets_what_covers_its_needs() -> None:
     recent = Recent(10, 60)
     recent.keep("u", WANTED, stored(1))
     assert recent.find(LIVE, Wanted((), ())) and recent.find(LIVE, both) is None
+
+
+def test_a_read_that_a_write_has_overtaken_is_not_remembered() -> None:
+    clock = Clock()
+    recent = Recent(10, 60, clock)
+    recent.keep("u", WANTED, stored(1), asked_s=0)
+    clock.now = 1
+    recent.drop("u")
+    assert recent.find(LIVE, WANTED) is None
+    recent.keep("u", WANTED, stored(1), asked_s=0.5)  # under way as the user was written
+    assert recent.find(LIVE, WANTED) is None
+    recent.keep("u", WANTED, stored(1, 2), asked_s=1.5)
+    assert recent.find(LIVE, WANTED) == stored(1, 2)._replace(missing=CACHED)
+    for n in range(100):
+        recent.drop(str(n))
+    assert len(recent._written_s) == 10

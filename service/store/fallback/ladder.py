@@ -82,7 +82,7 @@ class Ladder:
                 refused = one
                 one = self._instead(asked, wanted, _reason(one))
             elif asked.before is None and self._recent.on:
-                self._recent.keep(asked.user_id, wanted, one)
+                self._recent.keep(asked.user_id, wanted, one, begun)
             stored.append(one)
         if refused is not None and blames_store(refused) and all(isinstance(one, StoreUnavailable) for one in read):
             self._failed(refused, begun, wanted, timeout_s)
@@ -97,23 +97,25 @@ class Ladder:
     async def write_many(
         self, writes: Sequence[Write], timeout_s: float | None = None
     ) -> list[StoreUnavailable | None]:
-        for write in writes:
-            self._recent.drop(write.user_id)  # before: what is read meanwhile is kept again, and as new
-        return await self._asked(lambda: self._store.write_many(writes, timeout_s), timeout_s)
+        users = [write.user_id for write in writes]
+        return await self._asked(lambda: self._store.write_many(writes, timeout_s), timeout_s, users)
 
     async def replace(self, user_id: str, profile: Mapping[str, str], timeout_s: float | None = None) -> None:
-        self._recent.drop(user_id)
-        await self._asked(lambda: self._store.replace(user_id, profile, timeout_s), timeout_s)
+        await self._asked(lambda: self._store.replace(user_id, profile, timeout_s), timeout_s, [user_id])
 
     async def forget(self, user_id: str, timeout_s: float | None = None) -> None:
-        self._recent.drop(user_id)
-        await self._asked(lambda: self._store.forget(user_id, timeout_s), timeout_s)
+        await self._asked(lambda: self._store.forget(user_id, timeout_s), timeout_s, [user_id])
 
     async def known(self, user_id: str, timeout_s: float | None = None) -> Known:
         return await self._asked(lambda: self._store.known(user_id, timeout_s), timeout_s)
 
-    async def _asked(self, asking: Callable[[], Awaitable[Answer]], timeout_s: float | None) -> Answer:
-        """What nothing can stand in for. Raises StoreUnavailable; of a store that is dead, at once."""
+    async def _asked(
+        self, asking: Callable[[], Awaitable[Answer]], timeout_s: float | None, written: Sequence[str] = ()
+    ) -> Answer:
+        """What nothing can stand in for. Raises StoreUnavailable; of a store that is dead, at once.
+
+        `written`: users whose remembered histories are old afterwards, also where it failed: it may be written.
+        """
         if self._breaker.state != CLOSED:
             raise StoreUnavailable("the store does not answer; it is asked again in the background")
         begun = time.monotonic()
@@ -122,6 +124,9 @@ class Ladder:
         except StoreUnavailable as error:
             self._failed(error, begun, self._wanted, timeout_s)
             raise
+        finally:
+            for user_id in written:
+                self._recent.drop(user_id)
 
     def _instead(self, asked: Asked, wanted: Wanted, reason: str) -> Stored:
         return self._recent.find(asked, wanted) or Stored({}, [], 0, missing=reason)

@@ -1,5 +1,6 @@
 """Histories that were read in the last seconds, for when the store fails; never asked while it answers."""
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,9 +20,15 @@ class Recent:
         self.on = users > 0 and age_s > 0
         self._users, self._age_s, self._clock = users, age_s, clock
         self._entries: OrderedDict[str, tuple[float, Wanted, Stored]] = OrderedDict()  # the longest unread first
+        self._written_s: OrderedDict[str, float] = OrderedDict()  # when, of the newest `users`
 
-    def keep(self, user_id: str, wanted: Wanted, stored: Stored) -> None:
-        """Remembers what a live request read: a replay saw the past, which no live request may take for the present."""
+    def keep(self, user_id: str, wanted: Wanted, stored: Stored, asked_s: float = math.inf) -> None:
+        """Remembers what a live request read: a replay saw the past, which no live request may take for the present.
+
+        `asked_s`: when the store was asked, by the clock; a read that a write has overtaken is not remembered.
+        """
+        if self._written_s.get(user_id, -math.inf) >= asked_s:
+            return
         now, entries = self._clock(), self._entries
         entries[user_id] = now, wanted, stored
         entries.move_to_end(user_id)
@@ -32,8 +39,14 @@ class Recent:
             del entries[first]
 
     def drop(self, user_id: str) -> None:
-        """Forgets what a user was read with: it is no longer so."""
+        """The user was written: what is remembered is no longer so, nor what reads under way will bring."""
+        if not self.on:
+            return
         self._entries.pop(user_id, None)
+        self._written_s[user_id] = self._clock()
+        self._written_s.move_to_end(user_id)
+        if len(self._written_s) > self._users:
+            self._written_s.popitem(last=False)
 
     def find(self, asked: Asked, wanted: Wanted) -> Stored | None:
         """What a user was read with, `missing` saying that it is remembered; None where that is not known.
