@@ -59,15 +59,15 @@ class BehaviourGroup:
 
         Behaviours of one millisecond stand in the order of their keys, then actions, as in the prepared training form.
         """
-        seen, wrong = [b for b in behaviours if b.action in self.action and b.object_type == self.object_type], 0
+        number, own = self.action, self.object_type
+        seen, wrong = [b for b in behaviours if b[1] == own and b[0] in number], 0
+        acts, _, objects, at = zip(*seen, strict=True) if seen else ((), (), (), ())
         try:
-            ids = keys([b.object_id for b in seen], self.id_type)
+            ids = keys(objects, self.id_type)
         except BadValue:
             right = [b for b in seen if _is_id(b.object_id, self.id_type)]
-            seen, wrong = right, len(seen) - len(right)
-            ids = keys([b.object_id for b in seen], self.id_type)
-        times = np.fromiter((b.timestamp for b in seen), np.int64, len(seen))
-        actions = np.fromiter((self.action[b.action] for b in seen), np.int64, len(seen))
+            return (*self.newest(right)[:3], len(seen) - len(right))
+        times, actions = np.array(at, np.int64), np.array([number[action] for action in acts], np.int64)
         chosen = np.lexsort((actions, ids, times))[-self.length :]
         return ids[chosen], times[chosen], actions[chosen], wrong
 
