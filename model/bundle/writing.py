@@ -23,7 +23,7 @@ from model.bundle.layout import (
     _sha256,
 )
 from model.bundle.reading import Bundle
-from model.features.counts import Counts, Known, Pair
+from model.features.counts import Counts, Floats, Known
 from model.features.ids import Keys, canonical, keys
 from model.features.sealed import Stamp
 from model.files import beside, write_json
@@ -117,7 +117,7 @@ class _Asked:
     def __init__(self, counts: Known):
         self._counts, self.keys = counts, [np.zeros(0, np.uint64)]
 
-    def before(self, now: int, keys: Keys) -> Pair:
+    def before(self, now: int, keys: Keys) -> Floats:
         self.keys.append(keys)
         return self._counts.before(now, keys)
 

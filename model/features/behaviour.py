@@ -59,26 +59,25 @@ class BehaviourGroup:
 
         Behaviours of one millisecond stand in the order of their keys, then actions, as in the prepared training form.
         """
-        seen, ids, wrong = self._read(behaviours)
-        times = np.fromiter((b.timestamp for b in seen), np.int64, len(seen))
-        actions = np.fromiter((self.action[b.action] for b in seen), np.int64, len(seen))
+        number, own = self.action, self.object_type
+        seen, wrong = [b for b in behaviours if b[1] == own and b[0] in number], 0
+        acts, _, objects, at = zip(*seen, strict=True) if seen else ((), (), (), ())
+        try:
+            ids = keys(objects, self.id_type)
+        except BadValue:
+            right = [b for b in seen if _is_id(b.object_id, self.id_type)]
+            return (*self.newest(right)[:3], len(seen) - len(right))
+        times, actions = np.array(at, np.int64), np.array([number[action] for action in acts], np.int64)
         chosen = np.lexsort((actions, ids, times))[-self.length :]
         return ids[chosen], times[chosen], actions[chosen], wrong
 
     def slots(self, behaviours: Sequence[Behaviour]) -> list[Behaviour]:
         """The behaviours that `newest` gives, in its order: what stands in each slot of the network's input."""
-        seen, ids, _ = self._read(behaviours)
+        own = [b for b in behaviours if b.action in self.action and b.object_type == self.object_type]
+        seen = [b for b in own if _is_id(b.object_id, self.id_type)]
+        ids = keys([b.object_id for b in seen], self.id_type)
         order = sorted(range(len(seen)), key=lambda at: (seen[at].timestamp, ids[at], self.action[seen[at].action]))
         return [seen[at] for at in order[-self.length :]]
-
-    def _read(self, behaviours: Sequence[Behaviour]) -> tuple[list[Behaviour], Keys, int]:
-        """Those of this group with their keys, and how many had a wrong id."""
-        seen = [b for b in behaviours if b.action in self.action and b.object_type == self.object_type]
-        try:
-            return seen, keys([b.object_id for b in seen], self.id_type), 0
-        except BadValue:
-            right = [b for b in seen if _is_id(b.object_id, self.id_type)]
-            return right, keys([b.object_id for b in right], self.id_type), len(seen) - len(right)
 
 
 def _is_id(value: Any, id_type: IdType) -> bool:

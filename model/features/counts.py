@@ -5,7 +5,7 @@ shown and clicked before each of a few days. A request at `now` sees those of th
 knows of its own day, or of what came later. It lies beside the catalogue and is swapped like it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from model.features.derived import Statistic
+from model.features.derived import Statistic, rates
 from model.features.ids import Keys, crossed
-from model.features.kinds import Column
 from model.features.schema import Schema
 from model.features.sealed import Stamp, save, seal, unlike
 from model.features.table import SLOTS, Table
@@ -25,7 +24,6 @@ KIND = "statistic"  # what the file's own end calls it
 _BEGINS = np.uint64(xxhash.xxh3_64_intdigest(b"the days' first milliseconds"))  # the record that dates the others
 
 Floats = npt.NDArray[np.float64]
-Pair = tuple[Floats, Floats]  # shown, clicks
 
 
 class CountsError(ValueError):
@@ -49,8 +47,11 @@ class Known(Protocol):
     stamp: Stamp | None
     sha256: str | None
 
-    def before(self, now: int, keys: Keys) -> Pair:
-        """Counts (n,) of keys (n,) until the day of `now` began; 0 for what was not counted, and before all days."""
+    def before(self, now: int, keys: Keys) -> Floats:
+        """How often keys (n,) were shown and clicked until the day of `now` began, (2, n).
+
+        0 for what was not counted, and before all days.
+        """
 
 
 class Counts:
@@ -120,15 +121,16 @@ class Counts:
         (counts,) = self._table.values(["counts"], bucket[known], slot[known])
         return Counts.build(self.begins.tolist(), wanted[known], counts[..., 0], counts[..., 1])
 
-    def before(self, now: int, keys: Keys) -> Pair:
+    def before(self, now: int, keys: Keys) -> Floats:
         """As `Known` says."""
         day = int(np.searchsorted(self.begins, now, side="right")) - 1
         if day < 0:
-            return np.zeros(len(keys)), np.zeros(len(keys))
+            return np.zeros((2, len(keys)))
         known, bucket, slot = self._table.find(keys)
         place = bucket * self._pairs_of_bucket + SLOTS // 2 + slot * len(self.begins) + day
         counts = self._pairs.take(place).view("<f8").reshape(-1, 2)
-        return counts[:, 0] * known, counts[:, 1] * known
+        both: Floats = np.multiply(counts.T, known, order="C")
+        return both
 
 
 class NoCounts:
@@ -138,42 +140,37 @@ class NoCounts:
     sha256: str | None = None
     begins: Floats = np.zeros(0)
 
-    def before(self, now: int, keys: Keys) -> Pair:
-        return np.zeros(len(keys)), np.zeros(len(keys))
+    def before(self, now: int, keys: Keys) -> Floats:
+        return np.zeros((2, len(keys)))
 
 
 class Lookup:
     """What the statistics of a schema ask of counts, for the candidates of one request at once."""
 
     def __init__(self, statistics: Sequence[Statistic]):
-        self._statistics = statistics
-        groups = {statistic.counted: statistic.of for statistic in statistics}
-        # Those of equally many parts have their keys mixed at once, and so stand one after the other.
-        self._alike = [
-            [(name, of) for name, of in groups.items() if len(of) == parts]
-            for parts in sorted({len(of) for of in groups.values()})
-        ]
-        order = [name for alike in self._alike for name, _ in alike]
-        self._of_all = np.array([key_of_all(name) for name in order], np.uint64)
-        self._place = [order.index(statistic.counted) for statistic in statistics]
+        self._statistics = len(statistics)
+        self.counted = {statistic.counted: statistic.of for statistic in statistics}  # by name, the parts
+        self._of_all = np.array([key_of_all(name) for name in self.counted], np.uint64)
+        place_of = {name: place for place, name in enumerate(self.counted)}
+        counted = np.array([place_of[statistic.counted] for statistic in statistics], np.int64)
+        is_rate = np.array([statistic.what == "rate" for statistic in statistics], bool)
+        self._rates, self._logs = np.flatnonzero(is_rate), np.flatnonzero(~is_rate)
+        self._of_rates, self._of_logs = counted[is_rate], counted[~is_rate]
+        self._smoothing = np.array([[statistics[place].smoothing] for place in self._rates.tolist()])
+        self._clicks = np.array([int(statistics[place].what == "clicks") for place in self._logs.tolist()], np.int64)
 
-    def columns(self, columns: Mapping[str, Column], now: int, counts: Known, count: int) -> dict[str, Column]:
-        """The statistics of candidates (count,) as raw columns, from those of their parts, (count,) or (1,)."""
-        keys, begins = [self._of_all], []
-        end = len(self._of_all)
-        for alike in self._alike:
-            mixed = crossed([name for name, _ in alike], [[columns[part] for part in of] for _, of in alike])
-            keys.append(mixed.reshape(-1))
-            begins += [(end + at * mixed.shape[1], mixed.shape[1]) for at in range(len(alike))]
-            end += mixed.size
-        shown, clicks = counts.before(now, np.concatenate(keys))
-        made = {}
-        for statistic, whole in zip(self._statistics, self._place, strict=True):
-            begin, length = begins[whole]
-            at = slice(begin, begin + length)
-            values = statistic.values(shown[at], clicks[at], shown[whole], clicks[whole])
-            made[statistic.name] = np.broadcast_to(values, (count,)) if length == 1 else values
-        return made
+    def values(self, keys: Keys, now: int, counts: Known) -> Floats:
+        """The statistics (n, N) before they are standardised, by the keys (counted, n) of what is `counted`."""
+        both = counts.before(now, np.concatenate([self._of_all, keys.reshape(-1)]))
+        of_all, of_value = both[:, : len(keys), None], both[:, len(keys) :].reshape(2, *keys.shape)
+        values = np.empty((self._statistics, keys.shape[1]))
+        if len(self._rates):
+            shown, clicks = of_value.take(self._of_rates, axis=1)
+            all_shown, all_clicks = of_all.take(self._of_rates, axis=1)
+            values[self._rates] = rates(shown, clicks, all_shown, all_clicks, self._smoothing)
+        if len(self._logs):
+            values[self._logs] = np.log1p(of_value[self._clicks, self._of_logs])
+        return values.T
 
 
 def _declared(schema: Schema) -> str:

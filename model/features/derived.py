@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from model.features.ids import FIRST, MISSING, UNKNOWN
+from model.features.ids import FIRST, UNKNOWN
 from model.features.kinds import KINDS, Column, Feature, Rows, SchemaError
 from model.options import Count, Positive
 
@@ -59,20 +59,10 @@ class Match(Feature):
         """Rows of its embedding table; `gaps`: those of the table of time positions."""
         return FIRST + {"count": _COUNTS, "age": gaps, "last": 2}[str(self.what)]
 
-    def rows_of(
-        self, count: npt.NDArray[np.int64], gap: npt.NDArray[np.int64], last: npt.NDArray[np.bool_], own: Column
-    ) -> Rows:
-        """Rows by what was found for candidates of values `own`, all of one shape: `gap` is 0 where none was."""
-        rows: Rows
-        match self.what:
-            case "count":
-                rows = FIRST + _BUCKET_OF.take(count, mode="clip")
-            case "age":
-                rows = FIRST + gap
-            case _:
-                rows = FIRST + last.astype(np.int64)
-        np.copyto(rows, UNKNOWN, where=own == MISSING)
-        return rows
+    @property
+    def number(self) -> int:
+        """Which of `match_rows` are its rows."""
+        return ("count", "age", "last").index(str(self.what))
 
 
 @dataclass(frozen=True)
@@ -114,12 +104,42 @@ class Statistic(Feature):
         self, shown: Column, clicks: Column, all_shown: npt.ArrayLike, all_clicks: npt.ArrayLike
     ) -> npt.NDArray[np.float64]:
         """The number before it is standardised, of counts (n,) of its value and (n,) or () of all."""
-        if self.what != "rate":
-            return np.log1p(shown if self.what == "count" else clicks)
-        rate = (np.asarray(all_clicks) + 1) / (np.asarray(all_shown) + 2)
-        of_value = (clicks + self.smoothing * rate) / (shown + self.smoothing)
-        logits: npt.NDArray[np.float64] = np.log(of_value / (1 - of_value)) - np.log(rate / (1 - rate))
-        return logits
+        if self.what == "rate":
+            return rates(shown, clicks, all_shown, all_clicks, self.smoothing)
+        return np.log1p(shown if self.what == "count" else clicks)
+
+
+def match_rows(
+    count: npt.NDArray[np.int64],
+    gap: npt.NDArray[np.int64],
+    last: npt.NDArray[np.bool_],
+    missing: npt.NDArray[np.bool_],
+) -> Rows:
+    """Rows of a count, an age and a last (3, ...), by what was found for candidates (...); gap 0 where nothing was.
+
+    `missing`: which candidates have no value.
+    """
+    rows = np.empty((3, *count.shape), np.int64)
+    _BUCKET_OF.take(count, mode="clip", out=rows[0])
+    rows[1], rows[2] = gap, last
+    rows += FIRST
+    np.copyto(rows, UNKNOWN, where=missing)
+    return rows
+
+
+def rates(
+    shown: npt.ArrayLike,
+    clicks: npt.ArrayLike,
+    all_shown: npt.ArrayLike,
+    all_clicks: npt.ArrayLike,
+    smoothing: npt.ArrayLike,
+) -> npt.NDArray[np.float64]:
+    """The `rate` of `Statistic`, of one or of several at once: arrays that broadcast."""
+    s = np.asarray(smoothing)
+    rate = (np.asarray(all_clicks) + 1) / (np.asarray(all_shown) + 2)
+    of_value = (clicks + s * rate) / (shown + s)
+    logits: npt.NDArray[np.float64] = np.log(of_value / (1 - of_value)) - np.log(rate / (1 - rate))
+    return logits
 
 
 def _require_derived(feature: Feature, kind: str, allowed: str) -> None:

@@ -28,7 +28,7 @@ from model.features.behaviour import Behaviour, BehaviourGroup
 from model.features.catalog import FOLDER, Catalog
 from model.features.counts import FILE as COUNTS
 from model.features.counts import Counts, Known, Lookup, NoCounts
-from model.features.derived import Match
+from model.features.derived import match_rows
 from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, crossed, hashed_rows, keys
 from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows, Side, standardised
 from model.features.matches import among
@@ -92,14 +92,12 @@ class Encoder:
         self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
         crosses, self._matches, self._counted = schema.crosses, schema.matches, schema.statistics
         self._lookup = Lookup(self._counted)
-        self._crosses = len(crosses)
         places = schema.places("cross")
         self._cross_places = [places[feature.name].start for feature in (*crosses, *self._matches)]
-        self._alike = []  # crosses of equally many parts are computed at once
-        for count in sorted({len(cross.of) for cross in crosses}):
-            alike = [place for place, cross in enumerate(crosses) if len(cross.of) == count]
-            names, of = [crosses[place].name for place in alike], [crosses[place].of for place in alike]
-            self._alike.append((alike, names, of, np.array([[crosses[p].buckets] for p in alike], np.uint64)))
+        self._cross_buckets = np.array([cross.buckets for cross in crosses], np.uint64).reshape(-1, 1)
+        of_crosses = [(cross.name, cross.of) for cross in crosses]
+        self._crosses = _Crossing(of_crosses)
+        self._crosses_and_counted = _Crossing([*of_crosses, *self._lookup.counted.items()])
         self._defaults = {f.name: f.column([f.default]) for f in self._contexts}
         self._edges = np.array(schema.history.gap_edges_s, np.int64)
         place_of = schema.places("item")
@@ -170,10 +168,11 @@ class Encoder:
 
     def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
         """Rows of the hashed crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
-        rows = np.empty((count, self._crosses), np.int64)
-        for places, names, parts, buckets in self._alike:
-            mixed = crossed(names, [[columns[part] for part in of] for of in parts])
-            rows[:, places] = hashed_rows(mixed, buckets).T
+        return self._hashed(self._crosses.keys(columns), count)
+
+    def _hashed(self, keys: Keys, count: int) -> Rows:
+        rows = np.empty((count, len(keys)), np.int64)
+        rows[:] = hashed_rows(keys, self._cross_buckets).T
         return rows
 
     def crossed_with(self, matched: Sequence[Rows], hashed: Rows) -> Rows:
@@ -218,7 +217,8 @@ class Encoder:
         items[ITEM_ID] = both
         item_columns = {name: values[len(seen) :] for name, values in items.items()}
         _overwrite(self._items, item_columns, own)
-        matched = self._matched(items, seen_at, seen_as, now)
+        gap = time_positions(seen_at[None], np.array([now]), self._edges)[0]
+        matched = self._matched(items, gap, seen_as)
         shown = {name: values[begin:] for name, values in items.items()}
         rows = self.rows(self._items, shown, len(times) + count)
         sequence_rows, item_rows = rows[: len(times)].take(self._sequence_places, axis=1), rows[len(times) :]
@@ -227,27 +227,28 @@ class Encoder:
         else:
             context_columns, context_rows, context_numbers = self._neutral
 
-        sequences = self._sequence("", sequence_rows, times, actions, now)
+        sequences = self._sequence("", sequence_rows, gap[begin:], actions)
         future, length = int(np.count_nonzero(times > now)), len(times)
         for feature, group in self._groups:
             objects, times, actions, malformed_here = group.newest(behaviours)
             rows = feature.rows(objects, self.vocabularies)
-            sequences |= self._sequence(f"_{group.object_type}", rows, times, actions, now)
+            gap = time_positions(times[None], np.array([now]), self._edges)[0]
+            sequences |= self._sequence(f"_{group.object_type}", rows, gap, actions)
             wrong += malformed_here
             future += int(np.count_nonzero(times > now))
 
         columns = {**profile_columns, **item_columns, **context_columns}
-        counted = self._lookup.columns(columns, now, self.counts, count) if self._counted else {}
+        mixed, crosses = self._crosses_and_counted.keys(columns), len(self._cross_buckets)
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
             item=item_rows[None],
             context=_for_each(context_rows, count)[None],
-            cross=self.crossed_with(matched, self.cross_rows(columns, count))[None],
+            cross=self.crossed_with(matched, self._hashed(mixed[:crosses], count))[None],
             **sequences,
             user_numbers=self.numbers(self._users, profile_columns, 1),
             item_numbers=self.numbers(self._items, item_columns, count)[None],
             context_numbers=_for_each(context_numbers, count)[None],
-            cross_numbers=self.numbers(self._counted, counted, count)[None],
+            cross_numbers=self._counted_numbers(mixed[crosses:], now, count)[None],
         )
         return Encoded(
             inputs=inputs,
@@ -297,25 +298,33 @@ class Encoder:
     def _matched(
         self,
         items: Mapping[str, Column],
-        times: npt.NDArray[np.int64],
+        gap: npt.NDArray[np.int64],
         actions: npt.NDArray[np.int64],
-        now: int,
     ) -> list[Rows]:
         """Rows (C,) of each match; `items` are the behaviours' (T,), and behind them the candidates'."""
-        if not self._matches:
-            return []
-        gap = np.append(time_positions(times[None], np.array([now]), self._edges)[0], 0)  # 0: none was found
-        rows = {}
-        own = {name: values[len(times) :] for name, values in items.items()}
+        rows: dict[str, Rows] = {}
         for view in self._views:
             chosen = view.chosen(actions)
-            ages = gap[np.append(chosen, -1)]
-            for name, matches in view.matches.items():
-                times_found, newest = among(own[name], items[name][chosen])
-                gaps, last = ages.take(newest), (newest == len(chosen) - 1) & (times_found > 0)
-                for match in matches:
-                    rows[match.name] = match.rows_of(times_found, gaps, last, own[name])
+            values = np.array([items[name] for name in view.compared])
+            own = values[:, len(gap) :]
+            times_found, newest = among(own, values[:, chosen])
+            ages = np.append(gap[chosen], 0).take(newest)  # 0: none was found
+            found = match_rows(times_found, ages, newest == max(0, len(chosen) - 1), own == MISSING)
+            rows |= {match.name: found[match.number, view.compared.index(match.of[0])] for match in view.matches}
         return [rows[match.name] for match in self._matches]
+
+    @cached_property
+    def _fitted_counted(self) -> npt.NDArray[np.float64]:
+        return np.array([self.statistics.numbers[statistic.name] for statistic in self._counted])
+
+    def _counted_numbers(self, keys: Keys, now: int, count: int) -> npt.NDArray[np.float32]:
+        """The statistics (C, N), by the keys of what they count."""
+        if not self._counted:
+            return np.zeros((count, 0), np.float32)
+        values = self._lookup.values(keys, now, self.counts)
+        numbers = np.empty((count, len(self._counted)), np.float32)
+        numbers[:] = standardised(values, self._fitted_counted)
+        return numbers
 
     def _looked_at(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Which of a user's behaviours (T,) history or matches look at, oldest first."""
@@ -351,19 +360,16 @@ class Encoder:
         carried = (context, *(features for _, features in own)) if self._listed else ()
         return sum(f.holes([values[f.name]]) for values in carried for f in self._listed if f.name in values)
 
-    def _sequence(
-        self, suffix: str, rows: Rows, times: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int
-    ) -> Inputs:
+    def _sequence(self, suffix: str, rows: Rows, gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64]) -> Inputs:
         """A group's three inputs, U = 1; an empty one is one padded slot: no operator meets an axis of size 0."""
-        if not len(times):
+        if not len(gap):
             empty = np.full((1, 1), PAD, np.int64)
             return {
                 f"history{suffix}": np.full((1, 1, rows.shape[-1]), PAD, np.int64),
                 f"gap{suffix}": empty,
                 f"action{suffix}": empty,
             }
-        gap = time_positions(times[None], np.array([now]), self._edges)
-        return {f"history{suffix}": rows[None], f"gap{suffix}": gap, f"action{suffix}": actions[None]}
+        return {f"history{suffix}": rows[None], f"gap{suffix}": gap[None], f"action{suffix}": actions[None]}
 
     def _candidates(self, candidates: Sequence[Candidate]) -> tuple[Keys, list[tuple[int, Mapping[str, Any]]]]:
         types = set(map(type, candidates))
@@ -405,8 +411,23 @@ class Encoder:
         return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
 
 
+class _Crossing:
+    """Which features are crossed with which, in the order in which `crossed` takes them."""
+
+    def __init__(self, crosses: Sequence[tuple[str, Sequence[str]]]):
+        ordered = sorted(crosses, key=lambda cross: -len(cross[1]))
+        self._names, self._of = [name for name, _ in ordered], [of for _, of in ordered]
+        self._places = np.array([ordered.index(cross) for cross in crosses], np.int64)
+
+    def keys(self, columns: Mapping[str, Keys]) -> Keys:
+        """Keys of the crosses (crosses, n), of their parts' columns, (n,) or, for all alike, (1,)."""
+        if not self._names:
+            return np.zeros((0, 1), np.uint64)
+        return crossed(self._names, [[columns[part] for part in of] for of in self._of]).take(self._places, axis=0)
+
+
 class _View:
-    """Matches that look at the same behaviours, by the feature whose values they compare."""
+    """Matches that look at the same behaviours, and the features whose values they compare."""
 
     def __init__(self, schema: Schema, view: tuple[tuple[str, ...], int]):
         actions, self.length = view
@@ -414,10 +435,8 @@ class _View:
         every = 1 + len(schema.history.actions)
         # Whether an action's number is among them; None: all are.
         self.acted = None if len(numbers) == every - 1 else np.isin(np.arange(every), numbers)
-        self.matches: dict[str, list[Match]] = {}
-        for match in schema.matches:
-            if schema.view(match) == view:
-                self.matches.setdefault(match.of[0], []).append(match)
+        self.matches = [match for match in schema.matches if schema.view(match) == view]
+        self.compared = sorted({match.of[0] for match in self.matches})
 
     def chosen(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Places of the newest of them among behaviours of these actions (T,), oldest first."""

@@ -164,19 +164,24 @@ def hashed_rows(key: Keys, buckets: int | Keys) -> npt.NDArray[np.int64]:
 
 
 def crossed(names: Sequence[str], parts: Sequence[Sequence[Keys]]) -> Keys:
-    """Keys of crosses of features (age × item_id) with equally many parts, (crosses, n): MISSING where a part is.
+    """Keys of crosses of features (age × item_id), those of more parts first, (crosses, n): MISSING where a part is.
 
     A cross's parts are (n,) or, for all alike, (1,). Its own name seeds the mix, so that two crosses of the same parts
     do not collide in the same places.
     """
-    mixed: Keys = np.array([_seed(name) for name in names], np.uint64)[:, None]
-    missing: Any = np.False_
-    for columns in zip(*parts, strict=True):
-        part = np.empty((len(names), *np.broadcast(*columns).shape), np.uint64)
+    seeds = np.array([_seed(name) for name in names], np.uint64)[:, None]
+    length = max({len(column) for of in parts for column in of} - {1}, default=1)
+    mixed, missing = np.empty((len(names), length), np.uint64), np.zeros((len(names), length), bool)
+    before = seeds
+    for place in range(len(parts[0])):
+        columns = [of[place] for of in parts if len(of) > place]
+        part = np.empty((len(columns), length), np.uint64)
         for row, column in enumerate(columns):
             part[row] = column
-        mixed = mix(mixed * _ODD ^ part)  # times an odd number: a × b is not b × a
-        missing = missing | (part == MISSING)
+        missing[: len(part)] |= part == MISSING
+        part ^= before[: len(part)] * _ODD  # times an odd number: a × b is not b × a
+        mixed[: len(part)] = mix(part)
+        before = mixed
     mixed = _unreserved(mixed)
     np.copyto(mixed, MISSING, where=missing)
     return mixed

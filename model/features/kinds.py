@@ -301,7 +301,8 @@ def standardised(values: npt.NDArray[np.float64], fitted: npt.NDArray[np.float64
     """Values (n, N) of floats by their means and deviations (N, 2); a missing one is 0, the mean."""
     standard = values - fitted[:, 0]
     standard /= fitted[:, 1]
-    np.clip(standard, -MOST_DEVIATIONS, MOST_DEVIATIONS, out=standard)
+    np.minimum(standard, MOST_DEVIATIONS, out=standard)
+    np.maximum(standard, -MOST_DEVIATIONS, out=standard)
     np.copyto(standard, 0, where=np.isnan(standard))
     return standard
 

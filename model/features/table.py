@@ -89,6 +89,12 @@ class Table:
         """Where keys (n,) stand: known, bucket and slot, each (n,). Bucket and slot mean nothing where not known."""
         bucket = (mix(keys) & self._mask).view(np.int64)
         known, slot, on = self._look(keys, bucket)
+        if on.size <= FEW:
+            for place in on.tolist():
+                found = self.find_one(int(keys[place]))
+                if found:
+                    known[place], (bucket[place], slot[place]) = True, found
+            on = on[:0]
         while on.size:
             bucket[on] = (bucket[on] + 1) & int(self._mask)
             known[on], slot[on], still = self._look(keys[on], bucket[on])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.features.derived import match_rows
 from model.features.ids import MISSING, Keys
 from model.features.kinds import Column, Rows
 from model.features.matches import along
@@ -53,10 +54,8 @@ class Matches:
             at, visible = self._newest(*view, rows, user)
             of_view = [match for match in self._schema.matches if self._schema.view(match) == view]
             for name in {match.of[0] for match in of_view}:
-                own, gap, count, last = self._found(name, at, visible, rows, item)
-                for match in of_view:
-                    if match.of[0] == name:
-                        made[match.name] = match.rows_of(count, gap, last, own)
+                found = match_rows(*self._found(name, at, visible, rows, item))
+                made |= {match.name: found[match.number] for match in of_view if match.of[0] == name}
         return [made[match.name] for match in self._schema.matches]
 
     def _newest(
@@ -74,8 +73,8 @@ class Matches:
 
     def _found(
         self, name: str, at: Index, visible: npt.NDArray[np.bool_], rows: Index, item: npt.NDArray[np.int32]
-    ) -> tuple[Keys, Index, Index, npt.NDArray[np.bool_]]:
-        """Whether items have a value, bucket of the newest match's gap (0: none), how many match, is the last one."""
+    ) -> tuple[Index, Index, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """How many match, bucket of the newest match's gap (0: none), is it the last one, which items have no value."""
         codes, clicked, now = self._codes[name], self._arrays["clicked"], self._arrays["time"][rows]
         own = codes[item]
         count, newest = np.zeros(len(rows), np.int64), np.full(len(rows), -1)
@@ -85,4 +84,4 @@ class Matches:
         if len(there):
             clicked_at = self._arrays["clicked_at"][at[there, newest[there]]]
             gap[there] = time_positions(clicked_at[:, None], now[there], self._schema.history.gap_edges_s)[:, 0]
-        return np.where(own < 0, MISSING, np.uint64(0)), gap, count, newest == at.shape[1] - 1
+        return count, gap, newest == at.shape[1] - 1, own < 0
