@@ -152,8 +152,8 @@ class Lookup:
         is_rate = np.array([statistic.what == "rate" for statistic in statistics], bool)
         self._rates, self._logs = np.flatnonzero(is_rate), np.flatnonzero(~is_rate)
         self._of_rates, self._of_logs = counted[is_rate], counted[~is_rate]
-        self._smoothing = np.array([[statistics[place].smoothing] for place in self._rates])
-        self._clicks = np.array([int(statistics[place].what == "clicks") for place in self._logs], np.int64)
+        self._smoothing = np.array([one.smoothing for one in statistics], np.float64)[is_rate, None]
+        self._clicks = np.array([one.what == "clicks" for one in statistics], np.int64)[~is_rate]
 
     def values(self, keys: Keys, now: int, counts: Known) -> Floats:
         """The statistics (n, N) before they are standardised, by the keys (counted, n) of what is `counted`."""
@@ -161,8 +161,9 @@ class Lookup:
         of_all, of_value = both[:, : len(keys), None], both[:, len(keys) :].reshape(2, *keys.shape)
         values = np.empty((self._statistics, keys.shape[1]))
         if len(self._rates):
-            found = (*of_value.take(self._of_rates, axis=1), *of_all.take(self._of_rates, axis=1))
-            values[self._rates] = rates(*found, self._smoothing)
+            shown, clicks = of_value.take(self._of_rates, axis=1)
+            all_shown, all_clicks = of_all.take(self._of_rates, axis=1)
+            values[self._rates] = rates(shown, clicks, all_shown, all_clicks, self._smoothing)
         if len(self._logs):
             values[self._logs] = np.log1p(of_value[self._clicks, self._of_logs])
         return values.T
