@@ -23,7 +23,7 @@ test: $(VENV)/dev.done lint ## lint, types and the whole test suite
 	PYTHONDONTWRITEBYTECODE= $(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder -m 'not long'
 
-long: $(VENV)/dev.done ## what make test leaves out: benchmarks in their tiny sizes, each up to its line of JSON
+long: $(VENV)/dev.done ## what make test leaves out: benchmarks in their tiny sizes, the loop, the longest trainings
 	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long
 
 lint: $(VENV)/dev.done

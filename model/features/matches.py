@@ -28,7 +28,7 @@ def among(own_FC: Keys, seen_FT: Keys) -> Found:
     """
     count, newest = np.zeros(own_FC.size, np.int64), np.full(own_FC.size, -1)
     if seen_FT.size:
-        # Sets values of different features apart: an odd number times 0, 1, 2...
+        # Sets features apart: keys of two of them are then as rarely alike as the hashes of two texts.
         apart = _APART * np.arange(len(own_FC), dtype=np.uint64)[:, None]
         own, seen = (own_FC ^ apart).reshape(-1), (seen_FT ^ apart).reshape(-1)
         marked = np.zeros(PLACES, bool)

@@ -127,10 +127,10 @@ def pack(behaviour: Behaviour) -> tuple[str, str]:
 
 def unpack(member: bytes) -> tuple[str, int]:
     """Object id and time of a member. Raises ValueError for anything that `pack` would not have made."""
-    time = member[:DIGITS]
-    if not time.isdigit() or member[DIGITS : DIGITS + 1] != b"|":
+    time, bar, object_id = member.partition(b"|")
+    if len(time) != DIGITS or not time.isdigit() or not bar:
         raise ValueError(f"{member!r} given, a time of {DIGITS} digits, '|' and an object id are allowed")
-    return member[DIGITS + 1 :].decode(), int(time)
+    return object_id.decode(), int(time)
 
 
 def newest(behaviours: Iterable[Behaviour], keep: int) -> dict[str, list[str]]:

@@ -257,16 +257,18 @@ def test_a_day_begins_where_its_zone_says_also_where_it_has_no_midnight(tmp_path
 
 
 def test_both_ways_of_finding_agree() -> None:
+    """Also of several features at once, which have the same values: none is found among another's."""
     draw = np.random.default_rng(3)
     for length in (0, 1, 2, 40, 1000):
-        seen, own = draw.integers(0, 30, length), draw.integers(0, 40, 500)
-        count, newest = (found[0] for found in among(own[None].view(np.uint64), seen[None].view(np.uint64)))
-        visible = np.ones((500, length), bool)
-        for one, other in zip((count, newest), along(own, np.tile(seen, (500, 1)), visible), strict=True):
-            np.testing.assert_array_equal(one, other)
-        for at in range(0, 500, 50):
-            places = np.flatnonzero(seen == own[at])
-            assert count[at] == len(places) and newest[at] == (places[-1] if len(places) else -1)
+        of_features = draw.integers(0, 30, (3, length)), draw.integers(0, 40, (3, 500))
+        found = among(of_features[1].view(np.uint64), of_features[0].view(np.uint64))
+        for seen, own, count, newest in zip(*of_features, *found, strict=True):
+            visible = np.ones((500, length), bool)
+            for one, other in zip((count, newest), along(own, np.tile(seen, (500, 1)), visible), strict=True):
+                np.testing.assert_array_equal(one, other)
+            for at in range(0, 500, 50):
+                places = np.flatnonzero(seen == own[at])
+                assert count[at] == len(places) and newest[at] == (places[-1] if len(places) else -1)
 
 
 def test_the_store_is_asked_for_what_matches_look_at() -> None:

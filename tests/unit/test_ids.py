@@ -170,3 +170,5 @@ def test_crosses_made_at_once_are_those_made_one_by_one() -> None:
     one, other = crossed(["x", "y"], crosses)
     assert one.tolist() == crossed(["x"], crosses[:1])[0].tolist() and one[2] == MISSING
     assert other.tolist() == crossed(["y"], crosses[1:])[0].tolist() * 3
+    pair, alone = crossed(["x", "z"], [crosses[0], crosses[0][:1]])  # of fewer parts
+    assert pair.tolist() == one.tolist() and alone.tolist() == crossed(["z"], [crosses[0][:1]])[0].tolist()

@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.processes import finished
 
 
+@pytest.mark.long
 def test_a_day_is_served_drained_learnt_from_and_the_next_one_served_by_what_was_learnt(tmp_path: Path) -> None:
     done = finished("-m", "loadtest.loop", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr  # its own counts are the log's, or it ends with an error

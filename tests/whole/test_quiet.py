@@ -89,6 +89,7 @@ def test_the_service_the_load_test_and_a_swap_of_the_catalogue_look_nothing_up_a
     assert quiet(seen), seen
 
 
+@pytest.mark.long
 @needs_a_box
 def test_neither_do_preparing_training_and_export() -> None:
     seen = python(TRAINING)

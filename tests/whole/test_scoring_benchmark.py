@@ -106,6 +106,7 @@ def test_the_quick_run_ends_in_the_line_that_scripts_read(
     assert figures["history"] == 20 and figures["threads"] == 1
 
 
+@pytest.mark.long
 def test_a_bundle_without_an_int8_graph_has_null_for_it_and_a_note(small_bundle: Bundle, small_data: Prepared) -> None:
     figures, table, _ = scoring.measure(small_bundle, small_data, None, ONCE)
     for key in ("ratio_int8_500", "auc_drop_int8", "kendall_tau_int8"):

@@ -69,6 +69,7 @@ def test_its_items_are_scored_apart_and_every_golden_history_is_full(made_up: Bu
     assert not stranger["behaviours"] and with_unknown["candidates"][0] == "nothing"
 
 
+@pytest.mark.long
 def test_a_bundle_is_made_once_and_one_that_a_kill_left_half_is_cleared_away(cache: Path, made_up: Bundle) -> None:
     assert bundle(cache, items=500).version == made_up.version
     assert f"format_{FORMAT}" in made_up.name
@@ -167,6 +168,7 @@ def quick(name: str, cache: Path, tmp_path: Path, *more: str) -> dict[str, Any]:
     return figures
 
 
+@pytest.mark.long
 def test_overhead_ends_in_the_line_that_scripts_read(
     cache: Path, made_up: Bundle, small_bundle: Bundle, small_data: Prepared, tmp_path: Path
 ) -> None:

@@ -400,6 +400,7 @@ def test_a_warm_start_leaves_the_rows_that_no_batch_touches(
     assert 0 < moved.sum() < len(moved) / 2
 
 
+@pytest.mark.long
 def test_two_processes_train_the_model_of_one(tiny_data: Prepared, tmp_path: Path) -> None:
     """torchrun's environment, dropout 0; the last batch has fewer rows than there are processes."""
     recipe = tmp_path / "recipe.toml"
