@@ -65,7 +65,7 @@ class MethodNotAllowed(RankerError):
 
 
 class BodyTooLarge(RankerError):
-    """The body is longer than `RANKER_MAX_BODY_BYTES`; it is not read."""
+    """The body is longer than `RANKER_MAX_BODY_BYTES`, or a profile than 64 KiB; it is not read."""
 
     kind, status, shed = "body_too_large", 413, True
 
@@ -146,6 +146,9 @@ class _NotTaken(RankerError):
 
     def headers(self) -> list[tuple[str, str]]:
         return [("retry-after", "1")]
+
+
+BROKEN = "another program has put a value of the wrong type under this user's keys: it fails until that is gone"
 
 
 class StoreFailed(_NotTaken):

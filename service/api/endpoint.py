@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Receive, Scope, Send
 
 from service.access.keys import ADMIN
@@ -86,6 +87,21 @@ class Endpoint:
         return words if self.method == "POST" else f"{self.method.lower()}_{words}"
 
 
+class Rest(Convertor[str]):
+    """The rest of a path, whatever it holds: an id may have a slash, and starlette's `path` ends at a new line."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("rest", Rest())
+
+
 class Door(APIRoute):
     """A route that calls its handler and sends what it returns."""
 
@@ -102,7 +118,7 @@ def install(app: FastAPI, endpoints: Iterable[Endpoint], parts: Parts) -> None:
     """Adds the routes, in their order."""
     for endpoint in endpoints:
         app.router.add_api_route(
-            endpoint.path.replace("}", ":path}"),  # an id may hold a slash
+            endpoint.path.replace("}", ":rest}"),
             _bound(endpoint, parts),
             methods=[endpoint.method],
             name=endpoint.operation,

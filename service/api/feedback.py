@@ -12,6 +12,7 @@ from service.api.bodies import body_of
 from service.api.endpoint import Parts
 from service.call import Call
 from service.errors import (
+    BROKEN,
     InvalidEvent,
     InvalidRequest,
     JournalFailed,
@@ -23,7 +24,7 @@ from service.errors import (
 from service.feedback.judging import BadEvent, Judge, Judged
 from service.feedback.taking import take
 from service.journal.journal import JournalFull
-from service.store.history import StoreUnavailable
+from service.store.history import BrokenValue, StoreUnavailable
 from service.wire.feedback import VALUES
 from service.wire.pieces import PIECE, Tally, parsed
 
@@ -57,7 +58,11 @@ async def post_feedback(call: Call, request: Request, parts: Parts) -> Response:
     if events:
         for place, failure in zip(places, await _written(events, parts), strict=True):
             if failure is not None:
-                refused[place] = StoreFailed.kind, "this user's part of the store failed; send it again"
+                broken = isinstance(failure, BrokenValue)
+                refused[place] = (
+                    StoreFailed.kind,
+                    BROKEN if broken else "this user's part of the store failed; send it again",
+                )
     accepted = len(values) - len(refused)
     if not accepted:
         raise _nothing_taken(refused, single)

@@ -13,17 +13,19 @@ from service.api.answers import json_response
 from service.api.bodies import body_of
 from service.api.endpoint import Parts
 from service.call import Call
-from service.errors import InvalidRequest, JournalFailed, MalformedBody, StoreFailed, UnknownUser
+from service.errors import BROKEN, InvalidRequest, JournalFailed, MalformedBody, StoreFailed, UnknownUser
 from service.journal.journal import JournalFull
 from service.loading.user import Fields
-from service.store.history import StoreUnavailable
+from service.store.history import BrokenValue, StoreUnavailable
 from service.wire.feedback import UserProfile
+
+MOST_PROFILE = 64 * 1024  # bytes of a body; every ranking of the user reads the profile, and journals it
 
 Answer = TypeVar("Answer")
 
 
 async def put_user(call: Call, request: Request, parts: Parts) -> Response:
-    body = await body_of(call, request, parts.settings.max_body_bytes, parts.metrics, parts.gate)
+    body = await body_of(call, request, min(parts.settings.max_body_bytes, MOST_PROFILE), parts.metrics, parts.gate)
     fields = Fields(parts.live.current.encoder.schema)
     user_id = _user_id(request, fields)
     profile = _profile(body, fields)
@@ -94,6 +96,8 @@ async def _asked(asking: Awaitable[Answer]) -> Answer:
     """Raises StoreFailed."""
     try:
         return await asking
+    except BrokenValue as error:
+        raise StoreFailed(BROKEN) from error
     except StoreUnavailable as error:
         raise StoreFailed("the store failed: send it again") from error
 

@@ -1,7 +1,6 @@
 """Records as JSON lines and back. An impression's items lie in columns: they take half the time and room so."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -32,8 +31,19 @@ def line(record: Record, user_id: str) -> bytes:
     told |= {KIND: kind_of(record), "user_id": user_id}
     try:
         return orjson.dumps(told)
-    except TypeError:  # half a character, an integer of more than 64 bits: what orjson does not write
-        return json.dumps(told, default=str).encode()
+    except TypeError:
+        return orjson.dumps(_writable(told))
+
+
+def _writable(value: Any) -> Any:
+    """Without what orjson neither writes nor reads: half a character is a `?`, an integer of over 64 bits its text."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return {_writable(name): _writable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(one) for one in value]
+    return str(value) if isinstance(value, int) and value.bit_length() > 63 else value
 
 
 def _columns(record: Impression) -> dict[str, Any]:

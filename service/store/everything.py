@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from model.features.behaviour import Behaviour
+from model.features.behaviour import LATEST_MS, Behaviour
 from service.store import format1
 from service.store.format import CUT_BEFORE, Pipeline, history_key, kinds_key, profile_key, unpack
 from service.store.history import Known
@@ -24,9 +24,9 @@ class Everything:
     def __init__(self, user_id: str, replies: Sequence[Any]):
         fields, values, *lives_ms, kinds, self._old = replies
         self._user_id = user_id
-        self._profile = {field.decode(): value.decode() for field, value in zip(fields, values, strict=True)}
+        self._profile = {_text(field): _text(value) for field, value in zip(fields, values, strict=True)}
         self._expires_in_s = max((ms // 1000 for ms in lives_ms if ms >= 0), default=None)
-        self._kinds = [kind.decode() for kind in kinds if kind.decode() != CUT_BEFORE]
+        self._kinds = [kind for kind in map(_text, kinds) if "|" in kind]  # CUT_BEFORE is none, nor what others left
 
     def ask_more(self, pipeline: Pipeline) -> None:
         """Queues the second commands; none where there is no history."""
@@ -39,7 +39,7 @@ class Everything:
         """Of all replies; members that are no behaviours are left out."""
         cut_until, behaviours = {}, set()
         if self._kinds:
-            for_all, *cuts = (0 if cut is None else int(float(cut)) for cut in replies[0])
+            for_all, *cuts = (0 if cut is None else int(min(float(cut), LATEST_MS)) for cut in replies[0])
             for kind, cut, members in zip(self._kinds, cuts, replies[1:], strict=True):
                 action, object_type = kind.split("|", 1)
                 cut_until[action, object_type] = max(cut, for_all)
@@ -56,3 +56,8 @@ class Everything:
             cut_until.setdefault((old.action, old.object_type), 0)
         ordered = sorted(behaviours, key=lambda one: (one.action, one.object_type, one.timestamp, one.object_id))
         return Known(self._profile, ordered, cut_until, self._expires_in_s)
+
+
+def _text(value: bytes) -> str:
+    """As a read has it, whatever another program has written."""
+    return value.decode(errors="replace")

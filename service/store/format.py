@@ -19,10 +19,11 @@ A write, here of one click by user 42 with 100 behaviours of each kind kept for 
     ZADD {u:42}:kinds:2 GT 0 click|item
     ZADD {u:42}:history:2:click|item 0 01511544070000|2268318
     HSET {u:42}:profile:1 age 30 city 110000
-    EVAL <RENEW> 3 {u:42}:kinds:2 {u:42}:profile:1 {u:42}:history:1 100 7776000000
+    EVAL <RENEW> 3 {u:42}:kinds:2 {u:42}:profile:1 {u:42}:history:1 100 7776000000 click|item
 
 The script RENEW ends every write, whichever half it touches: it moves what version 1 holds, cuts every kind, and lets
 all keys expire together, so that a user is forgotten as a whole, a TTL after the last write; with a TTL of 0 at once.
+It is told the kinds that were written: who was forgotten between the commands has lost them from the index.
 It does all of that or nothing, so writers may come at once or die. Every command exists since Redis 6.2. A write
 that adds no more than 128 - keep behaviours of a kind leaves its set in Redis' compact encoding
 (zset-max-listpack-entries 128, members up to 64 bytes), at a third of the memory.
@@ -46,6 +47,10 @@ local keep, ttl_ms = tonumber(ARGV[1]), ARGV[2]
 local user = string.sub(kinds, 1, -8)
 local function history(kind) return user .. 'history:2:' .. kind end
 local function note(kind, time) redis.call('ZADD', kinds, 'GT', time, kind) end
+
+for at = 3, #ARGV do
+  if redis.call('ZCARD', history(ARGV[at])) > 0 then note(ARGV[at], 0) end
+end
 
 local old, oldest = redis.call('ZRANGE', version1, 0, -1), nil
 for _, member in ipairs(old) do
@@ -175,7 +180,9 @@ def queue_write(
     if profile:
         pipeline.execute_command("HSET", profile_at, *(part for field in profile.items() for part in field))
     if behaviours or profile:
-        pipeline.execute_command("EVAL", RENEW, 3, index, profile_at, history_key_1(user_id), keep, ttl_s * 1000)
+        pipeline.execute_command(
+            "EVAL", RENEW, 3, index, profile_at, history_key_1(user_id), keep, ttl_s * 1000, *kinds
+        )
     return sum(min(len(members), keep) for members in kinds.values())
 
 
@@ -189,7 +196,7 @@ def queue_replace(pipeline: Pipeline, user_id: str, profile: Mapping[str, str], 
 
 _REPLACE = (
     "redis.call('DEL', KEYS[2]) for at = 3, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]) end\n"
-    + RENEW
+    "local ARGV = {ARGV[1], ARGV[2]}\n" + RENEW  # the rest are no kinds
 )
 
 

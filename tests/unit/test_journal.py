@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from model.features.behaviour import Behaviour
@@ -94,14 +95,14 @@ def test_items_of_an_answer_are_written_as_the_store_has_their_ids() -> None:
 
 
 def test_what_orjson_does_not_write_is_written_too() -> None:
-    read = record(_one(line(replace(impression("u"), context={"big": 1 << 70, "half": "\ud800"}), "u")))
+    named = {"big": 1 << 70, "digits": 10**400, "half": "\ud800", "few": [1, "\udc00é"]}
+    read = record(_one(line(replace(impression("u"), context=named), "u")))
     assert isinstance(read, Impression) and read.user_id == "u"
+    assert read.context == {"big": str(1 << 70), "digits": str(10**400), "half": "?", "few": [1, "?é"]}
 
 
 def _one(written: bytes) -> dict[str, Any]:
-    import json
-
-    told: dict[str, Any] = json.loads(written)
+    told: dict[str, Any] = orjson.loads(written)  # as the reader does
     return told
 
 
