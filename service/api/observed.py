@@ -112,7 +112,7 @@ class Observed:
 
     def _route(self, scope: Scope, path: str) -> str:
         if scope[CALL].error not in OF_KEYS:  # else as a rule before a route was looked for
-            path = getattr(scope.get("route"), "path", "").replace(":path}", "}")
+            path = getattr(scope.get("route"), "path", "").replace(":rest}", "}")
         return path if path in self.routes else UNMATCHED
 
     def _trace(self, traceparent: str | None, tracestate: str | None, begun: float) -> tracing.Trace | None:

@@ -27,7 +27,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
 
 
 def test_every_route_of_the_table_is_answered_by_the_one_door(app: FastAPI) -> None:
-    doors = {(route.path.replace(":path}", "}"), *route.methods) for route in app.routes if isinstance(route, Door)}
+    doors = {(route.path.replace(":rest}", "}"), *route.methods) for route in app.routes if isinstance(route, Door)}
     assert doors == {(endpoint.path, endpoint.method) for endpoint in ENDPOINTS}
 
 
