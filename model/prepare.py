@@ -159,6 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=float, dest="memory_gib", metavar="GIB", help="that preparing may take (4)")
     parser.add_argument("--processes", type=int, help="that encode (default: one a core)")
     parser.add_argument("--parts", type=int, help="of the impressions, encoded one after another (default: of 500,000)")
+    parser.add_argument(
+        "--engine", choices=("duckdb", "spark"), help="that numbers and encodes (duckdb); both write the same bytes"
+    )
+    parser.add_argument("--master", help="spark: local[N], spark://HOST:PORT, yarn, k8s://URL (this machine's cores)")
     arguments = parser.parse_args(argv)
     named = {name: value for name in asdict(Options()) if (value := getattr(arguments, name)) is not None}
     named |= {name: tuple(value) for name, value in named.items() if isinstance(value, list)}

@@ -20,6 +20,7 @@ from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError
 from model.prepared.loader import Prepared
 from model.prepared.numbered import Log
+from model.prepared.onduckdb import DuckDb
 from model.prepared.slices import ends
 
 DAY, FIRST = 86_400_000, 1_767_225_600_000  # 1 January 2026
@@ -160,8 +161,9 @@ def test_means_and_deviations_are_the_same_bits_in_any_order(values: list[float]
         numbers = np.random.default_rng(seed).permutation(values)
         frames["impressions"] = frames["impressions"].with_columns(wait=pl.Series(numbers))
         folder = write(tmp_path / str(seed), frames)
-        with engine(tmp_path, 0.5) as connection:
-            log = Log(connection, folder / "tables", schema(), tmp_path)
+        engine = DuckDb(Options(memory_gib=0.5), tmp_path)
+        with engine.queries():
+            log = Log(engine, folder / "tables", schema(), tmp_path)
             log.write_impressions([("wait", False)])
             spreads.add(log.exact_mean("c0", "true"))
     ((mean, deviation),) = spreads
