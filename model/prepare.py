@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from model import command, datasets
+from model import command, datasets, spark
 from model.datasets.own.draft import draft
 from model.datasets.tables import MalformedLine, Options
 from model.features import schema as features_toml
@@ -43,6 +43,8 @@ def prepare(
     """
     if out.exists() and (any(out.iterdir()) if out.is_dir() else True) and not (out / "meta.json").exists():
         raise PrepareError(f"--out {out} holds something that is no prepared data set; name an empty or a new folder")
+    if options.engine == "spark":
+        spark.require(options.master, out.resolve())  # before the log is read, which takes its time
     table = features or datasets.features(dataset, raw, options.base)
     schema = features_toml.load(table)
     older = _older(grow, schema) if grow else None

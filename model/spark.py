@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from model.cores import cores
 
+SHARE = 0.5  # of the memory that a command may take is Java's: the rest is for numpy
 ANSWERS_S = 5  # within which a master's port must
 MASTERS = "local[N], spark://HOST:PORT, yarn, k8s://URL"
 GLOB = set("*?[]{}\\")  # which Hadoop would take for a pattern of names
@@ -42,6 +43,10 @@ class SparkError(ValueError):
     """What Spark cannot do, or what it lacks; one line."""
 
 
+class GaveUp(SparkError):
+    """What went wrong in Spark itself, whose log is kept."""
+
+
 @contextmanager
 def session(master: str | None, memory_gib: float, work: Path) -> Iterator[Any]:
     """A session on a master (None: on this machine's cores), which ends with its Java machine on leaving.
@@ -49,16 +54,15 @@ def session(master: str | None, memory_gib: float, work: Path) -> Iterator[Any]:
     What its driver spills and writes lies in `work`. Raises SparkError, also for what goes wrong within.
     """
     master = master or f"local[{cores()}]"
-    _require(master, work)
+    require(master, work)
     from pyspark import SparkConf, SparkContext
-    from pyspark.errors import PySparkException
     from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 
     settings = SETTINGS | {
         "spark.master": master,
         "spark.app.name": "bst-ranker model.prepare",
-        "spark.driver.memory": f"{max(512, int(memory_gib * 1024))}m",
+        "spark.driver.memory": f"{max(512, int(memory_gib * SHARE * 1024))}m",
         "spark.local.dir": str(work),
         "spark.sql.warehouse.dir": f"file://{work}/warehouse",
     }
@@ -66,52 +70,71 @@ def session(master: str | None, memory_gib: float, work: Path) -> Iterator[Any]:
         settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     # Java's errors are pages long: they go into a file, which stays where the end was not a good one.
     handle, log = mkstemp(prefix="prepare-spark-", suffix=".log")
-    kept, before = False, signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT)
     try:
-        with _environment(), open(handle, "wb") as told:
+        with _environment(), open(handle, "wb") as told, _told(master, Path(log)):
             gateway = launch_gateway(SparkConf().setAll(list(settings.items())), {"stderr": told, "stdout": told})
             try:
-                SparkContext._ensure_initialized(gateway=gateway)
-                context = SparkContext(conf=SparkConf().setAll(list(settings.items())))
-                try:
-                    yield SparkSession(context)
-                finally:
-                    with suppress(Exception):  # of a connection that is gone already
-                        context.stop()
+                with _told(master, Path(log)):  # while Java still answers what its errors say
+                    SparkContext._ensure_initialized(gateway=gateway)
+                    context = SparkContext(conf=SparkConf().setAll(list(settings.items())))
+                    try:
+                        yield SparkSession(context)
+                    finally:
+                        with suppress(Exception):  # of a connection that is gone already
+                            context.stop()
             finally:
                 _end(gateway)
-    except Exception as error:
-        if not isinstance(error, PySparkException) and not type(error).__module__.startswith("py4j"):
-            raise
-        kept = True
-        raise SparkError(f"Spark on {master} gave up: {first_line(error)}; its log is {log}") from None
+    except GaveUp:
+        raise
+    except BaseException:
+        os.unlink(log)
+        raise
+    else:
+        os.unlink(log)
     finally:
         if signal.getsignal(signal.SIGINT) is not before:
             signal.signal(signal.SIGINT, before)
-        if not kept:
-            os.unlink(log)
 
 
-def _require(master: str, work: Path) -> None:
-    """Raises SparkError where something is lacking that Spark itself would tell late, or in a page of Java."""
+@contextmanager
+def _told(master: str, log: Path) -> Iterator[None]:
+    """What Spark and Java refuse, in a line."""
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except (PySparkException, Py4JError) as error:
+        line = first_line(error)
+        if "JAVA_GATEWAY_EXITED" in line:  # what it said before tells why
+            line = next(iter(_thrown(log.read_text(errors="replace"))), line)
+        raise GaveUp(f"Spark on {master} gave up: {line}; its log is {log}") from None
+
+
+def require(master: str | None, out: Path) -> None:
+    """Raises SparkError where something is lacking that Spark itself would tell late, or in a page of Java.
+
+    `out` is where the prepared data are to be.
+    """
+    if master is not None and not re.match(r"local($|-cluster\[|\[)|spark://|yarn$|k8s://", master):
+        raise SparkError(f"--master {master!r} given, allowed: {MASTERS}")
+    if wrong := GLOB & set(str(out)):
+        raise SparkError(f"--out has {' '.join(sorted(wrong))} in its path, which Spark takes for patterns of names")
+    if master is not None and master.startswith("spark://"):
+        faults = [fault for place in master.removeprefix("spark://").split(",") if (fault := _fault(place))]
+        if len(faults) == master.count(",") + 1:
+            raise SparkError(f"--master {master}: {'; '.join(faults)}")
+    home = os.environ.get("JAVA_HOME")
+    if not (Path(home, "bin", "java").is_file() if home else shutil.which("java")):
+        where = f"JAVA_HOME is {home}, which has no bin/java" if home else "there is no java on PATH"
+        raise SparkError(f"--engine spark needs Java 17 or newer, and {where} (Debian: openjdk-17-jre-headless)")
     try:
         import pandas  # noqa: F401  # Spark's way of giving rows to Python asks for both
         import pyarrow  # noqa: F401
         import pyspark  # noqa: F401
     except ImportError as error:
         raise SparkError(f"--engine spark: {error}; pip install 'bst-ranker[spark]' brings it") from None
-    home = os.environ.get("JAVA_HOME")
-    if not (Path(home, "bin", "java").is_file() if home else shutil.which("java")):
-        where = f"JAVA_HOME is {home}, which has no bin/java" if home else "there is no java on PATH"
-        raise SparkError(f"--engine spark needs Java 17 or newer, and {where} (Debian: openjdk-17-jre-headless)")
-    if master.startswith("sc://") or not re.match(r"local(-cluster)?($|\[)|spark://|yarn$|k8s://", master):
-        raise SparkError(f"--master {master!r} given, allowed: {MASTERS}")
-    if wrong := GLOB & set(str(work)):
-        raise SparkError(f"--out has {' '.join(sorted(wrong))} in its path, which Spark takes for patterns of names")
-    if master.startswith("spark://"):
-        faults = [fault for place in master.removeprefix("spark://").split(",") if (fault := _fault(place))]
-        if len(faults) == master.count(",") + 1:
-            raise SparkError(f"--master {master}: {'; '.join(faults)}")
 
 
 def _fault(place: str) -> str | None:
@@ -185,5 +208,10 @@ def first_line(error: Exception) -> str:
     if "Traceback (most recent call last)" in text:
         trace = text[text.rindex("Traceback (most recent call last)") :].split("\n\n")[0].strip()
         return trace.splitlines()[-1].strip()
-    java = re.search(r"^(?:Caused by: |: )?[\w.$]+(?:Exception|Error): (.*)$", text, re.MULTILINE)
-    return java[1] if java else text.partition("\n")[0]
+    return next(iter(_thrown(text)), text.partition("\n")[0])
+
+
+def _thrown(text: str) -> list[str]:
+    """What Java's errors in a text say."""
+    pattern = r"^(?:Caused by: |: |Exception in thread \"[^\"]*\" )?[\w.$]+(?:Exception|Error): (.*)$"
+    return re.findall(pattern, text, re.MULTILINE)

@@ -48,7 +48,7 @@ ARROWS = {
     "model.graph": LEARNT | {"model.training"},
     "model.reproduction": TRAINED | CORES | {"model.pages"},
     "model.loader": {"model.prepared"},
-    "model.prepare": COMMAND | ENCODED | {"model.prepared"},
+    "model.prepare": COMMAND | ENCODED | SPARK | {"model.prepared"},
     "model.catalog": SERVED | COMMAND | LINES | FILES_ALONE | {"model.prepared"},
     "model.evaluate": COMMAND | SERVED | OPTIONS | {"model.prepared", "model.evaluation"},
     "model.replay": COMMAND | SERVED | ENGINE | {"model.replaying"},
