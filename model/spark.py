@@ -88,10 +88,10 @@ def session(master: str | None, memory_gib: float, work: Path) -> Iterator[Any]:
     except GaveUp:
         raise
     except BaseException:
-        os.unlink(log)
+        Path(log).unlink(missing_ok=True)
         raise
     else:
-        os.unlink(log)
+        Path(log).unlink(missing_ok=True)
     finally:
         if signal.getsignal(signal.SIGINT) is not before:
             signal.signal(signal.SIGINT, before)
@@ -208,7 +208,8 @@ def first_line(error: Exception) -> str:
     if "Traceback (most recent call last)" in text:
         trace = text[text.rindex("Traceback (most recent call last)") :].split("\n\n")[0].strip()
         return trace.splitlines()[-1].strip()
-    return next(iter(_thrown(text)), text.partition("\n")[0])
+    thrown = _thrown(text) or [text.partition("\n")[0]]
+    return thrown[0] if thrown[-1] in thrown[0] else f"{thrown[0].removesuffix('.')}: {thrown[-1]}"
 
 
 def _thrown(text: str) -> list[str]:
