@@ -17,9 +17,12 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from model.bundle.reading import Bundle
+from service.settings import DEMO_BUNDLE
+from tests.mixed_log import SCHEMA, tables
 from tests.namespaces import PRIVATE
 from tests.processes import ROOT, Running, finished, started, wait_until
-from tests.unit.test_prepared import SCHEMA, tables
+from tests.servicelog import DAY, NOON, Served
 from tests.worked import free_port
 
 JAVA = bool(shutil.which("java") or os.environ.get("JAVA_HOME"))
@@ -81,6 +84,20 @@ def test_a_log_of_ones_own_on_executors_that_are_processes(own: Path, tmp_path: 
 
 def test_a_hundred_thousand_simulated_impressions(tmp_path: Path) -> None:
     log = ["--dataset", "simulated", "--impressions", 100_000, "--seed", 1]
+    assert prepared(tmp_path / "spark", *log, *on("local[2]")) == prepared(tmp_path / "duckdb", *log)
+
+
+def test_the_services_own_log(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    prepared(base, "--dataset", "simulated", "--impressions", 3000, "--features", DEMO_BUNDLE / "features.toml")
+    served, items = Served(Bundle.open(DEMO_BUNDLE)), [f"i{at}" for at in range(20)]
+    for day in range(3):
+        served.now = NOON + day * DAY
+        for user in ("u0", "u1", "u2"):
+            shown = served.rank(user, items, f"{user}-{day}")
+            served.act(user, shown.items[day].item_id, f"{user}-{day}", after_ms=1000)
+    served.write(tmp_path / "log")
+    log = ["--dataset", "service_log", "--raw", tmp_path / "log", "--base", base]
     assert prepared(tmp_path / "spark", *log, *on("local[2]")) == prepared(tmp_path / "duckdb", *log)
 
 
