@@ -79,8 +79,8 @@ class Spark:
         every: list[Seen] = [pickle.loads(one) for one in told]
         return sum(every[1:], every[0])
 
-    def require_shared(self) -> None:
-        """Raises SparkError where an executor does not see the folder `work`."""
+    def look_around(self) -> None:
+        """Raises SparkError where executors cannot encode, before all that comes first: a folder, a Python, a package."""
         mark = self._work / "shared"
         mark.touch()
         for answer in self._each(2 * self._session.sparkContext.defaultParallelism, partial(_sees, mark)):
@@ -114,8 +114,7 @@ def on_spark(how: Options, work: Path) -> Iterator[Spark]:
     try:
         with session(how.master, how.memory_gib, work) as of:
             spark = Spark(of, work, how)
-            if not of.sparkContext.master.startswith("local["):
-                spark.require_shared()
+            spark.look_around()
             yield spark
     except SparkError as error:
         raise PrepareError(str(error)) from None
