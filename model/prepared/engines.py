@@ -53,5 +53,8 @@ class Engine(Protocol):
     def holes(self, of: str) -> str:
         """How many elements of a list hold nothing."""
 
+    def order(self, value: str, type: str) -> str:
+        """What values of a type are sorted by: texts by their bytes, and in lists what holds nothing comes last."""
+
     def day(self, ms: str, time_zone: str) -> str:
         """The calendar day of a time."""

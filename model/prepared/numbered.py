@@ -159,9 +159,10 @@ class Log:
                 series_column(feature, pl.Series([largest[0][0]]))  # refuses what 32 bits cannot hold
                 columns[feature.name] = None
                 continue
+            order = self.engine.order("value", self.columns["impressions"][feature.name])
             self.engine.make(
                 f"context_{place}",
-                "SELECT value, row_number() OVER (ORDER BY value) - 1 AS code "
+                f"SELECT value, row_number() OVER (ORDER BY {order}) - 1 AS code "
                 f"FROM (SELECT DISTINCT {name} AS value FROM impressions WHERE {name} IS NOT NULL)",
             )
             values = self.frame(f"SELECT value FROM context_{place} ORDER BY code")["value"]

@@ -79,5 +79,8 @@ class DuckDb:
     def holes(self, of: str) -> str:
         return f"(len({of}) - list_count({of}))"
 
+    def order(self, value: str, type: str) -> str:
+        return value
+
     def day(self, ms: str, time_zone: str) -> str:
         return f"CAST(epoch_ms({ms}) AT TIME ZONE 'UTC' AT TIME ZONE {literal(time_zone)} AS DATE)"

@@ -80,7 +80,7 @@ class Spark:
         return sum(every[1:], every[0])
 
     def look_around(self) -> None:
-        """Raises SparkError where executors cannot encode, before all that comes first: a folder, a Python, a package."""
+        """Raises SparkError where executors cannot encode: told before the queries, not hours later."""
         mark = self._work / "shared"
         mark.touch()
         for answer in self._each(2 * self._session.sparkContext.defaultParallelism, partial(_sees, mark)):
@@ -103,6 +103,9 @@ class Spark:
 
     def holes(self, of: str) -> str:
         return f"(size({of}) - size(array_compact({of})))"
+
+    def order(self, value: str, type: str) -> str:
+        return f"transform({value}, e -> struct(e IS NULL, e))" if type.endswith("]") else value
 
     def day(self, ms: str, time_zone: str) -> str:
         return f"to_date(from_utc_timestamp(timestamp_millis({ms}), {literal(time_zone)}))"

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import polars as pl
 import pytest
 import tomli_w
 
@@ -73,10 +74,14 @@ def on(master: str) -> list[str]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A log with lists, gaps, ties, negative ids, another group's objects and strangers."""
+    """A log with lists and holes in them, gaps, ties, negative ids, another group's objects and strangers."""
     raw = tmp_path / "own"
     raw.mkdir()
-    for name, frame in tables(3000).items():
+    frames = tables(1500)
+    word = pl.element()
+    holed = pl.col("query").list.eval(pl.when(word != "w3").then(word)).shuffle(seed=1)
+    frames["impressions"] = pl.concat([frames["impressions"], frames["impressions"].with_columns(holed)])
+    for name, frame in frames.items():
         frame.write_parquet(raw / f"{name}.parquet")
     (raw / "features.toml").write_text(tomli_w.dumps(SCHEMA))
     return raw
