@@ -59,11 +59,11 @@ def accumulate(user: Ints, arm: Ints, look: Ints, x: Floats, y: Floats, shape: t
 
     def before(values: Floats) -> Floats:
         total = np.cumsum(values) - values
-        return total - total[first][since]
+        return np.asarray(total - total[first][since])
 
     def summed(values: npt.NDArray[np.generic]) -> Floats:
         sums = np.bincount(arm * shape[1] + look, values, shape[0] * shape[1])
-        return sums.reshape(shape).cumsum(axis=1)
+        return np.asarray(sums.reshape(shape).cumsum(axis=1), np.float64)
 
     x0, y0 = before(x), before(y)
     x1, y1 = x0 + x, y0 + y
@@ -76,13 +76,13 @@ def log_rate(m: Moments) -> tuple[Floats, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = m.y / m.x
         residual = m.yy - 2 * rate * m.xy + rate**2 * m.xx
-        return np.log(rate), residual / m.y**2 * m.users / (m.users - 1)
+        return np.log(rate), np.asarray(residual / m.y**2 * m.users / (m.users - 1))
 
 
-def boundary(information: Floats, alpha: float = ALPHA) -> Floats:
-    """Standard errors that the estimate is never, at no look, further from the truth, but with chance alpha."""
-    weight = information * PLANNED**2
-    return np.sqrt((1 + 1 / weight) * np.log((1 + weight) / alpha**2))
+def boundary(information: npt.ArrayLike, alpha: float = ALPHA) -> Floats:
+    """Standard errors from the truth that the estimate exceeds at any look with the chance alpha."""
+    weight = np.asarray(information, np.float64) * PLANNED**2
+    return np.asarray(np.sqrt((1 + 1 / weight) * np.log((1 + weight) / alpha**2)))
 
 
 def gain(treated: Moments, control: Moments, alpha: float = ALPHA) -> Gain:
@@ -114,7 +114,7 @@ def users_needed(treated: Moments, control: Moments, of: float, alpha: float = A
     fixed = ((NORMAL_95 + NORMAL_80) / size) ** 2
     information = fixed
     for _ in range(50):  # a contraction: the boundary grows as the root of a logarithm
-        information = ((float(boundary(np.float64(information), alpha)) + NORMAL_80) / size) ** 2
+        information = ((float(boundary(information, alpha)) + NORMAL_80) / size) ** 2
     return round(users * information * variance), round(users * fixed * variance)
 
 
