@@ -7,11 +7,17 @@ from typing import Any
 import orjson
 
 from model.features.behaviour import Behaviour
-from model.servicelog.records import Event, Forgotten, Impression, Profile, Record, Shown
+from model.servicelog.records import Event, Forgotten, Impression, Profile, Record, Shadowed, Shown
 from service.journal.items import Items
 
 KIND = "kind"
-KINDS = {"impression": Impression, "event": Event, "profile": Profile, "forgotten": Forgotten}
+KINDS = {
+    "impression": Impression,
+    "event": Event,
+    "profile": Profile,
+    "forgotten": Forgotten,
+    "shadowed": Shadowed,
+}
 _NAME_OF = {of: name for name, of in KINDS.items()}
 _IMPRESSION = tuple(name for name in Impression.__dataclass_fields__ if name not in ("items", "behaviours"))
 
@@ -76,4 +82,6 @@ def record(told: dict[str, Any]) -> Record:
             for at, (item, score, propensity) in enumerate(rows)
         ]
         fields["behaviours"] = [Behaviour(*one) for one in fields["behaviours"]]
+    elif make is Shadowed:
+        fields["items"] = [(item, float("nan") if score is None else score) for item, score in fields["items"]]
     return make(**fields)
