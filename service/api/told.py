@@ -40,5 +40,6 @@ def tell(call: Call, ranked: Ranked, served: Served, journal: Journal) -> None:
             profile=stored.profile,
             behaviours=stored.behaviours,
             degraded=ranked.degraded,
+            took_us=round(call.spent_s() * 1e6),
         )
     )

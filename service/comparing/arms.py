@@ -41,6 +41,16 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Response:
+    """How long requests took, of those whose time the log knows and that were no part of a batch."""
+
+    requests: int
+    average_ms: float | None
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+@dataclass(frozen=True)
 class Arm:
     """One arm as it was shown."""
 
@@ -49,6 +59,7 @@ class Arm:
     begin: int  # ms, of its first impression
     end: int
     degraded: int  # impressions of requests that were ranked without the store's history
+    response: Response
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ def compare(log: Path | str, wanted: Wanted, memory_gib: float) -> Compared:
         con.execute(
             "CREATE TABLE returned AS SELECT request_id, user_id, item.item_id AS item_id, now, "
             "item.position AS place, read_us, replay, len(behaviours) AS history, len(degraded) > 0 AS degraded, "
-            "model, version, coalesce(nullif(variant, ''), model || ' ' || version) AS arm FROM "
+            "took_us, model, version, coalesce(nullif(variant, ''), model || ' ' || version) AS arm FROM "
             "(SELECT * EXCLUDE (items), unnest(items) AS item FROM impressions)"
         )
         counts = joins.join(con, wanted.rule)
@@ -163,7 +174,18 @@ def _arm(con: duckdb.DuckDBPyConnection, name: str) -> Arm:
         f"SELECT model, version {of} AND NOT of_another GROUP BY ALL ORDER BY count(*) DESC, model, version"
     ).fetchall()
     begin, end, degraded = (one(con, f"SELECT {what} {of}") for what in ("min(now)", "max(now)", "sum(degraded::INT)"))
-    return Arm(name, tuple(models), begin, end, degraded)
+    return Arm(name, tuple(models), begin, end, degraded, _response(con, of))
+
+
+def _response(con: duckdb.DuckDBPyConnection, of: str) -> Response:
+    """The requests of a batch share an id and most of their time."""
+    row = con.execute(
+        "SELECT count(*), avg(us) / 1000, quantile_cont(us, 0.5) / 1000, quantile_cont(us, 0.99) / 1000 FROM "
+        f"(SELECT any_value(took_us) AS us {of} AND NOT of_another AND took_us > 0 GROUP BY request_id "
+        "HAVING count(DISTINCT (user_id, now)) = 1)"
+    ).fetchone()
+    assert row is not None
+    return Response(*row)
 
 
 def _apart(con: duckdb.DuckDBPyConnection, log: Path | str, arms: Sequence[Arm]) -> int:

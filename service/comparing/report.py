@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def _arm(
         "ctr": float(last.y / last.x),
         "ctr_interval": _pair(low, high),
         "degraded": arm.degraded,
+        "response": asdict(arm.response),
         "begin": arm.begin,
         "end": arm.end,
         "gain": None,

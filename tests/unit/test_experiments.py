@@ -299,3 +299,33 @@ def test_the_last_line_is_json_and_names_that_are_html_stay_text(
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line == {name: value for name, value in content.items() if name not in experiments.LONG}
     assert not Page((tmp_path / "out" / experiments.PAGE).read_text()).loads
+
+
+def test_response_times_are_of_requests_that_came_alone(told: Callable[..., Told]) -> None:
+    traffic = two_arms()
+    for number in range(3):
+        traffic.visit(f"alone{number}", "bst 1", clicks=[1], now=NOW + 3)
+        traffic.impressions[-1] = replace(traffic.impressions[-1], took_us=(number + 1) * 2000)
+    for user in ("in", "a", "batch"):
+        traffic.visit(user, "bst 1", now=NOW + 3)
+        traffic.impressions[-1] = replace(traffic.impressions[-1], took_us=90_000, request_id="batch")
+    by = arms(told(traffic))
+    assert by["bst 1"]["response"] == {"requests": 3, "average_ms": 4, "p50_ms": 4, "p99_ms": pytest.approx(5.96)}
+    assert by["wdl 1"]["response"] == {"requests": 0, "average_ms": None, "p50_ms": None, "p99_ms": None}
+
+
+@pytest.mark.parametrize("url", [False, True])
+@pytest.mark.parametrize("older", [1, 2])
+def test_tables_of_before_response_times_were_kept_are_read(tmp_path: Path, older: int, url: bool) -> None:
+    traffic = two_arms()
+    traffic.impressions = [replace(one, took_us=5000) for one in traffic.impressions]
+    for number in range(2):
+        traffic.visit(f"next{number}", ("bst 1", "wdl 1")[number], now=NOW + DAY_MS)
+    log = traffic.write(tmp_path / "log")
+    for table in sorted((log / "impressions").rglob("*.parquet"))[-older:]:
+        pl.read_parquet(table, hive_partitioning=False).drop("took_us").write_parquet(table)
+    where = f"file://{log}" if url else str(log)
+    assert experiments.main(["--log", where, "--out", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out" / experiments.CONTENT).read_text())
+    assert [arm["impressions"] for arm in content["arms"]] == [20, 20]
+    assert [arm["response"]["requests"] for arm in content["arms"]] == ([3, 3] if older == 1 else [0, 0])
