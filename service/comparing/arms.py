@@ -19,6 +19,7 @@ from model.engine import engine, first_line, literal
 from model.servicelog import joins, views
 from model.servicelog.joins import IDENTITY, Rule, one
 from model.servicelog.reading import LogError, files
+from service.comparing.shadows import Shadow, estimate
 from service.comparing.statistics import Ints, Moments, accumulate
 
 LOOKS = 60  # of the whole time, at which the page shows the gain
@@ -38,6 +39,11 @@ class Wanted:
     days: Sequence[str] = ()  # of impressions, UTC; none: all
     mixed: str = "out"  # users who saw more than one arm: left "out", or whole to the "first" they saw
     replays: bool = False  # whether requests that named their time count
+
+    @property
+    def live(self) -> str:
+        """The rows that count, in SQL."""
+        return "true" if self.replays else "NOT replay"
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class Compared:
     segments: dict[str, dict[int, dict[int, Moments]]]  # segment, its value, arm
     order: Ints  # arm of each user, in the order in which they came
     counts: dict[str, int]
+    shadows: Sequence[Shadow]
+    looked: Sequence[float]  # how often each place is looked at, the first one's as 1; none without shadows
 
 
 def compare(log: Path | str, wanted: Wanted, memory_gib: float) -> Compared:
@@ -83,22 +91,24 @@ def compare(log: Path | str, wanted: Wanted, memory_gib: float) -> Compared:
         )
         con.execute(
             "CREATE TABLE returned AS SELECT request_id, user_id, item.item_id AS item_id, now, "
-            "item.position AS place, read_us, replay, len(behaviours) AS history, len(degraded) > 0 AS degraded, "
-            "took_us, model, version, coalesce(nullif(variant, ''), model || ' ' || version) AS arm FROM "
+            "item.position AS place, item.score AS score, read_us, replay, len(behaviours) AS history, "
+            "len(degraded) > 0 AS degraded, took_us, model, version, coalesce(nullif(variant, ''), model || ' ' || version) AS arm FROM "
             "(SELECT * EXCLUDE (items), unnest(items) AS item FROM impressions)"
         )
         counts = joins.join(con, wanted.rule)
         _refuse_empty(con, log, wanted)
         counts |= _chosen(con, wanted)
+        shadows, looked = estimate(con, wanted.live) if one(con, "SELECT count(*) FROM shadows") else ((), ())
         names = [name for (name,) in con.execute("SELECT DISTINCT arm FROM chosen ORDER BY 1").fetchall()]
-        if len(names) < 2:
+        if not names or (len(names) < 2 and not shadows):
             raise LogError(_too_few(con, log, wanted, names))
         arms = [_arm(con, name) for name in names]
         counts["apart"] = _apart(con, log, arms)
         times, moments = _by_look(con, names)
         segments = {segment: _by_segment(con, names, value) for segment, value in SEGMENTS.items()}
         order = con.execute("SELECT any_value(arm) AS arm FROM chosen GROUP BY user_id ORDER BY min(now), user_id")
-        return Compared(arms, times, moments, segments, _numbers(order.fetchnumpy()["arm"], names), counts)
+        of_user = _numbers(order.fetchnumpy()["arm"], names)
+        return Compared(arms, times, moments, segments, of_user, counts, shadows, looked)
 
 
 @contextmanager
@@ -132,7 +142,7 @@ def _refuse_empty(con: duckdb.DuckDBPyConnection, log: Path | str, wanted: Wante
 
 def _chosen(con: duckdb.DuckDBPyConnection, wanted: Wanted) -> dict[str, int]:
     """Makes the table `chosen`, a row an impression that is compared, of the arm it counts for. Gives counts."""
-    live = "true" if wanted.replays else "NOT replay"
+    live = wanted.live
     con.execute(
         f"CREATE TABLE seen AS SELECT user_id, count(DISTINCT arm) AS arms, arg_min(arm, (read_us, arm)) AS first "
         f"FROM labelled WHERE {live} GROUP BY user_id"

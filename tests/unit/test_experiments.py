@@ -329,3 +329,22 @@ def test_tables_of_before_response_times_were_kept_are_read(tmp_path: Path, olde
     content = json.loads((tmp_path / "out" / experiments.CONTENT).read_text())
     assert [arm["impressions"] for arm in content["arms"]] == [20, 20]
     assert [arm["response"]["requests"] for arm in content["arms"]] == ([3, 3] if older == 1 else [0, 0])
+
+
+def test_a_shadow_stands_on_the_page_as_an_estimate_also_beside_one_arm(
+    told: Callable[..., Told], tmp_path: Path
+) -> None:
+    traffic = Traffic()
+    for number in range(300):
+        traffic.visit(f"u{number}", "bst 1", clicks=[1] if number % 2 else [3], now=NOW + number)
+        traffic.shadow("next", (3, 2, 1, 4, 5) if number % 3 else (1, 2, 3, 4, 5))
+    content = told(traffic)
+    (shadow,) = content["shadows"]
+    assert {"name": "next", "model": "din", "version": "2", "requests": 300, "seen": 1}.items() <= shadow.items()
+    assert shadow["shown_ctr"] == pytest.approx(0.2) and shadow["gain_interval"] is not None
+    assert content["verdict"].startswith("Only bst 1 was shown, so nothing is compared")
+    assert not content["doubts"] and content["arms"][0]["gain"] is None
+    page = Page((tmp_path / "out" / experiments.PAGE).read_text())
+    assert "What shadows would earn: an estimate" in page.texts and not page.loads
+    assert any("It assumes that whether a place is looked at depends on the place alone" in x for x in page.texts)
+    assert "Online CTR Gain" not in page.texts
