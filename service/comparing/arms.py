@@ -91,8 +91,9 @@ def compare(log: Path | str, wanted: Wanted, memory_gib: float) -> Compared:
         )
         con.execute(
             "CREATE TABLE returned AS SELECT request_id, user_id, item.item_id AS item_id, now, "
-            "item.position AS place, item.score AS score, read_us, replay, len(behaviours) AS history, "
-            "len(degraded) > 0 AS degraded, took_us, model, version, coalesce(nullif(variant, ''), model || ' ' || version) AS arm FROM "
+            "item.position AS place, item.score AS score, read_us, replay, took_us, "
+            "len(behaviours) AS history, len(degraded) > 0 AS degraded, model, version, "
+            "coalesce(nullif(variant, ''), model || ' ' || version) AS arm FROM "
             "(SELECT * EXCLUDE (items), unnest(items) AS item FROM impressions)"
         )
         counts = joins.join(con, wanted.rule)
