@@ -54,7 +54,7 @@ def report(
         "begin": min(arm.begin for arm in compared.arms),
         "end": max(arm.end for arm in compared.arms),
         "counts": compared.counts,
-        "arms": [_arm(arm, compared, a, at, gains.get(a), aucs, alpha) for a, arm in enumerate(compared.arms)],
+        "arms": [_arm(compared, a, at, gains.get(a), aucs, alpha) for a in sorted(range(len(names)), key=at.__ne__)],
         "sample_ratio": _sample_ratio(compared, names, shares),
         "series": {"times": compared.times.tolist(), "gains": {names[a]: _series(g) for a, g in gains.items()}},
         "segments": _segments(compared, names),
@@ -74,9 +74,9 @@ def _control(named: str | None, arms: Sequence[Arm]) -> str:
 
 
 def _arm(
-    arm: Arm, compared: Compared, a: int, control: int, own: Gain | None, aucs: Mapping[Any, float], alpha: float
+    compared: Compared, a: int, control: int, own: Gain | None, aucs: Mapping[Any, float], alpha: float
 ) -> dict[str, Any]:
-    last = compared.moments.of((a, -1))
+    arm, last = compared.arms[a], compared.moments.of((a, -1))
     low, high = rate_interval(last)
     told: dict[str, Any] = {
         "name": arm.name,
