@@ -150,20 +150,30 @@ class Served:
 
     def write(self, folder: Path) -> Path:
         """The drain's tables."""
-        rows: dict[str, list[tuple[int, dict[str, Any]]]] = {
-            "impressions": [(i.now, _impression(i)) for i in self.impressions],
-            "events": [(e.timestamp, asdict(e)) for e in self.events],
-            "users": [(u.stored_us // 1000, _user(u)) for u in self.users],
-        }
-        for table, timed in rows.items():
-            days: dict[str, list[dict[str, Any]]] = defaultdict(list)
-            for ms, row in timed:
-                days[f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}"].append(row)
-            for day, of_day in days.items():
-                path = folder / table / f"day={day}" / "worker-1.parquet"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                pl.DataFrame(of_day, SCHEMAS[table]).write_parquet(path)
-        return folder
+        return write_tables(folder, self.impressions, self.events, self.users)
+
+
+def write_tables(
+    folder: Path,
+    impressions: Sequence[Impression],
+    events: Sequence[Event],
+    users: Sequence[Profile | Forgotten] = (),
+) -> Path:
+    """The drain's tables of these records."""
+    rows: dict[str, list[tuple[int, dict[str, Any]]]] = {
+        "impressions": [(i.now, _impression(i)) for i in impressions],
+        "events": [(e.timestamp, asdict(e)) for e in events],
+        "users": [(u.stored_us // 1000, _user(u)) for u in users],
+    }
+    for table, timed in rows.items():
+        days: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for ms, row in timed:
+            days[f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}"].append(row)
+        for day, of_day in days.items():
+            path = folder / table / f"day={day}" / "worker-1.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pl.DataFrame(of_day, SCHEMAS[table]).write_parquet(path)
+    return folder
 
 
 def sha256(path: Path, kind: str) -> str:
