@@ -61,7 +61,7 @@ ARROWS = {
     "service.process.prelude": SERVED  # not service.api: FastAPI takes half a second of every start
     | {"service.access", "service.journal", "service.loading", "service.models", "service.process.child"}
     | {"service.scoring"}
-    | {"service.settings", "service.store", "service.telemetry"},
+    | {"service.settings", "service.store", "service.telemetry", "service.variants"},
     "service.process.control": set(),  # a leaf: what processes tell each other
     "service.process.orders": {"service.errors", "service.process.control"},
     "service.models": SERVED
@@ -94,6 +94,10 @@ ARROWS = {
     | {"service.scoring"},
     "service.feedback": SHOWN
     | {"service.errors", "service.journal", "service.loading.user", "service.store", "service.wire"},
+    "service.variants": SERVED
+    | FILES_ALONE
+    | {"service.call", "service.comparing.statistics", "service.feedback", "service.models", "service.scoring"}
+    | {"service.store", "service.telemetry", "service.wire"},
     "service.explain": SERVED | {"service.call", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
@@ -102,7 +106,7 @@ ARROWS = {
     | {"service.access", "service.call", "service.errors", "service.wire", "service.batch"}
     | {"service.explore", "service.feedback", "service.journal", "service.loading.user", "service.process.orders"}
     | {"service.rank", "service.settings", "service.listed", "service.models"}
-    | {"service.store", "service.scoring", "service.telemetry"},
+    | {"service.store", "service.scoring", "service.telemetry", "service.variants"},
     "service.publish": SERVED | COMMAND | FILES_ALONE | {"service.models", "service.settings"},
     "service.loading": FEATURES | LINES | {"service.store"},
     "service.loading.trial": SERVED | {"service.loading", "service.settings"},
