@@ -3,7 +3,10 @@
 Files are read block by block, each once, by whatever name they have by then; what a drain takes away unread is gone.
 """
 
+import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,15 @@ from service.journal.framing import NotReadable, Reader, following, passed
 
 
 class Tail:
-    """New records of the files in `folder`, from now on."""
+    """New records of the files in `folder`; of those that were written to in the last `since_s` seconds all."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, since_s: float):
         self._folder = folder
         self._at: dict[str, int | None] = {}  # by a file's name without its end: read up to there; None: not to be read
         for path in self._files():
-            with path.open("rb") as file:
-                self._at[path.stem] = passed(file)
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                if time.time() - os.fstat(file.fileno()).st_mtime > since_s:
+                    self._at[path.stem] = passed(file)
 
     def read(self) -> Iterator[dict[str, Any]]:
         """As lines.record takes them, from what was written since. Raises OSError where the folder cannot be read."""

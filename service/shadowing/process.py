@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.bundle.errors import BundleError
+from model.command import words
 from model.features.ids import BadValue
 from model.servicelog.records import Impression
 from service.journal.file import JournalFile
@@ -45,6 +46,7 @@ class Shadows:
         self._text: str | None = None
         self._shadows: dict[str, Shadow] = {}
         self._tail: Tail | None = None
+        self._since_us = 0  # what was shown before is none of its requests
         self._file: JournalFile | None = None
         self._said: set[str] = set()
 
@@ -52,18 +54,21 @@ class Shadows:
         while not ended.wait(LOOK_S):
             try:
                 self.look()
-            except (OSError, BundleError, PlanError) as error:
-                self._say(str(error))
+            except OSError as error:
+                self._say(words(error))
         self._close()
 
     def look(self) -> None:
-        """Once: what changed, what was shown since, what came of it. Raises OSError, BundleError, PlanError."""
-        self._follow()
+        """Once: what changed, what was shown since, what came of it. Raises OSError."""
+        try:
+            self._follow()
+        except (BundleError, PlanError) as error:  # the file before goes on, as in the workers
+            self._say(str(error))
         if not self._shadows:
             self._tail = None
             return
         if self._tail is None:
-            self._tail = Tail(self._journal)
+            self._tail, self._since_us = Tail(self._journal, LATE_S), int((time.time() - LATE_S) * 1e6)
         lines: list[bytes] = []
         for told in self._tail.read():
             if told.get("kind") == "impression":
@@ -98,11 +103,11 @@ class Shadows:
 
     def _scored(self, request: Impression) -> list[bytes]:
         assert self._plan is not None
-        lines = []
+        lines: list[bytes] = []
+        if request.replay or not request.items or request.read_us < self._since_us or not self._plan.runs(request.now):
+            return lines
         late = time.time() - request.read_us / 1e6 > LATE_S
         for shadow in self._shadows.values():
-            if request.replay or not request.items or not self._plan.runs(request.now):
-                continue
             if uniform(self._plan.salt, f"shadow {shadow.name}", request.user_id) > shadow.share:
                 continue
             try:

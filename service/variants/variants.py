@@ -56,6 +56,7 @@ class Variants:
         self.experiment: Experiment | None = None
         self.refused: Refused | None = None
         self._seen: tuple[object, ...] | None = None  # text and bundles of the last look
+        self._empty = False  # whether the file was, at the last look
         self._ending: list[Counting] = []  # whose last parcels are still to be brought
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="experiments-watch", daemon=True)
@@ -98,7 +99,8 @@ class Variants:
         try:
             plan, text = read(self.path)
             seen: tuple[object, ...] = (text, () if plan is None else stamps(plan))
-            if seen == self._seen:
+            empty, self._empty = self._empty, not text.strip()
+            if seen == self._seen or (self._empty and not empty):  # an empty one may be about to be written
                 return
             self._seen = seen
             check_shadows(plan, self.path, self._journal)
