@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -162,6 +163,25 @@ def test_who_is_forgotten_is_gone_from_tables_that_are_there_and_that_come_later
     assert not left["shadows"]
     assert len(left["users"]) == 1 and "null" in left["users"][0]  # that it was forgotten
     assert len([row for row in tables(out)["events"] if '"u2"' in row]) == 2
+
+
+def test_journals_and_tables_of_before_response_times_were_kept_are_drained(tmp_path: Path) -> None:
+    folder, out = tmp_path / "j", tmp_path / "out"
+    folder.mkdir()
+    file = JournalFile(folder)
+    older = json.loads(line(impression("u1"), "u1"))
+    del older["took_us"]
+    file.append(b"".join(blocks([json.dumps(older).encode(), line(replace(impression("u2"), took_us=7), "u2")])))
+    file.close()
+    assert run(folder, out) == 0
+    (table,) = out.glob("impressions/*/*.parquet")
+    frame = pl.read_parquet(table, hive_partitioning=False)
+    assert frame["took_us"].to_list() == [0, 7]
+    frame.drop("took_us").write_parquet(table)
+    written(folder, [Forgotten("u1", US + 1000, US + 2000), impression("u3")])
+    assert run(folder, out) == 0
+    left = [pl.read_parquet(path, hive_partitioning=False) for path in out.glob("impressions/*/*.parquet")]
+    assert sorted(user for frame in left for user in frame["user_id"]) == ["u2", "u3"]
 
 
 def test_what_is_cut_or_no_journal_or_of_another_version_is_told_and_kept_and_the_others_are_drained(

@@ -95,6 +95,9 @@ ARROWS = {
     "service.explore": set(),  # a leaf: how an order is drawn
     "service.drained": SHOWN | FILES_ALONE | ENGINE | {"service.journal"},
     "service.drain": {"model.files", "service.drained", *COMMAND},
+    "service.comparing": SERVED | ENGINE | {"model.pages"},
+    "service.comparing.statistics": set(),  # a leaf: numpy alone
+    "service.experiments": SHOWN | COMMAND | FILES_ALONE | OPTIONS | {"service.comparing"},
     "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
     "service.rank": FEATURES
     | {"service.call", "service.errors", "service.explain", "service.explore", "service.wire", "service.store"}
@@ -251,6 +254,7 @@ TABLES = (
     "model.replay",
     "service.backfill",
     "service.drain",
+    "service.experiments",
 )  # verbs of that extra
 
 
@@ -261,11 +265,21 @@ def test_what_the_extra_tables_promises_runs_without_torch(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["model.train", "model.search", "model.export", "model.daily", "model.reproduce", "model.demo"]
+    "verb",
+    ["model.train", "model.search", "model.export", "model.daily", "model.reproduce", "model.demo"]
+    + ["service.experiments"],
 )
 def test_help_does_not_wait_for_what_takes_seconds_to_import(verb: str) -> None:
     done = without((*TORCH, "matplotlib", "optuna", "lightgbm"), verb, "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("missing", ["polars", "jinja2", "matplotlib"])
+def test_a_report_without_its_extras_names_them(missing: str) -> None:
+    done = without((missing,), "service.experiments", "--log", "log", "--out", "out")
+    assert done.returncode == 1 and done.stderr == (
+        f"experiments: {missing} is not installed: pip install 'bst-ranker[tables,loadtest]' brings it\n"
+    )
 
 
 def test_a_log_is_prepared_without_torch(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_a_killed_workers_impressions_are_drained_but_for_the_last_flush(small_b
     assert live["user_id"] == replay["user_id"] != "u1" and re.fullmatch("[0-9a-f]{32}", live["user_id"])
     assert re.fullmatch("[0-9a-f]{64}", live["catalog"]) and live["precision"] in ("fp32", "int8")
     assert orjson.loads(live["context"]) == {}
+    assert 0 < live["took_us"] / 1e6 < 60 and live["took_us"] > 1000 * answer["timings_ms"]["score"]
 
 
 @pytest.mark.parametrize(
