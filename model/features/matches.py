@@ -11,46 +11,58 @@ import numpy.typing as npt
 
 from model.features.ids import Keys
 
-PLACES = 1 << 12  # of the marked table: some 14 for each of 100 behaviours and three features
 _APART = np.uint64(0xD1B54A32D192ED03)
-_ODD, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(64 - 12)
 
+Index = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
-Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
-def among(own_FC: Keys, seen_FT: Keys) -> Found:
-    """Of one user's candidates: how many of the behaviours, oldest first, have their value, and the newest of these.
+def apart(features: int) -> Keys:
+    """What sets the keys of several features apart (F, 1), by `^`: those of two are then as rarely alike as hashes."""
+    return _APART * np.arange(features, dtype=np.uint64)[:, None]
 
-    Of several features at once: (F, C), (F, T) -> (F, C) counts and (F, C) places in T, -1 where none has it.
-    Behaviours are sorted once. Searched among them are the candidates that may be there: most are in no place of a
-    small table that one marked.
-    """
-    count, newest = np.zeros(own_FC.size, np.int64), np.full(own_FC.size, -1)
-    if seen_FT.size:
-        # Sets features apart: keys of two of them are then as rarely alike as the hashes of two texts.
-        apart = _APART * np.arange(len(own_FC), dtype=np.uint64)[:, None]
-        own, seen = (own_FC ^ apart).reshape(-1), (seen_FT ^ apart).reshape(-1)
-        marked = np.zeros(PLACES, bool)
-        marked[_place(seen)] = True
-        maybe = np.flatnonzero(marked.take(_place(own)))
+
+class Sorted:
+    """One user's behaviours, sorted by value: by each of several features, whose keys (F, T) are set apart."""
+
+    def __init__(self, seen_FT: Keys):
+        """Oldest first."""
+        seen, self._length = seen_FT.reshape(-1), seen_FT.shape[1]
         order = seen.argsort(kind="stable")  # of one value, the newest last
-        ordered, own = seen[order], own[maybe]
-        end = ordered.searchsorted(own, side="right")
-        found = end - ordered.searchsorted(own)
-        count[maybe] = found
-        newest[maybe] = np.where(found > 0, order.take(end - 1) % seen_FT.shape[1], -1)
-    return count.reshape(own_FC.shape), newest.reshape(own_FC.shape)
+        self._keys = seen.take(order)
+        self.place = order % max(1, self._length)  # in T, of each (F * T,)
+        self._first = self._keys.searchsorted(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def count(self) -> Index:
+        """How many behaviours of its value there are, up to each (F * T,)."""
+        return np.arange(1, 1 + len(self)) - self._first
+
+    @property
+    def last(self) -> npt.NDArray[np.bool_]:
+        """Which are the newest behaviour of all (F * T,)."""
+        newest: npt.NDArray[np.bool_] = self.place == self._length - 1
+        return newest
+
+    def newest(self, own_FC: Keys) -> Index:
+        """Which of (F * T,) is the newest with a candidate's value, (F, C); F * T where none has it."""
+        none = len(self)
+        if not none:
+            return np.zeros(own_FC.shape, np.int64)
+        own = own_FC.reshape(-1)
+        at = self._keys.searchsorted(own, side="right")
+        at -= 1
+        np.copyto(at, none, where=self._keys.take(at, mode="wrap") != own)
+        return at.reshape(own_FC.shape)
 
 
-def _place(keys: Keys) -> npt.NDArray[np.int64]:
-    return (keys * _ODD >> _SHIFT).view(np.int64)
+def along(own_U: Values, seen_UT: Values, visible_UT: npt.NDArray[np.bool_]) -> tuple[Index, Index]:
+    """Of one candidate of each of many users: how many behaviours have its value, and the newest of these; -1: none.
 
-
-def along(own_U: Values, seen_UT: Values, visible_UT: npt.NDArray[np.bool_]) -> Found:
-    """The same for one candidate of each of many users, whose behaviours fill `visible_UT`, oldest first.
-
-    (U,), (U, T) -> (U,) each.
+    Behaviours fill `visible_UT`, oldest first. (U,), (U, T) -> (U,) each.
     """
     same = (seen_UT == own_U[:, None]) & visible_UT
     count = same.sum(1)

@@ -16,7 +16,7 @@ from model.features.counts import Counts, CountsError
 from model.features.derived import Match
 from model.features.ids import FIRST, UNKNOWN, key
 from model.features.kinds import SchemaError
-from model.features.matches import along, among
+from model.features.matches import Sorted, along, apart
 from model.features.schema import Schema, parse
 from model.features.timeposition import time_positions
 from model.features.wanted import Wanted
@@ -261,14 +261,19 @@ def test_both_ways_of_finding_agree() -> None:
     draw = np.random.default_rng(3)
     for length in (0, 1, 2, 40, 1000):
         of_features = draw.integers(0, 30, (3, length)), draw.integers(0, 40, (3, 500))
-        found = among(of_features[1].view(np.uint64), of_features[0].view(np.uint64))
-        for seen, own, count, newest in zip(*of_features, *found, strict=True):
+        seen_FT, own_FC = (values.view(np.uint64) ^ apart(3) for values in of_features)
+        behaviours = Sorted(seen_FT)
+        at = behaviours.newest(own_FC)
+        counts, newest = np.append(behaviours.count, 0)[at], np.append(behaviours.place, -1)[at]
+        last = np.append(behaviours.last, False)[at]
+        for seen, own, count, place, is_last in zip(*of_features, counts, newest, last, strict=True):
             visible = np.ones((500, length), bool)
-            for one, other in zip((count, newest), along(own, np.tile(seen, (500, 1)), visible), strict=True):
+            for one, other in zip((count, place), along(own, np.tile(seen, (500, 1)), visible), strict=True):
                 np.testing.assert_array_equal(one, other)
-            for at in range(0, 500, 50):
-                places = np.flatnonzero(seen == own[at])
-                assert count[at] == len(places) and newest[at] == (places[-1] if len(places) else -1)
+            np.testing.assert_array_equal(is_last, (place == length - 1) & (count > 0))
+            for at_ in range(0, 500, 50):
+                places = np.flatnonzero(seen == own[at_])
+                assert count[at_] == len(places) and place[at_] == (places[-1] if len(places) else -1)
 
 
 def test_the_store_is_asked_for_what_matches_look_at() -> None:

@@ -1,0 +1,89 @@
+"""What statistics say of one request's candidates: all of them looked up, computed and standardised at once."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from model.features.counts import Known, key_of_all
+from model.features.derived import Prior, rates
+from model.features.ids import Keys
+from model.features.kinds import Side, standardised
+from model.features.schema import Schema
+
+_ORDER: tuple[Side, ...] = ("item", "context", "user")
+
+
+class Groups:
+    """What the statistics of a schema count, by name, with its parts; several statistics may be of the same.
+
+    Those with a part of the item come first, then those of the context, then those of the user alone.
+    """
+
+    def __init__(self, schema: Schema):
+        sides: dict[str, Side] = {feature.name: feature.side for feature in schema.features}
+        parts = {statistic.counted: statistic.of for statistic in schema.statistics}
+        rank = {name: min(_ORDER.index(sides[part]) for part in of) for name, of in parts.items()}
+        self.parts = {name: parts[name] for name in sorted(parts, key=lambda name: rank[name])}
+        self._of_items, self._of_contexts = (list(rank.values()).count(at) for at in (0, 1))
+
+    def each(self, own_context: bool) -> int:
+        """How many of the first may differ between a request's candidates, which may have a context of their own."""
+        return self._of_items + (self._of_contexts if own_context else 0)
+
+
+class Lookup:
+    """The statistics of a schema by counts that stay as they are.
+
+    Of each day it keeps what was counted of all, which no candidate changes.
+    """
+
+    def __init__(self, schema: Schema, fitted: Mapping[str, tuple[float, float]], counts: Known):
+        """`fitted`: mean and deviation by name."""
+        self._counts, statistics, counted = counts, schema.statistics, list(Groups(schema).parts)
+        self._of_all = np.array([key_of_all(name) for name in counted], np.uint64)
+        # Rates and logarithms lie together, and are put into the schema's order at last.
+        at = sorted(range(len(statistics)), key=lambda at: statistics[at].what != "rate")
+        self._places = np.argsort(at)
+        ordered = [statistics[place] for place in at]
+        self._fitted = np.array([fitted[statistic.name] for statistic in ordered])
+        of_rates = [statistic for statistic in ordered if statistic.what == "rate"]
+        of_logs = ordered[len(of_rates) :]
+        self._rated = np.array([counted.index(one.counted) for one in of_rates], np.int64)
+        self._logged = np.array(
+            [counted.index(one.counted) + len(counted) * (one.what == "clicks") for one in of_logs], np.int64
+        )
+        self._smoothing = np.array([one.smoothing for one in of_rates])[:, None]
+        self._priors: dict[int, Prior] = {}  # by how many days have begun
+
+    def numbers(self, keys: Keys, each: int, now: int) -> npt.NDArray[np.float32]:
+        """The statistics (n, N), standardised, by the keys (counted, n) of what is counted.
+
+        Of the first `each` the keys are the candidates' own; of the others they are all alike.
+        """
+        (groups, count), own = keys.shape, each * keys.shape[1]
+        if each == groups or count == 1:
+            of_value = self._counts.before(now, keys.reshape(-1)).reshape(2, groups, count)
+        else:
+            both = self._counts.before(now, np.concatenate([keys[:each].reshape(-1), keys[each:, 0]]))
+            of_value = np.empty((2, groups, count))
+            of_value[:, :each] = both[:, :own].reshape(2, each, count)
+            of_value[:, each:] = both[:, own:, None]
+        values = np.empty((len(self._places), count))
+        rated = len(self._rated)
+        if rated:
+            shown, clicks = of_value.take(self._rated, axis=1)
+            values[:rated] = rates(shown, clicks, self._prior(now), self._smoothing)
+        if len(self._logged):
+            np.log1p(of_value.reshape(2 * groups, count).take(self._logged, axis=0), out=values[rated:])
+        numbers = np.empty((count, len(values)), np.float32)
+        numbers[:] = standardised(values.T, self._fitted).take(self._places, axis=1)
+        return numbers
+
+    def _prior(self, now: int) -> Prior:
+        begun = self._counts.begun(now)
+        prior = self._priors.get(begun)
+        if prior is None:
+            shown, clicks = self._counts.before(now, self._of_all)[:, self._rated, None]
+            prior = self._priors[begun] = Prior.of(shown, clicks, self._smoothing)
+        return prior
