@@ -25,12 +25,14 @@ import numpy.typing as npt
 
 from model.features import schema as features_toml
 from model.features.behaviour import Behaviour, BehaviourGroup
-from model.features.catalog import FOLDER, Catalog
+from model.features.catalog import FOLDER, NOWHERE, Catalog
 from model.features.counts import FILE as COUNTS
 from model.features.counts import Counts, Known, NoCounts
-from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, crossed, hashed_rows, keys
+from model.features.crossing import Crossing
+from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, hashed_rows, keys
+from model.features.itemnumbers import ItemNumbers, of_items_alone
 from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows, Side, standardised
-from model.features.lookup import Groups, Lookup
+from model.features.lookup import Lookup, groups
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
@@ -90,18 +92,22 @@ class Encoder:
         ]
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
         self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
-        crosses, self._matches, self._counted = schema.crosses, schema.matches, schema.statistics
-        self._groups_counted = Groups(schema)
+        crosses, self._matches = schema.crosses, schema.matches
+        self._of_items = of_items_alone(schema)
+        self._counted = [statistic for statistic in schema.statistics if statistic not in self._of_items]
         places = schema.places("cross")
         self._hashed_places, self._match_places = (
             _span([places[feature.name].start for feature in features]) for features in (crosses, self._matches)
         )
+        self._number_places = [
+            _span([schema.statistics.index(one) for one in ones]) for ones in (self._of_items, self._counted)
+        ]
         in_views = [match for view in self._views for match in view.matches]
         self._in_order = [in_views.index(match) for match in self._matches]
         self._cross_buckets = np.array([cross.buckets for cross in crosses], np.uint64).reshape(-1, 1)
         of_crosses = [(cross.name, cross.of) for cross in crosses]
-        self._crosses = _Crossing(of_crosses)
-        self._crosses_and_counted = _Crossing([*of_crosses, *self._groups_counted.parts.items()])
+        self._crosses = Crossing(of_crosses)
+        self._crosses_and_counted = Crossing([*of_crosses, *groups(schema, self._counted).items()])
         self._defaults = {f.name: f.column([f.default]) for f in self._contexts}
         self._edges = np.array(schema.history.gap_edges_s, np.int64)
         place_of = schema.places("item")
@@ -138,7 +144,8 @@ class Encoder:
         """The same with newer counts; nothing of it keeps these."""
         other = copy(self)
         other.counts = counts
-        other.__dict__.pop("_lookup", None)
+        for by_counts in ("_lookup", "_item_numbers"):
+            other.__dict__.pop(by_counts, None)
         return other
 
     def save(self, vocab: Path) -> None:
@@ -221,7 +228,7 @@ class Encoder:
         count = len(ids)
 
         both = np.concatenate([seen, ids])  # clicks and candidates are looked up at once
-        items, _ = catalog.columns(both)
+        items, places = catalog.placed(both)
         items[ITEM_ID] = both
         item_columns = {name: values[len(seen) :] for name, values in items.items()}
         _overwrite(self._items, item_columns, own)
@@ -247,10 +254,9 @@ class Encoder:
 
         columns = {**profile_columns, **item_columns, **context_columns}
         mixed, crosses = self._crosses_and_counted.keys(columns), len(self._cross_buckets)
-        if self._counted:
-            counted = self._lookup.numbers(mixed[crosses:], self._groups_counted.each(bool(own)), now)
-        else:
-            counted = np.zeros((count, 0), np.float32)
+        at = places[len(seen) :]
+        at[[index for index, _ in own]] = NOWHERE  # they may have values that the catalogue has not
+        counted = self._counted_numbers(mixed[crosses:], item_columns, at, bool(own), catalog, now)
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
             item=item_rows[None],
@@ -316,7 +322,28 @@ class Encoder:
 
     @cached_property
     def _lookup(self) -> Lookup:
-        return Lookup(self.schema, self.statistics.numbers, self.counts)
+        return Lookup(self.schema, self._counted, self.statistics.numbers, self.counts)
+
+    @cached_property
+    def _item_numbers(self) -> ItemNumbers:
+        return ItemNumbers(self.schema, self._of_items, self.statistics.numbers, self.counts)
+
+    def _counted_numbers(
+        self,
+        keys: Keys,
+        items: Mapping[str, Column],
+        places: npt.NDArray[np.int64],
+        own: bool,
+        catalog: Catalog,
+        now: int,
+    ) -> npt.NDArray[np.float32]:
+        """The statistics (C, N), by the keys of what is counted not of items alone, and items' columns and places."""
+        numbers = np.empty((len(places), len(self.schema.statistics)), np.float32)
+        if self._of_items:
+            numbers[:, self._number_places[0]] = self._item_numbers.numbers(items, places, catalog, now)
+        if self._counted:
+            numbers[:, self._number_places[1]] = self._lookup.numbers(keys, own, now)
+        return numbers
 
     def _looked_at(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Which of a user's behaviours (T,) history or matches look at, oldest first."""
@@ -401,21 +428,6 @@ class Encoder:
             _overwrite(self._contexts, columns, own)
         length = count if own else 1
         return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
-
-
-class _Crossing:
-    """Which features are crossed with which, in the order in which `crossed` takes them."""
-
-    def __init__(self, crosses: Sequence[tuple[str, Sequence[str]]]):
-        ordered = sorted(crosses, key=lambda cross: -len(cross[1]))
-        self._names, self._of = [name for name, _ in ordered], [of for _, of in ordered]
-        self._places = np.array([ordered.index(cross) for cross in crosses], np.int64)
-
-    def keys(self, columns: Mapping[str, Keys]) -> Keys:
-        """Keys of the crosses (crosses, n), of their parts' columns, (n,) or, for all alike, (1,)."""
-        if not self._names:
-            return np.zeros((0, 1), np.uint64)
-        return crossed(self._names, [[columns[part] for part in of] for of in self._of]).take(self._places, axis=0)
 
 
 def _span(places: Sequence[int]) -> slice | list[int]:

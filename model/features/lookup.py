@@ -1,12 +1,12 @@
 """What statistics say of one request's candidates: all of them looked up, computed and standardised at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from model.features.counts import Known, key_of_all
-from model.features.derived import Prior, rates
+from model.features.derived import Prior, Statistic, rates
 from model.features.ids import Keys
 from model.features.kinds import Side, standardised
 from model.features.schema import Schema
@@ -14,33 +14,36 @@ from model.features.schema import Schema
 _ORDER: tuple[Side, ...] = ("item", "context", "user")
 
 
-class Groups:
-    """What the statistics of a schema count, by name, with its parts; several statistics may be of the same.
+def groups(schema: Schema, statistics: Sequence[Statistic]) -> dict[str, tuple[str, ...]]:
+    """What statistics count, by name, with its parts; several of them may be of the same.
 
     Those with a part of the item come first, then those of the context, then those of the user alone.
     """
+    parts = {statistic.counted: statistic.of for statistic in statistics}
+    return dict(sorted(parts.items(), key=lambda counted: _first(schema, counted[1])))
 
-    def __init__(self, schema: Schema):
-        sides: dict[str, Side] = {feature.name: feature.side for feature in schema.features}
-        parts = {statistic.counted: statistic.of for statistic in schema.statistics}
-        rank = {name: min(_ORDER.index(sides[part]) for part in of) for name, of in parts.items()}
-        self.parts = {name: parts[name] for name in sorted(parts, key=lambda name: rank[name])}
-        self._of_items, self._of_contexts = (list(rank.values()).count(at) for at in (0, 1))
 
-    def each(self, own_context: bool) -> int:
-        """How many of the first may differ between a request's candidates, which may have a context of their own."""
-        return self._of_items + (self._of_contexts if own_context else 0)
+def _first(schema: Schema, parts: Sequence[str]) -> int:
+    return min(_ORDER.index(feature.side) for feature in schema.features if feature.name in parts)
 
 
 class Lookup:
-    """The statistics of a schema by counts that stay as they are.
+    """Some statistics of a schema by counts that stay as they are.
 
     Of each day it keeps what was counted of all, which no candidate changes.
     """
 
-    def __init__(self, schema: Schema, fitted: Mapping[str, tuple[float, float]], counts: Known):
+    def __init__(
+        self,
+        schema: Schema,
+        statistics: Sequence[Statistic],
+        fitted: Mapping[str, tuple[float, float]],
+        counts: Known,
+    ):
         """`fitted`: mean and deviation by name."""
-        self._counts, statistics, counted = counts, schema.statistics, list(Groups(schema).parts)
+        of = groups(schema, statistics)
+        self._counts, counted, firsts = counts, list(of), [_first(schema, parts) for parts in of.values()]
+        self._of_items, self._of_contexts = (firsts.count(side) for side in (0, 1))
         self._of_all = np.array([key_of_all(name) for name in counted], np.uint64)
         # Rates and logarithms lie together, and are put into the schema's order at last.
         at = sorted(range(len(statistics)), key=lambda at: statistics[at].what != "rate")
@@ -56,19 +59,20 @@ class Lookup:
         self._smoothing = np.array([one.smoothing for one in of_rates])[:, None]
         self._priors: dict[int, Prior] = {}  # by how many days have begun
 
-    def numbers(self, keys: Keys, each: int, now: int) -> npt.NDArray[np.float32]:
-        """The statistics (n, N), standardised, by the keys (counted, n) of what is counted.
+    def numbers(self, keys: Keys, own: bool, now: int) -> npt.NDArray[np.float32]:
+        """The statistics (n, N), standardised, by the keys (groups, n) of what is counted.
 
-        Of the first `each` the keys are the candidates' own; of the others they are all alike.
+        `own`: candidates have contexts of their own. What does not differ between them is looked up once.
         """
-        (groups, count), own = keys.shape, each * keys.shape[1]
+        groups, count = keys.shape
+        each = self._of_items + (self._of_contexts if own else 0)
         if each == groups or count == 1:
             of_value = self._counts.before(now, keys.reshape(-1)).reshape(2, groups, count)
         else:
             both = self._counts.before(now, np.concatenate([keys[:each].reshape(-1), keys[each:, 0]]))
             of_value = np.empty((2, groups, count))
-            of_value[:, :each] = both[:, :own].reshape(2, each, count)
-            of_value[:, each:] = both[:, own:, None]
+            of_value[:, :each] = both[:, : each * count].reshape(2, each, count)
+            of_value[:, each:] = both[:, each * count :, None]
         values = np.empty((len(self._places), count))
         rated = len(self._rated)
         if rated:
