@@ -110,8 +110,11 @@ class Statistic(Feature):
 
 
 def match_rows(count: npt.NDArray[np.int64], gap: npt.NDArray[np.int64], last: npt.NDArray[np.bool_]) -> Rows:
-    """Rows of a count, an age and a last (3, n), by what was found (n,); gap 0 where nothing was."""
-    rows = np.empty((3, len(count)), np.int64)
+    """Rows of a count, an age and a last (3, ...), by what was found (...), or arrays that broadcast to the counts.
+
+    Gap 0: nothing was found.
+    """
+    rows = np.empty((3, *count.shape), np.int64)
     _BUCKET_OF.take(count, mode="clip", out=rows[0])
     rows[1], rows[2] = gap, last
     rows += FIRST

@@ -32,7 +32,7 @@ from model.features.crossing import Crossing
 from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, hashed_rows, keys
 from model.features.itemnumbers import ItemNumbers, of_items_alone
 from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows, Side, standardised
-from model.features.lookup import Lookup, groups
+from model.features.lookup import Lookup, groups, rates_first
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
@@ -94,7 +94,7 @@ class Encoder:
         self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
         crosses, self._matches = schema.crosses, schema.matches
         self._of_items = of_items_alone(schema)
-        self._counted = [statistic for statistic in schema.statistics if statistic not in self._of_items]
+        self._counted = rates_first(one for one in schema.statistics if one not in self._of_items)
         places = schema.places("cross")
         self._hashed_places, self._match_places = (
             _span([places[feature.name].start for feature in features]) for features in (crosses, self._matches)

@@ -15,7 +15,7 @@ from model.features.counts import Known
 from model.features.crossing import Crossing
 from model.features.derived import Statistic
 from model.features.kinds import Column
-from model.features.lookup import Lookup, groups
+from model.features.lookup import Lookup, groups, rates_first
 from model.features.schema import Schema
 
 MOST = 1 << 20  # items that are kept: 4 bytes for each, and 4 for each of its statistics, as they are asked for
@@ -26,7 +26,7 @@ Numbers = npt.NDArray[np.float32]
 def of_items_alone(schema: Schema) -> Sequence[Statistic]:
     """The statistics whose parts are all the item's."""
     of_items = {feature.name for feature in schema.side("item")}
-    return [statistic for statistic in schema.statistics if of_items.issuperset(statistic.of)]
+    return rates_first(statistic for statistic in schema.statistics if of_items.issuperset(statistic.of))
 
 
 class ItemNumbers:
@@ -39,7 +39,7 @@ class ItemNumbers:
         fitted: Mapping[str, tuple[float, float]],
         counts: Known,
     ):
-        """`fitted`: mean and deviation by name."""
+        """`statistics`: the rates first. `fitted`: mean and deviation by name."""
         self._counts, self._width = counts, len(statistics)
         self._parts = sorted({part for statistic in statistics for part in statistic.of})
         self._crossing = Crossing(list(groups(schema, statistics).items()))
@@ -72,7 +72,7 @@ class ItemNumbers:
 
     def _computed(self, items: Mapping[str, Column], rows: npt.NDArray[np.int64] | slice, now: int) -> Numbers:
         keys = self._crossing.keys({part: items[part][rows] for part in self._parts})
-        return self._lookup.numbers(keys, True, now)
+        return self._lookup.numbers(keys, True, now).astype(np.float32)
 
 
 class _Kept:

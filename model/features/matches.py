@@ -4,6 +4,7 @@ Values are compared, not rows of tables: two items of which training knew neithe
 values apart will do, keys in serving, codes in training.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,52 +12,75 @@ import numpy.typing as npt
 
 from model.features.ids import Keys
 
-_APART = np.uint64(0xD1B54A32D192ED03)
+_APART, _ODD = np.uint64(0xD1B54A32D192ED03), np.uint64(0x9E3779B97F4A7C15)
 
 Index = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
 
 
-def apart(features: int) -> Keys:
-    """What sets the keys of several features apart (F, 1), by `^`: those of two are then as rarely alike as hashes."""
-    return _APART * np.arange(features, dtype=np.uint64)[:, None]
+def apart(keys_FN: Keys) -> Keys:
+    """Keys of several features that are set apart: those of two are then as rarely alike as the hashes of two texts.
+
+    Their highest bits differ, too, however near to each other the keys were.
+    """
+    apart = keys_FN ^ _of_features(len(keys_FN))
+    apart *= _ODD
+    return apart
 
 
-class Sorted:
-    """One user's behaviours, sorted by value: by each of several features, whose keys (F, T) are set apart."""
+@lru_cache
+def _of_features(count: int) -> Keys:
+    return _APART * np.arange(count, dtype=np.uint64)[:, None]
+
+
+class Seen:
+    """One user's behaviours, oldest first, by the value that each of several features has: keys (F, T) set apart.
+
+    Each value has a place in a small table, where the newest behaviour with it stands. Of values that share a place
+    only one stands there; the others, a few in a hundred, are sorted and searched.
+    """
 
     def __init__(self, seen_FT: Keys):
-        """Oldest first."""
-        seen, self._length = seen_FT.reshape(-1), seen_FT.shape[1]
-        order = seen.argsort(kind="stable")  # of one value, the newest last
-        self._keys = seen.take(order)
-        self.place = order % max(1, self._length)  # in T, of each (F * T,)
-        self._first = self._keys.searchsorted(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
+        self._shape = seen_FT.shape
+        self._keys = seen_FT.reshape(-1)
+        self._none = none = len(self._keys)
+        bits = max(12, none.bit_length() + 3)
+        self._shift = np.uint64(64 - bits)
+        self._newest = np.empty(1 << bits, np.int64)
+        self._newest.fill(none)
+        places = self._places(self._keys)
+        self._newest[places] = np.arange(none)  # of one place the last
+        alike = self._newest.take(places)
+        apart = np.flatnonzero(self._keys.take(alike) != self._keys)
+        keys = self._keys.take(apart)
+        order = keys.argsort(kind="stable")
+        self._sorted, apart = keys.take(order), apart.take(order)
+        self._newest_sorted = apart.take(self._sorted.searchsorted(self._sorted, side="right") - 1)
+        alike[apart] = self._newest_sorted
+        self._count = np.bincount(alike, minlength=none)
 
     @property
     def count(self) -> Index:
-        """How many behaviours of its value there are, up to each (F * T,)."""
-        return np.arange(1, 1 + len(self)) - self._first
-
-    @property
-    def last(self) -> npt.NDArray[np.bool_]:
-        """Which are the newest behaviour of all (F * T,)."""
-        newest: npt.NDArray[np.bool_] = self.place == self._length - 1
-        return newest
+        """How many behaviours have its value, where one is the newest that has it (F, T)."""
+        return self._count.reshape(self._shape)
 
     def newest(self, own_FC: Keys) -> Index:
-        """Which of (F * T,) is the newest with a candidate's value, (F, C); F * T where none has it."""
-        none = len(self)
-        if not none:
+        """Which of (F * T,) is the newest with a candidate's value (F, C); F * T where none has it."""
+        if not self._none:
             return np.zeros(own_FC.shape, np.int64)
         own = own_FC.reshape(-1)
-        at = self._keys.searchsorted(own, side="right")
-        at -= 1
-        np.copyto(at, none, where=self._keys.take(at, mode="wrap") != own)
+        at = self._newest.take(self._places(own))
+        other = np.flatnonzero((self._keys.take(at, mode="clip") != own) & (at < self._none))
+        at[other] = self._none
+        if other.size and self._sorted.size:
+            keys = own.take(other)
+            found = self._sorted.searchsorted(keys)
+            hit = np.flatnonzero(self._sorted.take(found, mode="clip") == keys)
+            at[other[hit]] = self._newest_sorted.take(found[hit])
         return at.reshape(own_FC.shape)
+
+    def _places(self, keys: Keys) -> Index:
+        return (keys >> self._shift).view(np.int64)
 
 
 def along(own_U: Values, seen_UT: Values, visible_UT: npt.NDArray[np.bool_]) -> tuple[Index, Index]:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from model.features.derived import match_rows
 from model.features.ids import FIRST, MISSING, UNKNOWN
 from model.features.kinds import Column, Rows
-from model.features.matches import Sorted, apart
+from model.features.matches import Seen, apart
 from model.features.schema import Schema
 
 
@@ -23,7 +23,6 @@ class View:
         self.acted = None if len(numbers) == every - 1 else np.isin(np.arange(every), numbers)
         self.matches = [match for match in schema.matches if schema.view(match) == view]
         self._compared = sorted({match.of[0] for match in self.matches})
-        self._apart = apart(len(self._compared))
         self._feature = np.array([self._compared.index(match.of[0]) for match in self.matches])
         self._number = np.array([[match.number] for match in self.matches])
 
@@ -36,15 +35,17 @@ class View:
     def rows(self, items: Mapping[str, Column], gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64]) -> Rows:
         """Rows (matches, C), of `items` that are the behaviours (T,), and behind them the candidates."""
         values = np.array([items[name] for name in self._compared])
-        own, keys, chosen = values[:, len(gap) :], values ^ self._apart, self.chosen(actions)
-        seen = Sorted(keys[:, : len(gap)][:, chosen])
+        keys, chosen, length = apart(values), self.chosen(actions), len(gap)
+        seen, gap = Seen(keys[:, :length][:, chosen]), gap[chosen]
+        last = np.zeros(len(gap), bool)
+        last[-1:] = True
         # What a candidate gets by the behaviour that is the newest with its value, and behind these what it gets where
         # there is none, and where it has no value.
-        none = len(seen)
+        none = seen.count.size
         found = np.empty((3, none + 2), np.int64)
-        found[:, :none] = match_rows(seen.count, gap[chosen].take(seen.place), seen.last)
+        found[:, :none] = match_rows(seen.count, gap, last).reshape(3, -1)
         found[:, none], found[:, none + 1] = FIRST, UNKNOWN
-        newest = seen.newest(keys[:, len(gap) :])
-        np.copyto(newest, none + 1, where=own == MISSING)
+        newest = seen.newest(keys[:, length:])
+        np.copyto(newest, none + 1, where=values[:, length:] == MISSING)
         rows: Rows = found.reshape(-1).take(newest.take(self._feature, axis=0) + self._number * (none + 2))
         return rows
