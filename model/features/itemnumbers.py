@@ -38,9 +38,10 @@ class ItemNumbers:
         statistics: Sequence[Statistic],
         fitted: Mapping[str, tuple[float, float]],
         counts: Known,
+        most: int = MOST,
     ):
-        """`statistics`: the rates first. `fitted`: mean and deviation by name."""
-        self._counts, self._width = counts, len(statistics)
+        """`statistics`: the rates first. `fitted`: mean and deviation by name. `most`: a power of two."""
+        self._counts, self._width, self._most = counts, len(statistics), most
         self._parts = sorted({part for statistic in statistics for part in statistic.of})
         self._crossing = Crossing(list(groups(schema, statistics).items()))
         self._lookup = Lookup(schema, statistics, fitted, counts)
@@ -67,7 +68,7 @@ class ItemNumbers:
         """What is kept of the newest day that was asked for; None for a day before it, which a replay asks for."""
         kept = self._kept
         if kept is None or kept.catalog() is not catalog or begun > kept.begun:
-            kept = self._kept = _Kept(catalog, begun, self._width)
+            kept = self._kept = _Kept(catalog, begun, self._width, self._most)
         return kept if begun == kept.begun else None
 
     def _computed(self, items: Mapping[str, Column], rows: npt.NDArray[np.int64] | slice, now: int) -> Numbers:
@@ -76,12 +77,12 @@ class ItemNumbers:
 
 
 class _Kept:
-    """Numbers by an item's place. Where there are more places than MOST, several share one, and the last is kept."""
+    """Numbers by an item's place. Where there are more places than are kept, several share one: the last is kept."""
 
-    def __init__(self, catalog: Catalog, begun: int, width: int):
+    def __init__(self, catalog: Catalog, begun: int, width: int, most: int):
         self.catalog = weakref.ref(catalog)  # one that was swapped away is not to be kept open
         self.begun = begun
-        self._mask = min(MOST, catalog.places) - 1
+        self._mask = min(most, catalog.places) - 1
         # Of each its numbers, and whose they are: 1 + the item's place, 0 where nothing is kept. Copied whole.
         self._words = np.zeros((self._mask + 1, width + 1), np.int32)
         self._records = self._words.view(f"V{4 * (width + 1)}")[:, 0]
