@@ -15,14 +15,11 @@ from model.features.ids import MISSING, Keys
 from model.features.kinds import ITEM_ID, Column, Feature
 from model.features.schema import Schema
 from model.features.sealed import BLOCK, Stamp, save, seal, unlike
-from model.features.table import SLOTS, Table
+from model.features.table import Table
 
 FOLDER = "catalog"
 FILE = "items.npy"
 KIND = "catalogue"  # what the file's own end calls it
-
-
-NOWHERE = -2  # the place of an item that has none; -1 + 1 would be the mark of nothing kept (itemnumbers.py)
 
 
 class CatalogError(ValueError):
@@ -104,26 +101,13 @@ class Catalog:
 
     def columns(self, items: Keys) -> tuple[dict[str, Column], npt.NDArray[np.bool_]]:
         """Raw columns of items (n,) and which of them are known; an unknown item's values are missing."""
-        columns, places = self.placed(items)
-        return columns, places >= 0
-
-    def placed(self, items: Keys) -> tuple[dict[str, Column], npt.NDArray[np.int64]]:
-        """Raw columns of items (n,), and places that are theirs alone in this catalogue; an unknown item is NOWHERE."""
         known, bucket, slot = self._table.find(items)
         names = [feature.name for feature in self.features]
         columns = dict(zip(names, self._table.values(names, bucket, slot), strict=True))
-        places = bucket * SLOTS
-        places += slot
         if not known.all():
             for feature in self.features:
                 columns[feature.name][~known] = feature.empty(1)[0]
-            places[~known] = NOWHERE
-        return columns, places
-
-    @property
-    def places(self) -> int:
-        """How many places there are: a power of two."""
-        return SLOTS * len(self._table.buckets)
+        return columns, known
 
 
 def catalogued(schema: Schema) -> Sequence[Feature]:

@@ -25,12 +25,11 @@ import numpy.typing as npt
 
 from model.features import schema as features_toml
 from model.features.behaviour import Behaviour, BehaviourGroup
-from model.features.catalog import FOLDER, NOWHERE, Catalog
+from model.features.catalog import FOLDER, Catalog
 from model.features.counts import FILE as COUNTS
 from model.features.counts import Counts, Known, NoCounts
 from model.features.crossing import Crossing
 from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, hashed_rows, keys
-from model.features.itemnumbers import ItemNumbers, of_items_alone
 from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows, Side, standardised
 from model.features.lookup import Lookup, groups, rates_first
 from model.features.schema import Schema
@@ -93,15 +92,12 @@ class Encoder:
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
         self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
         crosses, self._matches = schema.crosses, schema.matches
-        self._of_items = of_items_alone(schema)
-        self._counted = rates_first(one for one in schema.statistics if one not in self._of_items)
+        self._counted = rates_first(schema.statistics)
         places = schema.places("cross")
         self._hashed_places, self._match_places = (
             _span([places[feature.name].start for feature in features]) for features in (crosses, self._matches)
         )
-        self._number_places = [
-            _span([schema.statistics.index(one) for one in ones]) for ones in (self._of_items, self._counted)
-        ]
+        self._number_places = _span([schema.statistics.index(one) for one in self._counted])
         in_views = [match for view in self._views for match in view.matches]
         self._in_order = [in_views.index(match) for match in self._matches]
         self._cross_buckets = np.array([cross.buckets for cross in crosses], np.uint64).reshape(-1, 1)
@@ -144,8 +140,7 @@ class Encoder:
         """The same with newer counts; nothing of it keeps these."""
         other = copy(self)
         other.counts = counts
-        for by_counts in ("_lookup", "_item_numbers"):
-            other.__dict__.pop(by_counts, None)
+        other.__dict__.pop("_lookup", None)
         return other
 
     def save(self, vocab: Path) -> None:
@@ -228,7 +223,7 @@ class Encoder:
         count = len(ids)
 
         both = np.concatenate([seen, ids])  # clicks and candidates are looked up at once
-        items, places = catalog.placed(both)
+        items, _ = catalog.columns(both)
         items[ITEM_ID] = both
         item_columns = {name: values[len(seen) :] for name, values in items.items()}
         _overwrite(self._items, item_columns, own)
@@ -254,9 +249,9 @@ class Encoder:
 
         columns = {**profile_columns, **item_columns, **context_columns}
         mixed, crosses = self._crosses_and_counted.keys(columns), len(self._cross_buckets)
-        at = places[len(seen) :]
-        at[[index for index, _ in own]] = NOWHERE  # they may have values that the catalogue has not
-        counted = self._counted_numbers(mixed[crosses:], item_columns, at, bool(own), catalog, now)
+        counted = np.empty((count, len(self._counted)), np.float32)
+        if self._counted:
+            counted[:, self._number_places] = self._lookup.numbers(mixed[crosses:], bool(own), now)
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
             item=item_rows[None],
@@ -323,27 +318,6 @@ class Encoder:
     @cached_property
     def _lookup(self) -> Lookup:
         return Lookup(self.schema, self._counted, self.statistics.numbers, self.counts)
-
-    @cached_property
-    def _item_numbers(self) -> ItemNumbers:
-        return ItemNumbers(self.schema, self._of_items, self.statistics.numbers, self.counts)
-
-    def _counted_numbers(
-        self,
-        keys: Keys,
-        items: Mapping[str, Column],
-        places: npt.NDArray[np.int64],
-        own: bool,
-        catalog: Catalog,
-        now: int,
-    ) -> npt.NDArray[np.float32]:
-        """The statistics (C, N), by the keys of what is counted not of items alone, and items' columns and places."""
-        numbers = np.empty((len(places), len(self.schema.statistics)), np.float32)
-        if self._of_items:
-            numbers[:, self._number_places[0]] = self._item_numbers.numbers(items, places, catalog, now)
-        if self._counted:
-            numbers[:, self._number_places[1]] = self._lookup.numbers(keys, own, now)
-        return numbers
 
     def _looked_at(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Which of a user's behaviours (T,) history or matches look at, oldest first."""

@@ -1,4 +1,4 @@
-"""A request's matches and statistics, all at once and from what is kept, are those of each candidate by itself."""
+"""A request's matches and statistics, all at once, are those of each candidate by itself."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,11 +9,10 @@ import pytest
 
 from model.datasets.tables import DataSet
 from model.features.behaviour import Behaviour, Behaviours
-from model.features.catalog import Catalog, catalogued
+from model.features.catalog import Catalog
 from model.features.counts import NoCounts, key_of_all, keys_of
 from model.features.encode import Encoded, Encoder
 from model.features.ids import FIRST, MISSING, UNKNOWN, key, keys
-from model.features.itemnumbers import ItemNumbers, of_items_alone
 from model.features.kinds import MOST_DEVIATIONS
 from model.features.schema import parse
 from model.features.timeposition import time_positions
@@ -141,8 +140,8 @@ def test_all_at_once_they_are_those_of_each_candidate_by_itself(data: Prepared) 
             assert rows.tolist() == plain_matches(encoder, encoded, request, at, catalog)
 
 
-def test_what_is_kept_of_items_changes_no_bit(data: Prepared) -> None:
-    """Whatever was asked before, in whatever order: by an encoder that keeps nothing, one bit is not another."""
+def test_whatever_was_asked_before_changes_no_bit(data: Prepared) -> None:
+    """What is kept of a day is that of the day."""
     asked = list(requests(data))
     alone = [encode(data.encoder.with_counts(data.encoder.counts), request, data.catalog) for request in asked]
     kept = data.encoder.with_counts(data.encoder.counts)
@@ -151,41 +150,13 @@ def test_what_is_kept_of_items_changes_no_bit(data: Prepared) -> None:
             np.testing.assert_array_equal(array, alone[number].inputs[name])
 
 
-def test_neither_another_catalogue_nor_other_counts_see_what_was_kept(data: Prepared) -> None:
-    schema, catalog = data.schema, data.catalog
-    items = catalog.items()
-    columns, _ = catalog.columns(items)
-    columns["category_id"] = columns["category_id"][::-1].copy()
-    other = Catalog.build(schema, items, {feature.name: columns[feature.name] for feature in catalogued(schema)})
+def test_other_counts_see_nothing_of_what_was_kept(data: Prepared) -> None:
     asked = {"user_id": "u1", "profile": {}, "behaviours": [], "candidates": [f"i{n}" for n in range(40)]}
     asked |= {"context": None, "now": int(data.encoder.counts.begins[-1])}  # type: ignore[attr-defined]
-
-    def numbers(encoder: Encoder, catalog: Catalog) -> Any:
-        return encode(encoder, asked, catalog).inputs["cross_numbers"].copy()
-
-    encoder = data.encoder.with_counts(data.encoder.counts)
-    first, second = numbers(encoder, catalog), numbers(encoder, other)
-    fresh = data.encoder.with_counts(data.encoder.counts)
-    np.testing.assert_array_equal(second, numbers(fresh, other))
-    np.testing.assert_array_equal(first, numbers(encoder, catalog))
-    assert (first != second).any()
-    nothing = numbers(encoder.with_counts(NoCounts()), catalog)
+    first = encode(data.encoder, asked, data.catalog).inputs["cross_numbers"]
+    nothing = encode(data.encoder.with_counts(NoCounts()), asked, data.catalog).inputs["cross_numbers"]
     assert (nothing == nothing[:, :1]).all() and (nothing != first).any()
-
-
-def test_items_that_share_a_place_get_their_own_numbers(data: Prepared) -> None:
-    """A catalogue of more items than are kept."""
-    alone = of_items_alone(data.schema)
-    parts = data.schema, alone, data.encoder.statistics.numbers, data.encoder.counts
-    few, all_kept = ItemNumbers(*parts, most=4), ItemNumbers(*parts)
-    draw, now = np.random.default_rng(2), int(data.encoder.counts.begins[-1])  # type: ignore[attr-defined]
-    for _ in range(50):
-        items = keys([f"i{n}" for n in draw.integers(45, size=7)], "str")
-        columns, places = data.catalog.placed(items)
-        columns["item_id"] = items
-        made = [one.numbers(columns, places, data.catalog, now) for one in (few, all_kept)]
-        np.testing.assert_array_equal(*made)
-        assert made[0].shape == (7, len(alone))
+    np.testing.assert_array_equal(first, encode(data.encoder, asked, data.catalog).inputs["cross_numbers"])
 
 
 def test_behaviours_in_columns_are_a_list_of_them() -> None:
