@@ -141,7 +141,9 @@ class Counts:
         place += slot
         place += SLOTS // 2 + day
         counts = self._pairs.take(place).view("<f8").reshape(-1, 2)
-        both: Floats = np.multiply(counts.T, known, order="C")
+        both: Floats = np.array(counts.T, order="C")
+        if np.count_nonzero(known) < len(known):
+            both *= known
         return both
 
 

@@ -20,7 +20,6 @@ from model.features.ids import FEW, MISSING, UNKNOWN, Keys, mix, mix_one
 SLOTS = 8  # keys per bucket: 64 bytes
 SMALL = 1 << 15  # buckets: a vocabulary of up to 80 to 160 thousand ids also gets a perfect hash, of 4 to 8 MB
 _PLACES, _56, _7 = np.uint64(0x0001020304050607), np.uint64(56), np.uint64(7)
-_NOWHERE = np.zeros(0, np.int64)
 LOAD = 0.6  # keys ÷ slots at most: about one bucket in twenty overflows into its neighbour
 
 
@@ -109,16 +108,15 @@ class Table:
         """Looks into one bucket per key: known, slot, and the places in `keys` of those that may be in the next one."""
         seen = self._lines.take(bucket * (self.buckets.itemsize // (8 * SLOTS))).view("<u8").reshape(-1, SLOTS)
         hit = (seen == keys[:, None]).view(np.uint64)[:, 0]
-        known = hit != 0  # any of eight bytes
+        known, on = hit != 0, np.flatnonzero(hit == 0)  # any of eight bytes
         # One byte of eight is 1: times these digits, its place stands in the topmost byte. An argmax of short rows
         # takes several times as long.
         hit *= _PLACES
         hit >>= _56
         hit &= _7
-        if np.count_nonzero(known) == len(known):
-            return known, hit.view(np.int64), _NOWHERE
-        on = np.flatnonzero(~known)
-        return known, hit.view(np.int64), on[seen[on, -1] != MISSING]  # not here, and this bucket has overflowed
+        if on.size:  # not here: maybe in the next one, where this has overflowed
+            on = on[seen[:, -1].take(on) != MISSING]
+        return known, hit.view(np.int64), on
 
     def find_one(self, key: int) -> tuple[int, int] | None:
         """Bucket and slot of one key, as `find` has them."""
