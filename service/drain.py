@@ -13,7 +13,7 @@ that is a click.
 
 A file that was cut is drained up to where it is whole, and kept in DIR/aside, as is what is no journal or of another
 version: a line each, and exit code 1. The last line of the output is JSON; with --every there is one for each pass
-that found anything.
+that found anything. With --every, SIGTERM ends it after one more pass.
 """
 
 import argparse
@@ -24,7 +24,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
 
 from model import command
 from model.files import AlreadyHeld, held
@@ -49,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = "is a file, a folder is needed" if options.journal.exists() else "is not there"
         say(f"--journal {options.journal} {what}")
         return 1
+    stopping = Stopping()
     if options.every is not None:
-        signal.signal(signal.SIGTERM, _stopped)  # the first process of a container has no default for it
+        signal.signal(signal.SIGTERM, stopping.begin)  # the first process of a container has no default for it
 
     import duckdb
     import polars as pl  # after --help
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(command.words(error))
             return 1
         while True:
-            begun, code = time.monotonic(), 1
+            begun, code, last = time.monotonic(), 1, options.every is None or stopping.begun
             try:
                 drained = drain(options.journal, out, say, options.keep)
             except (OSError, pl.exceptions.PolarsError) as error:
@@ -90,17 +90,28 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if options.every is None or drained.files or not drained.well:
                     seconds = round(time.monotonic() - begun, 3)
                     print(json.dumps({**drained.figures(), "seconds": seconds}), flush=True)
-            if options.every is None:
+            if last:
                 return code
-            time.sleep(options.every)
+            stopping.wait(options.every)
 
 
 def say(line: str) -> None:
     print(f"drain: {line}", file=sys.stderr, flush=True)
 
 
-def _stopped(*_: object) -> NoReturn:
-    raise SystemExit(0)
+class Stopping:
+    """SIGTERM, which is answered by one more pass: beside a service that has just ended, its last files are drained."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def begin(self, *_: object) -> None:
+        self.begun = True
+
+    def wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self.begun and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.2))  # a signal alone does not end a sleep
 
 
 def _seconds(text: str) -> float:
