@@ -22,53 +22,17 @@ from service.settings import Settings
 from service.telemetry.families import OF_WORKERS
 from service.telemetry.folder import FOLDER_BYTES_PER_WORKER
 from tests.kubernetes import rules
-from tests.kubernetes.built import KEYS, Object, built, identity
+from tests.kubernetes.built import KEYS, Object, identity
+from tests.kubernetes.manifests import BUILDS, HERE, IMAGE, containers, environment, one, pods, service_of
 
 ROOT = Path(__file__).parents[2]
-HERE = ROOT / "deploy" / "kubernetes"
-BUILDS = {path.parent.relative_to(HERE).as_posix(): built(path.parent) for path in HERE.rglob("kustomization.yaml")}
 SERVING = ("base", "overlays/trial", "overlays/production")
 SHAPES = {path.stem: yaml.safe_load(path.read_text()) for path in Path(rules.__file__).parent.glob("*.yaml")}
 RELEASES = ("1.30", "1.37")  # the oldest that docs/kubernetes.md names, and the newest whose shapes there are
-IMAGE = (ROOT / "Dockerfile").read_text()
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 
 each_build = pytest.mark.parametrize("build", BUILDS)
 each_serving = pytest.mark.parametrize("build", SERVING)
-
-
-def one(build: str, kind: str, name: str = "ranker") -> Any:
-    (found,) = [each for each in BUILDS[build] if identity(each) == (kind, name)]
-    return found
-
-
-def pods(build: str) -> Iterator[tuple[str, Object]]:
-    """What starts pods, with their template's spec."""
-    for each in BUILDS[build]:
-        spec = each.get("spec", {})
-        template = (spec.get("jobTemplate", {}).get("spec") or spec).get("template")
-        if template is not None:
-            yield each["metadata"]["name"], template
-
-
-def containers(build: str) -> Iterator[tuple[str, Object]]:
-    for name, template in pods(build):
-        for each in (*template["spec"].get("initContainers", ()), *template["spec"]["containers"]):
-            yield f"{name}/{each['name']}", each
-
-
-def environment(build: str, container: Object) -> dict[str, str]:
-    """Of a container: the image's, its ConfigMaps', and a word in place of each secret."""
-    told = dict(re.findall(r"^    (RANKER_\w+)=(\S+?)(?: \\)?$", IMAGE, re.MULTILINE))
-    for source in container.get("envFrom", ()):
-        told |= one(build, "ConfigMap", source["configMapRef"]["name"])["data"]
-    for each in container.get("env", ()):
-        told[each["name"]] = each.get("value", f"of-{each['name'].lower()}")
-    return told
-
-
-def service_of(build: str) -> Object:
-    return next(each for name, each in containers(build) if name == "ranker/ranker")
 
 
 def settings_of(build: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
