@@ -1,5 +1,6 @@
 """What watches the service: rules that fire when they must, and a dashboard that asks for nothing but what there is."""
 
+import ipaddress
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.generator import budgets
+from loadtest.rolling import balancer
 from model import quiet
 from service.settings import Settings
 from service.telemetry.folder import FOLDER_BYTES_PER_WORKER
@@ -29,6 +31,7 @@ RULE_TEST_FILES = sorted((DEPLOY / "prometheus").glob("rules*_test.yml"))
 RULE_TESTS = [case for file in RULE_TEST_FILES for case in yaml.safe_load(file.read_text())["tests"]]
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "bst-ranker.json").read_text())
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SCALE = {name: one for name, one in COMPOSE["services"].items() if "scale" in one.get("profiles", ())}
 STEADY = next(budget for budget in budgets.load(ROOT / "loadtest" / "budgets.toml") if budget.scenario == "steady")
 
 TARGET_LABELS = {"job", "instance"}  # Prometheus puts them on all that it scrapes
@@ -284,9 +287,12 @@ def test_what_is_open_is_open_on_this_machine_alone_and_no_password_is_in_the_re
 
 
 def test_images_are_pinned_and_what_listens_says_when_it_is_well() -> None:
+    others = COMPOSE["services"].values()
     for name, service in COMPOSE["services"].items():
         assert re.search(r":v?\d+\.\d+\.\d+", service["image"]), name
-        if "build" not in service:  # ours has its check in the Dockerfile
+        waited = {other["depends_on"][name]["condition"] for other in others if name in other.get("depends_on", ())}
+        ends = waited == {"service_completed_successfully"}
+        if "build" not in service and not ends:  # ours has its check in the Dockerfile
             assert service["healthcheck"]["test"], name
 
 
@@ -384,9 +390,43 @@ def test_an_image_has_what_its_extras_name_and_says_what_is_in_it() -> None:
 
 def test_the_container_gets_the_time_that_the_service_takes_to_stop_and_no_folder_that_it_does_not_need() -> None:
     service = COMPOSE["services"]["service"]
-    assert float(service["stop_grace_period"].removesuffix("s")) > Settings.model_fields["shutdown_grace_s"].default
+    for one in (service, SCALE["ranker-a"], SCALE["ranker-b"]):
+        assert float(one["stop_grace_period"].removesuffix("s")) > Settings.model_fields["shutdown_grace_s"].default
     assert service["read_only"] and "tmpfs" not in service
     assert service["shm_size"] == "128mb" and 128 * 2**20 >= 20 * FOLDER_BYTES_PER_WORKER
+
+
+def test_the_profile_of_several_instances_starts_only_where_it_is_asked_for() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert name in SCALE or not set(service.get("depends_on", ())) & set(SCALE), name
+    nodes = [name for name in SCALE if name.startswith("node-")]
+    addresses = [SCALE[name]["networks"]["cluster"]["ipv4_address"] for name in nodes]
+    (subnet,) = COMPOSE["networks"]["cluster"]["ipam"]["config"]
+    assert all(ipaddress.ip_address(one) in ipaddress.ip_network(subnet["subnet"]) for one in addresses)
+    for name in ("ranker-a", "ranker-b", "scale-users"):
+        url = SCALE[name]["environment"]["RANKER_REDIS_URL"]
+        assert url == "redis+cluster://" + ",".join(addresses[:3]), name
+    assert SCALE["cluster"]["depends_on"] == {name: {"condition": "service_healthy"} for name in nodes}
+    assert {SCALE[name]["volumes"][0] for name in nodes} == {f"{name}:/data" for name in nodes}
+
+
+def test_the_balancer_asks_the_admin_port_and_has_the_time_to_look_away() -> None:
+    config = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
+    if program := balancer.installed():
+        ran = subprocess.run([program, "-c", "-f", DEPLOY / "haproxy" / "haproxy.cfg"], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+    check = re.search(r"check port (\d+) inter (\d+)s fall (\d+)", config)
+    assert check and f"RANKER_ADMIN_PORT={check[1]}" in IMAGE and "httpchk GET /health/ready" in config
+    assert int(check[2]) * int(check[3]) < Settings.model_fields["drain_s"].default
+    idle = re.search(r"timeout http-keep-alive (\d+)s", config)
+    assert idle and int(idle[1]) < Settings.model_fields["keep_alive_s"].default
+    servers = re.findall(r"^    server \w+ ([\w-]+):(\d+)$", config, re.MULTILINE)
+    port = Settings.model_fields["port"].default
+    assert servers == [("ranker-a", str(port)), ("ranker-b", str(port))] and set(dict(servers)) <= set(SCALE)
+    (listening,) = re.findall(r"bind :(\d+)", config)
+    assert SCALE["balancer"]["ports"] == [f"127.0.0.1:{listening}:{listening}"]
+    scrape = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"][0]
+    assert scrape["dns_sd_configs"] == [{"names": [*dict(servers)], "type": "A", "port": int(check[1])}]
 
 
 @pytest.mark.parametrize("named", ["/bundles", "/bundles/bst_mine"])
