@@ -133,12 +133,19 @@ def kept_by(query: Query) -> set[str]:
     return {label for group in query.groupings if group.word == "by" for label in group.labels}
 
 
-# The names that the rules record, each with the labels that its expression leaves.
-RECORDED = {
-    rule["record"]: kept_by(read(str(rule["expr"]))) - {"le"} | set(rule.get("labels", {}))
-    for rule in RULE_LIST
-    if "record" in rule
-}
+def recorded() -> dict[str, set[str]]:
+    """The names that the rules record, each with the labels that its expression leaves."""
+    labels: dict[str, set[str]] = {}
+    for rule in RULE_LIST:
+        if "record" in rule:
+            query = read(str(rule["expr"]))
+            kept = kept_by(query) if query.groupings else {one for s in query.selectors for one in labels[s.name]}
+            taken = {"le"} if "histogram_quantile" in str(rule["expr"]) else set()
+            labels[rule["record"]] = kept - taken | set(rule.get("labels", {}))
+    return labels
+
+
+RECORDED = recorded()
 
 
 def labels_of(name: str, exposed: Exposed) -> set[str]:
