@@ -6,6 +6,7 @@ Whether the containers run as they are told to, tests/whole/test_kubernetes.py t
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from service.api.routes import ENDPOINTS
+from service.drained import lately
 from service.process import admin
 from service.settings import Settings
 from service.telemetry.families import OF_WORKERS
@@ -176,6 +178,11 @@ def test_a_pod_has_the_cores_and_the_memory_that_its_settings_need(build: str, m
         FOLDER_BYTES_PER_WORKER
     )
     assert bytes_of(limits["memory"]) > bytes_of(counts["sizeLimit"]) + settings.workers * 160 * 2**20
+
+
+def test_the_drain_has_the_memory_that_it_takes() -> None:
+    limits = dict(containers("overlays/production"))["ranker/drain"]["resources"]["limits"]
+    assert bytes_of(limits["memory"]) >= (lately.MEMORY_GIB + 0.5) * 2**30
 
 
 def bytes_of(quantity: str) -> int:
@@ -358,6 +365,21 @@ def test_the_processes_of_a_training_find_each_other() -> None:
     assert options["master-addr"] == f"{job['metadata']['name']}-0.{template['spec']['subdomain']}"
     assert int(options["master-port"]) == container["ports"][0]["containerPort"] == service["ports"][0]["port"]
     assert options["node-rank"] == "$(JOB_COMPLETION_INDEX)"
+
+
+COMMANDS = {
+    name: each["command"] for build in BUILDS for name, each in containers(build) if "-m" in each.get("command", ())
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_the_options_that_it_is_given(name: str) -> None:
+    module, *given = COMMANDS[name][COMMANDS[name].index("-m") + 1 :]
+    told = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    options = {word.partition("=")[0] for word in given if word.startswith("--")}
+    assert options and options <= set(re.findall(r"--[a-z-]+", told.stdout))
 
 
 def test_what_one_step_writes_the_next_one_reads() -> None:
