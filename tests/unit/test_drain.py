@@ -184,6 +184,32 @@ def test_journals_and_tables_of_before_response_times_were_kept_are_drained(tmp_
     assert sorted(user for frame in left for user in frame["user_id"]) == ["u2", "u3"]
 
 
+def test_rows_that_another_machine_has_put_back_are_forgotten_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "j", tmp_path / "out"
+    written(folder, SOME)
+    assert run(folder, out) == 0
+    table = min(out.glob("impressions/*/*.parquet"))  # u1's day
+    read_before = table.read_bytes()
+    written(folder, [Forgotten("u1", US + 1000, US + 2000)])
+    assert run(folder, out) == 0
+    table.write_bytes(read_before)  # by a machine that removes another user from it at the same time
+    assert [row for row in tables(out)["impressions"] if '"u1"' in row]
+
+    for removed in (1, 0):
+        assert verb.main(["--forget-again", "--out", str(out)]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["forgotten_rows"] == removed
+        assert not [row for row in tables(out)["impressions"] if '"u1"' in row]
+    assert [row for row in tables(out)["impressions"] if '"u2"' in row]
+
+
+@pytest.mark.parametrize("arguments", [["--out", "x"], ["--out", "x", "--journal", "j", "--forget-again"]])
+def test_a_drain_has_a_journal_or_forgets(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        verb.main(arguments)
+
+
 def test_what_is_cut_or_no_journal_or_of_another_version_is_told_and_kept_and_the_others_are_drained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
