@@ -1,0 +1,178 @@
+"""A service that is written to, its journal and its store behind a proxy; rows of what happens to them meanwhile."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from service.drained.drain import Drained, drain
+from service.drained.out import Out
+from tests.client import Service, serving
+from tests.faults.held import Held
+from tests.faults.process.own import until
+from tests.faults.store.proxy import Proxy
+from tests.faults.store.server import PASSWORD, RealStore, real_store
+from tests.faults.world import RECOVER_S, World
+from tests.faults.writes.account import Account
+from tests.faults.writes.audit import Excused, audit_log, audit_store
+from tests.faults.writes.writer import Manners, Writer
+from tests.judge.stage import Instance
+from tests.servers import free_ports
+
+WRITERS, PAUSE_S, SIZE = 8, 0.005, 600  # size: requests while a fault lasts, in full
+STORE_MS = 250  # the store's time for a write
+MOST_S = 2.0  # that a fault of the store lasts
+SETTINGS = {
+    "workers": "2",
+    "score_threads": "1",
+    "feedback_timeout_ms": str(STORE_MS),
+    "history_timeout_ms": str(STORE_MS),
+    "timeout_ms": "5000",
+    "history_keep": "1000",
+    "journal_flush_s": "0.2",
+    "journal_rotate_s": "1",
+    "journal_rotate_mb": "0.02",
+}
+
+
+class Desk:
+    """The processes, and the folders of what they write."""
+
+    def __init__(self, folder: Path, journal: Path, store: RealStore, proxy: Proxy, instance: Instance):
+        self.folder, self.journal, self.store, self.proxy, self.instance = folder, journal, store, proxy, instance
+        self._logs = count()
+
+    @property
+    def service(self) -> Service:
+        return self.instance.service
+
+    def log(self) -> Path:
+        """A folder for a drained log."""
+        return self.folder / f"log-{next(self._logs)}"
+
+
+@contextmanager
+def desk(begin: Callable[..., AbstractContextManager[Service]] = serving, **settings: str) -> Iterator[Desk]:
+    """Its store has every write on the disk before it answers; its journal's files are small and soon closed."""
+    with TemporaryDirectory(prefix="ranker-faults-") as name, ExitStack() as undo:
+        folder = Path(name)
+        journal = folder / "journal"
+        journal.mkdir()
+        store = undo.enter_context(real_store(appendonly="yes", appendfsync="always"))
+        proxy = undo.enter_context(Proxy(store.path))
+        url = f"redis://:{PASSWORD}@127.0.0.1:{proxy.port}"
+        own = SETTINGS | {"redis_url": url, "journal": str(journal)} | settings
+        instance = Instance(free_ports(1)[0], own, begin)
+        undo.callback(instance.close)
+        instance.start()
+        instance.ready()
+        yield Desk(folder, journal, store, proxy, instance)
+
+
+class Load:
+    """Writers from `start` to `stop`. `held` is where what they meet is counted."""
+
+    def __init__(self, desk: Desk, held: Held, prefix: str, items: list[str], manners: Manners):
+        self.desk, self.held, self.prefix = desk, held, prefix
+        self.writers = [
+            Writer(f"{prefix}{number}", desk.instance.port, items, held, manners) for number in range(WRITERS)
+        ]
+        self.excused: Excused = frozenset()  # events that the log may lack
+        self.drained = Drained()  # by the last drain
+        self.told: list[str] = []  # by it
+        self._ends = asyncio.Event()
+
+    @property
+    def accounts(self) -> list[Account]:
+        return [account for writer in self.writers for account in writer.accounts]
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(writer.go(self._ends, PAUSE_S)) for writer in self.writers]
+        try:
+            yield
+        finally:
+            self._ends.set()
+            await asyncio.gather(*tasks)
+
+    async def requests(self, number: int, most_s: float = MOST_S) -> None:
+        """Until so many more were sent, or time is up."""
+        wanted, begun = self.held.sent + number, time.perf_counter()
+        await until(lambda: self.held.sent >= wanted or time.perf_counter() - begun > most_s, "requests")
+
+    async def acknowledged(self, number: int) -> float:
+        """Until so many more writes are acknowledged; seconds until the first of them."""
+        begun = time.perf_counter()
+
+        def since() -> list[float]:
+            return [at for writer in self.writers for at in writer.acknowledged_at if at > begun]
+
+        await until(lambda: len(since()) >= number, f"{number} more acknowledged writes")
+        return min(since()) - begun
+
+    async def refused(self, number: int = 1) -> None:
+        """Until so many more were answered by 503."""
+        wanted = self.held.refused[503] + number
+        await until(lambda: self.held.refused[503] >= wanted, f"{number} times 503")
+
+    async def drain(self, log: Path) -> None:
+        """All of the journal, once its files are closed or their owners dead."""
+
+        def drains() -> bool:
+            self.drained = drain(self.desk.journal, Out(str(log)), self.told.append)
+            return not self.drained.live
+
+        await until(drains, "an end of what is written")
+
+
+@dataclass(frozen=True)
+class Writes:
+    """Something that `happens` to the service, its store or its journal while writers write.
+
+    `refused`: whether 503 may be the answer, as "not now: send it again". `lost`: so many answers may be, as those of a
+    worker that is killed. `told_s`: `happens` returns when it is over, and then a write is acknowledged so soon.
+    """
+
+    name: str
+    does: str
+    promises: str
+    happens: Callable[[Load, int], Awaitable[None]]
+    refused: tuple[int, ...] = (503,)
+    lost: int = 0
+    manners: Manners = field(default_factory=Manners)
+    begin: Callable[[], AbstractContextManager[Desk]] | None = None  # of a desk of its own
+    short: bool = False
+    size: int = SIZE
+
+    async def run(self, world: World, held: Held, size: int) -> None:
+        with ExitStack() as own:
+            desk = own.enter_context(self.begin()) if self.begin else world.once(_shared)
+            told, prefix = len(desk.service.output), f"{self.name.replace(' ', '-')}."
+            load = Load(desk, held, prefix, world.users.items, self.manners)
+            async with load.writing():
+                await load.acknowledged(20)
+                await self.happens(load, size)
+                held.figures["recovered_s"] = await load.acknowledged(40)
+            late = f"none after {held.figures['recovered_s']:.1f} s"
+            held.promise(held.figures["recovered_s"] < RECOVER_S, "writes are taken at once when it is over", late)
+            log = desk.log()
+            await load.drain(log)
+            audit_store(held, load.accounts, desk.store, prefix)
+            audit_log(held, load.accounts, log, prefix, load.excused)
+            output = desk.service.output[told:]
+        hasty = sum(writer.hasty for writer in load.writers)
+        held.promise(not hasty, "503 says when to come again", f"{hasty} without Retry-After")
+        held.promise("Traceback" not in output, "no traceback in the log", output[output.find("Traceback") :][:600])
+        held.promise(PASSWORD not in output, "no password in the log", "it is there")
+        acknowledged = sum(len(writer.acknowledged_at) for writer in load.writers)
+        held.figures |= {"acknowledged": acknowledged, "not_taken": sum(writer.not_taken for writer in load.writers)}
+        held.promise_answers(refused=self.refused, lost=self.lost)
+
+
+def _shared() -> AbstractContextManager[Desk]:
+    """The desk of all rows that need none of their own."""
+    return desk()

@@ -1,0 +1,104 @@
+"""Writes while the store, or the way to it, is at fault: 503 where it cannot take them, and never a false 200."""
+
+from collections.abc import Callable
+
+from tests.faults.store.proxy import (
+    Drips,
+    HalfAReply,
+    Hole,
+    Late,
+    Refuses,
+    ResetsAtOnce,
+    ResetsMidReply,
+    ResetsWhenAsked,
+    Says,
+    SaysMore,
+    Way,
+)
+from tests.faults.writes.desk import Desk, Load, Writes
+
+TAKEN = "200, and it is there"
+REFUSED = "503 with Retry-After; every 200 is in the store and in the log; writes are taken at once when it is over"
+
+
+def _outage(
+    name: str,
+    does: str,
+    begin: Callable[[Desk], None],
+    end: Callable[[Desk], None],
+    taken: bool = False,
+    **more: object,
+) -> Writes:
+    """`taken`: writes go on meanwhile; else some must be refused."""
+
+    async def happens(load: Load, size: int) -> None:
+        before = load.held.refused[503]
+        begin(load.desk)
+        try:
+            await load.requests(size)
+            if not taken:
+                await load.refused()
+        finally:
+            end(load.desk)
+        refused = load.held.refused[503] - before
+        load.held.promise(refused or taken, "503 while it lasts", "none")
+
+    promises = TAKEN if taken else REFUSED
+    refused = () if taken else (503,)
+    return Writes(f"writes: {name}", does, promises, happens, refused, **more)  # type: ignore[arg-type]
+
+
+def _proxied(name: str, does: str, way: Callable[[], Way], **more: object) -> Writes:
+    return _outage(
+        name,
+        does,
+        lambda desk: desk.proxy.become(way()),
+        lambda desk: desk.proxy.become(Way()),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _replica(desk: Desk) -> None:
+    desk.store.admin.replicaof("127.0.0.1", "1")
+
+
+def _primary(desk: Desk) -> None:
+    desk.store.admin.replicaof("NO", "ONE")
+
+
+OUTAGES_OF_WRITES = [
+    _proxied("late by 5 ms", "each reply 5 ms later", lambda: Late(0.005), taken=True),
+    _proxied("late by 50 ms", "each reply 50 ms later", lambda: Late(0.05), taken=True),
+    _proxied("late by 500 ms", "each reply 500 ms later", lambda: Late(0.5)),
+    _proxied("slow drip", "replies byte by byte, 100 ms apart", lambda: Drips(0.1)),
+    _proxied("half a reply", "half of each reply, then silence", HalfAReply),
+    _proxied("black hole", "connections are taken, nothing is answered", Hole, short=True),
+    _proxied("refused", "nobody listens", Refuses),
+    _proxied("reset at once", "each connection is reset when it is taken", ResetsAtOnce),
+    _proxied("reset when asked", "each request is taken, then reset", ResetsWhenAsked),
+    _proxied("reset mid-reply", "a reset after half of each reply: the store has it", ResetsMidReply),
+    _proxied("LOADING", "every command is answered by LOADING", lambda: Says(b"-LOADING Redis is loading\r\n")),
+    _proxied("another protocol", "replies that are not Redis'", lambda: Says(b"HTTP/1.1 400 Bad Request\r\n\r\n")),
+    _proxied("zeros", "replies of zeros", lambda: Says(b"\0" * 64)),
+    _proxied("one reply too many", "each reply, and an empty list after it", lambda: SaysMore(b"*0\r\n"), taken=True),
+    _outage("read-only", "the server becomes a replica: READONLY", _replica, _primary, short=True),
+    _outage(
+        "out of memory",
+        "maxmemory is reached, and nothing may be evicted",
+        lambda desk: desk.store.fill(),
+        lambda desk: desk.store.drain(),
+    ),
+    _outage(
+        "frozen",
+        "the server is stopped by SIGSTOP",
+        lambda desk: desk.store.freeze(),
+        lambda desk: desk.store.thaw(),
+    ),
+    _outage(
+        "killed",
+        "the server, with appendfsync always, is killed by SIGKILL and comes back",
+        lambda desk: desk.store.kill(),
+        lambda desk: desk.store.start(),
+        short=True,
+    ),
+]
