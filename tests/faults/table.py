@@ -24,7 +24,9 @@ from tests.faults.process.workers import WORKERS_ROWS
 from tests.faults.store.outages import OUTAGES
 from tests.faults.store.starts import STARTS
 from tests.faults.world import World
+from tests.faults.writes.journals import JOURNALS_OF_WRITES
 from tests.faults.writes.outages import OUTAGES_OF_WRITES
+from tests.faults.writes.services import SERVICES_OF_WRITES
 
 
 class Fault(Protocol):
@@ -48,7 +50,7 @@ OF_STORES: list[Fault] = [*OUTAGES, *STARTS]
 OF_CALLERS: list[Fault] = [*CLUMSY, *GREEDY, *FUZZED, *HOSTILE]
 OF_PROCESSES: list[Fault] = [*WORKERS_ROWS, *STOPS, *STARTING, *CLOCKS, *DESCRIPTORS, *RESTARTS]
 OF_BUNDLES: list[Fault] = [*BUNDLES]
-OF_WRITES: list[Fault] = [*OUTAGES_OF_WRITES]
+OF_WRITES: list[Fault] = [*OUTAGES_OF_WRITES, *SERVICES_OF_WRITES, *JOURNALS_OF_WRITES]
 FAULTS = [*OF_STORES, *OF_CALLERS, *OF_PROCESSES, *OF_BUNDLES, *OF_WRITES]
 
 

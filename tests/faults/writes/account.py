@@ -21,10 +21,10 @@ class Account(Ledger):
     profiles: list[Profile] = field(default_factory=lambda: [{}])  # that the store may hold
     replaced: list[Profile] = field(default_factory=list)  # that were acknowledged, and are no more
     confirmed: list[Profile] = field(default_factory=list)  # acknowledged since the last DELETE: the log must hold them
-    deletions: int = 0  # acknowledged
+    is_forgotten: bool = False  # by a DELETE that was acknowledged, of which the log must tell
+    unlogged: set[Told] = field(default_factory=set)  # acknowledged, and taken from the journal by what befell it
     deleting: bool = False  # a DELETE was sent that was not acknowledged
     left: bool = False  # nobody writes of this user any more
-    lost: list[str] = field(default_factory=list)  # what was acknowledged and is not there
 
     def sends(self, events: Iterable[Told]) -> None:
         self.sent |= set(events)
@@ -36,12 +36,12 @@ class Account(Ledger):
         """They were sent by a call that was not answered by 200."""
         self.unanswered |= set(events)
 
-    def sets(self, profile: Profile) -> None:
+    def puts(self, profile: Profile) -> None:
         """A PUT is sent."""
         self.profiles.append(profile)
         self.left = True  # until it is acknowledged
 
-    def set(self, profile: Profile) -> None:
+    def has_put(self, profile: Profile) -> None:
         """It is acknowledged."""
         self.replaced += [one for one in self.profiles if one != profile]
         self.profiles = [profile]
@@ -60,8 +60,13 @@ class Account(Ledger):
         self.sent, self.acknowledged, self.unanswered = set(), set(), set()
         self.replaced += self.profiles
         self.profiles, self.confirmed = [{}], []
-        self.deletions += 1
+        self.is_forgotten = True
         self.deleting = self.left = False
+
+    def log_is_gone(self) -> None:
+        """Nothing that was written until now need be in the log."""
+        self.unlogged |= self.acknowledged
+        self.confirmed, self.is_forgotten = [], False
 
     def known(self, user_id: str, profile: Profile, clicks: set[tuple[str, int]]) -> str | None:
         """What is wrong with an answer that tells all that the store holds; None where it may be so."""

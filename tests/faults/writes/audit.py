@@ -13,8 +13,6 @@ from tests.faults.writes.account import Account, Profile
 from tests.judge import kept
 from tests.judge.ledger import Told
 
-Excused = frozenset[Told]
-
 
 def audit_store(held: Held, accounts: Sequence[Account], store: RealStore, prefix: str) -> None:
     """`prefix` is that of all these users' ids, and of no others'."""
@@ -27,7 +25,7 @@ def audit_store(held: Held, accounts: Sequence[Account], store: RealStore, prefi
         profile = _profile(store, account.user_id) if "profile:1" in there else {}
         clicks = kept.stored_clicks(store.admin, account.user_id)
         _clicks(held, account, clicks)
-        if account.deletions and not account.sent and not account.passed and account.profiles == [{}]:
+        if account.is_forgotten and not account.sent and not account.passed and account.profiles == [{}]:
             _wrong(held, f"{account.user_id} is forgotten and has {there}" if there else None)
         elif profile not in account.profiles:
             told = f"{account.user_id}: the store has the profile {profile}, allowed are {account.profiles}"
@@ -36,8 +34,7 @@ def audit_store(held: Held, accounts: Sequence[Account], store: RealStore, prefi
     _wrong(held, f"keys of users nobody wrote of: {sorted(keys)[:3]}" if keys else None)
 
 
-def audit_log(held: Held, accounts: Sequence[Account], log: Path, prefix: str, excused: Excused = frozenset()) -> None:
-    """`excused`: what the fault took with it, and told so."""
+def audit_log(held: Held, accounts: Sequence[Account], log: Path, prefix: str) -> None:
     frames = {table: _of(kept.records(log, table), prefix) for table in ("events", "users", "forgotten")}
     for table, frame in frames.items():
         doubled = len(frame) - len(frame.unique())
@@ -51,10 +48,10 @@ def audit_log(held: Held, accounts: Sequence[Account], log: Path, prefix: str, e
     tombstones = set(frames["forgotten"]["user_id"])
     for account in accounts:
         name, there = account.user_id, events.pop(account.user_id, set())
-        _events(held, account, there, excused)
+        _events(held, account, there)
         if not account.deleting:
             _lost(held, [f"{name}: the log lacks {one}" for one in account.confirmed if one not in profiles[name]])
-        if account.deletions and name not in tombstones:
+        if account.is_forgotten and name not in tombstones:
             _lost(held, [f"{name}: the log does not say that it is forgotten"])
     _wrong(held, f"events of users nobody wrote of: {sorted(events)[:3]}" if events else None)
 
@@ -73,10 +70,11 @@ def _clicks(held: Held, account: Account, there: set[tuple[str, int]]) -> None:
     _wrong(held, f"{account.user_id}: {len(strange - back)} clicks that nobody told" if strange - back else None)
 
 
-def _events(held: Held, account: Account, there: set[Told], excused: Excused) -> None:
-    missing = account.acknowledged - there - excused
+def _events(held: Held, account: Account, there: set[Told]) -> None:
+    sure = account.acknowledged - account.unlogged
+    missing = sure - there
     if account.deleting:
-        half = missing and missing != account.acknowledged - excused
+        half = missing and missing != sure
         _wrong(held, f"{account.user_id}: a DELETE left a half of the log" if half else None)
     else:
         _lost(held, [f"the log lacks {told}" for told in missing])

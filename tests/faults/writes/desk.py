@@ -2,23 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from service.drained.drain import Drained, drain
+from service.drained.drain import drain
 from service.drained.out import Out
 from tests.client import Service, serving
 from tests.faults.held import Held
 from tests.faults.process.own import until
+from tests.faults.serving import serving_within
 from tests.faults.store.proxy import Proxy
 from tests.faults.store.server import PASSWORD, RealStore, real_store
 from tests.faults.world import RECOVER_S, World
 from tests.faults.writes.account import Account
-from tests.faults.writes.audit import Excused, audit_log, audit_store
+from tests.faults.writes.audit import audit_log, audit_store
 from tests.faults.writes.writer import Manners, Writer
 from tests.judge.stage import Instance
 from tests.servers import free_ports
@@ -26,6 +28,7 @@ from tests.servers import free_ports
 WRITERS, PAUSE_S, SIZE = 8, 0.005, 600  # size: requests while a fault lasts, in full
 STORE_MS = 250  # the store's time for a write
 MOST_S = 2.0  # that a fault of the store lasts
+JOURNAL = "journal"
 SETTINGS = {
     "workers": "2",
     "score_threads": "1",
@@ -42,9 +45,14 @@ SETTINGS = {
 class Desk:
     """The processes, and the folders of what they write."""
 
-    def __init__(self, folder: Path, journal: Path, store: RealStore, proxy: Proxy, instance: Instance):
-        self.folder, self.journal, self.store, self.proxy, self.instance = folder, journal, store, proxy, instance
+    def __init__(self, folder: Path, store: RealStore, proxy: Proxy, instance: Instance):
+        self.folder, self.store, self.proxy, self.instance = folder, store, proxy, instance
         self._logs = count()
+
+    @property
+    def journal(self) -> Path:
+        """As the service sees it, who may have mounts of its own."""
+        return Path(f"/proc/{self.service.process.pid}/root{self.folder / JOURNAL}")
 
     @property
     def service(self) -> Service:
@@ -56,34 +64,38 @@ class Desk:
 
 
 @contextmanager
-def desk(begin: Callable[..., AbstractContextManager[Service]] = serving, **settings: str) -> Iterator[Desk]:
-    """Its store has every write on the disk before it answers; its journal's files are small and soon closed."""
+def desk(bounds: Callable[[Path], Sequence[object]] | None = None) -> Iterator[Desk]:
+    """Its store has every write on the disk before it answers; its journal's files are small and soon closed.
+
+    `bounds`: of `tests.faults.within` for the service, whose journal's folder they are given.
+    """
     with TemporaryDirectory(prefix="ranker-faults-") as name, ExitStack() as undo:
         folder = Path(name)
-        journal = folder / "journal"
+        journal = folder / JOURNAL
         journal.mkdir()
         store = undo.enter_context(real_store(appendonly="yes", appendfsync="always"))
         proxy = undo.enter_context(Proxy(store.path))
         url = f"redis://:{PASSWORD}@127.0.0.1:{proxy.port}"
-        own = SETTINGS | {"redis_url": url, "journal": str(journal)} | settings
+        own = SETTINGS | {"redis_url": url, "journal": str(journal)}
+        begin = serving if bounds is None else partial(serving_within, *bounds(journal))
         instance = Instance(free_ports(1)[0], own, begin)
         undo.callback(instance.close)
         instance.start()
         instance.ready()
-        yield Desk(folder, journal, store, proxy, instance)
+        yield Desk(folder, store, proxy, instance)
 
 
 class Load:
     """Writers from `start` to `stop`. `held` is where what they meet is counted."""
 
     def __init__(self, desk: Desk, held: Held, prefix: str, items: list[str], manners: Manners):
-        self.desk, self.held, self.prefix = desk, held, prefix
+        self.desk, self.held, self.prefix, self._items = desk, held, prefix, items
         self.writers = [
             Writer(f"{prefix}{number}", desk.instance.port, items, held, manners) for number in range(WRITERS)
         ]
-        self.excused: Excused = frozenset()  # events that the log may lack
-        self.drained = Drained()  # by the last drain
-        self.told: list[str] = []  # by it
+        self.log = desk.log()
+        self.told: list[str] = []  # by the drain
+        self.cut_files = 0  # that it met
         self._ends = asyncio.Event()
 
     @property
@@ -98,6 +110,8 @@ class Load:
         finally:
             self._ends.set()
             await asyncio.gather(*tasks)
+            for writer in self.writers:
+                writer.hang_up()
 
     async def requests(self, number: int, most_s: float = MOST_S) -> None:
         """Until so many more were sent, or time is up."""
@@ -119,12 +133,19 @@ class Load:
         wanted = self.held.refused[503] + number
         await until(lambda: self.held.refused[503] >= wanted, f"{number} times 503")
 
-    async def drain(self, log: Path) -> None:
+    def another(self) -> Writer:
+        """One who writes nothing unasked."""
+        name = f"{self.prefix}{len(self.writers)}"
+        self.writers.append(Writer(name, self.desk.instance.port, self._items, self.held, Manners()))
+        return self.writers[-1]
+
+    async def drain(self) -> None:
         """All of the journal, once its files are closed or their owners dead."""
 
         def drains() -> bool:
-            self.drained = drain(self.desk.journal, Out(str(log)), self.told.append)
-            return not self.drained.live
+            drained = drain(self.desk.journal, Out(str(self.log)), self.told.append)
+            self.cut_files += drained.cut_files
+            return not drained.live
 
         await until(drains, "an end of what is written")
 
@@ -134,7 +155,7 @@ class Writes:
     """Something that `happens` to the service, its store or its journal while writers write.
 
     `refused`: whether 503 may be the answer, as "not now: send it again". `lost`: so many answers may be, as those of a
-    worker that is killed. `told_s`: `happens` returns when it is over, and then a write is acknowledged so soon.
+    worker that is killed. `happens` returns when it is over.
     """
 
     name: str
@@ -144,6 +165,7 @@ class Writes:
     refused: tuple[int, ...] = (503,)
     lost: int = 0
     manners: Manners = field(default_factory=Manners)
+    afterwards: Callable[[Load], None] = lambda load: None  # once all is drained
     begin: Callable[[], AbstractContextManager[Desk]] | None = None  # of a desk of its own
     short: bool = False
     size: int = SIZE
@@ -151,19 +173,20 @@ class Writes:
     async def run(self, world: World, held: Held, size: int) -> None:
         with ExitStack() as own:
             desk = own.enter_context(self.begin()) if self.begin else world.once(_shared)
-            told, prefix = len(desk.service.output), f"{self.name.replace(' ', '-')}."
+            before, told = desk.service, len(desk.service.output)
+            prefix = f"{self.name.replace(' ', '-')}."
             load = Load(desk, held, prefix, world.users.items, self.manners)
             async with load.writing():
-                await load.acknowledged(20)
+                await load.acknowledged(max(20, size // 6))
                 await self.happens(load, size)
-                held.figures["recovered_s"] = await load.acknowledged(40)
+                held.figures["recovered_s"] = await load.acknowledged(max(40, size // 6))
             late = f"none after {held.figures['recovered_s']:.1f} s"
             held.promise(held.figures["recovered_s"] < RECOVER_S, "writes are taken at once when it is over", late)
-            log = desk.log()
-            await load.drain(log)
+            await load.drain()
             audit_store(held, load.accounts, desk.store, prefix)
-            audit_log(held, load.accounts, log, prefix, load.excused)
-            output = desk.service.output[told:]
+            audit_log(held, load.accounts, load.log, prefix)
+            self.afterwards(load)
+            output = desk.service.output[told if desk.service is before else 0 :]
         hasty = sum(writer.hasty for writer in load.writers)
         held.promise(not hasty, "503 says when to come again", f"{hasty} without Retry-After")
         held.promise("Traceback" not in output, "no traceback in the log", output[output.find("Traceback") :][:600])

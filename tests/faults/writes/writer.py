@@ -19,7 +19,6 @@ MOST, AGAIN, PAUSE_S = 8, 2, 0.02  # events of a user in a list; times that one 
 FEEDBACK, PUT, GET = 0.6, 0.75, 0.93  # of the calls up to here; the rest are DELETE
 ALONE, SPOILT = 0.1, 0.1  # shares of lists that are one event and no list, and that hold what is no event
 PIECES, PIECE_S = 8, 0.05  # of a slow upload
-SLOW_STATUSES = (200, 408)
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Manners:
     hangs_up: float = 0.0
     uploads_slowly: float = 0.0
     tells_twice: float = 0.1  # of acknowledged lists
+    events_alone: bool = False  # it sets, reads and forgets nobody
 
 
 class Writer:
@@ -50,7 +50,10 @@ class Writer:
                 await self._call()
                 await asyncio.sleep(self._draw.uniform(0, 2 * pause_s))
         finally:
-            self._caller.hang_up()
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        self._caller.hang_up()
 
     async def _call(self) -> None:
         self._calls += 1
@@ -58,10 +61,9 @@ class Writer:
         if self._calls % CALLS == 0:
             stay = stay[1:]
         while len(stay) < USERS:
-            stay.append(Account(user_id=f"{self._name}-{len(self.accounts)}"))
-            self.accounts.append(stay[-1])
+            stay.append(self.account())
         self._now, chance, account = stay, self._draw.random(), self._draw.choice(stay)
-        if chance < FEEDBACK:
+        if chance < FEEDBACK or self._manners.events_alone:
             await self._tell(self._draw.sample(stay, self._draw.randint(1, 3)))
         elif chance < PUT:
             await self._put(account)
@@ -70,10 +72,20 @@ class Writer:
         else:
             await self._delete(account)
 
+    def account(self) -> Account:
+        """Of a new user."""
+        self.accounts.append(Account(user_id=f"{self._name}-{len(self.accounts)}"))
+        return self.accounts[-1]
+
+    def event(self, account: Account) -> Told:
+        self._last_ms = max(self._last_ms + 1, time.time_ns() // 1_000_000)
+        kind = "impression" if self._draw.random() < 0.2 else "click"
+        return Told(kind, account.user_id, self._draw.choice(self._items), self._last_ms, f"r-{self._name}")
+
     # ---- what it asks for
 
     async def _tell(self, accounts: Sequence[Account]) -> None:
-        events = [(one, self._event(one)) for one in accounts for _ in range(self._draw.randint(1, MOST))]
+        events = [(one, self.event(one)) for one in accounts for _ in range(self._draw.randint(1, MOST))]
         if self._draw.random() < ALONE:
             events = events[:1]
         for account, told in events:
@@ -112,9 +124,9 @@ class Writer:
         self._profiles += 1
         profile = {"age": self._draw.choice(["18-24", "50+"]), "city": f"{self._name}-{self._profiles}"}
         profile |= {"gender": "f"} if self._draw.random() < 0.5 else {}
-        account.sets(profile)
+        account.puts(profile)
         if await self._written("PUT", account, {"user": profile}):
-            account.set(profile)
+            account.has_put(profile)
 
     async def _delete(self, account: Account) -> None:
         account.deletes()
@@ -135,14 +147,10 @@ class Writer:
         begun = time.perf_counter()
         answer = await self._ask("GET", f"/users/{account.user_id}", b"", may_miss=True)
         if answer is not None and answer.status in (200, 404):
-            told = answer.json() if answer.status == 200 else {"user_id": account.user_id, "user": {}, "history": []}
+            nothing: Any = {"user_id": account.user_id, "user": {}, "history": []}
+            told = answer.json() if answer.status == 200 else nothing
             clicks = {(item, at) for kind in told["history"] for item, at in kind["behaviours"]}
             self._took(begun, account.known(told["user_id"], told["user"], clicks))
-
-    def _event(self, account: Account) -> Told:
-        self._last_ms = max(self._last_ms + 1, time.time_ns() // 1_000_000)
-        kind = "impression" if self._draw.random() < 0.2 else "click"
-        return Told(kind, account.user_id, self._draw.choice(self._items), self._last_ms, f"r-{self._name}")
 
     # ---- how it asks
 
@@ -152,7 +160,8 @@ class Writer:
         self._held.sent += 1
         try:
             if chance < self._manners.hangs_up:
-                return await self._hang_up(message)
+                await self._hang_up(message)
+                return None
             if chance < self._manners.hangs_up + self._manners.uploads_slowly:
                 for at in range(0, len(message), step := len(message) // PIECES + 1):
                     await self._caller.send(message[at : at + step])
