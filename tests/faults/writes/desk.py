@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from service.drained.drain import drain
 from service.drained.out import Out
 from tests.client import Service, serving
+from tests.faults.client import Answer, Caller
 from tests.faults.held import Held
 from tests.faults.process.own import until
 from tests.faults.serving import serving_within
@@ -132,6 +133,14 @@ class Load:
         """Until so many more were answered by 503."""
         wanted = self.held.refused[503] + number
         await until(lambda: self.held.refused[503] >= wanted, f"{number} times 503")
+
+    async def rank(self) -> Answer:
+        """Of one request to /rank."""
+        caller = Caller(self.desk.instance.port)
+        try:
+            return await caller.ask("/rank", {"user_id": f"{self.prefix}reader", "candidates": self._items})
+        finally:
+            caller.hang_up()
 
     def another(self) -> Writer:
         """One who writes nothing unasked."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from service.drained.files import ASIDE
 from service.journal.file import CLOSED
 from service.journal.framing import Reader
-from tests.faults.client import Caller
 from tests.faults.process.own import until
 from tests.faults.writes.desk import Desk, Load, Writes, desk
 from tests.faults.writes.services import KEEPS
@@ -23,7 +22,7 @@ from tests.processes import ROOT
 ROOM = 8 * 2**20  # bytes of a disk for a journal; what is written meanwhile is far less
 FEW_LINES = 4
 REFUSED = 20  # writes, while the journal cannot be written
-KILLS, FILES = {True: 2, False: 6}, 30  # of a drain, in short and in full; tables that one may write before it dies
+KILLS, FEWEST = {True: 2, False: 6}, 5  # of a drain, in short and in full; files that it must find
 
 
 async def disk_full(load: Load, size: int) -> None:
@@ -67,8 +66,8 @@ async def removed(load: Load, size: int) -> None:
 
 
 async def cut_in_half(load: Load, size: int) -> None:
-    await until(lambda: list(load.desk.journal.glob(f"*{CLOSED}")), "a closed file")
-    path = max(load.desk.journal.glob(f"*{CLOSED}"), key=lambda path: path.stat().st_size)
+    await until(lambda: _closed(load), "a closed file")
+    path = max(_closed(load), key=lambda path: path.stat().st_size)
     before = _events_in(path)
     os.truncate(path, path.stat().st_size // 2)
     taken = before - _events_in(path)
@@ -89,12 +88,12 @@ async def drain_killed(load: Load, size: int) -> None:
     """Each at a random moment after it has begun to write tables."""
     draw, kills = random.Random(16), 0
     for _ in range(KILLS[size < 200]):
-        await load.requests(100)
+        await until(lambda: len(_closed(load)) >= FEWEST, "closed files")
         command = ("-m", "service.drain", "--journal", str(load.desk.journal), "--out", str(load.log))
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
         )
-        enough = _tables(load.log) + draw.randint(1, FILES)
+        enough = _tables(load.log) + draw.randint(1, len(_closed(load)))
         while process.returncode is None and _tables(load.log) < enough:
             await asyncio.sleep(0.001)
         with suppress(ProcessLookupError):
@@ -102,6 +101,10 @@ async def drain_killed(load: Load, size: int) -> None:
         kills += await process.wait() < 0
     load.held.figures["killed"] = kills
     load.held.promise(kills, "a drain is killed amid its work", kills)
+
+
+def _closed(load: Load) -> list[Path]:
+    return list(load.desk.journal.glob(f"*{CLOSED}"))
 
 
 def _tables(log: Path) -> int:
@@ -117,11 +120,7 @@ def _events_in(path: Path) -> set[Told]:
 
 
 async def _ranks_on(load: Load) -> None:
-    caller = Caller(load.desk.instance.port)
-    try:
-        answer = await caller.ask("/rank", {"user_id": f"{load.prefix}reader", "candidates": ["i1", "i2"]})
-    finally:
-        caller.hang_up()
+    answer = await load.rank()
     load.held.promise(answer.status == 200, "the candidates are ranked meanwhile", answer)
 
 

@@ -1,6 +1,7 @@
 """Writes while the store, or the way to it, is at fault: 503 where it cannot take them, and never a false 200."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from tests.faults.store.proxy import (
     Drips,
@@ -17,8 +18,11 @@ from tests.faults.store.proxy import (
 )
 from tests.faults.writes.desk import Desk, Load, Writes
 
-TAKEN = "200, and it is there"
-REFUSED = "503 with Retry-After; every 200 is in the store and in the log; writes are taken at once when it is over"
+PROMISES = {
+    "taken": "200, and it is in the store and in the log",
+    "refused": "503 with Retry-After; every 200 is in the store and in the log; writes are taken again when it is over",
+    "either": "200 or 503; every 200 is in the store and in the log; no answer is another's",
+}
 
 
 def _outage(
@@ -26,26 +30,30 @@ def _outage(
     does: str,
     begin: Callable[[Desk], None],
     end: Callable[[Desk], None],
-    taken: bool = False,
-    **more: object,
+    writes: Literal["taken", "refused", "either"] = "refused",
+    reads: bool = False,
+    short: bool = False,
 ) -> Writes:
-    """`taken`: writes go on meanwhile; else some must be refused."""
+    """`writes`: what becomes of them meanwhile. `reads`: rankings have their history."""
 
     async def happens(load: Load, size: int) -> None:
         before = load.held.refused[503]
         begin(load.desk)
         try:
             await load.requests(size)
-            if not taken:
+            if writes == "refused":
                 await load.refused()
+            if reads:
+                degraded = (await load.rank()).json()["degraded"]
+                load.held.promise(not degraded, "rankings have their history", degraded)
         finally:
             end(load.desk)
         refused = load.held.refused[503] - before
-        load.held.promise(refused or taken, "503 while it lasts", "none")
+        load.held.promise(refused or writes != "refused", "503 while it lasts", "none")
 
-    promises = TAKEN if taken else REFUSED
-    refused = () if taken else (503,)
-    return Writes(f"writes: {name}", does, promises, happens, refused, **more)  # type: ignore[arg-type]
+    more = "; rankings have their history" if reads else ""
+    refused = () if writes == "taken" else (503,)
+    return Writes(f"writes: {name}", does, PROMISES[writes] + more, happens, refused, short=short)
 
 
 def _proxied(name: str, does: str, way: Callable[[], Way], **more: object) -> Writes:
@@ -67,8 +75,8 @@ def _primary(desk: Desk) -> None:
 
 
 OUTAGES_OF_WRITES = [
-    _proxied("late by 5 ms", "each reply 5 ms later", lambda: Late(0.005), taken=True),
-    _proxied("late by 50 ms", "each reply 50 ms later", lambda: Late(0.05), taken=True),
+    _proxied("late by 5 ms", "each reply 5 ms later", lambda: Late(0.005), writes="taken"),
+    _proxied("late by 50 ms", "each reply 50 ms later", lambda: Late(0.05), writes="taken"),
     _proxied("late by 500 ms", "each reply 500 ms later", lambda: Late(0.5)),
     _proxied("slow drip", "replies byte by byte, 100 ms apart", lambda: Drips(0.1)),
     _proxied("half a reply", "half of each reply, then silence", HalfAReply),
@@ -80,13 +88,16 @@ OUTAGES_OF_WRITES = [
     _proxied("LOADING", "every command is answered by LOADING", lambda: Says(b"-LOADING Redis is loading\r\n")),
     _proxied("another protocol", "replies that are not Redis'", lambda: Says(b"HTTP/1.1 400 Bad Request\r\n\r\n")),
     _proxied("zeros", "replies of zeros", lambda: Says(b"\0" * 64)),
-    _proxied("one reply too many", "each reply, and an empty list after it", lambda: SaysMore(b"*0\r\n"), taken=True),
-    _outage("read-only", "the server becomes a replica: READONLY", _replica, _primary, short=True),
+    _proxied(
+        "one reply too many", "each reply, and an empty list after it", lambda: SaysMore(b"*0\r\n"), writes="either"
+    ),
+    _outage("read-only", "the server becomes a replica: READONLY", _replica, _primary, reads=True),
     _outage(
         "out of memory",
         "maxmemory is reached, and nothing may be evicted",
         lambda desk: desk.store.fill(),
         lambda desk: desk.store.drain(),
+        reads=True,
     ),
     _outage(
         "frozen",

@@ -13,6 +13,7 @@ from tests.faults.writes.writer import Manners
 from tests.judge.ledger import Told
 
 LIMIT = 1000  # RANKER_MAX_FEEDBACK_EVENTS
+TOO_MANY = (LIMIT + 1, 2 * LIMIT, 50 * LIMIT)
 OWNERS = 4  # of the events of a long list
 KEEPS = "every 200 is in the store and in the log"
 
@@ -36,7 +37,10 @@ async def worker_killed(load: Load, size: int) -> None:
 
 
 async def instance_killed(load: Load, size: int) -> None:
+    """All of its processes at once, as a machine that fails would take them."""
     instance = load.desk.instance
+    for pid in (instance.service.process.pid, *workers_of(instance.service)):
+        os.kill(pid, signal.SIGKILL)
     await asyncio.to_thread(instance.kill)
     instance.start()
     await asyncio.to_thread(instance.ready)
@@ -77,12 +81,11 @@ async def as_many_as_may_be(load: Load, size: int) -> None:
 async def too_many(load: Load, size: int) -> None:
     """None of them is written: nobody takes them down as sent."""
     writer = load.another()
-    for more in (1, LIMIT, 50 * LIMIT):
+    for number in TOO_MANY:
         account = writer.account()
-        events = [writer.event(account) for _ in range(LIMIT + more)]
-        before = load.held.refused[413]
-        await writer.tell([], _body(events))
-        load.held.promise(load.held.refused[413] == before + 1, f"413 for {LIMIT + more}", dict(load.held.refused))
+        await writer.tell([], _body([writer.event(account) for _ in range(number)]))
+    refused = dict(load.held.refused)
+    load.held.promise(refused == {422: 2, 413: 1}, "422, 422 and 413", refused)
 
 
 def _events(load: Load, number: int) -> list[tuple[Account, Told]]:
@@ -128,7 +131,6 @@ SERVICES_OF_WRITES = [
         as_usual,
         refused=(),
         manners=Manners(hangs_up=0.3),
-        short=True,
     ),
     Writes(
         "writes: sent again",
@@ -140,11 +142,11 @@ SERVICES_OF_WRITES = [
     ),
     Writes(
         "writes: slow uploads",
-        "half of the bodies come in pieces over half a second",
+        "a third of the requests come in pieces over a quarter of a second",
         f"{KEEPS}; others do not wait",
         as_usual,
         refused=(),
-        manners=Manners(uploads_slowly=0.5),
+        manners=Manners(uploads_slowly=0.33),
     ),
     Writes(
         "writes: a list at the limit",
@@ -155,9 +157,9 @@ SERVICES_OF_WRITES = [
     ),
     Writes(
         "writes: a list over the limit",
-        f"{LIMIT + 1}, {2 * LIMIT} and {51 * LIMIT} events in a body",
-        "413, and none of them is written",
+        f"{', '.join(map(str, TOO_MANY))} events in a body",
+        "422, or 413 where the body is too large; none of them is written",
         too_many,
-        refused=(413,),
+        refused=(413, 422),
     ),
 ]

@@ -18,7 +18,7 @@ USERS, CALLS = 4, 40  # users whom a writer has at a time; calls after which one
 MOST, AGAIN, PAUSE_S = 8, 2, 0.02  # events of a user in a list; times that one is sent again; before each
 FEEDBACK, PUT, GET = 0.6, 0.75, 0.93  # of the calls up to here; the rest are DELETE
 ALONE, SPOILT = 0.1, 0.1  # shares of lists that are one event and no list, and that hold what is no event
-PIECES, PIECE_S = 8, 0.05  # of a slow upload
+PIECES, PIECE_S = 8, 0.03  # of a slow upload
 
 
 @dataclass(frozen=True)
