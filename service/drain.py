@@ -1,11 +1,12 @@
 """Turn journals into tables: what was shown and what came back, as Parquet partitioned by day.
 
-    python -m service.drain --journal DIR --out DIR-or-URL [--every SECONDS] [--keep]
+    python -m service.drain --journal DIR --out DIR-or-URL [--every SECONDS] [--keep] [--forget-all]
 
 Files that workers have closed, and those of workers that are dead, become the tables of model/servicelog/tables.py,
 each record exactly once, however often this is killed and begun again. It runs beside workers that serve, as a cron
 job or with --every beside them, on the same machine: it asks the kernel who is alive. --out is a folder, s3://… or gs://…
-Who was forgotten (DELETE /users/{id}) is removed from the tables that are there and from all that come later.
+Who was forgotten (DELETE /users/{id}) is removed from the tables that are there and from all that come later. Where
+drains of several machines write to one URL, two that forget at once may undo each other's: --forget-all forgets again.
 
 Each pass then tells, in DIR/lately.json, how often what was shown in the last hours was clicked, and how often its
 scores predicted it: /metrics of the services beside DIR shows it, so run it --every few minutes. --label is the action
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, metavar="DIR-or-URL", help="a folder, s3://… or gs://…")
     parser.add_argument("--every", type=_seconds, metavar="SECONDS", help="go on, so long between two passes")
     parser.add_argument("--keep", action="store_true", help="move drained files to DIR/drained rather than remove them")
+    parser.add_argument(
+        "--forget-all", action="store_true", help="remove everybody from all tables again who was ever forgotten"
+    )
     parser.add_argument(
         "--lately", type=_seconds, default=6.0, metavar="HOURS", help="that are told of in /metrics (6)"
     )
@@ -77,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         while True:
             begun, code = time.monotonic(), 1
             try:
-                drained = drain(options.journal, out, say, options.keep)
+                drained = drain(options.journal, out, say, options.keep, forget_all=options.forget_all)
             except (OSError, pl.exceptions.PolarsError) as error:
                 say(f"{command.words(error).strip().splitlines()[0]}; {KEPT}")
             else:

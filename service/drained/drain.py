@@ -45,8 +45,18 @@ class Drained:
 Finish = Callable[[Path, str | None], None]
 
 
-def drain(folder: Path, out: Out, say: Callable[[str], None], keep: bool = False, finish: Finish = finish) -> Drained:
-    """`say` is told one line of each thing that is wrong, and of progress. Raises OSError, polars' errors."""
+def drain(
+    folder: Path,
+    out: Out,
+    say: Callable[[str], None],
+    keep: bool = False,
+    finish: Finish = finish,
+    forget_all: bool = False,
+) -> Drained:
+    """`say` is told one line of each thing that is wrong, and of progress. Raises OSError, polars' errors.
+
+    `forget_all`: all tombstones are applied to all tables again, and not this pass's alone.
+    """
     drained, told_s = Drained(), time.monotonic()
     sweep(folder)
     tombstones, again = out.forgotten(), list[tuple[Path, str | None]]()
@@ -100,7 +110,14 @@ def drain(folder: Path, out: Out, say: Callable[[str], None], keep: bool = False
         drained.users += rows.counts["users"]
     if newer:
         until = pl.concat(newer).group_by("user_id").agg(pl.col("stored_us").max().alias("until_us"))
-        drained.forgotten_rows += out.forget(until)
+        drained.forgotten_rows += out.forget(out.forgotten() if forget_all else until)
+    elif forget_all:
+        drained.forgotten_rows += out.forget(tombstones)
     for path, into in again:
         finish(path, into)
+    if newer and (unread := [str(folder / name) for name in (ASIDE, KEPT) if any((folder / name).glob("*"))]):
+        say(
+            f"users were forgotten, whose records may still lie in {' and '.join(unread)}: no drain looks there, "
+            "remove what is no longer needed"
+        )
     return drained
