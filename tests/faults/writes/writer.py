@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from tests.faults.client import Answer, Caller, Lost, request
 from tests.faults.held import Held
@@ -18,6 +19,7 @@ USERS, CALLS = 4, 40  # users whom a writer has at a time; calls after which one
 MOST, AGAIN, PAUSE_S = 8, 2, 0.02  # events of a user in a list; times that one is sent again; before each
 FEEDBACK, PUT, GET = 0.6, 0.75, 0.93  # of the calls up to here; the rest are DELETE
 ALONE, SPOILT = 0.1, 0.1  # shares of lists that are one event and no list, and that hold what is no event
+ODD = ("", "/..", "%2F", " ü|", "{u:")  # ends of users' ids
 PIECES, PIECE_S = 8, 0.03  # of a slow upload
 
 
@@ -74,7 +76,8 @@ class Writer:
 
     def account(self) -> Account:
         """Of a new user."""
-        self.accounts.append(Account(user_id=f"{self._name}-{len(self.accounts)}"))
+        number = len(self.accounts)
+        self.accounts.append(Account(user_id=f"{self._name}-{number}{ODD[number % len(ODD)]}"))
         return self.accounts[-1]
 
     def event(self, account: Account) -> Told:
@@ -135,7 +138,7 @@ class Writer:
 
     async def _written(self, method: str, account: Account, body: Any) -> bool:
         begun = time.perf_counter()
-        answer = await self._ask(method, f"/users/{account.user_id}", body)
+        answer = await self._ask(method, f"/users/{quote(account.user_id, safe='')}", body)
         if answer is None or answer.status != 200:
             return False
         named = answer.json()["user_id"]
@@ -145,7 +148,7 @@ class Writer:
 
     async def _get(self, account: Account) -> None:
         begun = time.perf_counter()
-        answer = await self._ask("GET", f"/users/{account.user_id}", b"", may_miss=True)
+        answer = await self._ask("GET", f"/users/{quote(account.user_id, safe='')}", b"", may_miss=True)
         if answer is not None and answer.status in (200, 404):
             nothing: Any = {"user_id": account.user_id, "user": {}, "history": []}
             told = answer.json() if answer.status == 200 else nothing
