@@ -13,7 +13,8 @@ from service.drained.files import ASIDE
 from service.journal.file import CLOSED
 from service.journal.framing import Reader
 from tests.faults.process.own import until
-from tests.faults.writes.desk import Desk, Load, Writes, desk
+from tests.faults.writes.desk import Desk, desk
+from tests.faults.writes.load import Load, Writes
 from tests.faults.writes.services import KEEPS
 from tests.faults.writes.writer import Manners
 from tests.judge.ledger import Told

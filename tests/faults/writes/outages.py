@@ -16,7 +16,8 @@ from tests.faults.store.proxy import (
     SaysMore,
     Way,
 )
-from tests.faults.writes.desk import Desk, Load, Writes
+from tests.faults.writes.desk import Desk
+from tests.faults.writes.load import Load, Writes
 
 PROMISES = {
     "taken": "200, and it is in the store and in the log",

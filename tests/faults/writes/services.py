@@ -8,7 +8,7 @@ from contextlib import suppress
 from tests.faults.process.own import ROUND, until
 from tests.faults.serving import workers_of
 from tests.faults.writes.account import Account
-from tests.faults.writes.desk import SIZE, WRITERS, Load, Writes
+from tests.faults.writes.load import SIZE, WRITERS, Load, Writes
 from tests.faults.writes.writer import Manners
 from tests.judge.ledger import Told
 
