@@ -469,6 +469,26 @@ def test_a_worker_that_is_only_written_to_takes_writes_again_when_the_store_is_b
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b":1\r\n", b"$-1\r\n", b"*0\r\n", b"$4\r\nlike\r\n"])
+def test_no_reply_but_that_to_a_write_is_taken_for_one(reply: bytes) -> None:
+    async def scenario() -> None:
+        def answer(data: bytes) -> bytes:
+            commands = [line for line in data.split(b"\r\n") if line in (b"ZADD", b"HSET", b"EVAL", b"CLIENT")]
+            return reply * max(len(commands), 1)
+
+        async with server(answer) as (url, _):
+            store = RedisHistory(url, keep=100, ttl_s=1000, timeout_ms=TIMEOUT_MS, connections=1)
+            with pytest.raises(StoreUnavailable, match="a write is answered by"):
+                await store.replace("u", {"age": "30"})
+            with pytest.raises(StoreUnavailable, match="a write is answered by"):
+                await store.forget("u")
+            [failure] = await store.write_many([Write("u", CLICKS, {"age": "30"})])
+            assert failure is not None and "a write is answered by" in str(failure)
+            await store.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_store_that_refuses_writes_alone_is_told_of_and_read_on(
     valkey_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -89,6 +89,10 @@ OUTAGES_OF_WRITES = [
     _proxied("LOADING", "every command is answered by LOADING", lambda: Says(b"-LOADING Redis is loading\r\n")),
     _proxied("another protocol", "replies that are not Redis'", lambda: Says(b"HTTP/1.1 400 Bad Request\r\n\r\n")),
     _proxied("zeros", "replies of zeros", lambda: Says(b"\0" * 64)),
+    _proxied("a status", "every command is answered by OK", lambda: Says(b"+OK\r\n")),
+    _proxied("an integer", "every command is answered by 1", lambda: Says(b":1\r\n")),
+    _proxied("a nil", "every command is answered by nothing", lambda: Says(b"$-1\r\n")),
+    _proxied("an empty list", "every command is answered by an empty list", lambda: Says(b"*0\r\n")),
     _proxied(
         "one reply too many", "each reply, and an empty list after it", lambda: SaysMore(b"*0\r\n"), writes="either"
     ),
