@@ -116,7 +116,7 @@ SERVICES_OF_WRITES = [
         "the service is killed by SIGKILL, and started again",
         f"{KEEPS}; who was amid a call gets no answer",
         instance_killed,
-        lost=WRITERS,
+        lost=2 * WRITERS,  # who comes again at once may meet a socket whose last owner is just dying
     ),
     Writes(
         "writes: SIGTERM",
