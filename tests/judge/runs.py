@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bundle import versions
-from tests.judge import offline
+from tests.judge import kept, offline
 from tests.judge.ledger import Ledger
 from tests.judge.shopper import Shopper
 from tests.judge.stage import Stage, stage
@@ -188,7 +188,7 @@ def killed(users: int, rounds: int = ROUNDS, kills: Happens = KILLS) -> Judged:
 
 def _nothing_lost(judged: Judged, ledger: Ledger, stored: dict[str, set[tuple[str, int]]], log: Path) -> None:
     identity = ["event", "user_id", "object_id", "timestamp", "request_id"]
-    logged = set(offline.events(log).select(identity).iter_rows())
+    logged = set(kept.events(log).select(identity).iter_rows())
     acknowledged, sent = ({tuple(told) for told in some} for some in (ledger.acknowledged, ledger.sent))
     judged.equal("acknowledged events that the log lacks", 0, len(acknowledged - logged))
     judged.equal("events in the log that nobody sent", 0, len(logged - sent))
