@@ -125,7 +125,9 @@ def _variants(settings: Settings, live: Live, scorer: Scorer, metrics: Metrics, 
         settings.redis_url or DEFAULT_URL,
         lambda family, newer: metrics.add(family, outcome="refused" if newer is None else "ok"),
     )
-    variants = Variants(settings.experiments, opening, metrics, folder, settings.catalog_poll_s)
+    variants = Variants(
+        settings.experiments, opening, metrics, folder, settings.catalog_poll_s, settings.journal is not None
+    )
     variants.begin()
     return variants
 

@@ -3,6 +3,7 @@
     DIR/impressions/day=2026-11-27/FILE.parquet    a row a request, day of `now`
     DIR/events/day=2026-11-27/FILE.parquet         a row an event, day of `timestamp`
     DIR/users/day=2026-11-27/FILE.parquet          a row a profile that was set or a user forgotten, day of `stored_us`
+    DIR/shadows/day=2026-11-27/FILE.parquet        a row an item that a shadow scored, day of `now`
     DIR/forgotten/FILE.parquet                     tombstones, which every later drain applies too
 
 FILE is the journal file's name, so that a drain which is begun again writes the same tables. What a feature table may
@@ -64,6 +65,25 @@ USERS = pl.Schema(
         "stored_us": pl.Int64,
     }
 )
+SHADOWS = pl.Schema(
+    {
+        "request_id": pl.String,
+        "user_id": pl.String,
+        "item_id": pl.String,
+        "shadow": pl.String,
+        "model": pl.String,
+        "version": pl.String,
+        "score": pl.Float32,
+        "now": pl.Int64,
+        "read_us": pl.Int64,
+    }
+)
 FORGOTTEN = pl.Schema({"user_id": pl.String, "stored_us": pl.Int64})
 
-SCHEMAS = {"impressions": IMPRESSIONS, "events": EVENTS, "users": USERS, "forgotten": FORGOTTEN}
+SCHEMAS = {
+    "impressions": IMPRESSIONS,
+    "events": EVENTS,
+    "users": USERS,
+    "shadows": SHADOWS,
+    "forgotten": FORGOTTEN,
+}

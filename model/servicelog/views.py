@@ -10,7 +10,7 @@ from model.servicelog.reading import Files
 from model.servicelog.tables import SCHEMAS
 
 # A user who was forgotten goes from the drained log with the next drain; here all of the time before is gone already.
-FORGETTABLE = {"impressions": "read_us", "events": "stored_us", "users": "stored_us"}
+FORGETTABLE = {"impressions": "read_us", "events": "stored_us", "users": "stored_us", "shadows": "read_us"}
 
 
 def create(con: duckdb.DuckDBPyConnection, found: Files, work: Path) -> None:

@@ -7,13 +7,22 @@ from typing import Any
 import orjson
 
 from model.features.behaviour import Behaviour
-from model.servicelog.records import Event, Forgotten, Impression, Profile, Record, Shown
+from model.servicelog.records import Event, Forgotten, Impression, Profile, Record, Shadowed, Shown
 from service.journal.items import Items
 
 KIND = "kind"
-KINDS = {"impression": Impression, "event": Event, "profile": Profile, "forgotten": Forgotten}
+KINDS = {
+    "impression": Impression,
+    "event": Event,
+    "profile": Profile,
+    "forgotten": Forgotten,
+    "shadowed": Shadowed,
+}
 _NAME_OF = {of: name for name, of in KINDS.items()}
-_FIELDS = {of: tuple(one.name for one in fields(of) if one.name not in ("items", "behaviours")) for of in _NAME_OF}
+_COLUMNS = {"items", "behaviours"}  # of an impression
+_FIELDS = {
+    of: tuple(one.name for one in fields(of) if of is not Impression or one.name not in _COLUMNS) for of in _NAME_OF
+}
 
 
 def kind_of(record: Record) -> str:
@@ -74,4 +83,6 @@ def record(told: dict[str, Any]) -> Record:
             for at, (item, score, propensity) in enumerate(rows)
         ]
         own["behaviours"] = [Behaviour(*one) for one in own["behaviours"]]
+    elif make is Shadowed:
+        own["items"] = [(item, float("nan") if score is None else score) for item, score in own["items"]]
     return make(**own)

@@ -125,7 +125,7 @@ def main() -> None:
         if settings.experiments is not None:
             from service.variants.variants import check
 
-            check(settings.experiments, lambda folder: look(folder, settings))
+            check(settings.experiments, lambda folder: look(folder, settings), settings.journal is not None)
     except (BundleError, PlanError) as error:
         _tell({"problem": str(error)})
         return

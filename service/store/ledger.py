@@ -16,7 +16,7 @@ arrived, is known by its number.
 import asyncio
 import builtins
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import xxhash
@@ -157,7 +157,7 @@ class Ledger:
         self._raise(replies)
         totals: Counter[str] = Counter()
         for reply in replies:
-            for name, count in zip(reply[::2], reply[1::2], strict=True):
+            for name, count in _pairs(reply):
                 totals[name.decode()] += int(count)
         return totals
 
@@ -166,8 +166,7 @@ class Ledger:
         commands = clients.Commands([("HGETALL", self._caught)])
         replies = await self._told(commands)
         self._raise(replies)
-        texts = [text.decode() for text in replies[0]]
-        return dict(zip(texts[::2], texts[1::2], strict=True))
+        return {variant.decode(): why.decode() for variant, why in _pairs(replies[0])}
 
     async def catch(self, variant: str, why: str) -> None:
         """Takes it out, everywhere, until it is let in. Raises StoreUnavailable."""
@@ -214,3 +213,8 @@ class Ledger:
         for reply in replies:
             if isinstance(reply, Exception):
                 raise StoreUnavailable(f"the store at {self._where}: {reply}") from reply
+
+
+def _pairs(reply: Any) -> Iterable[tuple[bytes, bytes]]:
+    """Of a hash: a cluster's client makes a dict of it."""
+    return reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)

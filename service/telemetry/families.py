@@ -172,7 +172,7 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
         "Records of the journal: written, or lost since the disk is full, the folder is unwritable, or too much waits "
         "to be written (overflow). A lost event was refused with 503.",
         {
-            "kind": ("impression", "event", "profile", "forgotten"),
+            "kind": ("impression", "event", "profile", "forgotten", "shadowed"),
             "outcome": ("written", "full", "unwritable", "overflow"),
         },
     ),

@@ -49,13 +49,14 @@ class Refused(NamedTuple):
 
 
 class Variants:
-    def __init__(self, path: Path, opening: Opening, metrics: Metrics, folder: Path, poll_s: float):
+    def __init__(self, path: Path, opening: Opening, metrics: Metrics, folder: Path, poll_s: float, journal: bool):
         """`folder`: what all workers share. `poll_s`: seconds between two looks; 0 never looks."""
         self.path, self._opening, self._metrics, self._poll_s = path, opening, metrics, poll_s
-        self._good = folder / GOOD
+        self._good, self._journal = folder / GOOD, journal
         self.experiment: Experiment | None = None
         self.refused: Refused | None = None
         self._seen: tuple[object, ...] | None = None  # text and bundles of the last look
+        self._empty = False  # whether the file was, at the last look
         self._ending: list[Counting] = []  # whose last parcels are still to be brought
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="experiments-watch", daemon=True)
@@ -65,7 +66,8 @@ class Variants:
     def begin(self) -> None:
         """Takes the file over, or what another worker took over last. Raises BundleError where neither can be had."""
         try:
-            plan, text = _read(self.path)
+            plan, text = read(self.path)
+            check_shadows(plan, self.path, self._journal)
             self._take(plan, text, check=False)
         except (PlanError, BundleError, OSError) as error:
             if not self._good.exists():
@@ -95,11 +97,13 @@ class Variants:
                 if arm.watch is not None:
                     arm.watch.look()
         try:
-            plan, text = _read(self.path)
+            plan, text = read(self.path)
             seen: tuple[object, ...] = (text, () if plan is None else stamps(plan))
-            if seen == self._seen:
+            empty, self._empty = self._empty, not text.strip()
+            if seen == self._seen or (self._empty and not empty):  # an empty one may be about to be written
                 return
             self._seen = seen
+            check_shadows(plan, self.path, self._journal)
             self._take(plan, text, check=True)
             self._metrics.add("ranker_experiment_reloads", outcome="ok")
         except (PlanError, BundleError, OSError) as error:
@@ -205,7 +209,7 @@ class Variants:
                 self._metrics.add("ranker_experiment_clicks", count, slot=arm.live.current.slot)
 
 
-def _read(path: Path) -> tuple[Plan | None, str]:
+def read(path: Path) -> tuple[Plan | None, str]:
     """None: the file is empty, and nothing runs. Raises PlanError."""
     try:
         text = path.read_text()
@@ -219,9 +223,16 @@ def _plan(text: str, path: Path) -> Plan | None:
     return plans.parsed(text, path) if said else None
 
 
-def check(path: Path, look: Callable[[Path], object]) -> None:
+def check_shadows(plan: Plan | None, path: Path, journal: bool) -> None:
+    """Raises PlanError."""
+    if plan is not None and plan.shadows and not journal:
+        raise PlanError(f"{path}: shadows: they read the journal and write to it; set RANKER_JOURNAL to a folder")
+
+
+def check(path: Path, look: Callable[[Path], object], journal: bool) -> None:
     """Before any worker starts: the file, and each of its bundles by `look`. Raises PlanError, BundleError."""
-    plan, _ = _read(path)
+    plan, _ = read(path)
+    check_shadows(plan, path, journal)
     for name, bundle in () if plan is None else plan.bundles:
         try:
             look(bundle)

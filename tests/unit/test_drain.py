@@ -19,7 +19,7 @@ from service.drained.out import Out
 from service.journal.file import CLOSED, OPEN, JournalFile
 from service.journal.framing import blocks
 from service.journal.lines import line
-from tests.records import DAY_MS, NOW, click, impression
+from tests.records import DAY_MS, NOW, click, impression, shadowed
 
 US = NOW * 1000
 
@@ -62,6 +62,7 @@ SOME: list[Record] = [
     click("u1", "a"),
     click("u2", "b", NOW + DAY_MS),
     Profile("u2", {"age": "30"}, False, US, US + 1),
+    shadowed("u1"),
 ]
 
 
@@ -69,7 +70,7 @@ def test_each_record_is_in_its_days_table_once(tmp_path: Path, capsys: pytest.Ca
     path = written(tmp_path / "j", SOME)
     assert run(tmp_path / "j", tmp_path / "out") == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert {"files": 1, "impressions": 2, "events": 2, "users": 1, "cut_bytes": 0}.items() <= told.items()
+    assert {"files": 1, "impressions": 2, "events": 2, "users": 1, "shadows": 1, "cut_bytes": 0}.items() <= told.items()
     assert not path.exists()
     shown = pl.read_parquet(tmp_path / "out" / "impressions" / "day=2027-01-15" / f"{path.stem}.parquet")
     assert shown["user_id"].to_list() == ["u1"] and shown["items"][0][1]["position"] == 2
@@ -80,6 +81,7 @@ def test_each_record_is_in_its_days_table_once(tmp_path: Path, capsys: pytest.Ca
         "impressions": 2,
         "events": 2,
         "users": 1,
+        "shadows": 3,  # a row an item
         "forgotten": 0,
     }
 
@@ -157,6 +159,7 @@ def test_who_is_forgotten_is_gone_from_tables_that_are_there_and_that_come_later
     left = {name: [row for row in rows if '"u1"' in row] for name, rows in tables(out).items()}
     assert len(left["impressions"]) == 1 and '"r2"' in left["impressions"][0]
     assert len(left["events"]) == 1 and '"after"' in left["events"][0]
+    assert not left["shadows"]
     assert len(left["users"]) == 1 and "null" in left["users"][0]  # that it was forgotten
     assert len([row for row in tables(out)["events"] if '"u2"' in row]) == 2
 

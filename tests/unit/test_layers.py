@@ -71,8 +71,15 @@ ARROWS = {
     | SERVED
     | {"service.models", "service.process.child", "service.wire.codings"},
     "service.process.child": set(),
-    "service.process.adminprocess": {"service.telemetry"},
-    "service.process.admin": {"service.access", "service.errors", "service.process.adminprocess", "service.telemetry"}
+    "service.process.adminprocess": {"service.process.kept"},
+    "service.process.kept": {"service.telemetry"},
+    "service.process.admin": {
+        "service.access",
+        "service.errors",
+        "service.process.adminprocess",
+        "service.telemetry",
+        "service.process.kept",
+    }
     | {"service.api.http", "service.wire.codings"},  # a light process
     "service.settings": {"service.listed", *CORES},
     "service.listed": set(),  # a leaf: what settings that are lists may hold
@@ -94,6 +101,10 @@ ARROWS = {
     | {"service.scoring"},
     "service.feedback": SHOWN
     | {"service.errors", "service.journal", "service.loading.user", "service.store", "service.wire"},
+    "service.shadowing": SERVED
+    | FILES_ALONE
+    | COMMAND
+    | {"service.journal", "service.models", "service.settings", "service.telemetry", "service.variants"},
     "service.variants": SERVED
     | FILES_ALONE
     | {"service.call", "service.comparing.statistics", "service.feedback", "service.models", "service.scoring"}
