@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 PATIENCE_S = 30.0  # without an answer for so long, a request counts as lost
@@ -24,10 +25,11 @@ class Lost(Exception):
     """The service closed the connection, or said nothing for PATIENCE_S; the message says which."""
 
 
-def request(method: str, path: str, body: Any) -> bytes:
+def request(method: str, path: str, body: Any, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
     """The bytes of a request. `body`: bytes as they are, or what becomes JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = f"{method} {path} HTTP/1.1\r\nhost: ranker\r\ncontent-type: application/json"
+    head += "".join(f"\r\n{name}: {value}" for name, value in headers.items())
     return f"{head}\r\ncontent-length: {len(content)}\r\n\r\n".encode() + content
 
 

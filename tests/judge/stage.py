@@ -1,12 +1,14 @@
-"""A real store, two instances of the service before it with one journal, and callers who do not give up."""
+"""A real store, two instances of the service before it, and callers who do not give up."""
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 from model.bundle.reading import Bundle
@@ -16,7 +18,6 @@ from tests.faults.client import Caller, Lost, request
 from tests.faults.serving import workers_of
 from tests.faults.store.server import RealStore, real_store
 from tests.judge.kept import stored_clicks
-from tests.judge.ledger import Ledger
 from tests.processes import wait_until
 from tests.servers import free_ports
 from tests.versions import three
@@ -31,8 +32,8 @@ SETTINGS = {
     "timeout_ms": "20000",  # a busy machine is no reason to fail
     "bundle_poll_s": "0.2",
     "catalog_poll_s": "0.2",
-    "journal_rotate_s": "1",  # files are drained while others are written
 }
+JOURNAL = {"journal_rotate_s": "1"}  # files are drained while others are written
 
 
 class Instance:
@@ -60,19 +61,21 @@ class Instance:
         self.service.kill()
         wait_until(lambda: not self.service.children.pids(), "workers outlive their parent")
 
+    def end(self) -> None:
+        """SIGTERM: what is asked is answered, and what is counted is brought home."""
+        self.service.children.look()
+        self.service.process.terminate()
+        self.service.ended()
+
     def close(self) -> None:
         self._undo.close()
 
 
-class Stage:
-    """Two instances, their store and their home of three versions. `ask` is how shoppers call."""
+class Instances:
+    """Two of the service on ports of their own. `ask` is how shoppers call."""
 
-    def __init__(self, folder: Path, store: RealStore):
-        self.folder, self.store = folder, store
-        self.home = three(Bundle.open(DEMO_BUNDLE), folder / "home")
-        self.journal, self.log = folder / "journal", folder / "log"
-        settings = SETTINGS | {"redis_url": store.url, "bundle": str(self.home), "journal": str(self.journal)}
-        self.instances = [Instance(port, settings) for port in free_ports(2)]
+    def __init__(self, **settings: str):
+        self.instances = [Instance(port, SETTINGS | settings) for port in free_ports(2)]
         self._idle: list[list[Caller]] = [[], []]
 
     def start(self) -> None:
@@ -85,10 +88,18 @@ class Stage:
         for instance in self.instances:
             instance.close()
 
-    async def ask(self, instance: int, method: str, path: str, body: Any, ledger: Ledger) -> Any:
-        """The answer, which is 200; whatever else comes is counted, and what says "not now" is sent again."""
+    async def ask(
+        self,
+        instance: int,
+        method: str,
+        path: str,
+        body: Any,
+        retried: Counter[str],
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> Any:
+        """The answer, which is 200; whatever else comes is counted in `retried`: what says "not now" is sent again."""
         loop = asyncio.get_running_loop()
-        until, message = loop.time() + PATIENCE_S, request(method, path, body)
+        until, message = loop.time() + PATIENCE_S, request(method, path, body, headers)
         while True:
             caller = self._idle[instance].pop() if self._idle[instance] else Caller(self.instances[instance].port)
             try:
@@ -108,7 +119,7 @@ class Stage:
                 if answer.status not in AGAIN:
                     told = answer.body[:300].decode(errors="replace")
                     raise AssertionError(f"{method} {path}: {answer.status}: {told}")
-            ledger.retried[f"{path.split('/')[1]}: {met}"] += 1
+            retried[f"{path.split('/')[1]}: {met}"] += 1
             assert loop.time() < until, f"{method} {path}: {met} for {PATIENCE_S:.0f} s"
             await asyncio.sleep(PAUSE_S)
 
@@ -120,6 +131,16 @@ class Stage:
     def kill_a_worker(self) -> None:
         with suppress(ProcessLookupError):
             os.kill(workers_of(self.instances[0].service)[0], signal.SIGKILL)
+
+
+class Stage(Instances):
+    """Two instances with one journal, their store and their home of three versions."""
+
+    def __init__(self, folder: Path, store: RealStore):
+        self.folder, self.store = folder, store
+        self.home = three(Bundle.open(DEMO_BUNDLE), folder / "home")
+        self.journal, self.log = folder / "journal", folder / "log"
+        super().__init__(redis_url=store.url, bundle=str(self.home), journal=str(self.journal), **JOURNAL)
 
     def stored_clicks(self, user_id: str) -> set[tuple[str, int]]:
         return stored_clicks(self.store.admin, user_id)

@@ -149,6 +149,7 @@ ARROWS = {
     "loadtest.accuracy": {"loadtest", "model"},
     "loadtest.batches": {"loadtest", "model", "service.settings"},
     "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
+    "loadtest.experiments": {"loadtest", "model", "service.settings"},
     "loadtest.journal": {"loadtest", "model"},
     "loadtest.loop": {"loadtest", "model", "service.store"},
     "loadtest.networks": {"loadtest", "model"},
