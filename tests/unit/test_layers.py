@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 # freely, but never in a circle. The longest prefix counts.
 OPTIONS = {"model.options"}  # a leaf: what an option may be
 ENGINE = {"model.engine"}  # a leaf: DuckDB within its limits
+SPARK = {"model.spark"}  # a leaf: a session on Spark
 CORES = {"model.cores"}  # a leaf: how many there are to use
 COMMAND = {"model.command"}  # a leaf: how a command ends
 LINES = {"model.textfile"}  # a leaf: lines of text files as people's tools write them
@@ -27,6 +28,7 @@ TRAINED = LEARNT | {"model.training", "model.graph"}
 ARROWS = {
     "model": COMMAND | CORES | {"model.quiet"},  # its __init__, and whatever has no arrow yet
     "model.engine": CORES,
+    "model.spark": CORES,
     "model.cores": set(),
     "model.quiet": set(),
     "model.files": set(),
@@ -40,13 +42,13 @@ ARROWS = {
     "model.networks": FEATURES | OPTIONS,
     "model.datasets": SHOWN | OPTIONS | ENGINE | FILES_ALONE,
     "model.replaying": SERVED | ENGINE,
-    "model.prepared": ENCODED,
+    "model.prepared": ENCODED | SPARK,
     "model.evaluation": SERVED | FILES_ALONE | {"model.prepared"},
     "model.training": LEARNT,
     "model.graph": LEARNT | {"model.training"},
     "model.reproduction": TRAINED | CORES | {"model.pages"},
     "model.loader": {"model.prepared"},
-    "model.prepare": COMMAND | ENCODED | {"model.prepared"},
+    "model.prepare": COMMAND | ENCODED | SPARK | {"model.prepared"},
     "model.catalog": SERVED | COMMAND | LINES | FILES_ALONE | {"model.prepared"},
     "model.evaluate": COMMAND | SERVED | OPTIONS | {"model.prepared", "model.evaluation"},
     "model.replay": COMMAND | SERVED | ENGINE | {"model.replaying"},
