@@ -11,11 +11,13 @@ ROUTES: Mapping[str, Sequence[str]] = {  # the stages of those in service/api/ro
     "/rank/batch": STAGES,
     "/feedback": (),
     "/users/{user_id}": (),
+    "/experiments": (),
     "/model": (),
     "/metrics": (),
     "/health/live": (),
     "/health/ready": (),
     "/admin/model": (),
+    "/admin/experiments": (),
     "/openapi.json": (),
     "/docs": (),
     "/": (),
@@ -175,6 +177,15 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
         },
     ),
     "ranker_journal_bytes": Family("Bytes written to the journal."),
+    "ranker_experiment_impressions": Family(
+        "Items that a variant of an experiment returned to users whom it was drawn for.", by_model=True
+    ),
+    "ranker_experiment_clicks": Family("Clicks on them, each impression's once.", by_model=True),
+    "ranker_variant_caught": Family("Times that a variant was taken out by its limits, by this worker.", by_model=True),
+    "ranker_experiment_reloads": Family(
+        "Newer experiment files that a worker took over (ok) or refused, each worker's own.",
+        {"outcome": ("ok", "refused")},
+    ),
     "ranker_worker_starts": Family("Workers started, in the place of those that ended too."),
 }
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 # freely, but never in a circle. The longest prefix counts.
 OPTIONS = {"model.options"}  # a leaf: what an option may be
 ENGINE = {"model.engine"}  # a leaf: DuckDB within its limits
+SPARK = {"model.spark"}  # a leaf: a session on Spark
 CORES = {"model.cores"}  # a leaf: how many there are to use
 COMMAND = {"model.command"}  # a leaf: how a command ends
 LINES = {"model.textfile"}  # a leaf: lines of text files as people's tools write them
@@ -27,6 +28,7 @@ TRAINED = LEARNT | {"model.training", "model.graph"}
 ARROWS = {
     "model": COMMAND | CORES | {"model.quiet"},  # its __init__, and whatever has no arrow yet
     "model.engine": CORES,
+    "model.spark": CORES,
     "model.cores": set(),
     "model.quiet": set(),
     "model.files": set(),
@@ -40,13 +42,13 @@ ARROWS = {
     "model.networks": FEATURES | OPTIONS,
     "model.datasets": SHOWN | OPTIONS | ENGINE | FILES_ALONE,
     "model.replaying": SERVED | ENGINE,
-    "model.prepared": ENCODED,
+    "model.prepared": ENCODED | SPARK,
     "model.evaluation": SERVED | FILES_ALONE | {"model.prepared"},
     "model.training": LEARNT,
     "model.graph": LEARNT | {"model.training"},
     "model.reproduction": TRAINED | CORES | {"model.pages"},
     "model.loader": {"model.prepared"},
-    "model.prepare": COMMAND | ENCODED | {"model.prepared"},
+    "model.prepare": COMMAND | ENCODED | SPARK | {"model.prepared"},
     "model.catalog": SERVED | COMMAND | LINES | FILES_ALONE | {"model.prepared"},
     "model.evaluate": COMMAND | SERVED | OPTIONS | {"model.prepared", "model.evaluation"},
     "model.replay": COMMAND | SERVED | ENGINE | {"model.replaying"},
@@ -61,7 +63,7 @@ ARROWS = {
     "service.process.prelude": SERVED  # not service.api: FastAPI takes half a second of every start
     | {"service.access", "service.journal", "service.loading", "service.models", "service.process.child"}
     | {"service.scoring"}
-    | {"service.settings", "service.store", "service.telemetry"},
+    | {"service.settings", "service.store", "service.telemetry", "service.variants"},
     "service.process.control": set(),  # a leaf: what processes tell each other
     "service.process.orders": {"service.errors", "service.process.control"},
     "service.models": SERVED
@@ -71,8 +73,15 @@ ARROWS = {
     | SERVED
     | {"service.models", "service.process.child", "service.wire.codings"},
     "service.process.child": set(),
-    "service.process.adminprocess": {"service.telemetry"},
-    "service.process.admin": {"service.access", "service.errors", "service.process.adminprocess", "service.telemetry"}
+    "service.process.adminprocess": {"service.process.kept"},
+    "service.process.kept": {"service.telemetry"},
+    "service.process.admin": {
+        "service.access",
+        "service.errors",
+        "service.process.adminprocess",
+        "service.telemetry",
+        "service.process.kept",
+    }
     | {"service.api.http", "service.wire.codings"},  # a light process
     "service.settings": {"service.listed", *CORES},
     "service.listed": set(),  # a leaf: what settings that are lists may hold
@@ -97,6 +106,14 @@ ARROWS = {
     | {"service.scoring"},
     "service.feedback": SHOWN
     | {"service.errors", "service.journal", "service.loading.user", "service.store", "service.wire"},
+    "service.shadowing": SERVED
+    | FILES_ALONE
+    | COMMAND
+    | {"service.journal", "service.models", "service.settings", "service.telemetry", "service.variants"},
+    "service.variants": SERVED
+    | FILES_ALONE
+    | {"service.call", "service.comparing.statistics", "service.feedback", "service.models", "service.scoring"}
+    | {"service.store", "service.telemetry", "service.wire"},
     "service.explain": SERVED | {"service.call", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
@@ -105,7 +122,7 @@ ARROWS = {
     | {"service.access", "service.call", "service.errors", "service.wire", "service.batch"}
     | {"service.explore", "service.feedback", "service.journal", "service.loading.user", "service.process.orders"}
     | {"service.rank", "service.settings", "service.listed", "service.models"}
-    | {"service.store", "service.scoring", "service.telemetry"},
+    | {"service.store", "service.scoring", "service.telemetry", "service.variants"},
     "service.publish": SERVED | COMMAND | FILES_ALONE | {"service.models", "service.settings"},
     "service.loading": FEATURES | LINES | {"service.store"},
     "service.loading.trial": SERVED | {"service.loading", "service.settings"},
@@ -134,6 +151,7 @@ ARROWS = {
     "loadtest.accuracy": {"loadtest", "model"},
     "loadtest.batches": {"loadtest", "model", "service.settings"},
     "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
+    "loadtest.experiments": {"loadtest", "model", "service.settings"},
     "loadtest.journal": {"loadtest", "model"},
     "loadtest.loop": {"loadtest", "model", "service.store"},
     "loadtest.networks": {"loadtest", "model"},
