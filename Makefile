@@ -67,8 +67,9 @@ audit: .cache/supply.done ## whether a pinned package has a known weakness; asks
 sbom: $(VENV)/service.done .cache/supply.done ## what is installed in .venv, as CycloneDX JSON: .cache/sbom.json
 	@.ci/sbom .cache/supply/bin/cyclonedx-py $(BIN)/python .cache/sbom.json
 
-docs: $(VENV)/dev.done ## write docs/settings.md from service/settings.py
+docs: $(VENV)/dev.done ## write docs/settings.md from service/settings.py, and the Prometheus operator's rules from deploy/prometheus
 	$(BIN)/python -m tests.settings_page > docs/settings.md
+	$(BIN)/python -m tests.kubernetes.rules > deploy/kubernetes/overlays/production/rules.yaml
 
 clean: ## remove environment and caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

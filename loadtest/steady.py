@@ -9,8 +9,8 @@ interval is a bootstrap over the rounds. The last line is JSON.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,8 @@ class Side:
     """One checkout's service. Use it within one running loop, and close it there."""
 
     def __init__(self, url: str, name: str):
-        self.name, self._target, self._rng = name, Target(parse_url(url), None), plan.generator(1, name)
+        self.name, self.url = name, url
+        self._target, self._rng = Target(parse_url(url), None), plan.generator(1, name)
         self.bodies: dict[int, Sequence[Body]] = {}
         self.model: tuple[str, str] = ("", "")  # its name and version
 
@@ -78,15 +79,16 @@ class Side:
             side.bodies[count] = side._target.bodies(budget(count, 1, 1), BODIES, rng)
         return side
 
-    async def turn(self, count: int, rate: int, seconds: float) -> list[float]:
-        """Milliseconds from send to answer. Raises NoRun where more than MOST_WRONG were not right."""
+    async def turn(self, count: int, rate: int, seconds: float, from_due: bool = False) -> list[float]:
+        """Milliseconds to the answer, from send or from when it was due. Raises NoRun where too many went wrong."""
         at = budget(count, rate, seconds)
         log = await self._target.run(at, self._rng, self.bodies[count], f"{self.name}, {count} candidates")
         right = log.of(Kind.RIGHT)
         if (~right).mean() > MOST_WRONG:
             why = next(why for why in log.whys() if why)
             raise NoRun(f"{(~right).sum()} of {len(right)} requests {self.name} went wrong: {why}")
-        return [float(ms) for ms in 1000 * (log.answered_s - log.sent_s)[right]]
+        begun_s = log.due_s if from_due else log.sent_s
+        return [float(ms) for ms in 1000 * (log.answered_s - begun_s)[right]]
 
     async def close(self) -> None:
         await self._target.close()
@@ -100,8 +102,9 @@ def interval(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -
     return float(low), float(high)
 
 
-def response_times(services: Mapping[str, Mapping[str, Any]], sizes: Sizes) -> dict[int, dict[str, list[list[float]]]]:
-    """Milliseconds by number of candidates, side and round; `services` are settings by side. Raises NoRun."""
+@contextmanager
+def reached(services: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[asyncio.Runner, dict[str, Side]]]:
+    """A service with each side's settings, all on one core where there are two, the load on the other. Raises NoRun."""
     try:
         cpus, own_cpus = two_cores()
     except OneCore:  # ratios by turns hold on one core too
@@ -120,13 +123,26 @@ def response_times(services: Mapping[str, Mapping[str, Any]], sizes: Sizes) -> d
         models = {side.model for side in sides.values()}
         if len(models) > 1:
             raise NoRun(f"the services have different demo bundles, which cannot be compared: {models}")
-        times_ms = {}
-        for count in COUNTS:
-            for side in sides.values():
-                runner.run(side.turn(count, sizes.rate, sizes.warm_s))
-            works = {name: partial(_turn, runner, side, count, sizes) for name, side in sides.items()}
-            times_ms[count] = take_turns(f"/rank, {count} candidates", sizes.rounds, works)
+        yield runner, sides
+
+
+def in_turns(
+    runner: asyncio.Runner, sides: Mapping[str, Side], sizes: Sizes
+) -> dict[int, dict[str, list[list[float]]]]:
+    """Milliseconds by number of candidates, side and round. Raises NoRun."""
+    times_ms = {}
+    for count in COUNTS:
+        for side in sides.values():
+            runner.run(side.turn(count, sizes.rate, sizes.warm_s))
+        works = {name: partial(_turn, runner, side, count, sizes) for name, side in sides.items()}
+        times_ms[count] = take_turns(f"/rank, {count} candidates", sizes.rounds, works)
     return times_ms
+
+
+def response_times(services: Mapping[str, Mapping[str, Any]], sizes: Sizes) -> dict[int, dict[str, list[list[float]]]]:
+    """Milliseconds by number of candidates, side and round; `services` are settings by side. Raises NoRun."""
+    with reached(services) as (runner, sides):
+        return in_turns(runner, sides, sizes)
 
 
 def _turn(runner: asyncio.Runner, side: Side, count: int, sizes: Sizes) -> list[float]:

@@ -1,7 +1,6 @@
 """Builds the parts of one worker: the only file that knows them all."""
 
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from service.explore import Explore
 from service.journal.journal import Journal, NoJournal
 from service.journal.kept import FileJournal
 from service.journal.users import Users
+from service.models.announced import announced
 from service.models.loading import Loading
 from service.process.orders import Orders
 from service.running import running
@@ -38,6 +38,8 @@ from service.store.redis import DEFAULT_URL, opened
 from service.telemetry import logs, tracing
 from service.telemetry.counts import Metrics
 from service.telemetry.logs import RequestLog
+from service.variants.opening import Opening
+from service.variants.variants import Variants
 
 
 def create_app(
@@ -79,10 +81,11 @@ def create_app(
     )
     journal = _journal(settings, metrics)
     explore = Explore(settings.explore_share, settings.explore_top, journal.keeps) if settings.explore_share else None
-    parts = Parts(settings, live, history, gate, metrics, duty, loading, orders or Orders(), journal, explore)
+    variants = _variants(settings, live, scorer, metrics, metrics_folder)
+    parts = Parts(settings, live, history, gate, metrics, duty, loading, orders or Orders(), journal, explore, variants)
 
     app = application(parts, report, cors, traces, partial(running, parts, traces))
-    app.state.live, app.state.duty, app.state.loading = live, duty, loading
+    app.state.live, app.state.duty, app.state.loading, app.state.variants = live, duty, loading, variants
     return app
 
 
@@ -104,20 +107,29 @@ def _journal(settings: Settings, metrics: Metrics) -> Journal:
 
 def announce(metrics: Metrics, served: Served, load_s: float) -> Served:
     """The same with its row in the metrics, which tell of it from now on; `load_s`: seconds that loading it took."""
-    manifest = served.bundle.manifest
-    slot = metrics.model(
-        served.name,
-        served.version,
-        served.variant,
-        network=manifest["network"],
-        sha=manifest["files"]["model.onnx"]["sha256"],
-        exported_s=served.bundle.exported_s,
-        load_s=load_s,
-        features=served.encoder.stated,
-    )
     metrics.catalog(len(served.catalog), served.catalog.modified_ns)
     metrics.statistics(served.counted_until_ms)
-    return replace(served, slot=slot)
+    return announced(metrics, served, load_s)
+
+
+def _variants(settings: Settings, live: Live, scorer: Scorer, metrics: Metrics, folder: Path) -> Variants | None:
+    """Raises BundleError."""
+    if settings.experiments is None:
+        return None
+    opening = Opening(
+        live,
+        scorer,
+        settings.precision,
+        settings.history_keep,
+        metrics,
+        settings.redis_url or DEFAULT_URL,
+        lambda family, newer: metrics.add(family, outcome="refused" if newer is None else "ok"),
+    )
+    variants = Variants(
+        settings.experiments, opening, metrics, folder, settings.catalog_poll_s, settings.journal is not None
+    )
+    variants.begin()
+    return variants
 
 
 def _retire(metrics: Metrics, before: Served, served: Served) -> None:

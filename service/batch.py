@@ -5,7 +5,8 @@ objects: are read from the store, encoded, scored, sorted and written. So what a
 chunk and its answer, and between two slices of its work other requests of this worker come.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 
 from model.features.wanted import Wanted
 from service.call import Call
@@ -19,7 +20,7 @@ from service.errors import (
 )
 from service.explore import Explore
 from service.rank import Ranked, rank_many
-from service.scoring.served import Served
+from service.scoring.served import Served, Taken
 from service.store.history import OPEN, Asked, Histories, Stored
 from service.wire.pieces import PIECE, SPACE, TooManyParts, parsed, parts
 from service.wire.shapes import RankRequest, explained, parse, parse_large
@@ -124,6 +125,7 @@ async def rank_batch(
     served: Served,
     turns: Turns,
     explore: Explore | None = None,
+    choose: Callable[[RankRequest], Taken | None] = lambda request: None,
 ) -> AsyncIterator[list[Ranked | RankerError]]:
     """Answers and errors in their order, a chunk at a time, each of which is over before the next is read.
 
@@ -145,7 +147,43 @@ async def rank_batch(
         if late is not None:
             yield [one if isinstance(one, RankerError) else late for one in requests]
         else:
-            yield await rank_many(call, requests, now, patient, served, turns, explore)
+            yield await _by_model(call, requests, now, patient, served, turns, explore, choose)
+
+
+async def _by_model(
+    call: Call,
+    requests: Sequence[RankRequest | RankerError],
+    now: int,
+    history: Histories,
+    served: Served,
+    turns: Turns,
+    explore: Explore | None,
+    choose: Callable[[RankRequest], Taken | None],
+) -> list[Ranked | RankerError]:
+    """As `rank_many`, of requests that may each be another model's; `served` answers those for whom none is chosen."""
+    answers: dict[int, Ranked | RankerError] = {}
+    taken: dict[int, Taken] = {}
+    groups: dict[Served, list[int]] = {}
+    for at, request in enumerate(requests):
+        model = served
+        if not isinstance(request, RankerError):
+            try:
+                if (one := choose(request)) is not None:
+                    taken[at], model = one, one.served
+            except RankerError as error:
+                answers[at] = error
+                continue
+        groups.setdefault(model, []).append(at)
+    for model, ats in groups.items():
+        ranked = await rank_many(call, [requests[at] for at in ats], now, history, model, turns, explore)
+        answers |= zip(ats, ranked, strict=True)
+    for at, one in taken.items():
+        answer = answers[at]
+        if isinstance(answer, Ranked):
+            answers[at] = replace(answer, request_id=one.request_id)
+            if one.shown is not None:
+                one.shown(str(answer.used.user_id), len(answer.items))
+    return [answers[at] for at in range(len(requests))]
 
 
 class _Patient:

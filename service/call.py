@@ -32,6 +32,7 @@ class Call:
     version: str = ""
     variant: str | None = None
     slot: int | None = None  # the row of that model in the metrics
+    arm: Callable[[str, float], None] | None = None  # told of outcome and seconds, where it counts for a variant
     degraded: list[str] = field(default_factory=list)  # what the answer does without
     key: Key | None = None  # by which it was let in; None where no key is needed
     error: str | None = None  # kind of the error that the caller gets

@@ -48,7 +48,9 @@ class Ranked:
     used: "Used"
     order: Order  # places of `items` among the candidates
     propensities: list[float | None] | None  # of `items`; None: no exploration
+    served: Served
     explanation: dict[str, Any] | None = None  # what holds for all items; None: nobody asked
+    request_id: str | None = None  # of its own, where a batch has several variants; None: the call's
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ async def rank(
     A request with a `timestamp` is a replay and sees only what happened strictly before it. A live one sees all that
     the store holds: it has happened, even where a client's clock stamped it ahead of ours.
     """
-    user_id = _user(request, served)
+    user_id = checked_user(request, served)
 
     read_us = time.time_ns() // 1000
     with call.stage("history"):
@@ -97,7 +99,7 @@ async def rank(
 
     call.check("sort")
     with call.stage("sort"):
-        ranked = _sort(ready, scores, call, explore)
+        ranked = _sort(ready, scores, call, served, explore)
 
     if request.explain:
         ranked = await _explained(call, ready, ranked, scores, served)
@@ -131,7 +133,7 @@ async def rank_many(
             if isinstance(request, RankerError):
                 raise request
             _check_time(call, request)
-            valid[at] = request, _user(request, served)
+            valid[at] = request, checked_user(request, served)
         except RankerError as error:
             answers[at] = error
 
@@ -162,7 +164,7 @@ async def rank_many(
         with call.stage("sort"):
             for (at, one), scores_C in zip(ready.items(), scores, strict=True):
                 await turns.next()
-                answers[at] = ranked[at] = _sort(one, scores_C, call, explore)
+                answers[at] = ranked[at] = _sort(one, scores_C, call, served, explore)
         for (at, one), scores_C in zip(ready.items(), scores, strict=True):
             if one.used.request.explain:
                 try:
@@ -185,7 +187,10 @@ def _check_time(call: Call, request: RankRequest) -> None:
         )
 
 
-def _user(request: RankRequest, served: Served) -> int | str:
+def checked_user(request: RankRequest, served: Served) -> int | str:
+    """The user's id as the model has it. Raises InvalidRequest, also for what no variant but a network can do."""
+    if request.explain and served.builtin is not None:
+        raise InvalidRequest(f"explain: variant {served.variant!r} is {served.name}, which no network explains")
     try:
         return canonical(request.user_id, served.encoder.schema.user_id)
     except BadValue as error:
@@ -217,7 +222,7 @@ def _encode(
     return Encodable(used, encoded, new_user, degraded, complete, stored.skipped, age_s)
 
 
-def _sort(ready: Encodable, scores_C: Scores, call: Call, explore: Explore | None) -> Ranked:
+def _sort(ready: Encodable, scores_C: Scores, call: Call, served: Served, explore: Explore | None) -> Ranked:
     request = ready.used.request
     order = (-scores_C).argsort(kind="stable")  # ties keep the caller's order
     propensities = None
@@ -247,6 +252,7 @@ def _sort(ready: Encodable, scores_C: Scores, call: Call, explore: Explore | Non
         used=ready.used,
         order=order,
         propensities=propensities,
+        served=served,
     )
 
 

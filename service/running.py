@@ -47,6 +47,10 @@ async def running(parts: Parts, traces: tracing.Tracing | None, app: FastAPI) ->
     looked = ((catalog.CATALOGUE, catalogue), (catalog.STATISTICS, statistics))
     watch = catalog.Watch(parts.live, parts.settings.catalog_poll_s, looked)
     watch.start()
+    beside: list[asyncio.Task[None]] = []
+    if parts.variants is not None:
+        parts.variants.start()
+        beside.append(asyncio.create_task(parts.variants.run()))
     keys = Watch(parts.gate.guard.ring)
     keys.start()
     await parts.history.start(parts.live.current.wanted)
@@ -59,18 +63,22 @@ async def running(parts: Parts, traces: tracing.Tracing | None, app: FastAPI) ->
         metrics.beat(*pulse)
         metrics.admission(*parts.gate.state())
 
-    pulse = asyncio.create_task(beat(scorer.waiting, told))
+    beside.append(asyncio.create_task(beat(scorer.waiting, told)))
     lobby = Lobby(
         Bounds.of(parts.settings).afforded(others=parts.settings.history_connections),
         lambda reason: metrics.add("ranker_bad_requests", reason=reason),
     )
     yield {TURNSTILE: parts.gate.turn_away, DUTY: parts.duty, LOBBY: lobby}  # for the protocol, before any request
-    pulse.cancel()
-    await asyncio.gather(pulse, return_exceptions=True)
+    for task in beside:
+        task.cancel()
+    await asyncio.gather(*beside, return_exceptions=True)
     # What others see comes first. A store's name that does not resolve, a collector that does not answer or a thread
     # that is stuck holds up nothing but itself: whoever ends the process has a limit.
     with suppress(TimeoutError):
         await asyncio.wait_for(parts.journal.close(), CLOSE_S)
+    if parts.variants is not None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(parts.variants.end(), CLOSE_S)
     with suppress(TimeoutError):
         await asyncio.wait_for(parts.history.close(), CLOSE_S)
     metrics.close()
@@ -78,5 +86,7 @@ async def running(parts: Parts, traces: tracing.Tracing | None, app: FastAPI) ->
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(traces.close), CLOSE_S)
     watch.close()
+    if parts.variants is not None:
+        parts.variants.close()
     keys.close()
     scorer.close()

@@ -300,6 +300,11 @@ class Settings(BaseSettings):
         "trained on the journal can tell an item from its place. Needs RANKER_JOURNAL.",
     )
     explore_top: int = Field(10, ge=2, le=1000, description="Best items of such a request whose order is drawn.")
+    experiments: Path | None = Field(
+        None,
+        description="File of an experiment, experiments.toml: which share of users sees which bundle "
+        "(docs/experiments.md). Watched like the catalogue (RANKER_CATALOG_POLL_S). Unset: none.",
+    )
     log_level: str = Field(
         "info",
         pattern="^(debug|info|warning|error)$",

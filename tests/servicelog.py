@@ -22,7 +22,7 @@ from model.features.ids import canonical
 from model.features.kinds import ITEM_ID
 from model.features.sealed import seal
 from model.features.wanted import Wanted
-from model.servicelog.records import IMPRESSION, Event, Forgotten, Impression, Profile, Shown
+from model.servicelog.records import IMPRESSION, Event, Forgotten, Impression, Profile, Shadowed, Shown
 from model.servicelog.tables import SCHEMAS
 
 NOON = 1_757_937_600_000  # 2025-09-15 12:00 UTC: the demo's last day
@@ -150,20 +150,32 @@ class Served:
 
     def write(self, folder: Path) -> Path:
         """The drain's tables."""
-        rows: dict[str, list[tuple[int, dict[str, Any]]]] = {
-            "impressions": [(i.now, _impression(i)) for i in self.impressions],
-            "events": [(e.timestamp, asdict(e)) for e in self.events],
-            "users": [(u.stored_us // 1000, _user(u)) for u in self.users],
-        }
-        for table, timed in rows.items():
-            days: dict[str, list[dict[str, Any]]] = defaultdict(list)
-            for ms, row in timed:
-                days[f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}"].append(row)
-            for day, of_day in days.items():
-                path = folder / table / f"day={day}" / "worker-1.parquet"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                pl.DataFrame(of_day, SCHEMAS[table]).write_parquet(path)
-        return folder
+        return write_tables(folder, self.impressions, self.events, self.users)
+
+
+def write_tables(
+    folder: Path,
+    impressions: Sequence[Impression],
+    events: Sequence[Event],
+    users: Sequence[Profile | Forgotten] = (),
+    shadows: Sequence[Shadowed] = (),
+) -> Path:
+    """The drain's tables of these records."""
+    rows: dict[str, list[tuple[int, dict[str, Any]]]] = {
+        "impressions": [(i.now, _impression(i)) for i in impressions],
+        "events": [(e.timestamp, asdict(e)) for e in events],
+        "users": [(u.stored_us // 1000, _user(u)) for u in users],
+        "shadows": [(s.now, row) for s in shadows for row in _shadowed(s)],
+    }
+    for table, timed in rows.items():
+        days: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for ms, row in timed:
+            days[f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}"].append(row)
+        for day, of_day in days.items():
+            path = folder / table / f"day={day}" / "worker-1.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pl.DataFrame(of_day, SCHEMAS[table]).write_parquet(path)
+    return folder
 
 
 def sha256(path: Path, kind: str) -> str:
@@ -179,6 +191,11 @@ def _impression(impression: Impression) -> dict[str, Any]:
     row["items"] = [{**asdict(i), "features": json.dumps(i.features) if i.features else None} for i in impression.items]
     row["behaviours"] = [b._asdict() for b in impression.behaviours]
     return row
+
+
+def _shadowed(record: Shadowed) -> list[dict[str, Any]]:
+    told = asdict(record)
+    return [{**told, "item_id": item, "score": score} for item, score in told.pop("items")]
 
 
 def _user(record: Profile | Forgotten) -> dict[str, Any]:

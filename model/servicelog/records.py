@@ -1,4 +1,5 @@
-"""A journal's records: what one request showed, what a user did, what is known of a user, and who is forgotten.
+"""A journal's records: what one request showed, what a user did, what is known of a user, who is forgotten, and what
+shadows would have scored.
 
 Times named `_us` are microseconds since 1970-01-01 UTC by the service's clock; others are milliseconds, the
 events' own. Ids are text, as the store has them (an integer in decimal); a user's is a salted hash where the
@@ -51,6 +52,7 @@ class Impression:
     profile: Mapping[str, str]  # as the store had it
     behaviours: Sequence[Behaviour]  # as the store had them, oldest first: the encoder cuts
     degraded: Sequence[str]
+    took_us: int = 0  # from when the request was there until its answer was ready; 0: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +90,22 @@ class Forgotten:
     stored_us: int
 
 
-Record = Impression | Event | Profile | Forgotten
+@dataclass(frozen=True, slots=True)
+class Shadowed:
+    """Scores that a shadow gave to items of a request, none of which it decided.
+
+    `request_id`, `user_id` and `now` are those of the request's impression, which says what was shown. Items may be all
+    candidates, or only those shown; of what a shadow would have shown, only what was shown can tell a click.
+    """
+
+    request_id: str
+    user_id: str
+    now: int
+    read_us: int  # the impression's: who is forgotten later goes from here too
+    shadow: str  # the name by which the operator knows it
+    model: str
+    version: str
+    items: Sequence[tuple[str, float]]  # item_id and score, in any order
+
+
+Record = Impression | Event | Profile | Forgotten | Shadowed

@@ -3,6 +3,7 @@
     DIR/impressions/day=2026-11-27/FILE.parquet    a row a request, day of `now`
     DIR/events/day=2026-11-27/FILE.parquet         a row an event, day of `timestamp`
     DIR/users/day=2026-11-27/FILE.parquet          a row a profile that was set or a user forgotten, day of `stored_us`
+    DIR/shadows/day=2026-11-27/FILE.parquet        a row an item that a shadow scored, day of `now`
     DIR/forgotten/FILE.parquet                     tombstones, which every later drain applies too
 
 FILE is the journal file's name, so that a drain which is begun again writes the same tables. What a feature table may
@@ -40,8 +41,12 @@ _IMPRESSION: dict[str, pl.DataType | type[pl.DataType]] = {
     "profile": pl.String,  # JSON object of texts
     "behaviours": pl.List(BEHAVIOUR),
     "degraded": pl.List(pl.String),
+    "took_us": pl.Int64,
 }
 IMPRESSIONS = pl.Schema(_IMPRESSION)
+ADDED: dict[str, dict[str, int]] = {  # columns that older drains did not write, and what stands for them
+    "impressions": {"took_us": 0},
+}
 EVENTS = pl.Schema(
     {
         "event": pl.String,
@@ -64,6 +69,25 @@ USERS = pl.Schema(
         "stored_us": pl.Int64,
     }
 )
+SHADOWS = pl.Schema(
+    {
+        "request_id": pl.String,
+        "user_id": pl.String,
+        "item_id": pl.String,
+        "shadow": pl.String,
+        "model": pl.String,
+        "version": pl.String,
+        "score": pl.Float32,
+        "now": pl.Int64,
+        "read_us": pl.Int64,
+    }
+)
 FORGOTTEN = pl.Schema({"user_id": pl.String, "stored_us": pl.Int64})
 
-SCHEMAS = {"impressions": IMPRESSIONS, "events": EVENTS, "users": USERS, "forgotten": FORGOTTEN}
+SCHEMAS = {
+    "impressions": IMPRESSIONS,
+    "events": EVENTS,
+    "users": USERS,
+    "shadows": SHADOWS,
+    "forgotten": FORGOTTEN,
+}

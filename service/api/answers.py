@@ -42,10 +42,10 @@ def ranked_body(call: Call, ranked: Ranked, timings: Mapping[str, float] | None 
     """One ranked request, as wire.RankResponse documents it; without timings they are still to come."""
     replay = {} if ranked.history_complete is None else {"history_complete": ranked.history_complete}
     return {
-        "request_id": call.id,
-        "model": call.model,
-        "version": call.version,
-        "variant": call.variant,
+        "request_id": ranked.request_id or call.id,
+        "model": ranked.served.name,
+        "version": ranked.served.version,
+        "variant": ranked.served.variant,
         "items": ranked.items,
         "history_length": ranked.history_length,
         "unknown_items": ranked.unknown_items,

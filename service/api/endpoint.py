@@ -27,6 +27,7 @@ from service.scoring.served import Live
 from service.settings import Settings
 from service.store.history import History
 from service.telemetry.counts import Metrics
+from service.variants.variants import Variants
 from service.wire.turns import Turns
 
 Errors = tuple[type[RankerError], ...]
@@ -53,6 +54,7 @@ class Parts:
     orders: Orders
     journal: Journal = field(default_factory=NoJournal)
     explore: Explore | None = None
+    variants: Variants | None = None
     turns: Turns = field(default_factory=Turns)
     under_way: UnderWay = field(default_factory=UnderWay)
 

@@ -95,6 +95,9 @@ async def _written(events: Sequence[Judged], parts: Parts) -> Sequence[StoreUnav
         failures = (
             await take(events, parts.history, parts.journal, parts.settings.feedback_timeout_ms / 1000)
         ).failures
+        if parts.variants is not None:
+            kept = [one for one, failure in zip(events, failures, strict=True) if failure is None]
+            await parts.variants.clicked(kept, parts.live.current.encoder.schema.history.object_type)
     except StoreUnavailable as error:
         _failed(parts, len(events))
         raise StoreFailed(f"the store failed, and nothing is acknowledged: {_words(error)}") from error

@@ -35,6 +35,8 @@ class Report:
         for_its_key = call.error in OF_KEYS
         outcome = "refused" if for_its_key else outcome_of(status, bool(call.degraded))
         self._metrics.observe(route, outcome, call.stages if self._routes.get(route) else {}, total_s, call.slot)
+        if call.arm is not None:
+            call.arm(outcome, total_s)
         if for_its_key:
             self._metrics.add("ranker_key_refusals", kind=str(call.error))
         if call.error in SHED:

@@ -6,6 +6,7 @@ Metrics' labels, error messages and documentation follow from the table.
 import asyncio
 import time
 from collections.abc import Iterable
+from functools import partial
 
 import orjson
 from fastapi import Request, Response
@@ -17,8 +18,10 @@ from service.access.keys import ADMIN, METRICS, OPEN, RANK, WRITE
 from service.api.admin import post_model
 from service.api.answers import call_of, error_response, json_response, ranked_body, ranked_json, timings_ms
 from service.api.bodies import body_of
+from service.api.choosing import chosen
 from service.api.edges.methods import allowed_of
 from service.api.endpoint import Endpoint, Parts
+from service.api.experiments import get_experiments, post_experiments
 from service.api.feedback import post_feedback
 from service.api.told import tell
 from service.api.users import delete_user, get_user, put_user
@@ -54,8 +57,9 @@ from service.errors import (
 from service.models.description import described
 from service.rank import Ranked, rank
 from service.scoring.admission import Size
-from service.scoring.served import Served
+from service.scoring.served import bear
 from service.telemetry.families import STAGES
+from service.wire.experiments import Experiments, VariantLetIn, VariantOrder
 from service.wire.feedback import FeedbackEvent, FeedbackTaken, UserKnown, UserProfile, UserWritten
 from service.wire.model import ModelDescription
 from service.wire.orders import ModelOrder, ModelSwapped
@@ -86,10 +90,16 @@ async def _post_rank(call: Call, request: Request, parts: Parts) -> Response:
     parts.gate.counted(call, Size(1, len(ranking.candidates)), len(body), ranking.timeout_ms)
 
     now = ranking.timestamp if ranking.timestamp is not None else time.time_ns() // 1_000_000
+    if (taken := chosen(call, request, ranking, served, parts)) is not None:
+        served, call.arm = bear(call, taken.served), taken.answered
     ranked = await rank(call, ranking, now, parts.history, served, parts.explore)
+    if taken is not None:
+        call.id = taken.request_id
+        if taken.shown is not None:
+            taken.shown(str(ranked.used.user_id), len(ranked.items))
     body = ranked_json(call, ranked)
-    tell(call, ranked, served, parts.journal)
-    _count(call, [ranked], served, parts)
+    tell(call, ranked, parts.journal)
+    _count([ranked], parts)
     return Response(body, media_type="application/json")
 
 
@@ -107,7 +117,10 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
     now = time.time_ns() // 1_000_000
     written: list[bytes] = []
     messages = Messages()
-    answered = rank_batch(call, batch, settings.max_candidates, now, parts.history, served, turns, parts.explore)
+    choose = partial(chosen, call, request, served=served, parts=parts)
+    answered = rank_batch(
+        call, batch, settings.max_candidates, now, parts.history, served, turns, parts.explore, choose
+    )
     async for answers in answered:
         with call.stage("serialise"):
             timings = timings_ms(call)  # until here: what comes after is other requests' time
@@ -118,15 +131,16 @@ async def post_rank_batch(call: Call, request: Request, parts: Parts) -> Respons
                     parts.metrics.add("ranker_batch_errors", kind=answer.kind)
                 else:
                     told = ranked_body(call, answer, timings)
-                    tell(call, answer, served, parts.journal)
+                    tell(call, answer, parts.journal)
                 written.append(orjson.dumps(told))
-        _count(call, [answer for answer in answers if isinstance(answer, Ranked)], served, parts)
+        _count([answer for answer in answers if isinstance(answer, Ranked)], parts)
     return Response(b"[" + b",".join(written) + b"]", media_type="application/json")
 
 
-def _count(call: Call, answers: Iterable[Ranked], served: Served, parts: Parts) -> None:
+def _count(answers: Iterable[Ranked], parts: Parts) -> None:
     """What ranked requests were made of, under the model that answered them."""
     for ranked in answers:
+        slot = ranked.served.slot
         values: dict[str, float] = {
             "ranker_candidates": ranked.candidates,
             "ranker_history_length": ranked.history_length,
@@ -141,11 +155,11 @@ def _count(call: Call, answers: Iterable[Ranked], served: Served, parts: Parts) 
             values["ranker_history_age_seconds"] = ranked.history_age_s
         if not ranked.bad_scores:
             values["ranker_score_mean"] = ranked.score_mean
-        parts.metrics.ranked(call.slot, values)
+        parts.metrics.ranked(slot, values)
         if parts.metrics.sampled():
-            parts.metrics.features(call.slot, served.encoder.states(ranked.encoded))
+            parts.metrics.features(slot, ranked.served.encoder.states(ranked.encoded))
         for reason in ranked.degraded:
-            parts.metrics.add("ranker_degraded", slot=call.slot, reason=reason)
+            parts.metrics.add("ranker_degraded", slot=slot, reason=reason)
 
 
 async def get_model(call: Call, request: Request, parts: Parts) -> Response:
@@ -280,10 +294,22 @@ ENDPOINTS = (
         delete_user,
         WRITE,
         summary="Forget a user",
-        description="Profile and histories go at once, what the journal holds with the next drain.",
+        description="Profile and histories go at once, what the journal holds with the next drain; files that a drain "
+        "has put aside or kept (`--keep`) stay until somebody removes them.",
         tag="users",
         answer=UserWritten,
         errors=(InvalidRequest, StoreFailed, JournalFailed),
+    ),
+    Endpoint(
+        "GET",
+        "/experiments",
+        get_experiments,
+        RANK,
+        summary="The experiment that runs: users, clicks, gain and response times by variant",
+        description="Over all instances on the same store; a worker's last second may be missing.",
+        tag="experiments",
+        answer=Experiments,
+        errors=(StoreFailed,),
     ),
     Endpoint(
         "GET",
@@ -341,6 +367,17 @@ ENDPOINTS = (
             BundleRefused,
             NoParent,
         ),
+    ),
+    Endpoint(
+        "POST",
+        "/admin/experiments",
+        post_experiments,
+        ADMIN,
+        summary="Give a variant that was taken out its users again",
+        tag="admin",
+        body=VariantOrder,
+        answer=VariantLetIn,
+        errors=(*SENDING, InvalidRequest, StoreFailed),
     ),
     Endpoint("GET", "/openapi.json", get_openapi, RANK),
     Endpoint("GET", "/docs", get_docs, RANK),

@@ -6,12 +6,11 @@ from service.call import Call
 from service.journal.items import Items
 from service.journal.journal import Journal
 from service.rank import Ranked
-from service.scoring.served import Served
 
 
-def tell(call: Call, ranked: Ranked, served: Served, journal: Journal) -> None:
+def tell(call: Call, ranked: Ranked, journal: Journal) -> None:
     """Hands it over; writing is the journal's, after the answer."""
-    used = ranked.used
+    used, served = ranked.used, ranked.served
     user_id = str(used.user_id)
     if not journal.on or not journal.keeps(user_id):
         return
@@ -23,7 +22,7 @@ def tell(call: Call, ranked: Ranked, served: Served, journal: Journal) -> None:
             features[place] = {name: value for name, value in candidate.items() if name != ITEM_ID}
     journal.shown(
         Impression(
-            request_id=call.id,
+            request_id=ranked.request_id or call.id,
             user_id=user_id,
             now=used.at,
             read_us=used.read_us,
@@ -40,5 +39,6 @@ def tell(call: Call, ranked: Ranked, served: Served, journal: Journal) -> None:
             profile=stored.profile,
             behaviours=stored.behaviours,
             degraded=ranked.degraded,
+            took_us=round(call.spent_s() * 1e6),
         )
     )

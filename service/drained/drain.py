@@ -28,6 +28,7 @@ class Drained:
     impressions: int = 0
     events: int = 0
     users: int = 0
+    shadows: int = 0  # requests that a shadow scored
     forgotten_rows: int = 0  # removed, since their user was forgotten later
     live: int = 0
     cut_files: int = 0
@@ -98,9 +99,15 @@ def drain(folder: Path, out: Out, say: Callable[[str], None], keep: bool = False
         drained.impressions += rows.counts["impressions"]
         drained.events += rows.counts["events"]
         drained.users += rows.counts["users"]
+        drained.shadows += rows.counts["shadows"]
     if newer:
         until = pl.concat(newer).group_by("user_id").agg(pl.col("stored_us").max().alias("until_us"))
         drained.forgotten_rows += out.forget(until)
     for path, into in again:
         finish(path, into)
+    if newer and (unread := [str(folder / name) for name in (ASIDE, KEPT) if any((folder / name).glob("*"))]):
+        say(
+            f"users were forgotten, whose records may still lie in {' and '.join(unread)}: no drain looks there, "
+            "remove what is no longer needed"
+        )
     return drained

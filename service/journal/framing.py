@@ -70,19 +70,43 @@ class Reader:
             raise NotReadable(f"a journal of version {self.head.get('version')!r}, this release reads {VERSION}")
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        while head := self._file.read(_HEAD.size):
-            payload = b""
-            if len(head) == _HEAD.size:
-                length, crc = _HEAD.unpack(head)
-                payload = self._file.read(length) if 0 < length <= MOST_BLOCK else b""
-                if payload and len(payload) == length and zlib.crc32(payload) == crc:
-                    yield [orjson.loads(line) for line in zstd.decompress(payload).split(b"\n")]
-                    continue
-            self.cut = len(head) + len(payload) + self._rest()
-            return
+        at = self._file.tell()
+        while (records := following(self._file)) is not None:
+            yield records
+            at = self._file.tell()
+        self._file.seek(at)
+        self.cut = self._rest()
 
     def _rest(self) -> int:
         rest = 0
         while piece := self._file.read(BLOCK):
             rest += len(piece)
         return rest
+
+
+def following(file: BinaryIO) -> list[dict[str, Any]] | None:
+    """The records of the block that begins here; None: there is no whole one, or not yet."""
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return None
+    length, crc = _HEAD.unpack(head)
+    payload = file.read(length) if 0 < length <= MOST_BLOCK else b""
+    if not payload or len(payload) < length or zlib.crc32(payload) != crc:
+        return None
+    return [orjson.loads(line) for line in zstd.decompress(payload).split(b"\n")]
+
+
+def passed(file: BinaryIO) -> int | None:
+    """Where what is whole by now ends, without a look into it; None: it is no journal of this version."""
+    try:
+        Reader(file)
+    except NotReadable:
+        return None
+    at, end = file.tell(), file.seek(0, 2)
+    file.seek(at)
+    while len(head := file.read(_HEAD.size)) == _HEAD.size:
+        length = _HEAD.unpack(head)[0]
+        if not 0 < length <= MOST_BLOCK or at + _HEAD.size + length > end:
+            break
+        at = file.seek(at + _HEAD.size + length)
+    return at

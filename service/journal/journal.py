@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from model.servicelog.records import Event, Forgotten, Impression, Profile
+from model.servicelog.records import Event, Forgotten, Impression, Profile, Shadowed
 
 
 class JournalFull(Exception):
@@ -19,8 +19,8 @@ class Journal(Protocol):
         """Whether this user is in the sample."""
         ...
 
-    def shown(self, impression: Impression) -> None:
-        """An impression, which is written soon. It never blocks and never raises: what cannot be kept is counted."""
+    def shown(self, record: Impression | Shadowed) -> None:
+        """Is written soon. It never blocks and never raises: what cannot be kept is counted."""
         ...
 
     async def append(self, records: Sequence[Event | Profile | Forgotten]) -> None:
@@ -38,7 +38,7 @@ class NoJournal:
     def keeps(self, user_id: str) -> bool:
         return False
 
-    def shown(self, impression: Impression) -> None:
+    def shown(self, record: Impression | Shadowed) -> None:
         return None
 
     async def append(self, records: Sequence[Event | Profile | Forgotten]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from model.command import words
-from model.servicelog.records import Event, Forgotten, Impression, Profile, Record
+from model.servicelog.records import Event, Forgotten, Impression, Profile, Record, Shadowed
 from service.journal.file import JournalFile
 from service.journal.framing import BLOCK, blocks
 from service.journal.journal import JournalFull
@@ -75,14 +75,14 @@ class FileJournal:
 
     # ---- what handlers call
 
-    def shown(self, impression: Impression) -> None:
-        if not self._users.keeps(impression.user_id):
+    def shown(self, record: Impression | Shadowed) -> None:
+        if not self._users.keeps(record.user_id):
             return
         if self._closing or self._pending > MOST_PENDING or self._waiting >= MOST_WAITING:
-            self._drop("impression", "overflow")
+            self._drop(kind_of(record), "overflow")
             return
         self._waiting += 1
-        self._begin().call_soon(self._take, impression)  # after the answer was sent
+        self._begin().call_soon(self._take, record)  # after the answer was sent
 
     async def append(self, records: Sequence[Event | Profile | Forgotten]) -> None:
         # Who is forgotten may have been in the sample when it was larger.
@@ -125,9 +125,9 @@ class FileJournal:
             self._task = loop.create_task(self._run())
         return loop
 
-    def _take(self, impression: Impression) -> None:
+    def _take(self, record: Impression | Shadowed) -> None:
         self._waiting -= 1
-        self._add(impression)
+        self._add(record)
         if self._pending > BLOCK:
             self._wake.set()
 

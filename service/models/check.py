@@ -44,9 +44,9 @@ class Checked:
     example: dict[str, Any]  # a request that works
 
 
-def checked(folder: Path) -> Checked:
+def checked(folder: Path, when: str = FIRST) -> Checked:
     """Blocks until it is checked, by this process' settings. Raises BundleError."""
-    command = [sys.executable, "-c", _PROGRAM, str(folder), FIRST]
+    command = [sys.executable, "-c", _PROGRAM, str(folder), when]
     with relayed("check") as log_lines:
         done = subprocess.run(
             command,

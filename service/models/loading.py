@@ -70,7 +70,7 @@ class Loading:
             return Done(number, "it was not loaded")
         try:
             served = await apart.thread(lambda: self._announce(*loaded))  # it waits for scrapes
-            before = self._live.swap(served)
+            before = await apart.thread(lambda: self._live.swap(served))  # who follows is announced too
         except (BundleError, ValueError) as error:
             return Done(number, str(error))
         self._gone(before, served)
@@ -89,7 +89,7 @@ class Loading:
         return asdict(self.refusal) if self.refusal else None
 
     def _open(self, folder: Path) -> Served:
-        pause = _Pause()
+        pause = Pause()
         served = Served.open(Bundle.open(folder), self._scorer, self._precision, pause)
         len(served.catalog)  # counted here and not on the event loop
         pause()
@@ -97,7 +97,7 @@ class Loading:
         return served
 
 
-class _Pause:
+class Pause:
     """Called between steps, it sleeps REST times as long as it took since the last call."""
 
     def __init__(self) -> None:

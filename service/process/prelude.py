@@ -96,6 +96,7 @@ def main() -> None:
     from service.settings import load_settings
     from service.store import clients
     from service.telemetry import logs
+    from service.variants.plan import PlanError
 
     end_with_parent(ENDS_S)
     settings = load_settings()
@@ -121,7 +122,11 @@ def main() -> None:
         return
     try:
         checked = look(Path(json.loads(line)["bundle"]), settings)
-    except BundleError as error:
+        if settings.experiments is not None:
+            from service.variants.variants import check
+
+            check(settings.experiments, lambda folder: look(folder, settings), settings.journal is not None)
+    except (BundleError, PlanError) as error:
         _tell({"problem": str(error)})
         return
     _tell(asdict(checked))

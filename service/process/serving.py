@@ -24,9 +24,10 @@ from service.api.http.bounds import Bounds
 from service.journal.folder import check_folder
 from service.models.check import Checked
 from service.models.live import following
-from service.process.adminprocess import AdminProcess, Task
+from service.process.adminprocess import Task, admin_process, shadows_process
 from service.process.child import leave
 from service.process.handover import Handover, Predecessor
+from service.process.kept import KeptProcess
 from service.process.listening import Listeners, base, from_systemd, opened
 from service.process.prelude import Prelude, Prepared
 from service.process.supervisor import Supervisor, Times
@@ -98,8 +99,10 @@ def _served(stack: ExitStack, data: Path | None) -> int:
     )
     admin = None
     if listeners.admin is not None:
-        admin = AdminProcess(listeners.admin, _admin_task(folder, settings, prepared))
+        admin = admin_process(listeners.admin, _admin_task(folder, settings, prepared))
         log.info("health and metrics also on %s, by a process of their own", base(listeners.admin))
+    if settings.experiments is not None and settings.journal is not None:
+        stack.enter_context(shadows_process(folder))
     return _run(_supervised(stack, settings, supervisor, bundle, listeners, admin, predecessor))
 
 
@@ -116,7 +119,7 @@ async def _supervised(
     supervisor: Supervisor,
     bundle: Checked,
     listeners: Listeners,
-    admin: AdminProcess | None,
+    admin: KeptProcess | None,
     predecessor: Predecessor | None,
 ) -> int:
     """The exit code. Where there is a predecessor, it goes on until all workers answer."""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from model.bundle.layout import BundleError
 from model.bundle.precision import Precision, choose
@@ -35,6 +35,9 @@ WARM_RUNS = 3
 CALL_S = 0.001
 
 
+Builtin = Callable[[Encoder, Inputs], Scores]  # scores (U, C) without a network
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
     """A bundle ready to answer. Immutable: newer catalogue or counts make another one, which shares the session."""
@@ -51,6 +54,7 @@ class Served:
     work: Work
     variant: str | None = None
     slot: int | None = None  # its row in the metrics
+    builtin: Builtin | None = None  # scores in the stead of the graph
     explaining: Explaining = field(default_factory=Explaining)  # shared, as the session is
 
     @classmethod
@@ -92,6 +96,8 @@ class Served:
 
     def run(self, inputs: Inputs) -> Scores:
         """Scores (U, C) of encoded requests, in this thread."""
+        if self.builtin is not None:
+            return self.builtin(self.encoder, inputs)
         return self.bundle.score(self.session, inputs)
 
     async def score(self, inputs: Inputs, call: Call) -> Scores:
@@ -114,13 +120,21 @@ class Live:
         check_kept(served, served.wanted, keep)
         self.current = served
         self._keep = keep
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._followers: tuple[Callable[[Served], None], ...] = ()
 
     def take(self, call: Call) -> Served:
         """The model that answers this call, whose name the call bears from now on."""
-        served = self.current
-        call.model, call.version, call.variant, call.slot = served.name, served.version, served.variant, served.slot
-        return served
+        return bear(call, self.current)
+
+    def follow(self, follower: Callable[[Served], None]) -> Callable[[], None]:
+        """`follower` is told of every model that answers from now on, by whoever sets it; gives what ends that."""
+        self._followers = (*self._followers, follower)
+
+        def leave() -> None:
+            self._followers = tuple(one for one in self._followers if one is not follower)
+
+        return leave
 
     def swap(self, served: Served) -> Served:
         """Requests that begin from now on are answered by `served`; returns the one before.
@@ -129,7 +143,8 @@ class Live:
         """
         check_kept(served, served.wanted, self._keep)
         with self._lock:
-            before, self.current = self.current, served
+            before = self.current
+            self._set(served)
         return before
 
     def change(self, bundle: Bundle, changed: Callable[[Served], Served]) -> bool:
@@ -137,8 +152,28 @@ class Live:
         with self._lock:
             if self.current.bundle.folder != bundle.folder:
                 return False
-            self.current = changed(self.current)
+            self._set(changed(self.current))
         return True
+
+    def _set(self, served: Served) -> None:
+        self.current = served
+        for follower in self._followers:
+            follower(served)
+
+
+class Taken(NamedTuple):
+    """Which model answers one request of an experiment, under which id, and who is told what came of it."""
+
+    served: Served
+    request_id: str
+    shown: Callable[[str, int], None] | None = None  # to a user, so many items; None: it counts for nothing
+    answered: Callable[[str, float], None] | None = None  # with an outcome, after so many seconds
+
+
+def bear(call: Call, served: Served) -> Served:
+    """The call bears the name of the model that answers it."""
+    call.model, call.version, call.variant, call.slot = served.name, served.version, served.variant, served.slot
+    return served
 
 
 def _warmed(bundle: Bundle, session: Session, pause: Callable[[], object]) -> Work:

@@ -11,11 +11,13 @@ ROUTES: Mapping[str, Sequence[str]] = {  # the stages of those in service/api/ro
     "/rank/batch": STAGES,
     "/feedback": (),
     "/users/{user_id}": (),
+    "/experiments": (),
     "/model": (),
     "/metrics": (),
     "/health/live": (),
     "/health/ready": (),
     "/admin/model": (),
+    "/admin/experiments": (),
     "/openapi.json": (),
     "/docs": (),
     "/": (),
@@ -170,11 +172,20 @@ FAMILIES = {  # by the name that callers count by; as the exposition format has 
         "Records of the journal: written, or lost since the disk is full, the folder is unwritable, or too much waits "
         "to be written (overflow). A lost event was refused with 503.",
         {
-            "kind": ("impression", "event", "profile", "forgotten"),
+            "kind": ("impression", "event", "profile", "forgotten", "shadowed"),
             "outcome": ("written", "full", "unwritable", "overflow"),
         },
     ),
     "ranker_journal_bytes": Family("Bytes written to the journal."),
+    "ranker_experiment_impressions": Family(
+        "Items that a variant of an experiment returned to users whom it was drawn for.", by_model=True
+    ),
+    "ranker_experiment_clicks": Family("Clicks on them, each impression's once.", by_model=True),
+    "ranker_variant_caught": Family("Times that a variant was taken out by its limits, by this worker.", by_model=True),
+    "ranker_experiment_reloads": Family(
+        "Newer experiment files that a worker took over (ok) or refused, each worker's own.",
+        {"outcome": ("ok", "refused")},
+    ),
     "ranker_worker_starts": Family("Workers started, in the place of those that ended too."),
 }
 

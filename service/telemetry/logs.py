@@ -99,6 +99,9 @@ def _is_object(line: str) -> bool:
         return False
 
 
+_PLAIN = dict.fromkeys(map(ord, f"{_MARK}{_PART}\r\n"), " ")  # a line's end or a mark in an event's words would cut it
+
+
 class Event(NamedTuple):
     """What a record tells that other processes see too: `extra=event("store", "down", well=False)`."""
 
@@ -107,7 +110,9 @@ class Event(NamedTuple):
     well: bool
 
     def mark(self) -> str:
-        return f"{_MARK}{self.subject}{_PART}{self.state}{_PART}{int(self.well)}{_MARK}"
+        """A line's beginning, whatever subject and state hold."""
+        subject, state = (text.translate(_PLAIN) for text in (self.subject, self.state))
+        return f"{_MARK}{subject}{_PART}{state}{_PART}{int(self.well)}{_MARK}"
 
     @classmethod
     def read(cls, line: str) -> "tuple[Event | None, str]":

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from service.telemetry import lately
+from service.telemetry import lately, shadows
 from service.telemetry.columns import combinations, counter_key
 from service.telemetry.exposition import CONTENT_TYPE, Text
 from service.telemetry.families import (
@@ -75,6 +75,7 @@ class Scrape:
         self._write_models()
         self._write_catalog()
         lately.write(self._text, self._folder)
+        shadows.write(self._text, self._folder)
         self._write_workers()
         return self._text.encode(), CONTENT_TYPE
 

@@ -210,9 +210,13 @@ def lives(worker: Record) -> bool:
 def by_worker(workers: Sequence[Record]) -> list[tuple[int, Labels]]:
     """Which model each of these workers answers with: its slot and labels of `ranker_model_info`.
 
-    Between two, while it switches, the one taken up last.
+    Between two, while it switches, the one taken up last; of experiments' variants none.
     """
-    return [(int(worker["worker"]["slot"]), labels) for worker in workers for labels in list(models([worker]))[-1:]]
+    return [
+        (int(worker["worker"]["slot"]), labels)
+        for worker in workers
+        for labels in [labels for labels in models([worker]) if not dict(labels)["variant"]][-1:]
+    ]
 
 
 def models(workers: Sequence[Record]) -> dict[Labels, Record]:

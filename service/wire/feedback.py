@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictInt, StrictS
 from service.wire.ids import LONGEST_ID
 
 LONGEST_WATCH_MS = 10**10  # four months
+LONGEST_REQUEST_ID = 256  # a caller's of 128, and what an experiment adds
 VALUES = 12  # of an event, at most, names not counted
 
 Id = Annotated[StrictStr, Field(min_length=1, max_length=LONGEST_ID)] | StrictInt
@@ -25,7 +26,7 @@ class FeedbackEvent(BaseModel):
     object_type: Annotated[StrictStr, Field(min_length=1, max_length=64)] | None = None
     object_id: Id | None = None
     timestamp: StrictInt = Field(description="When it happened, in ms since 1970; up to a day ahead of our clock.")
-    request_id: Annotated[StrictStr, Field(min_length=1, max_length=128)] | None = Field(
+    request_id: Annotated[StrictStr, Field(min_length=1, max_length=LONGEST_REQUEST_ID)] | None = Field(
         None, description="Of the answer of /rank that showed the item: joins the two for training."
     )
     watch_ms: Annotated[StrictInt, Field(ge=0, le=LONGEST_WATCH_MS)] | None = Field(

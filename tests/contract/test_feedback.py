@@ -79,7 +79,7 @@ WRONG: Sequence[tuple[Any, str]] = [
     ({"item_id": None, "object_type": "shop", "object_id": "s1"}, "'click' on 'shop' given, allowed"),
     ({"item_id": None, "object_type": "shop", "object_id": "s1", "event": "impression"}, "object_type: 'shop' given"),
     ({"watch_ms": -1}, "watch_ms: "),
-    ({"request_id": "r" * 129}, "request_id: "),
+    ({"request_id": "r" * 257}, "request_id: "),
     ({"more": 1}, "more: no such field; allowed: event, user_id"),
 ]
 

@@ -1,6 +1,9 @@
 """Users by their path: whatever an id holds, whatever another program has left under its keys."""
 
+import asyncio
 import time
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -12,12 +15,16 @@ from model.bundle.reading import Bundle
 from model.features.behaviour import LATEST_MS, Behaviour
 from service.store.clients import Commands
 from service.store.format import queue_forget, queue_write
+from service.store.history import Write
+from service.store.redis import RedisHistory
 from tests.client import client_of, items_of, run
 
 NOW = time.time_ns() // 1_000_000
 
 
-@pytest.mark.parametrize("odd", ["u1\n", "\nu1", "u\n1", "u1\n\n", "u1\r\n", "u1/", "/u1", "u\0001", "%0A", "u}1|"])
+@pytest.mark.parametrize(
+    "odd", ["u1\n", "\nu1", "u\n1", "u1\n\n", "u1\r\n", "u1/", "/u1", "u\0001", "%0A", "u}1|", ".", ".."]
+)
 def test_who_is_shown_and_forgotten_is_whom_the_path_names_and_nobody_else(
     small_bundle: Bundle, valkey_url: str, odd: str
 ) -> None:
@@ -28,7 +35,7 @@ def test_who_is_shown_and_forgotten_is_whom_the_path_names_and_nobody_else(
         async with client_of(small_bundle, valkey_url) as client:
             events = [{"event": "click", "user_id": user, "item_id": item, "timestamp": NOW - 1} for user in users]
             assert (await client.post("/feedback", json=events)).json()["accepted"] == 2
-            path = "/users/" + quote(odd, safe="")
+            path = "/users/" + quote(odd, safe="").replace(".", "%2E")
             assert (await client.get(path)).json()["user_id"] == odd
             assert (await client.delete(path)).json()["user_id"] == odd
             assert (await client.get(path)).status_code == 404
@@ -100,3 +107,32 @@ def test_a_profile_of_megabytes_is_refused(small_bundle: Bundle, valkey_url: str
 
     answer: httpx.Response = run(scenario())
     assert answer.status_code == 413 and "at most 65536" in answer.json()["error"]["message"]
+
+
+class Noted(list[Write]):
+    """Writes that note, each as it is taken, how often the loop has gone round."""
+
+    def __init__(self, writes: list[Write]):
+        super().__init__(writes)
+        self.turn, self.taken = 0, Counter[int]()
+
+    def __iter__(self) -> Iterator[Write]:
+        for write in super().__iter__():
+            self.taken[self.turn] += 1
+            yield write
+
+
+def test_other_requests_get_their_turn_while_a_long_list_is_queued(valkey_url: str) -> None:
+    writes = Noted([Write(f"u{number}", [Behaviour("click", "item", "i1", NOW)], {}) for number in range(1000)])
+
+    async def scenario() -> None:
+        store = RedisHistory(valkey_url, keep=100, ttl_s=100, timeout_ms=10_000, connections=1)
+        writing = asyncio.create_task(store.write_many(writes))
+        while not writing.done():
+            writes.turn += 1
+            await asyncio.sleep(0)
+        assert await writing == [None] * 1000
+        await store.close()
+
+    asyncio.run(scenario())
+    assert max(writes.taken.values()) <= 30, "users' writes in one round of the loop"

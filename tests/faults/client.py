@@ -4,7 +4,9 @@ import asyncio
 import json
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 PATIENCE_S = 30.0  # without an answer for so long, a request counts as lost
@@ -13,6 +15,7 @@ PATIENCE_S = 30.0  # without an answer for so long, a request counts as lost
 class Answer(NamedTuple):
     status: int
     body: bytes
+    headers: Mapping[str, str] = {}  # names and values in lower case
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -22,10 +25,11 @@ class Lost(Exception):
     """The service closed the connection, or said nothing for PATIENCE_S; the message says which."""
 
 
-def request(method: str, path: str, body: Any) -> bytes:
+def request(method: str, path: str, body: Any, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
     """The bytes of a request. `body`: bytes as they are, or what becomes JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = f"{method} {path} HTTP/1.1\r\nhost: ranker\r\ncontent-type: application/json"
+    head += "".join(f"\r\n{name}: {value}" for name, value in headers.items())
     return f"{head}\r\ncontent-length: {len(content)}\r\n\r\n".encode() + content
 
 
@@ -76,7 +80,7 @@ class Caller:
         body = await self._reader.readexactly(int(headers.get("content-length", 0)))
         if headers.get("connection") == "close":
             self.hang_up()
-        return Answer(int(status.split()[1]), body)
+        return Answer(int(status.split()[1]), body, headers)
 
     def hang_up(self, *, by_reset: bool = False) -> None:
         if self._writer is not None:

@@ -1,11 +1,14 @@
-"""Judges the loop: 10,000 simulated users through /rank and /feedback of two instances on a real redis-server.
+"""Judges the loop and experiments: 10,000 simulated users through two instances on a real redis-server.
 
-    python -m tests.judge [--users 10000] [--run counted|killed]
+    python -m tests.judge [--users 10000] [--run counted|killed|experiment]
 
 counted: our own count of impressions, clicks and joins is the prepared table's, row by row, and `model.replay` holds on
 all rows, while bundle and catalogue are swapped. killed: a worker, an instance and the store (AOF always) are killed
 meanwhile, and no acknowledged event is lost. In both every ranking must see the clicks that the other instance
-acknowledged before it. The last line is JSON; exit code 1 where a promise does not hold.
+acknowledged before it. experiment: Wide & Deep against BST, then both against popularity and chance, then a kill
+(tests/judge/experiment): GET /experiments tells exactly our own users, impressions and clicks by variant, nobody sees
+two variants, the true gain lies in the interval, and variants stand as the world was built. The last line is JSON; exit
+code 1 where a promise does not hold.
 """
 
 import argparse
@@ -13,14 +16,15 @@ import json
 
 from model.command import run
 from tests.judge import runs
+from tests.judge.experiment.runs import experiment
 
-RUNS = {"counted": runs.counted, "killed": runs.killed}
+RUNS = {"counted": runs.counted, "killed": runs.killed, "experiment": experiment}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.judge", description="Judges the loop.")
+    parser = argparse.ArgumentParser(prog="python -m tests.judge", description="Judges the loop and experiments.")
     parser.add_argument("--users", type=int, default=10_000)
-    parser.add_argument("--run", choices=RUNS, help="one of the two alone")
+    parser.add_argument("--run", choices=RUNS, help="one of them alone")
     arguments = parser.parse_args()
     if arguments.users < 1:
         parser.error(f"--users {arguments.users}, allowed: 1 and more")

@@ -4,18 +4,20 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from model.bundle import versions
-from tests.judge import offline
+from tests.judge import kept, offline
+from tests.judge.calling import called
+from tests.judge.judged import Judged
 from tests.judge.ledger import Ledger
 from tests.judge.shopper import Shopper
 from tests.judge.stage import Stage, stage
 from tests.processes import ROOT
 from tests.versions import FIRST, SECOND
 
-CALLERS = 12
 ROUNDS = 3  # rankings of each user; between two of them there is what the user did
 SEED = 16
 TOLERANCE = 1e-5
@@ -26,29 +28,9 @@ Happens = Sequence[Callable[[Stage], Awaitable[None]]]  # one after another, at 
 async def shop(stage: Stage, users: int, rounds: int, happens: Happens) -> Ledger:
     """So many users, some at a time, while things happen."""
     ledger, items = Ledger(), [f"i{name}" for name in offline.world().name.tolist()]
-    left, begun = iter(range(users)), 0
-    due = [users * (at + 1) // (len(happens) + 1) for at in range(len(happens))]
-    reached = [asyncio.Event() for _ in due]
-
-    async def call() -> None:
-        nonlocal begun
-        for number in left:  # shared: each takes the next user
-            begun += 1
-            for at, event in zip(due, reached, strict=True):
-                if begun >= at:
-                    event.set()
-            await Shopper(number, items, stage, ledger, SEED).browse(rounds)
-
-    async def go_wrong() -> None:
-        for event, happen in zip(reached, happens, strict=True):
-            await event.wait()
-            await happen(stage)
-
+    visits = (partial(Shopper(number, items, stage, ledger, SEED).browse, rounds) for number in range(users))
     try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(go_wrong())
-            for _ in range(CALLERS):
-                tasks.create_task(call())
+        await called(visits, users, [partial(happen, stage) for happen in happens])
     finally:
         stage.hang_up()
     return ledger
@@ -108,23 +90,10 @@ KILLS: Happens = (kill_a_worker, restart_the_store, kill_an_instance, drain, kil
 # ---- what is judged
 
 
-class Judged:
-    """A run's figures, and the promises that did not hold."""
-
-    def __init__(self, name: str):
-        self._name = name
-        self.broken: list[str] = []
-        self.figures: dict[str, Any] = {}
-
-    def promise(self, holds: object, what: str, seen: object) -> None:
-        if not holds:
-            self.broken.append(f"{self._name}: promised: {what}; seen: {seen}")
-
-    def equal(self, what: str, ours: object, theirs: object) -> None:
-        self.promise(ours == theirs, f"{what}: {ours}", theirs)
+class LoopJudged(Judged):
+    """What holds of both runs."""
 
     def common(self, ledger: Ledger) -> None:
-        """What holds of every run."""
         self.figures |= {"requests": ledger.requests, "tries": ledger.tries, "unread": len(ledger.unread)}
         self.figures |= {"retried": dict(ledger.retried), "degraded": dict(ledger.degraded)}
         self.promise(not ledger.unread, "a ranking sees what another instance acknowledged", ledger.unread[:3])
@@ -144,7 +113,7 @@ PARITY = ("rows", "rows_rebuilt", "max_abs_diff", "max_abs_diff_rebuilt", "skipp
 
 def counted(users: int, rounds: int = ROUNDS) -> Judged:
     """Own counts beside the log's, through swaps of bundle and catalogue."""
-    judged, begun = Judged("counted"), time.perf_counter()
+    judged, begun = LoopJudged("counted"), time.perf_counter()
     with stage() as running:
         ledger = asyncio.run(shop(running, users, rounds, SWAPS))
         running.close()  # whose journals are whole then
@@ -170,7 +139,7 @@ def counted(users: int, rounds: int = ROUNDS) -> Judged:
 
 def killed(users: int, rounds: int = ROUNDS, kills: Happens = KILLS) -> Judged:
     """Whatever holds events is killed meanwhile; what was acknowledged is in the store and in the log."""
-    judged, begun = Judged("killed"), time.perf_counter()
+    judged, begun = LoopJudged("killed"), time.perf_counter()
     with stage() as running:
         ledger = asyncio.run(shop(running, users, rounds, kills))
         stored = {f"shopper-{number}": running.stored_clicks(f"shopper-{number}") for number in range(users)}
@@ -188,7 +157,7 @@ def killed(users: int, rounds: int = ROUNDS, kills: Happens = KILLS) -> Judged:
 
 def _nothing_lost(judged: Judged, ledger: Ledger, stored: dict[str, set[tuple[str, int]]], log: Path) -> None:
     identity = ["event", "user_id", "object_id", "timestamp", "request_id"]
-    logged = set(offline.events(log).select(identity).iter_rows())
+    logged = set(kept.events(log).select(identity).iter_rows())
     acknowledged, sent = ({tuple(told) for told in some} for some in (ledger.acknowledged, ledger.sent))
     judged.equal("acknowledged events that the log lacks", 0, len(acknowledged - logged))
     judged.equal("events in the log that nobody sent", 0, len(logged - sent))

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +24,7 @@ class Reaction(NamedTuple):
 class Asking(Protocol):
     """Two instances of the service, by number."""
 
-    async def ask(self, instance: int, method: str, path: str, body: Any, ledger: Ledger) -> Any:
+    async def ask(self, instance: int, method: str, path: str, body: Any, retried: Counter[str]) -> Any:
         """The answer, which is 200; tried again until it is."""
         ...
 
@@ -40,7 +41,9 @@ class Shopper:
         """Each ranking is asked of the instance that did not take the clicks before."""
         if self._draw.random() < 0.5:
             profile = {"age": self._draw.choice(("18-24", "50+")), "gender": self._draw.choice("fm")}
-            await self._service.ask(self._number % 2, "PUT", f"/users/{self.user_id}", {"user": profile}, self._ledger)
+            await self._service.ask(
+                self._number % 2, "PUT", f"/users/{self.user_id}", {"user": profile}, self._ledger.retried
+            )
         for turn in range(rounds):
             instance = (self._number + turn) % 2
             reactions = self._reactions(*await self._rank(instance))
@@ -51,7 +54,7 @@ class Shopper:
         """When it was asked, and the answer."""
         asked_ms, ledger = _now_ms(), self._ledger
         body = {"user_id": self.user_id, "candidates": self._draw.sample(self._items, CANDIDATES), "top_k": TOP}
-        ranked: dict[str, Any] = await self._service.ask(instance, "POST", "/rank", body, ledger)
+        ranked: dict[str, Any] = await self._service.ask(instance, "POST", "/rank", body, ledger.retried)
         ledger.requests += 1
         ledger.shown |= {Place(ranked["request_id"], self.user_id, one["item_id"]) for one in ranked["items"]}
         ledger.degraded.update(ranked["degraded"])
@@ -104,7 +107,7 @@ class Shopper:
             return
         ledger.sent |= {told for _, told in reactions}
         for sending in range(2 if self._strange() else 1):  # who is not sure that it arrived sends it again
-            kept = await self._service.ask(instance, "POST", "/feedback", events, ledger)
+            kept = await self._service.ask(instance, "POST", "/feedback", events, ledger.retried)
             refused = [one["index"] for one in kept["refused"]]
             if kept["accepted"] != len(reactions) or refused != ([] if spoilt is None else [spoilt]):
                 ledger.wrong.append(f"/feedback of {len(events)} events, the bad one at {spoilt}: {str(kept)[:300]}")

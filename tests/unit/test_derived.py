@@ -16,7 +16,7 @@ from model.features.counts import Counts, CountsError
 from model.features.derived import Match
 from model.features.ids import FIRST, UNKNOWN, key
 from model.features.kinds import SchemaError
-from model.features.matches import along, among
+from model.features.matches import Seen, along, apart
 from model.features.schema import Schema, parse
 from model.features.timeposition import time_positions
 from model.features.wanted import Wanted
@@ -259,16 +259,20 @@ def test_a_day_begins_where_its_zone_says_also_where_it_has_no_midnight(tmp_path
 def test_both_ways_of_finding_agree() -> None:
     """Also of several features at once, which have the same values: none is found among another's."""
     draw = np.random.default_rng(3)
-    for length in (0, 1, 2, 40, 1000):
-        of_features = draw.integers(0, 30, (3, length)), draw.integers(0, 40, (3, 500))
-        found = among(of_features[1].view(np.uint64), of_features[0].view(np.uint64))
-        for seen, own, count, newest in zip(*of_features, *found, strict=True):
+    for length, values in ((0, 40), (1, 40), (2, 3), (40, 40), (100, 10_000), (1000, 40), (1000, 5_000)):
+        of_features = draw.integers(0, values, (3, length)), draw.integers(0, values, (3, 500))
+        keys = apart(np.concatenate(of_features, axis=1).view(np.uint64))
+        behaviours = Seen(keys[:, :length])
+        at = behaviours.newest(keys[:, length:])
+        counts = np.append(behaviours.count.reshape(-1), 0)[at]
+        newest = np.append(np.tile(np.arange(length), 3), -1)[at]
+        for seen, own, count, place in zip(*of_features, counts, newest, strict=True):
             visible = np.ones((500, length), bool)
-            for one, other in zip((count, newest), along(own, np.tile(seen, (500, 1)), visible), strict=True):
+            for one, other in zip((count, place), along(own, np.tile(seen, (500, 1)), visible), strict=True):
                 np.testing.assert_array_equal(one, other)
-            for at in range(0, 500, 50):
-                places = np.flatnonzero(seen == own[at])
-                assert count[at] == len(places) and newest[at] == (places[-1] if len(places) else -1)
+            for at_ in range(0, 500, 50):
+                places = np.flatnonzero(seen == own[at_])
+                assert count[at_] == len(places) and place[at_] == (places[-1] if len(places) else -1)
 
 
 def test_the_store_is_asked_for_what_matches_look_at() -> None:

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from model.features.behaviour import Behaviour
-from model.servicelog.records import Event, Forgotten, Impression, Profile, Record, Shown
+from model.servicelog.records import Event, Forgotten, Impression, Profile, Record, Shadowed, Shown
 from service.journal.file import CLOSED, OPEN, JournalFile
 from service.journal.framing import NotReadable, Reader, blocks, first_line
 from service.journal.items import Items
@@ -24,7 +24,7 @@ from service.journal.lines import line, record
 from service.journal.users import Users
 from service.telemetry.counts import Metrics
 from service.telemetry.folder import prepare_folder
-from tests.records import click, impression
+from tests.records import click, impression, shadowed
 
 SOME: list[Record] = [
     impression("u1"),
@@ -32,6 +32,7 @@ SOME: list[Record] = [
     click("u1", "a"),
     Profile("u1", {"age": "30"}, True, 1, 2),
     Forgotten("u1", 3, 4),
+    shadowed("u2"),
 ]
 
 
@@ -75,14 +76,15 @@ def counted(metrics: Metrics, kind: str, outcome: str) -> int:
 def test_records_are_read_as_they_were_written(tmp_path: Path, metrics: Metrics) -> None:
     async def write() -> None:
         async with journal(tmp_path, metrics) as kept:
-            for one in SOME[:2]:
-                assert isinstance(one, Impression)
-                kept.shown(one)
-            await kept.append([one for one in SOME if not isinstance(one, Impression)])
+            for one in SOME:
+                if isinstance(one, Impression | Shadowed):
+                    kept.shown(one)
+            await kept.append([one for one in SOME if not isinstance(one, Impression | Shadowed)])
 
     asyncio.run(write())
     assert sorted(map(repr, told(tmp_path))) == sorted(map(repr, SOME))
     assert counted(metrics, "impression", "written") == 2 and counted(metrics, "event", "written") == 1
+    assert counted(metrics, "shadowed", "written") == 1
 
 
 def test_items_of_an_answer_are_written_as_the_store_has_their_ids() -> None:
@@ -92,6 +94,12 @@ def test_items_of_an_answer_are_written_as_the_store_has_their_ids() -> None:
     read = record(_one(line(replace(impression("u"), items=items), "u")))
     assert isinstance(read, Impression)
     assert read.items == list(items) == [Shown("7", 0.5, 1, 0.5), Shown("8", 0.25, 2, None, {"tab": 2})]
+
+
+def test_a_line_of_before_response_times_were_kept_is_read() -> None:
+    told = _one(line(impression("u"), "u"))
+    assert told.pop("took_us") == 0
+    assert record(told) == replace(impression("u"), items=[*impression("u").items])
 
 
 def test_what_orjson_does_not_write_is_written_too() -> None:

@@ -63,7 +63,7 @@ ARROWS = {
     "service.process.prelude": SERVED  # not service.api: FastAPI takes half a second of every start
     | {"service.access", "service.journal", "service.loading", "service.models", "service.process.child"}
     | {"service.scoring"}
-    | {"service.settings", "service.store", "service.telemetry"},
+    | {"service.settings", "service.store", "service.telemetry", "service.variants"},
     "service.process.control": set(),  # a leaf: what processes tell each other
     "service.process.orders": {"service.errors", "service.process.control"},
     "service.models": SERVED
@@ -73,8 +73,15 @@ ARROWS = {
     | SERVED
     | {"service.models", "service.process.child", "service.wire.codings"},
     "service.process.child": set(),
-    "service.process.adminprocess": {"service.telemetry"},
-    "service.process.admin": {"service.access", "service.errors", "service.process.adminprocess", "service.telemetry"}
+    "service.process.adminprocess": {"service.process.kept"},
+    "service.process.kept": {"service.telemetry"},
+    "service.process.admin": {
+        "service.access",
+        "service.errors",
+        "service.process.adminprocess",
+        "service.telemetry",
+        "service.process.kept",
+    }
     | {"service.api.http", "service.wire.codings"},  # a light process
     "service.settings": {"service.listed", *CORES},
     "service.listed": set(),  # a leaf: what settings that are lists may hold
@@ -90,12 +97,23 @@ ARROWS = {
     "service.explore": set(),  # a leaf: how an order is drawn
     "service.drained": SHOWN | FILES_ALONE | ENGINE | {"service.journal"},
     "service.drain": {"model.files", "service.drained", *COMMAND},
+    "service.comparing": SERVED | ENGINE | {"model.pages"},
+    "service.comparing.statistics": set(),  # a leaf: numpy alone
+    "service.experiments": SHOWN | COMMAND | FILES_ALONE | OPTIONS | {"service.comparing"},
     "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
     "service.rank": FEATURES
     | {"service.call", "service.errors", "service.explain", "service.explore", "service.wire", "service.store"}
     | {"service.scoring"},
     "service.feedback": SHOWN
     | {"service.errors", "service.journal", "service.loading.user", "service.store", "service.wire"},
+    "service.shadowing": SERVED
+    | FILES_ALONE
+    | COMMAND
+    | {"service.journal", "service.models", "service.settings", "service.telemetry", "service.variants"},
+    "service.variants": SERVED
+    | FILES_ALONE
+    | {"service.call", "service.comparing.statistics", "service.feedback", "service.models", "service.scoring"}
+    | {"service.store", "service.telemetry", "service.wire"},
     "service.explain": SERVED | {"service.call", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
@@ -104,7 +122,7 @@ ARROWS = {
     | {"service.access", "service.call", "service.errors", "service.wire", "service.batch"}
     | {"service.explore", "service.feedback", "service.journal", "service.loading.user", "service.process.orders"}
     | {"service.rank", "service.settings", "service.listed", "service.models"}
-    | {"service.store", "service.scoring", "service.telemetry"},
+    | {"service.store", "service.scoring", "service.telemetry", "service.variants"},
     "service.publish": SERVED | COMMAND | FILES_ALONE | {"service.models", "service.settings"},
     "service.loading": FEATURES | LINES | {"service.store"},
     "service.loading.trial": SERVED | {"service.loading", "service.settings"},
@@ -133,6 +151,7 @@ ARROWS = {
     "loadtest.accuracy": {"loadtest", "model"},
     "loadtest.batches": {"loadtest", "model", "service.settings"},
     "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
+    "loadtest.experiments": {"loadtest", "model", "service.settings"},
     "loadtest.journal": {"loadtest", "model"},
     "loadtest.loop": {"loadtest", "model", "service.store"},
     "loadtest.networks": {"loadtest", "model"},
@@ -238,6 +257,7 @@ TABLES = (
     "model.replay",
     "service.backfill",
     "service.drain",
+    "service.experiments",
 )  # verbs of that extra
 
 
@@ -248,11 +268,21 @@ def test_what_the_extra_tables_promises_runs_without_torch(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["model.train", "model.search", "model.export", "model.daily", "model.reproduce", "model.demo"]
+    "verb",
+    ["model.train", "model.search", "model.export", "model.daily", "model.reproduce", "model.demo"]
+    + ["service.experiments"],
 )
 def test_help_does_not_wait_for_what_takes_seconds_to_import(verb: str) -> None:
     done = without((*TORCH, "matplotlib", "optuna", "lightgbm"), verb, "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("missing", ["polars", "jinja2", "matplotlib"])
+def test_a_report_without_its_extras_names_them(missing: str) -> None:
+    done = without((missing,), "service.experiments", "--log", "log", "--out", "out")
+    assert done.returncode == 1 and done.stderr == (
+        f"experiments: {missing} is not installed: pip install 'bst-ranker[tables,loadtest]' brings it\n"
+    )
 
 
 def test_a_log_is_prepared_without_torch(tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ from service.wire.ids import LONGEST_ID
 from service.wire.refusals import SHAPES, ErrorResponse
 from service.wire.shapes import RankRequest
 
-API_VERSION = "1.1.0"  # docs/api.md, "Clients", says what raises it
+API_VERSION = "1.2.0"  # docs/api.md, "Clients", says what raises it
 TAGS = {
     "ranking": "Candidates in, scores out.",
     "users": "What is known of users, and what they did.",
+    "experiments": "Which variant of the model earns more clicks.",
     "model": "What answers.",
     "operations": "For probes and dashboards.",
     "admin": "What an operator orders.",

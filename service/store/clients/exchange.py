@@ -4,6 +4,7 @@ redis-py's pipeline does it too, but takes the event loop 85 µs more a read (mo
 Python, and looks each reply up among its own kinds of replies. These commands need none of that.
 """
 
+import asyncio
 from typing import Any
 
 import hiredis
@@ -11,6 +12,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from service.store.clients.opening import Client
+
+PIECE = 100  # commands that are packed, or replies that are read, before other requests get their turn: 0.2 ms
 
 
 class Commands(list[tuple[str | int, ...]]):
@@ -31,13 +34,19 @@ async def exchanged(client: Client, commands: Commands) -> list[Any]:
             pipeline.execute_command(*command)
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
         return answers
-    packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]  # any length
+    packed: list[bytes] = []
+    for begin in range(0, len(commands), PIECE):
+        if begin:
+            await asyncio.sleep(0)
+        packed += [hiredis.pack_command(one) for one in commands[begin : begin + PIECE]]  # type: ignore[arg-type]
     pool = client.connection_pool
     connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call]
     try:
         await connection.send_packed_command(packed, check_health=False)
         replies: list[Any] = []
-        for _ in commands:
+        for number in range(1, len(commands) + 1):
+            if not number % PIECE:
+                await asyncio.sleep(0)
             try:
                 replies.append(await connection.read_response())
             except ResponseError as error:

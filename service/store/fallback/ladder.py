@@ -116,17 +116,38 @@ class Ladder:
 
         `written`: users whose remembered histories are old afterwards, also where it failed: it may be written.
         """
-        if self._breaker.state != CLOSED:
+        if self._breaker.state == CLOSED:
+            return await self._answer(asking, timeout_s, written)
+        if not self._breaker.admits():
             raise StoreUnavailable("the store does not answer; it is asked again in the background")
+        try:  # a worker that is never asked to rank would wait for a read for ever
+            return await self._answer(asking, timeout_s, written)
+        finally:
+            self._breaker.release()
+
+    async def _answer(
+        self, asking: Callable[[], Awaitable[Answer]], timeout_s: float | None, written: Sequence[str]
+    ) -> Answer:
         begun = time.monotonic()
         try:
-            return await asking()
+            answer = await asking()
         except StoreUnavailable as error:
             self._failed(error, begun, self._wanted, timeout_s)
             raise
         finally:
             for user_id in written:
                 self._recent.drop(user_id)
+        outcomes = answer if isinstance(answer, list) else [None]
+        refused = next((one for one in outcomes if isinstance(one, StoreUnavailable)), None)
+        if refused is not None and blames_store(refused) and None not in outcomes:
+            self._failed(refused, begun, self._wanted, timeout_s)
+            return answer
+        if self._breaker.failures or self._breaker.state != CLOSED:
+            self._watch.closed()
+            self._breaker.answered()
+        if refused is not None or self._watch.troubled:
+            self._watch.read(refused)
+        return answer
 
     def _instead(self, asked: Asked, wanted: Wanted, reason: str) -> Stored:
         return self._recent.find(asked, wanted) or Stored({}, [], 0, missing=reason)

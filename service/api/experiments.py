@@ -1,0 +1,60 @@
+"""GET /experiments: what came of each variant so far; POST /admin/experiments: one that was taken out comes back."""
+
+import asyncio
+import time
+from typing import Any
+
+from fastapi import Request, Response
+from pydantic import ValidationError
+
+from service.api.answers import json_response
+from service.api.bodies import body_of
+from service.api.endpoint import Parts
+from service.call import Call
+from service.errors import InvalidRequest, MalformedBody, StoreFailed
+from service.store.history import StoreUnavailable
+from service.variants.told import told
+from service.wire.experiments import VariantLetIn, VariantOrder
+
+MOST_BYTES = 4096
+NONE_RUNS = "no experiment runs: RANKER_EXPERIMENTS names its file"
+
+
+async def get_experiments(call: Call, request: Request, parts: Parts) -> Response:
+    """It brings this worker's own counts to the store first; others bring theirs within a second."""
+    variants = parts.variants
+    if variants is None:
+        return json_response({"experiment": None, "refused": None})
+    refused = None if variants.refused is None else variants.refused._asdict()
+    experiment = variants.experiment
+    if experiment is None:
+        return json_response({"experiment": None, "refused": refused})
+    try:
+        await variants.flush()
+        totals = await experiment.counting.ledger.totals()
+    except StoreUnavailable as error:
+        raise StoreFailed("the store that keeps the counts does not answer") from error
+    answer = await asyncio.to_thread(told, experiment, totals, time.time_ns() // 1_000_000)
+    return json_response({"experiment": answer.model_dump(), "refused": refused})
+
+
+async def post_experiments(call: Call, request: Request, parts: Parts) -> Response:
+    body = await body_of(call, request, MOST_BYTES, parts.metrics, parts.gate)
+    try:
+        order = VariantOrder.model_validate_json(body)
+    except ValidationError as error:
+        problem: Any = error.errors()[0]
+        if problem["type"] == "json_invalid":
+            raise MalformedBody(problem["msg"]) from None
+        where = ".".join(str(part) for part in problem["loc"]) or "body"
+        raise InvalidRequest(f"{where}: {problem['msg']}; allowed: let_in") from None
+    experiment = None if parts.variants is None else parts.variants.experiment
+    if experiment is None:
+        raise InvalidRequest(NONE_RUNS)
+    if order.let_in not in experiment.arms:
+        raise InvalidRequest(f"let_in: {order.let_in!r} given, allowed: {', '.join(experiment.arms)}")
+    try:
+        was = await experiment.counting.let_in(order.let_in)
+    except StoreUnavailable as error:
+        raise StoreFailed("the store that keeps who was taken out does not answer") from error
+    return json_response(VariantLetIn(variant=order.let_in, was_caught=was).model_dump())

@@ -1,0 +1,184 @@
+"""What one worker counts of an experiment, and brings to the store beside the requests.
+
+Ranking writes nothing: what was shown waits here and goes to the ledger every FLUSH_S, one parcel at a time; one that
+nobody acknowledged is sent again, and counts once. So kill -9 costs as much as the journal's interval does. Clicks are
+in the ledger before their 200.
+"""
+
+import asyncio
+import logging
+import math
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import xxhash
+
+from service.feedback.judging import Judged
+from service.store.history import StoreUnavailable
+from service.store.ledger import DAY_MS, Clicked, Ledger, Parcel, Shown
+from service.telemetry.logs import event
+from service.variants.plan import Plan
+from service.variants.tag import read
+
+log = logging.getLogger("ranker")
+
+FLUSH_S = 1.0
+MOST_USERS = 100_000  # that wait while the store fails: more are not counted, and told
+STEP = 1.05  # between two bounds of response times: quantiles are off by a fortieth at most
+MINUTE_S = 60.0
+MOST_LOOKED_AT = 20_000  # requests of that minute, the newest
+BAD = ("failed", "late")  # outcomes that are a variant's errors
+LATE_MS = DAY_MS  # after the window, that a click may arrive and still count
+
+
+class Outcome(NamedTuple):
+    """One answered request of a variant."""
+
+    at_s: float
+    seconds: float
+    outcome: str
+
+
+class Counting:
+    """Of one experiment. All but `caught` belong to the event loop."""
+
+    def __init__(self, plan: Plan, ledger: Ledger):
+        self.plan = plan  # the newest with its salt
+        self.ledger = ledger
+        self.caught: Mapping[str, str] = {}
+        self.lost = 0  # items shown that could not be counted
+        self._worker = f"{os.getpid()}.{time.time_ns()}"
+        self._shown: Counter[tuple[str, str]] = Counter()
+        self._figures: Counter[str] = Counter()
+        self._parcel: Parcel | None = None  # sent, and not acknowledged
+        self._number = 0
+        self._minutes: dict[str, deque[Outcome]] = {}
+        self._failed = False
+        self._lock = asyncio.Lock()
+
+    def shown(self, variant: str, user_id: str, items: int) -> None:
+        at = variant, user_id
+        if at not in self._shown and len(self._shown) >= MOST_USERS:
+            self.lost += items
+            return
+        self._shown[at] += items
+
+    def answered(self, variant: str, outcome: str, seconds: float) -> None:
+        """One request of /rank, whatever became of it."""
+        figures = self._figures
+        figures[f"{variant}:requests"] += 1
+        figures[f"{variant}:us"] += round(seconds * 1e6)
+        figures[f"{variant}:t{bucket_of(seconds)}"] += 1
+        if outcome != "ok":
+            figures[f"{variant}:{'errors' if outcome in BAD else outcome}"] += 1
+        minute = self._minutes.setdefault(variant, deque(maxlen=MOST_LOOKED_AT))
+        minute.append(Outcome(time.monotonic(), seconds, outcome))
+
+    async def clicked(self, events: Sequence[Judged], object_type: str) -> dict[str, int]:
+        """Counts those that are clicks on what a variant showed, each once: how many were new, by variant.
+
+        Raises StoreUnavailable; all may be given again.
+        """
+        window_ms, now = int(self.plan.window_s * 1000), time.time_ns() // 1_000_000
+        clicks = []
+        for one in events:
+            action, kind, object_id, timestamp = one.behaviour
+            if one.request_id is None or (action, kind) != (self.plan.click, object_type):
+                continue
+            shown = read(one.request_id, one.user_id, self.plan.id)
+            if shown is None or not shown.now <= timestamp <= shown.now + window_ms:
+                continue
+            if now > shown.now + window_ms + LATE_MS:
+                continue
+            what = xxhash.xxh3_128_hexdigest(f"{one.request_id}\n{object_id}".encode(errors="surrogatepass"))
+            clicks.append(Clicked(shown.variant, one.user_id, what, shown.now // DAY_MS))
+        if not clicks:
+            return {}
+        new = await self.ledger.click(clicks)
+        return Counter(click.variant for click, counts in zip(clicks, new, strict=True) if counts)
+
+    async def flush(self) -> bool:
+        """Brings to the store what was counted, and learns who was caught elsewhere. False: it could not be done."""
+        async with self._lock:  # a parcel is one sender's
+            try:
+                await self._bring()
+                self._learn(await self.ledger.caught())
+            except StoreUnavailable as error:
+                if not self._failed:
+                    down = event("ledger", "down", well=False)
+                    log.warning("experiment: what was shown waits for the store: %s", error, extra=down)
+                self._failed = True
+                return False
+            if self._failed:
+                log.info("experiment: the store takes what was shown again", extra=event("ledger", "up"))
+            self._failed = False
+            return True
+
+    async def _bring(self) -> None:
+        if self._parcel is None and (self._shown or self._figures):
+            self._number += 1
+            shown = [Shown(*at, items) for at, items in self._shown.items()]
+            self._parcel = Parcel(self._worker, self._number, shown, dict(self._figures))
+            self._shown.clear()
+            self._figures.clear()
+        if self._parcel is not None:
+            await self.ledger.add(self._parcel)
+            self._parcel = None
+
+    def _learn(self, caught: Mapping[str, str]) -> None:
+        for variant in caught.keys() ^ self.caught.keys():  # what was before says nothing of a variant let in again
+            self._minutes.pop(variant, None)
+        self.caught = caught
+
+    async def let_in(self, variant: str) -> bool:
+        """Whether it had been out. Raises StoreUnavailable."""
+        was = await self.ledger.let_in(variant)
+        self._learn({name: why for name, why in self.caught.items() if name != variant})
+        return was
+
+    async def look(self) -> list[str]:
+        """Takes out the variants that left the limits in the last minute; gives their names."""
+        out = []
+        for variant, minute in list(self._minutes.items()):
+            while minute and time.monotonic() - minute[0].at_s > MINUTE_S:
+                minute.popleft()
+            if variant == self.plan.base or variant in self.caught or (why := beyond(minute, self.plan)) is None:
+                continue
+            out.append(variant)
+            self._learn({**self.caught, variant: f"{time.time_ns() // 1_000_000} {why}"})
+            taken_out = event("variant", variant, well=False)
+            log.error("variant %s is taken out, users get %s: %s", variant, self.plan.base, why, extra=taken_out)
+            try:
+                await self.ledger.catch(variant, self.caught[variant])
+            except StoreUnavailable as error:
+                log.error("variant %s: other workers cannot be told: %s", variant, error, extra=taken_out)
+        return out
+
+
+def beyond(minute: Collection[Outcome], plan: Plan) -> str | None:
+    """Which limit a variant's last requests are beyond; None: none, or they are too few."""
+    catch, count = plan.catch, len(minute)
+    if count < catch.requests:
+        return None
+    bad, without = (sum(one.outcome in names for one in minute) / count for names in (BAD, ("degraded",)))
+    if catch.errors is not None and bad > catch.errors:
+        return f"{bad:.1%} of {count} requests failed or were late, errors = {catch.errors:g} is allowed"
+    if catch.degraded is not None and without > catch.degraded:
+        return f"{without:.1%} of {count} requests were degraded, degraded = {catch.degraded:g} is allowed"
+    if catch.p99_ms is not None:
+        p99_ms = sorted(one.seconds for one in minute)[math.ceil(0.99 * count) - 1] * 1000
+        if p99_ms > catch.p99_ms:
+            return f"p99 of {count} requests is {p99_ms:.1f} ms, p99_ms = {catch.p99_ms:g} is allowed"
+    return None
+
+
+def bucket_of(seconds: float) -> int:
+    """Of a response time; `middle_ms` of it is off by a fortieth at most."""
+    return round(math.log(max(seconds, 1e-6) * 1e6, STEP))
+
+
+def middle_ms(bucket: int) -> float:
+    return float(STEP**bucket) / 1000

@@ -1,0 +1,129 @@
+"""A plan made into models: each variant's bundle opened, proven and warmed beside those that answer."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from model.bundle.errors import BundleError
+from model.bundle.precision import Precision
+from model.bundle.reading import Bundle
+from service.models.announced import announced
+from service.models.target import target_of
+from service.scoring import catalog
+from service.scoring.scorer import Scorer
+from service.scoring.served import Live, Served
+from service.store.ledger import Ledger
+from service.telemetry.counts import Metrics
+from service.variants.builtin import Popularity, by_chance
+from service.variants.counting import LATE_MS, Counting
+from service.variants.experiment import Arm, Experiment
+from service.variants.plan import Plan, Variant
+
+STORE_S = 1.0  # that the ledger has for one exchange
+
+
+class Opening:
+    """Makes experiments for one worker, whose own model stands in `live`."""
+
+    def __init__(
+        self,
+        live: Live,
+        scorer: Scorer,
+        precision: Precision,
+        keep: int,
+        metrics: Metrics,
+        store: str,
+        looked: Callable[[str, object], None],
+    ):
+        """`looked` is told of catalogues (None: refused) that variants take over."""
+        self._live, self._scorer, self._precision, self._keep = live, scorer, precision, keep
+        self._metrics, self._store, self._looked = metrics, store, looked
+
+    def opened(
+        self, plan: Plan, text: str, before: Experiment | None, pause: Callable[[], object] = lambda: None
+    ) -> Experiment:
+        """Blocks until all models are warm. Raises BundleError, OSError; then nothing has changed.
+
+        What `before` has already is taken from it: models of the same bundles, and the counts of the same salt.
+        """
+        loaded: dict[str, tuple[Served, float]] = {}
+        for variant in plan.variants:
+            begun = time.perf_counter()
+            loaded[variant.name] = self._loaded(variant, before, pause), time.perf_counter() - begun
+        arms: dict[str, Arm] = {}
+        try:
+            for variant in plan.variants:
+                arms[variant.name] = self._arm(variant, *loaded[variant.name])
+        except (BundleError, ValueError) as error:
+            for arm in arms.values():
+                arm.leave()
+            raise BundleError(str(error)) from None
+        if before is not None and before.plan.id == plan.id:
+            counting = before.counting
+            counting.plan = plan
+        else:
+            clicked_ttl_s = 2 * plan.window_s + (LATE_MS + 86_400_000) / 1000
+            counting = Counting(plan, Ledger(self._store, plan.id, STORE_S, clicked_ttl_s))
+        return Experiment(plan, arms, counting, text, stamps(plan))
+
+    def _loaded(self, variant: Variant, before: Experiment | None, pause: Callable[[], object]) -> Served:
+        default = self._live.current
+        if variant.builtin is not None:
+            builtin = Popularity(default.encoder) if variant.builtin == "popularity" else by_chance
+            return replace(default, variant=variant.name, name=variant.builtin, builtin=builtin)
+        if variant.bundle is None:
+            return replace(default, variant=variant.name)
+        target = target_of(variant.bundle)
+        for arm in () if before is None else before.arms.values():
+            same = arm.variant.bundle is not None and target_of(arm.variant.bundle).folder == target.folder
+            if same and arm.live.current.bundle.folder == target.folder:
+                return replace(arm.live.current, variant=variant.name)
+        bundle = Bundle.open(variant.bundle)
+        bundle.verify_swapped()
+        served = Served.open(bundle, self._scorer, self._precision, pause)
+        if served.encoder.schema.user_id != default.encoder.schema.user_id:
+            raise BundleError(f"{bundle.folder}: its users' ids are {served.encoder.schema.user_id}, others' are not")
+        len(served.catalog)  # counted here and not on the event loop
+        return replace(served, variant=variant.name)
+
+    def _arm(self, variant: Variant, served: Served, load_s: float) -> Arm:
+        live = Live(announced(self._metrics, served, load_s), self._keep)
+        if variant.bundle is not None:
+            watch = catalog.Watch(
+                live,
+                0,
+                (
+                    (catalog.CATALOGUE, lambda newer: self._looked("ranker_catalog_reloads", newer)),
+                    (catalog.STATISTICS, lambda newer: self._looked("ranker_statistics_reloads", newer)),
+                ),
+            )
+            return Arm(variant, live, watch)
+
+        def followed(default: Served) -> None:
+            """Another model, or its newer catalogue or counts."""
+            now = live.current
+            named = default.name if variant.builtin is None else now.name
+            newer = replace(default, variant=variant.name, name=named, builtin=now.builtin, slot=now.slot)
+            if (newer.name, newer.version) != (now.name, now.version):
+                newer = announced(self._metrics, newer, 0.0)
+                self._metrics.retire(now.slot)
+            live.swap(newer)
+
+        return Arm(variant, live, None, self._live.follow(followed))
+
+
+def stamps(plan: Plan) -> tuple[object, ...]:
+    """What tells one state of a plan's bundles from another."""
+    return tuple(target_of(bundle) for _, bundle in plan.bundles)
+
+
+def memory_mb(experiment: Experiment) -> float:
+    """What the bundles beside the first take on disk: so much of it as is used is in memory, once for all workers."""
+    folders = {arm.live.current.bundle.folder for arm in experiment.arms.values() if arm.watch is not None}
+    return sum(_size(folder) for folder in folders) / 1e6
+
+
+def _size(folder: Path) -> int:
+    return sum(entry.stat().st_size for root, _, names in os.walk(folder) for entry in [Path(root) / n for n in names])

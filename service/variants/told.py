@@ -1,0 +1,119 @@
+"""Sums of the ledger → what GET /experiments tells."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from service.comparing.statistics import ALPHA, PRIOR_USERS, Floats, Moments, gain, rate_interval
+from service.variants.counting import middle_ms
+from service.variants.experiment import Experiment
+from service.wire.experiments import ExperimentTold, Interval, ResponseTime, SampleRatio, VariantResult
+
+MISMATCH = 0.01
+
+
+def told(experiment: Experiment, totals: Counter[str], now: int) -> ExperimentTold:
+    """`now`: ms since 1970."""
+    plan = experiment.plan
+    moments = {name: _moments(totals, name) for name in experiment.arms}
+    alpha = ALPHA / (len(moments) - 1)  # Bonferroni, as the report has it
+    begun, ended = now >= plan.begin_ms, plan.end_ms is not None and now >= plan.end_ms
+    variants = [_variant(experiment, name, totals, moments, alpha) for name in experiment.arms]
+    users = [variant.users for variant in variants]
+    p = sample_ratio(users, [variant.share for variant in plan.variants])
+    return ExperimentTold(
+        salt=plan.salt,
+        state="ended" if ended else "runs" if begun else "to_come",
+        start=plan.begin_ms,
+        end=plan.end_ms,
+        control=plan.base,
+        click=plan.click,
+        window_s=plan.window_s,
+        shadows=[shadow.name for shadow in plan.shadows],
+        variants=variants,
+        sample_ratio=SampleRatio(p=p, well=p is None or p >= MISMATCH, users_in_several=totals["mixed"]),
+        uncounted=experiment.counting.lost,
+    )
+
+
+def _variant(
+    experiment: Experiment, name: str, totals: Counter[str], moments: dict[str, Moments], alpha: float
+) -> VariantResult:
+    served, variant, own = experiment.arms[name].live.current, experiment.arms[name].variant, moments[name]
+    base = experiment.plan.base
+    low, high = rate_interval(own)
+    estimate = _number(own.y / own.x) if own.x else None
+    over: Interval | None = None
+    decided: Literal["more", "fewer"] | None = None
+    if name != base:
+        one = gain(own, moments[base], alpha)
+        over = Interval(estimate=_number(one.estimate), low=_number(one.low), high=_number(one.high))
+        decided = "more" if one.low > 0 else "fewer" if one.high < 0 else None
+    return VariantResult(
+        name=name,
+        model=served.name,
+        version=served.version,
+        share=variant.share,
+        caught=experiment.counting.caught.get(name),
+        users=int(own.users),
+        impressions=int(own.x),
+        clicks=int(own.y),
+        ctr=estimate,
+        ctr_interval=Interval(estimate=estimate, low=_number(low), high=_number(high)),
+        gain=over,
+        decided=decided,
+        response_ms=_times(totals, name),
+        requests=totals[f"{name}:requests"],
+        errors=totals[f"{name}:errors"],
+        degraded=totals[f"{name}:degraded"],
+    )
+
+
+def _moments(totals: Counter[str], name: str) -> Moments:
+    return Moments(*(np.asarray(totals[f"{name}:{part}"], float) for part in ("users", "x", "y", "xx", "xy", "yy")))
+
+
+def _times(totals: Counter[str], name: str) -> ResponseTime:
+    requests = totals[f"{name}:requests"]
+    if not requests:
+        return ResponseTime(average=None, p50=None, p99=None)
+    start = f"{name}:t"
+    buckets = sorted(
+        (int(key[len(start) :]), count)
+        for key, count in totals.items()
+        if key.startswith(start) and key[len(start) :].lstrip("-").isdigit()
+    )
+    return ResponseTime(
+        average=totals[f"{name}:us"] / requests / 1000, p50=_quantile(buckets, 0.5), p99=_quantile(buckets, 0.99)
+    )
+
+
+def _quantile(buckets: Sequence[tuple[int, int]], q: float) -> float:
+    wanted, seen = q * sum(count for _, count in buckets), 0
+    for bucket, count in buckets:
+        seen += count
+        if seen >= wanted:
+            return middle_ms(bucket)
+    raise AssertionError("no bucket")
+
+
+def sample_ratio(users: Sequence[int], shares: Sequence[float]) -> float | None:
+    """How likely, at worst, counts of users by arm are by these shares: as comparing.statistics has it, at this look.
+
+    None: nobody yet, or an arm without a share has users, of whom no share tells anything.
+    """
+    if not sum(users) or any(count and not share for count, share in zip(users, shares, strict=True)):
+        return None
+    log_odds = math.lgamma(PRIOR_USERS) - math.lgamma(PRIOR_USERS + sum(users))
+    for count, share in zip(users, shares, strict=True):
+        if share:
+            prior = PRIOR_USERS * share
+            log_odds += math.lgamma(prior + count) - math.lgamma(prior) - count * math.log(share)
+    return min(1.0, math.exp(-log_odds)) if log_odds < 700 else 0.0
+
+
+def _number(value: Floats) -> float | None:
+    return float(value) if np.isfinite(value) else None
