@@ -56,7 +56,7 @@ bench: $(VENV)/dev.done ## the benchmarks, those of scoring and training side by
 loop: $(VENV)/dev.done ## does the loop close? Days of simulated users whose clicks train the next day's model: a page with click rates by day
 	$(BIN)/python -m loadtest.loop
 
-faults: $(VENV)/dev.done ## the fault suite in full: what callers see while the store, the network, processes, disks, bundles or other callers fail
+faults: $(VENV)/dev.done ## the fault suite in full: what callers see, and what becomes of writes, while the store, the network, processes, disks, bundles or other callers fail
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(if $(FAULT),"$(FAULT)")
 
 clients: $(VENV)/dev.done ## clients generated from the OpenAPI document, in Python and TypeScript: compiled, and run against a service

@@ -23,7 +23,7 @@ from tests.processes import ROOT
 ROOM = 8 * 2**20  # bytes of a disk for a journal; what is written meanwhile is far less
 FEW_LINES = 4
 REFUSED = 20  # writes, while the journal cannot be written
-KILLS, FEWEST = {True: 2, False: 6}, 5  # of a drain, in short and in full; files that it must find
+KILLS, FEWEST = {True: 2, False: 4}, 5  # of a drain, in short and in full; files that it must find
 
 
 async def disk_full(load: Load, size: int) -> None:
