@@ -17,6 +17,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from model.train import UNPUBLISHED
 from service.api.routes import ENDPOINTS
 from service.drained import lately
 from service.process import admin
@@ -356,15 +357,16 @@ def test_images_are_those_that_the_page_builds_in_this_version() -> None:
 def test_the_processes_of_a_training_find_each_other() -> None:
     job, (_, template) = one("training/train", "Job", "ranker-train"), next(pods("training/train"))
     (container,) = template["spec"]["containers"]
-    options = dict(re.fullmatch(r"--([a-z-]+)=(.*)", word).groups() for word in container["command"] if "=" in word)  # type: ignore[union-attr]
-    spec = job["spec"]
+    told, spec = environment("training/train", container), job["spec"]
     assert spec["completionMode"] == "Indexed"
-    assert int(options["nnodes"]) == spec["completions"] == spec["parallelism"]
+    assert int(told["WORLD_SIZE"]) == spec["completions"] == spec["parallelism"]
     service = one("training/train", "Service", template["spec"]["subdomain"])["spec"]
     assert service["clusterIP"] == "None" and service["selector"].items() <= template["metadata"]["labels"].items()
-    assert options["master-addr"] == f"{job['metadata']['name']}-0.{template['spec']['subdomain']}"
-    assert int(options["master-port"]) == container["ports"][0]["containerPort"] == service["ports"][0]["port"]
-    assert options["node-rank"] == "$(JOB_COMPLETION_INDEX)"
+    assert told["MASTER_ADDR"] == f"{job['metadata']['name']}-0.{template['spec']['subdomain']}"
+    assert int(told["MASTER_PORT"]) == container["ports"][0]["containerPort"] == service["ports"][0]["port"]
+    fails, _ = spec["podFailurePolicy"]["rules"]
+    assert fails["onExitCodes"]["containerName"] == container["name"]
+    assert fails["onExitCodes"]["values"] == [2, UNPUBLISHED]
 
 
 COMMANDS = {
@@ -378,7 +380,7 @@ def test_a_command_has_the_options_that_it_is_given(name: str) -> None:
     told = subprocess.run(
         [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    options = {word.partition("=")[0] for word in given if word.startswith("--")}
+    options = {word for word in given if word.startswith("--")}
     assert options and options <= set(re.findall(r"--[a-z-]+", told.stdout))
 
 
@@ -386,8 +388,8 @@ def test_what_one_step_writes_the_next_one_reads() -> None:
     commands = {name: each.get("command", []) for build in BUILDS for name, each in containers(build)}
     prepare, train = commands["ranker-prepare/prepare"], commands["ranker-train/train"]
     publish = commands["ranker-publish/publish"]
-    options = {word.partition("=")[0]: word.partition("=")[2] for word in train}
-    assert prepare[prepare.index("--out") + 1] == options["--data"]
-    assert publish[publish.index("service.publish") + 1] == f"{options['--out']}/{options['--name']}"
+    data, out, name = (train[train.index(option) + 1] for option in ("--data", "--out", "--name"))
+    assert prepare[prepare.index("--out") + 1] == data
+    assert publish[publish.index("service.publish") + 1] == f"{out}/{name}"
     ((_, job),) = containers("training/prepare")
     assert bytes_of(job["resources"]["limits"]["memory"]) >= 1.5 * float(prepare[prepare.index("--memory") + 1]) * 2**30

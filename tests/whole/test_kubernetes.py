@@ -10,17 +10,19 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import polars as pl
+import pytest
 
+from model.prepared.loader import Prepared
 from service.access.keys import made
 from service.journal.file import CLOSED, OPEN
 from tests.client import Service
 from tests.kubernetes.built import Object
 from tests.kubernetes.manifests import containers, environment, service_of
-from tests.processes import ROOT, started, wait_until
+from tests.processes import ROOT, RUN_S, started, wait_until
 from tests.worked import free_port
 
 BUILD = "overlays/production"
@@ -70,6 +72,27 @@ class SecretVolume:
                 (self._folder / name).symlink_to(f"..data/{name}")
         (self._folder / "..data_tmp").symlink_to(version.name)
         (self._folder / "..data_tmp").rename(self._folder / "..data")
+
+
+@pytest.mark.long
+def test_the_pods_of_a_training_train_one_model_together(tiny_data: Prepared, tmp_path: Path) -> None:
+    pod = Pod(tmp_path, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())})
+    (pod.volume("/training") / "data").symlink_to(tiny_data.folder)
+    train = dict(containers("training/train"))["ranker-train/train"]
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[network]\nmlp = [16]\n[training]\nbatch_size = 1024\nevaluations = 1\n")
+    _, *words = [*pod.command(train, "training/train"), "--recipe", str(recipe), "--publish-anyway"]
+    told = pod.environment(train, "training/train")
+    with ExitStack() as stack:
+        ranks = [
+            stack.enter_context(started(*words, environment=told | {"RANK": str(rank)}))
+            for rank in range(int(told["WORLD_SIZE"]))
+        ]
+        codes = [rank.process.wait(RUN_S) for rank in ranks]
+        ranks[0].ended()  # all of its output is read
+    assert codes == [0, 0], ranks[0]
+    bundles = pod.volume("/training") / "bundles" / "bst_mine"
+    assert (bundles / "current" / "manifest.json").exists() and '"published": true' in ranks[0].output
 
 
 def status(port: int, method: str, path: str, key: str | None = None, body: object = None) -> int:
