@@ -51,12 +51,12 @@ class Seen:
         places = self._places(self._keys)
         self._newest[places] = np.arange(none)  # of one place the last
         alike = self._newest.take(places)
-        apart = np.flatnonzero(self._keys.take(alike) != self._keys)
-        keys = self._keys.take(apart)
+        others = np.flatnonzero(self._keys.take(alike) != self._keys)
+        keys = self._keys.take(others)
         order = keys.argsort(kind="stable")
-        self._sorted, apart = keys.take(order), apart.take(order)
-        self._newest_sorted = apart.take(self._sorted.searchsorted(self._sorted, side="right") - 1)
-        alike[apart] = self._newest_sorted
+        self._sorted, others = keys.take(order), others.take(order)
+        self._newest_sorted = others.take(self._sorted.searchsorted(self._sorted, side="right") - 1)
+        alike[others] = self._newest_sorted
         self._count = np.bincount(alike, minlength=none)
 
     @property
