@@ -56,6 +56,7 @@ class Counting:
         self._parcel: Parcel | None = None  # sent, and not acknowledged
         self._number = 0
         self._minutes: dict[str, deque[Outcome]] = {}
+        self._untold: dict[str, str] = {}  # of `caught`, what the store has still to be told
         self._failed = False
         self._lock = asyncio.Lock()
 
@@ -105,6 +106,7 @@ class Counting:
         async with self._lock:  # a parcel is one sender's
             try:
                 await self._bring()
+                await self._tell()
                 self._learn(await self.ledger.caught())
             except StoreUnavailable as error:
                 if not self._failed:
@@ -128,6 +130,11 @@ class Counting:
             await self.ledger.add(self._parcel)
             self._parcel = None
 
+    async def _tell(self) -> None:
+        for variant, why in [*self._untold.items()]:
+            await self.ledger.catch(variant, why)
+            self._untold.pop(variant, None)
+
     def _learn(self, caught: Mapping[str, str]) -> None:
         for variant in caught.keys() ^ self.caught.keys():  # what was before says nothing of a variant let in again
             self._minutes.pop(variant, None)
@@ -136,25 +143,30 @@ class Counting:
     async def let_in(self, variant: str) -> bool:
         """Whether it had been out. Raises StoreUnavailable."""
         was = await self.ledger.let_in(variant)
+        self._untold.pop(variant, None)
         self._learn({name: why for name, why in self.caught.items() if name != variant})
         return was
 
     async def look(self) -> list[str]:
         """Takes out the variants that left the limits in the last minute; gives their names."""
-        out = []
+        out, names = [], {variant.name for variant in self.plan.variants}
         for variant, minute in list(self._minutes.items()):
+            if variant not in names:  # the file had it before
+                del self._minutes[variant]
+                continue
             while minute and time.monotonic() - minute[0].at_s > MINUTE_S:
                 minute.popleft()
             if variant == self.plan.base or variant in self.caught or (why := beyond(minute, self.plan)) is None:
                 continue
             out.append(variant)
-            self._learn({**self.caught, variant: f"{time.time_ns() // 1_000_000} {why}"})
+            self._untold[variant] = f"{time.time_ns() // 1_000_000} {why}"
+            self._learn({**self.caught, variant: self._untold[variant]})
             taken_out = event("variant", variant, well=False)
             log.error("variant %s is taken out, users get %s: %s", variant, self.plan.base, why, extra=taken_out)
             try:
-                await self.ledger.catch(variant, self.caught[variant])
+                await self._tell()
             except StoreUnavailable as error:
-                log.error("variant %s: other workers cannot be told: %s", variant, error, extra=taken_out)
+                log.error("variant %s: other workers cannot be told yet: %s", variant, error, extra=taken_out)
         return out
 
 

@@ -1,5 +1,6 @@
 """A plan made into models: each variant's bundle opened, proven and warmed beside those that answer."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -13,13 +14,15 @@ from service.models.announced import announced
 from service.models.target import target_of
 from service.scoring import catalog
 from service.scoring.scorer import Scorer
-from service.scoring.served import Live, Served
+from service.scoring.served import Builtin, Live, Served
 from service.store.ledger import Ledger
 from service.telemetry.counts import Metrics
 from service.variants.builtin import Popularity, by_chance
 from service.variants.counting import LATE_MS, Counting
 from service.variants.experiment import Arm, Experiment
 from service.variants.plan import Plan, Variant
+
+log = logging.getLogger("ranker")
 
 STORE_S = 1.0  # that the ledger has for one exchange
 
@@ -71,8 +74,7 @@ class Opening:
     def _loaded(self, variant: Variant, before: Experiment | None, pause: Callable[[], object]) -> Served:
         default = self._live.current
         if variant.builtin is not None:
-            builtin = Popularity(default.encoder) if variant.builtin == "popularity" else by_chance
-            return replace(default, variant=variant.name, name=variant.builtin, builtin=builtin)
+            return replace(default, variant=variant.name, name=variant.builtin, builtin=_builtin(variant, default))
         if variant.bundle is None:
             return replace(default, variant=variant.name)
         target = target_of(variant.bundle)
@@ -104,14 +106,29 @@ class Opening:
         def followed(default: Served) -> None:
             """Another model, or its newer catalogue or counts."""
             now = live.current
-            named = default.name if variant.builtin is None else now.name
-            newer = replace(default, variant=variant.name, name=named, builtin=now.builtin, slot=now.slot)
+            named, builtin = default.name if variant.builtin is None else now.name, now.builtin
+            if default.bundle.folder != now.bundle.folder:
+                try:
+                    builtin = _builtin(variant, default)
+                except BundleError as error:
+                    log.error("variant %s goes on with %s: %s", variant.name, now.bundle.folder, error)
+                    return
+            newer = replace(default, variant=variant.name, name=named, builtin=builtin, slot=now.slot)
             if (newer.name, newer.version) != (now.name, now.version):
                 newer = announced(self._metrics, newer, 0.0)
                 self._metrics.retire(now.slot)
             live.swap(newer)
 
-        return Arm(variant, live, None, self._live.follow(followed))
+        leave = self._live.follow(followed)
+        followed(self._live.current)  # another one may have gone live since this was opened
+        return Arm(variant, live, None, leave)
+
+
+def _builtin(variant: Variant, default: Served) -> Builtin | None:
+    """Raises BundleError."""
+    if variant.builtin is None:
+        return None
+    return Popularity(default.encoder) if variant.builtin == "popularity" else by_chance
 
 
 def stamps(plan: Plan) -> tuple[object, ...]:

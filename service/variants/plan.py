@@ -35,13 +35,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 NAME = r"^[A-Za-z0-9_-]{1,32}$"  # of a variant: a label of metrics, and a part of request ids
 MOST = 6  # variants, and shadows: metrics have rows for eight models
 SUM = 1e-6  # that shares may be off from 1
 
+
+def _named(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path without the character NUL is needed")
+    return path
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
+Folder = Annotated[Path, AfterValidator(_named)]
 Limit = Annotated[float, Field(gt=0)]
 
 
@@ -58,7 +66,7 @@ class Variant(_Part):
 
     name: str = Field(pattern=NAME)
     share: Share
-    bundle: Path | None = None
+    bundle: Folder | None = None
     builtin: Literal["popularity", "random"] | None = None
 
     @model_validator(mode="after")
@@ -72,7 +80,7 @@ class Shadow(_Part):
     """One model that scores what a share of users was shown."""
 
     name: str = Field(pattern=NAME)
-    bundle: Path
+    bundle: Folder
     share: Share
 
 
@@ -151,9 +159,11 @@ class Plan(_Part):
 def parsed(text: str, path: Path) -> Plan:
     """The plan in a text that stood in `path`, its bundles' paths absolute. Raises PlanError."""
     try:
-        plan = Plan.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits, and of nested lists
         raise PlanError(f"{path}: {error}") from None
+    try:
+        plan = Plan.model_validate(content)
     except ValidationError as error:
         raise PlanError(f"{path}: {'; '.join(map(_problem, error.errors(include_url=False)))}") from None
     folder = path.absolute().parent

@@ -161,7 +161,8 @@ class Variants:
         if experiment is not None:
             await experiment.counting.flush()
             for name in await experiment.counting.look():
-                self._metrics.add("ranker_variant_caught", slot=experiment.arms[name].live.current.slot)
+                if (arm := experiment.arms.get(name)) is not None:  # None: another file has just been taken over
+                    self._metrics.add("ranker_variant_caught", slot=arm.live.current.slot)
 
     async def end(self) -> None:
         """Brings the rest."""

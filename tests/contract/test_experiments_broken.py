@@ -1,0 +1,222 @@
+"""Experiments where something is wrong: a file, a bundle, the store, a variant that is gone."""
+
+import asyncio
+import shutil
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from model.bundle.reading import Bundle
+from model.bundle.writing import amend
+from service.settings import DEMO_BUNDLE
+from tests.client import client_of, items_of, run
+from tests.faults.store.server import real_store
+from tests.versions import spoil, version
+
+GOOD = """\
+salt = "s"
+start = 2020-01-01T00:00:00Z
+[[variants]]
+name = "control"
+share = 0.5
+[[variants]]
+name = "chance"
+builtin = "random"
+share = 0.5
+"""
+DEMO = Bundle.open(DEMO_BUNDLE)
+FREE, LAST = 'builtin = "random"', 'builtin = "random"\nshare = 0.5\n'
+WRONG = (  # what is put in the place of what, and what is told of it
+    ('salt = "s"', "salt = ", "Invalid value (at line 1"),
+    ('salt = "s"', f"salt = {'[' * 5000}", "recursion"),
+    ('salt = "s"', f"salt = 1{'0' * 5000}", "digits"),
+    ('salt = "s"', "", "salt: Field required"),
+    ('salt = "s"', 'salt = "s"\nsalz = 1', "salz: no such key"),
+    ('salt = "s"', 'salt = "s"\ncontrol = "din"', "control: 'din' given, a variant's name is allowed"),
+    ('salt = "s"', 'salt = "s"\nwindow_s = 0', "window_s: "),
+    ("00:00:00Z", "00:00:00", "start: a time with its zone is needed"),
+    ("2020-01-01T00:00:00Z", "2020-01-01", "start: a time with its zone is needed"),
+    ("share = 0.5\n[[", "share = 0.4\n[[", "share: those of the variants sum to 0.9, 1 is needed"),
+    ("share = 0.5\n[[", "share = -0.5\n[[", "variants.0.share: "),
+    ('name = "chance"', 'name = "control"', "name: control given twice"),
+    ('name = "chance"', f'name = "{"x" * 33}"', "variants.1.name: "),
+    (FREE, 'builtin = "best"', "variants.1.builtin: "),
+    (FREE, f'{FREE}\nbundle = "b"', "bundle and builtin given"),
+    (FREE, 'bundle = "a\\u0000b"', "variants.1.bundle: a path without the character NUL"),
+    (FREE, f'bundle = "{"x" * 5000}"', "/xxx"),
+    (FREE, 'bundle = "nowhere"', "/nowhere"),
+    (FREE, 'bundle = "spoilt"', "/spoilt"),
+    (FREE, 'bundle = "numbers"', "its users' ids are int, others' are not"),
+    (LAST, f"{LAST}[catch]\nerror = 0.1", "catch.error: no such key"),
+    (LAST, f"{LAST}[catch]\nerrors = 0", "catch.errors: "),
+    (LAST, f'{LAST}[[shadows]]\nname = "din"\nshare = 0.1', "shadows.0.bundle: Field required"),
+    (LAST, f'{LAST}[[shadows]]\nname = "chance"\nshare = 0.1\nbundle = "b"', "name: chance given twice"),
+    ('[[variants]]\nname = "chance"\nbuiltin = "random"\nshare = 0.5\n', "", "variants: "),
+)
+
+
+def numbered(bundle: Bundle, folder: Path) -> None:
+    """The same network for users whose ids are numbers."""
+    shutil.copytree(bundle.folder, folder)
+    features = folder / "features.toml"
+    features.write_text(features.read_text().replace('user_id = "str"', 'user_id = "int"'))
+    copy = Bundle.open(folder)
+    requests = [request | {"user_id": number} for number, request in enumerate(bundle.golden(), 1)]
+    amend(copy, {"golden.json": {"requests": requests}}, {}, [*copy.manifest["files"]])
+
+
+async def told(client: httpx.AsyncClient, wanted: Callable[[Any], object] = bool) -> Any:
+    """GET /experiments, once it is as `wanted`."""
+    until = time.monotonic() + 60
+    while not wanted(answer := (await client.get("/experiments")).json()):
+        assert time.monotonic() < until, answer
+        await asyncio.sleep(0.02)
+    return answer
+
+
+async def variants_of(client: httpx.AsyncClient, users: int = 40) -> Counter[str]:
+    """How many users get which."""
+    bodies = [{"user_id": f"u{number}", "candidates": items_of(DEMO, 4)} for number in range(users)]
+    return Counter([(await client.post("/rank", json=body)).json()["variant"] for body in bodies])
+
+
+def in_service(url: str, path: Path, scenario: Callable[[httpx.AsyncClient], Awaitable[None]], **more: Any) -> None:
+    async def go() -> None:
+        async with client_of(DEMO, url, experiments=path, catalog_poll_s=0.02, **more) as client:
+            await scenario(client)
+
+    run(go())
+
+
+def test_whatever_is_wrong_with_a_file_is_told_and_the_one_before_goes_on(valkey_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "experiments.toml"
+    path.write_text(GOOD)
+    spoil(version(DEMO, tmp_path, "spoilt"))
+    numbered(DEMO, tmp_path / "numbers")
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        before = await variants_of(client)
+        for old, new, problem in WRONG:
+            assert GOOD.count(old) >= 1, old
+            path.write_text(GOOD.replace(old, new, 1))
+            answer = await told(client, lambda now, problem=problem: problem in str(now["refused"]))
+            assert answer["refused"]["problem"].count("\n") == 0
+            assert [one["name"] for one in answer["experiment"]["variants"]] == ["control", "chance"]
+        path.write_bytes(b"\xff\xfe")
+        await told(client, lambda now: "can't decode" in str(now["refused"]))
+        path.unlink()
+        path.mkdir()
+        await told(client, lambda now: "directory" in str(now["refused"]).lower())
+        assert await variants_of(client) == before
+        path.rmdir()
+        path.write_text(GOOD)
+        await told(client, lambda now: now["refused"] is None)
+
+    in_service(valkey_url, path, scenario)
+
+
+def test_what_a_failing_store_kept_waiting_is_counted_once_when_it_is_back(tmp_path: Path) -> None:
+    path = tmp_path / "experiments.toml"
+    path.write_text(GOOD)
+    with real_store(appendonly="yes", appendfsync="always") as store:
+
+        async def scenario(client: httpx.AsyncClient) -> None:
+            shown, clicked, seen = Counter[str](), Counter[str](), set[tuple[str, str]]()
+            refused = 0
+
+            async def page(user: str) -> None:
+                nonlocal refused
+                body = {"user_id": user, "candidates": items_of(DEMO, 4), "top_k": 2}
+                ranked = (await client.post("/rank", json=body)).json()
+                variant = ranked["variant"]
+                seen.add((variant, user))
+                shown[variant] += 2
+                event = {"event": "click", "user_id": user, "item_id": ranked["items"][0]["item_id"]}
+                event |= {"timestamp": time.time_ns() // 1_000_000, "request_id": ranked["request_id"]}
+                unsent.append((variant, event))
+
+            async def send() -> None:
+                nonlocal refused
+                for variant, event in [*unsent]:
+                    status = (await client.post("/feedback", json=event)).status_code
+                    assert status in (200, 503)
+                    if status == 200:
+                        unsent.remove((variant, event))
+                        clicked[variant] += 1
+                    else:
+                        refused += 1
+
+            unsent: list[tuple[str, dict[str, Any]]] = []
+            for fail, mend in ((store.kill, store.start), (store.freeze, store.thaw)):
+                for number in range(12):
+                    await page(f"u{number}")
+                await send()
+                fail()
+                for number in range(6, 18):
+                    await page(f"u{number}")
+                del unsent[2:]  # their users give up
+                await send()
+                assert unsent, "nothing is acknowledged that may be lost"
+                assert (await client.get("/experiments")).status_code == 503, "and what was counted is on its way"
+                mend()
+                until = time.monotonic() + 60
+                while unsent and time.monotonic() < until:
+                    await send()
+            assert refused
+
+            def same(now: Any) -> bool:
+                return all(
+                    (one["impressions"], one["clicks"], one["users"])
+                    == (shown[one["name"]], clicked[one["name"]], sum(name == one["name"] for name, _ in seen))
+                    for one in now["experiment"]["variants"]
+                )
+
+            await told(client, same)
+            await asyncio.sleep(1.2)  # a parcel that comes again would come by now
+            assert same(await told(client))
+
+        in_service(store.url, path, scenario, history_timeout_ms=20, feedback_timeout_ms=500)
+
+
+def test_a_variant_that_is_caught_while_the_store_is_down_stays_out_when_it_is_back(tmp_path: Path) -> None:
+    path = tmp_path / "experiments.toml"
+    path.write_text(f"{GOOD}[catch]\np99_ms = 0.000001\nrequests = 20\n")
+    with real_store(appendonly="yes", appendfsync="always") as store:
+
+        async def scenario(client: httpx.AsyncClient) -> None:
+            store.kill()
+            assert (await variants_of(client, 60))["chance"] >= 20
+            until = time.monotonic() + 60
+            while (await variants_of(client, 5)).keys() != {"control"}:
+                assert time.monotonic() < until
+                await asyncio.sleep(0.02)
+            store.start()
+            await told(client, lambda now: "error" not in now and now["experiment"]["variants"][1]["caught"])
+            for _ in range(3):  # each brings counts, and learns from the store who is out
+                assert (await told(client))["experiment"]["variants"][1]["caught"]
+            assert (await variants_of(client)).keys() == {"control"}
+            back = await client.post("/admin/experiments", json={"let_in": "chance"})
+            assert back.json() == {"variant": "chance", "was_caught": True}
+
+        in_service(store.url, path, scenario)
+
+
+def test_limits_that_come_as_a_variant_goes_do_not_end_the_counting(valkey_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "experiments.toml"
+    path.write_text(GOOD)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        assert (await variants_of(client, 60))["chance"] >= 20
+        path.write_text(GOOD.replace('"chance"', '"other"') + "[catch]\np99_ms = 0.000001\nrequests = 20\n")
+        await told(client, lambda now: now["experiment"]["variants"][1]["name"] == "other")
+        for _ in range(3):
+            await told(client)
+        counts = Counter[str](await variants_of(client, 10))
+        answer = await told(client)
+        assert answer["experiment"]["variants"][1]["users"] == counts["other"]
+
+    in_service(valkey_url, path, scenario)
