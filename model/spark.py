@@ -4,11 +4,13 @@ The cluster's own settings (memory of executors, their number, addresses) are wh
 spark-defaults.conf in $SPARK_CONF_DIR.
 """
 
+import logging
 import os
 import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from model.cores import cores
 
 SHARE = 0.5  # of the memory that a command may take is Java's: the rest is for numpy
 ANSWERS_S = 5  # within which a master's port must
+ENDS_S = 30  # within which Java must
 MASTERS = "local[N], spark://HOST:PORT, yarn, k8s://URL"
 GLOB = set("*?[]{}\\")  # which Hadoop would take for a pattern of names
 SETTINGS = {
@@ -72,12 +75,13 @@ def session(master: str | None, memory_gib: float, work: Path) -> Iterator[Any]:
     handle, log = mkstemp(prefix="prepare-spark-", suffix=".log")
     before = signal.getsignal(signal.SIGINT)
     try:
-        with _environment(), open(handle, "wb") as told, _told(master, Path(log)):
+        with _environment(), _without_traces(), open(handle, "wb") as told, _told(master, Path(log)):
             gateway = launch_gateway(SparkConf().setAll(list(settings.items())), {"stderr": told, "stdout": told})
             try:
                 with _told(master, Path(log)):  # while Java still answers what its errors say
                     SparkContext._ensure_initialized(gateway=gateway)
                     context = SparkContext(conf=SparkConf().setAll(list(settings.items())))
+                    signal.signal(signal.SIGINT, before)  # Spark's asks Java first, which then tells of an error
                     try:
                         yield SparkSession(context)
                     finally:
@@ -92,9 +96,6 @@ def session(master: str | None, memory_gib: float, work: Path) -> Iterator[Any]:
         raise
     else:
         Path(log).unlink(missing_ok=True)
-    finally:
-        if signal.getsignal(signal.SIGINT) is not before:
-            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -151,6 +152,20 @@ def _fault(place: str) -> str | None:
 
 
 @contextmanager
+def _without_traces() -> Iterator[None]:
+    """Ctrl-C while Java is asked is logged with a trace by what asks, and raised besides."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "KeyboardInterrupt" not in str(record.msg)
+
+    logging.getLogger().addFilter(other)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(other)
+
+
+@contextmanager
 def _environment() -> Iterator[None]:
     """Processes that encode run this Python and find this project; both may be set otherwise for a cluster."""
     before = {name: os.environ.get(name) for name in ("PYSPARK_PYTHON", "PYTHONPATH")}
@@ -175,7 +190,11 @@ def _end(gateway: Any) -> None:
     with suppress(Exception):
         gateway.shutdown()
     gateway.proc.stdin.close()  # on which it ends
-    gateway.proc.wait()
+    try:
+        gateway.proc.wait(ENDS_S)
+    except subprocess.TimeoutExpired:
+        gateway.proc.kill()
+        gateway.proc.wait()
 
 
 @contextmanager
