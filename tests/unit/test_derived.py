@@ -23,31 +23,8 @@ from model.features.wanted import Wanted
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
 from model.prepared.order import in_order
-from tests.worlds import FEATURES, HOUR, write_log
-
-DAY = 24 * HOUR
-ZONE, OFFSET_MS = "Asia/Shanghai", 8 * HOUR
-
-
-def match(name: str, of: str, what: str, **options: Any) -> dict[str, Any]:
-    return {"name": name, "side": "cross", "kind": "match", "of": [of], "what": what, "width": 4} | options
-
-
-def statistic(name: str, of: list[str], what: str, **options: Any) -> dict[str, Any]:
-    return {"name": name, "side": "cross", "kind": "statistic", "of": of, "what": what} | options
-
-
-DERIVED = [
-    match("item_count", "item_id", "count", length=50),
-    statistic("item_rate", ["item_id"], "rate"),
-    match("item_age", "item_id", "age", length=50),
-    match("category_count", "category_id", "count", length=3),
-    match("category_age", "category_id", "age", length=5, actions=["like"]),
-    match("category_last", "category_id", "last", length=7),
-    statistic("age_position_rate", ["age", "position"], "rate", days=2, smoothing=3.0),
-    statistic("category_count_ever", ["category_id"], "count"),
-    statistic("category_clicks", ["category_id"], "clicks", half_life_days=1),
-]
+from tests.derived import DAY, DERIVED, OFFSET_MS, ZONE, match, statistic
+from tests.worlds import FEATURES, write_log
 
 
 def schema(derived: list[dict[str, Any]] | None = None, **history: Any) -> Schema:

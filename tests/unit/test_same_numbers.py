@@ -18,7 +18,7 @@ from model.features.schema import parse
 from model.features.timeposition import time_positions
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
-from tests.unit.test_derived import DAY, DERIVED, ZONE, match, statistic
+from tests.derived import DAY, DERIVED, ZONE, match, statistic
 from tests.worlds import FEATURES, write_log
 
 MORE = [
