@@ -24,7 +24,7 @@ from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
 from model.prepared.order import in_order
 from tests.derived import DAY, DERIVED, OFFSET_MS, ZONE, match, statistic
-from tests.worlds import FEATURES, write_log
+from tests.worlds import FEATURES, HOUR, write_log
 
 
 def schema(derived: list[dict[str, Any]] | None = None, **history: Any) -> Schema:
