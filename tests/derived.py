@@ -1,4 +1,4 @@
-"""Matches and statistics of the made-up log (worlds.py) that several tests declare."""
+"""Match and statistic features beside those of worlds.py, in a log whose days are not those of UTC."""
 
 from typing import Any
 
