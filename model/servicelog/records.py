@@ -53,6 +53,7 @@ class Impression:
     behaviours: Sequence[Behaviour]  # as the store had them, oldest first: the encoder cuts
     degraded: Sequence[str]
     took_us: int = 0  # from when the request was there until its answer was ready; 0: unknown
+    named: int = 0  # 1: the request named its variant, as a test does, and nobody's chance did
 
 
 @dataclass(frozen=True, slots=True)

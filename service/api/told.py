@@ -15,6 +15,7 @@ def tell(call: Call, ranked: Ranked, journal: Journal) -> None:
     if not journal.on or not journal.keeps(user_id):
         return
     request, stored = used.request, used.stored
+    drawn = call.arm is not None or ranked.request_id not in (None, call.id)  # the user's variant was
     features = {}
     for place, at in enumerate(ranked.order.tolist()):
         candidate = request.candidates[at]
@@ -40,5 +41,6 @@ def tell(call: Call, ranked: Ranked, journal: Journal) -> None:
             behaviours=stored.behaviours,
             degraded=ranked.degraded,
             took_us=round(call.spent_s() * 1e6),
+            named=int(served.variant is not None and request.timestamp is None and not drawn),
         )
     )

@@ -43,7 +43,7 @@ class Wanted:
     @property
     def live(self) -> str:
         """The rows that count, in SQL."""
-        return "true" if self.replays else "NOT replay"
+        return "named = 0" if self.replays else "NOT replay AND named = 0"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def compare(log: Path | str, wanted: Wanted, memory_gib: float) -> Compared:
         )
         con.execute(
             "CREATE TABLE returned AS SELECT request_id, user_id, item.item_id AS item_id, now, "
-            "item.position AS place, item.score AS score, read_us, replay, took_us, "
+            "item.position AS place, item.score AS score, read_us, replay, named, took_us, "
             "len(behaviours) AS history, len(degraded) > 0 AS degraded, model, version, "
             "coalesce(nullif(variant, ''), model || ' ' || version) AS arm FROM "
             "(SELECT * EXCLUDE (items), unnest(items) AS item FROM impressions)"
@@ -159,7 +159,8 @@ def _chosen(con: duckdb.DuckDBPyConnection, wanted: Wanted) -> dict[str, int]:
         "mixed_users": "SELECT count(*) FROM seen WHERE arms > 1",
         "mixed_impressions": f"SELECT count(*) FROM labelled JOIN seen USING (user_id) WHERE arms > 1 AND {live}",
         "mixed_clicks": f"SELECT sum(label) FROM labelled JOIN seen USING (user_id) WHERE arms > 1 AND {live}",
-        "replayed": f"SELECT count(*) FROM labelled WHERE NOT ({live})",
+        "replayed": "SELECT 0" if wanted.replays else "SELECT count(*) FROM labelled WHERE replay",
+        "named": "SELECT count(*) FROM labelled WHERE named = 1",
         "open": f"SELECT count(*) FROM chosen WHERE now > {newest} - {wanted.rule.window_ms}",
         "compared": "SELECT count(*) FROM chosen",
     }

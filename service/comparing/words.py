@@ -18,6 +18,7 @@ LEFT_OUT = {
     "not_confirmed": "clicks on items that no impression event confirms",
     "without_request": "clicks without a request_id",
     "doubled": "more clicks on impressions that have one: counted once",
+    "named": "impressions of requests that named their variant",
     "replayed": "impressions of requests that named their time (--replays counts them)",
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from model.bundle.reading import Bundle
+from service.journal.framing import Reader
 from service.store.history import StoreUnavailable
 from service.store.ledger import Clicked, Ledger, Parcel, Shown
 from service.variants.variants import HEADER
@@ -189,8 +190,20 @@ def test_what_is_asked_for_by_header_or_for_the_past_counts_for_nothing(
         explained = await client.post("/rank", json=body | {"explain": True, "top_k": 2}, headers={HEADER: "chance"})
         assert explained.status_code == 422 and "which no network explains" in explained.text
         assert all(not variant["impressions"] for variant in (await told(client))["experiment"]["variants"])
+        drawn = (await client.post("/rank", json=body)).json()
+        both = (await client.post("/rank/batch", json=[body, body], headers={HEADER: "chance"})).json()
+        names = [answer["request_id"] for answer in (drawn, *both)]
+        assert ":" in names[0] and names[1] == names[2]
 
-    in_service(small_bundle, valkey_url, plan_of(tmp_path), scenario)
+    (tmp_path / "journal").mkdir()
+    in_service(small_bundle, valkey_url, plan_of(tmp_path), scenario, journal=tmp_path / "journal")
+    records = []
+    for path in (tmp_path / "journal").iterdir():
+        with path.open("rb") as file:
+            records += [one for block in Reader(file) for one in block]
+    assert [(one["named"], one["replay"]) for one in records] == [(1, False)] * 2 + [(0, True), (0, False)] + [
+        (1, False)
+    ] * 2
 
 
 def test_outside_its_time_and_without_a_file_nothing_is_split(

@@ -314,6 +314,19 @@ def test_response_times_are_of_requests_that_came_alone(told: Callable[..., Told
     assert by["wdl 1"]["response"] == {"requests": 0, "average_ms": None, "p50_ms": None, "p99_ms": None}
 
 
+def test_requests_that_named_their_variant_are_left_out_and_told(told: Callable[..., Told]) -> None:
+    traffic = two_arms()
+    before = arms(told(traffic))
+    traffic.visit("a", "bst 1", clicks=[1], now=NOW + 3)
+    traffic.impressions[-1] = replace(traffic.impressions[-1], named=1)
+    content = told(traffic)
+    after, items = arms(content), len(traffic.impressions[-1].items)
+    assert {name: (arm["users"], arm["impressions"], arm["clicks"]) for name, arm in after.items()} == {
+        name: (arm["users"], arm["impressions"], arm["clicks"]) for name, arm in before.items()
+    }
+    assert f"{items} impressions of requests that named their variant" in content["left_out"]
+
+
 @pytest.mark.parametrize("url", [False, True])
 @pytest.mark.parametrize("older", [1, 2])
 def test_tables_of_before_response_times_were_kept_are_read(tmp_path: Path, older: int, url: bool) -> None:
@@ -323,7 +336,7 @@ def test_tables_of_before_response_times_were_kept_are_read(tmp_path: Path, olde
         traffic.visit(f"next{number}", ("bst 1", "wdl 1")[number], now=NOW + DAY_MS)
     log = traffic.write(tmp_path / "log")
     for table in sorted((log / "impressions").rglob("*.parquet"))[-older:]:
-        pl.read_parquet(table, hive_partitioning=False).drop("took_us").write_parquet(table)
+        pl.read_parquet(table, hive_partitioning=False).drop("took_us", "named").write_parquet(table)
     where = f"file://{log}" if url else str(log)
     assert experiments.main(["--log", where, "--out", str(tmp_path / "out")]) == 0
     content = json.loads((tmp_path / "out" / experiments.CONTENT).read_text())
