@@ -129,13 +129,7 @@ def _newest(
     Gives whether more of these may lie beyond the members, and how many of them are no behaviours.
     """
     count, last, skipped = 0, -1, 0
-    if quick := _unpacked(members[:most], before):
-        ids += quick[0]
-        times += quick[1]
-        count, last, members_left = len(quick[0]), quick[1][-1], members[most:]
-    else:
-        members_left = members
-    for member in members_left:
+    for member in members:
         try:
             object_id, timestamp = unpack(member)
         except ValueError:
@@ -150,29 +144,6 @@ def _newest(
         times.append(timestamp)
         count, last = count + 1, timestamp
     return len(members) >= most + TIED, skipped
-
-
-def _unpacked(members: Sequence[bytes], before: int | None) -> tuple[list[str], list[int]] | None:
-    """Object ids and times of members, all at once, at half of `unpack`'s time; None where it must look at each.
-
-    It must where one is no behaviour or not before `before`, or where an id holds a line break.
-    """
-    try:
-        lines = b"\n".join(members).decode().split("\n")
-    except UnicodeDecodeError:
-        return None
-    heads = "".join([line[: DIGITS + 1] for line in lines])
-    count = len(members)
-    times = heads.split("|")  # and nothing behind the last
-    if len(lines) != count or heads[DIGITS :: DIGITS + 1] != "|" * count or len(times) != count + 1:
-        return None
-    digits = heads.replace("|", "")
-    if len(digits) != DIGITS * count or not (digits.isascii() and digits.isdigit()):
-        return None
-    numbers = list(map(int, times[:count]))
-    if before is not None and max(numbers) >= before:
-        return None
-    return [line[DIGITS + 1 :] for line in lines], numbers
 
 
 def _profile(fields: Sequence[str], values: Sequence[bytes | None]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A store's members are read all at once as they are read one by one, whatever some program has put among them."""
+"""What is read of a store's members, whatever some program has put among them: in columns as one by one."""
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def one_by_one(members: list[bytes], before: int | None) -> tuple[list[Behaviour
     return None if len(members) >= MOST + TIED else (taken[::-1], skipped)
 
 
-def test_all_at_once_is_one_by_one() -> None:
+def test_columns_hold_what_stands_in_the_members_one_by_one() -> None:
     draw = np.random.default_rng(5)
     reading = Reading(Wanted((), (Newest("click", "item", MOST),)), 100)
     unfinished = strange = 0
