@@ -2,20 +2,20 @@
 
 import math
 import re
-from pathlib import Path
 
 import pytest
 
 from loadtest.bench.bundles import schema
 from model import networks
 from service.settings import Settings
-from tests.unit.test_docs import DOCS, HEADING, anchors
+from tests.markdown import DOCS, section
 
 PAGE = (DOCS / "scale.md").read_text()
 INPUTS, WORKED_OUT = PAGE.split("\n## Serving\n")
 INPUT = re.compile(r"^\| (`\w+`(?:, `\w+`)*) \| ([\d,. ]+) \|(.*)\|$", re.MULTILINE)
 RESULT = re.compile(r"^\| .+ \| `(\w+) = (.+)` \| ([\d,.]+) \|$", re.MULTILINE)
 MEASURED = INPUTS.partition("\nMeasured")[2].partition("\nRead off the code")[0]
+AGAIN = re.compile(r"`(\w+)`: ([\d,.]*\d)")
 WIDTH = re.compile(r"^\| (\d+) \| ([\d,.]+) \| ([\d,.]+) \| ([\d,.]+) \|$", re.MULTILINE)
 SOURCE = re.compile(r"\[(?:LOG|benchmarks)\]\(([^#)]+)#([^)]+)\)")
 
@@ -31,11 +31,6 @@ def inputs() -> dict[str, float]:
     return found
 
 
-def section(page: Path, anchor: str) -> str:
-    at = anchors(page).index(anchor)
-    return HEADING.split(page.read_text())[2 * at + 2]
-
-
 def test_every_result_of_the_page_of_scale_is_what_its_formula_gives() -> None:
     names, wrong, used = inputs(), [], set()
     for name, formula, told in RESULT.findall(WORKED_OUT):
@@ -43,6 +38,9 @@ def test_every_result_of_the_page_of_scale_is_what_its_formula_gives() -> None:
         used |= set(re.findall(r"[a-z]\w*", formula))
         if not math.isclose(value, number(told), rel_tol=0.01):
             wrong.append(f"{name}: {value:.4g}, told {told}")
+    for name, told in AGAIN.findall(WORKED_OUT.partition("## Walls")[2]):
+        if not math.isclose(names[name], number(told), rel_tol=0.01):
+            wrong.append(f"{name}: {names[name]:.4g}, told {told} among the walls")
     assert not wrong
     assert len(RESULT.findall(WORKED_OUT)) == len(re.findall(r"\| `\w+ = ", WORKED_OUT)), "a row that cannot be read"
     assert set(inputs()) <= used, "an input that no formula needs"
