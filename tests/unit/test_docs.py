@@ -19,27 +19,18 @@ from service.settings import Settings
 from service.telemetry.families import BAD_REQUESTS
 from service.telemetry.folder import prepare_folder
 from tests import settings_page
+from tests.markdown import DOCS, FENCE, ROOT, anchors
 from tests.stores import dead_url
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")] + sorted(DOCS.glob("*.md"))
 ROOMS = ("service", "model", "loadtest")
 
-FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ALL = "\n".join(page.read_text() for page in PAGES)
 
 
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
-
-
-def anchors(page: Path) -> list[str]:
-    """The anchors that GitHub gives a page's headings."""
-    headings = HEADING.findall(FENCE.sub("", page.read_text()))
-    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def links(page: Path) -> Iterator[tuple[Path, str]]:
