@@ -12,6 +12,7 @@ import httpx
 
 from model.bundle.reading import Bundle
 from model.bundle.writing import amend
+from model.files import write_text
 from service.settings import DEMO_BUNDLE
 from tests.client import client_of, items_of, run
 from tests.faults.store.server import real_store
@@ -102,7 +103,7 @@ def test_whatever_is_wrong_with_a_file_is_told_and_the_one_before_goes_on(valkey
         before = await variants_of(client)
         for old, new, problem in WRONG:
             assert GOOD.count(old) >= 1, old
-            path.write_text(GOOD.replace(old, new, 1))
+            write_text(path, GOOD.replace(old, new, 1))
             answer = await told(client, lambda now, problem=problem: problem in str(now["refused"]))
             assert answer["refused"]["problem"].count("\n") == 0
             assert [one["name"] for one in answer["experiment"]["variants"]] == ["control", "chance"]
@@ -113,7 +114,7 @@ def test_whatever_is_wrong_with_a_file_is_told_and_the_one_before_goes_on(valkey
         await told(client, lambda now: "directory" in str(now["refused"]).lower())
         assert await variants_of(client) == before
         path.rmdir()
-        path.write_text(GOOD)
+        write_text(path, GOOD)
         await told(client, lambda now: now["refused"] is None)
 
     in_service(valkey_url, path, scenario)
@@ -179,7 +180,7 @@ def test_what_a_failing_store_kept_waiting_is_counted_once_when_it_is_back(tmp_p
             await asyncio.sleep(1.2)  # a parcel that comes again would come by now
             assert same(await told(client))
 
-        in_service(store.url, path, scenario, history_timeout_ms=20, feedback_timeout_ms=500)
+        in_service(store.url, path, scenario, history_timeout_ms=300, feedback_timeout_ms=300)
 
 
 def test_a_variant_that_is_caught_while_the_store_is_down_stays_out_when_it_is_back(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_limits_that_come_as_a_variant_goes_do_not_end_the_counting(valkey_url: 
 
     async def scenario(client: httpx.AsyncClient) -> None:
         assert (await variants_of(client, 60))["chance"] >= 20
-        path.write_text(GOOD.replace('"chance"', '"other"') + "[catch]\np99_ms = 0.000001\nrequests = 20\n")
+        write_text(path, GOOD.replace('"chance"', '"other"') + "[catch]\np99_ms = 0.000001\nrequests = 20\n")
         await told(client, lambda now: now["experiment"]["variants"][1]["name"] == "other")
         for _ in range(3):
             await told(client)

@@ -23,7 +23,7 @@ from service.store.fallback.counted import Counted
 from service.store.fallback.ladder import Ladder
 from service.store.fallback.recent import Recent
 from service.store.fallback.watch import Watch
-from service.store.history import REASONS, Asked, Store, Stored, StoreUnavailable
+from service.store.history import REASONS, Asked, Store, Stored, StoreUnavailable, Write
 from service.store.redis import RedisHistory
 from service.telemetry.counts import Metrics
 from service.telemetry.folder import prepare_folder
@@ -445,6 +445,19 @@ def test_a_store_that_answers_probes_and_nothing_else_costs_one_request_at_a_tim
             answers = await asyncio.gather(*(world.read() for _ in range(50)))
             assert world.ops(op="read") == reads + 1
             assert sorted({one.missing or "" for one in answers}) == ["history:open", "history:timeout"]
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_is_back_takes_writes_though_nobody_reads(valkey_url: str) -> None:
+    async def scenario() -> None:
+        async with world_of(valkey_url, timeout_ms=2000) as world:
+            world.breaker.trip()
+            with pytest.raises(StoreUnavailable):
+                await world.ladder.write_many([Write("u", CLICKS, {})])
+            world.breaker.probed()
+            assert await world.ladder.write_many([Write("u", CLICKS, {})]) == [None]
+            assert world.breaker.state == CLOSED and len((await world.read()).behaviours) == 3
 
     asyncio.run(scenario())
 

@@ -114,19 +114,28 @@ class Ladder:
     ) -> Answer:
         """What nothing can stand in for. Raises StoreUnavailable; of a store that is dead, at once.
 
-        `written`: users whose remembered histories are old afterwards, also where it failed: it may be written.
+        `written`: users whose remembered histories are old afterwards, also where it failed: it may be written. As a
+        read may, one may be the trial of a store that answers probes again: who only writes shall not wait for a read.
         """
-        if self._breaker.state != CLOSED:
+        breaker = self._breaker
+        trial = breaker.state != CLOSED
+        if trial and not breaker.admits():
             raise StoreUnavailable("the store does not answer; it is asked again in the background")
         begun = time.monotonic()
         try:
-            return await asking()
+            answer = await asking()
         except StoreUnavailable as error:
             self._failed(error, begun, self._wanted, timeout_s)
             raise
         finally:
+            if trial:
+                breaker.release()
             for user_id in written:
                 self._recent.drop(user_id)
+        if trial and not _all_failed(answer):
+            self._watch.closed()
+            breaker.answered()
+        return answer
 
     def _instead(self, asked: Asked, wanted: Wanted, reason: str) -> Stored:
         return self._recent.find(asked, wanted) or Stored({}, [], 0, missing=reason)
@@ -196,3 +205,7 @@ class Ladder:
 
 def _reason(error: StoreUnavailable) -> str:
     return TIMEOUT if isinstance(error, StoreTimedOut) else ERROR
+
+
+def _all_failed(answer: object) -> bool:
+    return isinstance(answer, list) and all(isinstance(one, StoreUnavailable) for one in answer)
