@@ -21,10 +21,13 @@ WORKDIR /src
 RUN python -m venv /opt/ranker
 
 # Packages before sources: a change of code then leaves this layer, the large one, as it is.
-COPY pyproject.toml constraints.txt ./
-# With the extra `otel`: spans are sent where OTEL_EXPORTER_OTLP_ENDPOINT says, and nowhere without it.
-RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *project['optional-dependencies']['otel'], sep='\n')" \
-        > requirements.txt \
+COPY pyproject.toml constraints.txt .ci/requirements ./
+# With the extra `otel`: spans are sent where OTEL_EXPORTER_OTLP_ENDPOINT says, and nowhere without it. Images for other
+# work take other extras: EXTRAS=tables drains and prepares, EXTRAS=train trains (docs/kubernetes.md).
+ARG EXTRAS=otel
+# Whence torch comes without CUDA: https://download.pytorch.org/whl/cpu
+ARG PIP_EXTRA_INDEX_URL=
+RUN python requirements "$EXTRAS" > requirements.txt \
     && /opt/ranker/bin/pip install --no-cache-dir --requirement requirements.txt --constraint constraints.txt
 
 COPY README.md LICENSE ./

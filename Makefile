@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 LOGS := $(if $(RANKER_REAL_LOGS),$(RANKER_REAL_LOGS),$(wildcard $(CURDIR)/../shared/data))
 OUT ?= .cache/demo
 
-.PHONY: run test long audit sbom lint demo-bundle loadtest bench loop faults clients docs clean help
+.PHONY: run test long spark audit sbom lint demo-bundle loadtest bench loop faults clients docs clean help
 
 help: ## what there is to call
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,6 +25,10 @@ test: $(VENV)/dev.done lint ## lint, types and the whole test suite
 
 long: $(VENV)/dev.done ## what make test leaves out: benchmarks in their tiny sizes, the loop, the longest trainings
 	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long
+
+spark: $(VENV)/dev.done ## preparation on Spark, held to DuckDB's bytes: installs pyspark (0.5 GB); Java 17 or newer must be there
+	$(PIP) --editable '.[dev,spark]'
+	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/whole/test_spark.py
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
@@ -52,7 +56,7 @@ bench: $(VENV)/dev.done ## the benchmarks, those of scoring and training side by
 loop: $(VENV)/dev.done ## does the loop close? Days of simulated users whose clicks train the next day's model: a page with click rates by day
 	$(BIN)/python -m loadtest.loop
 
-faults: $(VENV)/dev.done ## the fault suite in full: what callers see while the store, the network, processes, disks, bundles or other callers fail
+faults: $(VENV)/dev.done ## the fault suite in full: what callers see, and what becomes of writes, while the store, the network, processes, disks, bundles or other callers fail
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(if $(FAULT),"$(FAULT)")
 
 clients: $(VENV)/dev.done ## clients generated from the OpenAPI document, in Python and TypeScript: compiled, and run against a service
@@ -63,8 +67,9 @@ audit: .cache/supply.done ## whether a pinned package has a known weakness; asks
 sbom: $(VENV)/service.done .cache/supply.done ## what is installed in .venv, as CycloneDX JSON: .cache/sbom.json
 	@.ci/sbom .cache/supply/bin/cyclonedx-py $(BIN)/python .cache/sbom.json
 
-docs: $(VENV)/dev.done ## write docs/settings.md from service/settings.py
+docs: $(VENV)/dev.done ## write docs/settings.md from service/settings.py, and the Prometheus operator's rules from deploy/prometheus
 	$(BIN)/python -m tests.settings_page > docs/settings.md
+	$(BIN)/python -m tests.kubernetes.rules > deploy/kubernetes/overlays/production/rules.yaml
 
 clean: ## remove environment and caches
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from model import command, datasets
+from model import command, datasets, spark
 from model.datasets.own.draft import draft
 from model.datasets.tables import MalformedLine, Options
 from model.features import schema as features_toml
@@ -43,6 +43,8 @@ def prepare(
     """
     if out.exists() and (any(out.iterdir()) if out.is_dir() else True) and not (out / "meta.json").exists():
         raise PrepareError(f"--out {out} holds something that is no prepared data set; name an empty or a new folder")
+    if options.engine == "spark":
+        spark.require(options.master, out.resolve())  # before the log is read, which takes its time
     table = features or datasets.features(dataset, raw, options.base)
     schema = features_toml.load(table)
     older = _older(grow, schema) if grow else None
@@ -159,6 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=float, dest="memory_gib", metavar="GIB", help="that preparing may take (4)")
     parser.add_argument("--processes", type=int, help="that encode (default: one a core)")
     parser.add_argument("--parts", type=int, help="of the impressions, encoded one after another (default: of 500,000)")
+    parser.add_argument(
+        "--engine", choices=("duckdb", "spark"), help="that numbers and encodes (duckdb); both write the same bytes"
+    )
+    parser.add_argument("--master", help="spark: local[N], spark://HOST:PORT, yarn, k8s://URL (this machine's cores)")
     arguments = parser.parse_args(argv)
     named = {name: value for name in asdict(Options()) if (value := getattr(arguments, name)) is not None}
     named |= {name: tuple(value) for name, value in named.items() if isinstance(value, list)}

@@ -26,17 +26,26 @@ from model.options import OptionError, seconds
 
 PAGE, CONTENT = "experiment.html", "experiment.json"
 DAY = re.compile(r"\d{4}-\d\d-\d\d")
+EXTRAS = "tables,loadtest"  # that bring these
+PACKAGES = ("duckdb", "polars", "jinja2", "markupsafe", "matplotlib")
 LONG = ("series", "segments")  # of the report: in the file, not in the line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
 
-    from model.servicelog.joins import Rule
-    from model.servicelog.reading import LogError
-    from service.comparing import page  # polars, duckdb, matplotlib: after --help
-    from service.comparing.arms import Wanted, compare
-    from service.comparing.report import report
+    try:
+        from model.servicelog.joins import Rule
+        from model.servicelog.reading import LogError
+        from service.comparing import page  # polars, duckdb, matplotlib: after --help
+        from service.comparing.arms import Wanted, compare
+        from service.comparing.report import report
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package not in PACKAGES:
+            raise
+        say(f"{package} is not installed: pip install 'bst-ranker[{EXTRAS}]' brings it")
+        return 1
 
     rule = Rule(options.label, options.type, round(options.window * 1000), options.shown == "confirmed")
     wanted = Wanted(rule, options.days, options.mixed, options.replays)

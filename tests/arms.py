@@ -14,7 +14,7 @@ import numpy as np
 
 from model.command import run
 from model.features.behaviour import Behaviour
-from model.servicelog.records import Event, Impression, Shown
+from model.servicelog.records import Event, Impression, Shadowed, Shown
 from tests.records import DAY_MS, NOW, click, impression
 from tests.servicelog import write_tables
 
@@ -27,6 +27,7 @@ class Traffic:
 
     impressions: list[Impression] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    shadows: list[Shadowed] = field(default_factory=list)
 
     def visit(
         self,
@@ -53,8 +54,14 @@ class Traffic:
         self.impressions.append(shown)
         self.events += [click(user, f"i{place}", now + after_ms, request) for place in clicks]
 
+    def shadow(self, name: str, order: Sequence[int]) -> None:
+        """A shadow that would have shown the last request's items in this order of their places."""
+        last = self.impressions[-1]
+        items = [(f"i{place}", 1 / at) for at, place in enumerate(order, 1)]
+        self.shadows.append(Shadowed(last.request_id, last.user_id, last.now, last.read_us, name, "din", "2", items))
+
     def write(self, folder: Path) -> Path:
-        return write_tables(folder, self.impressions, self.events)
+        return write_tables(folder, self.impressions, self.events, shadows=self.shadows)
 
 
 def week(users: int, true_gain: float, seed: int, arms: Sequence[str] = ("wdl 1", "bst 1")) -> Traffic:

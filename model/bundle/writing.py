@@ -117,6 +117,9 @@ class _Asked:
     def __init__(self, counts: Known):
         self._counts, self.keys = counts, [np.zeros(0, np.uint64)]
 
+    def begun(self, now: int) -> int:
+        return self._counts.begun(now)
+
     def before(self, now: int, keys: Keys) -> Floats:
         self.keys.append(keys)
         return self._counts.before(now, keys)

@@ -49,6 +49,10 @@ def options(name: str, raw: Path | str | None, values: Mapping[str, Any]) -> Opt
         raise OptionError(f"data set {name}: --raw {raw} given, a folder is needed; service_log alone reads a URL")
     if isinstance(raw, Path) and not raw.is_dir():
         raise OptionError(f"data set {name}: --raw {raw} is no folder")
+    if values.get("engine") != "spark" and "master" in values:
+        raise OptionError(f"options: --master {values['master']} given, which --engine spark alone has")
+    if values.get("engine") == "spark" and "processes" in values:
+        raise OptionError("options: --processes given, of which --engine spark has as many as its --master has cores")
     return Options(**values)
 
 

@@ -57,7 +57,7 @@ class BadLines:
         self.count += 1
 
 
-COMMON = ("skip_bad", "seed", "delay_s", "memory_gib", "processes", "parts")
+COMMON = ("skip_bad", "seed", "delay_s", "memory_gib", "processes", "parts", "engine", "master")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class Options:
     memory_gib: Positive = 4.0  # that reading and encoding may take; more is spilled to the disk
     processes: Natural = 0  # that encode; 0: one a core
     parts: Natural = 0  # of the impressions, encoded one after another by each process; 0: of 500,000 each
+    engine: Literal["duckdb", "spark"] = "duckdb"  # that numbers and encodes; no byte written depends on it
+    master: str | None = None  # spark: local[N], spark://HOST:PORT, yarn, k8s://URL; None: this machine's cores
 
     def __post_init__(self) -> None:
         check(self, "options of the data set")

@@ -4,8 +4,8 @@ ATRank (Zhou et al., AAAI 2018) writes a behaviour as the tuple {a, o, t}: actio
 names its group (item, coupon, keyword, ...).
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,59 @@ class Behaviour(NamedTuple):
     timestamp: int
 
 
+class Behaviours(Sequence[Behaviour]):
+    """Behaviours as four columns, which a store's reply becomes at once; one is an object where it is looked at alone.
+
+    It is equal to a list of the same behaviours.
+    """
+
+    __slots__ = ("actions", "object_types", "object_ids", "timestamps")
+
+    def __init__(
+        self,
+        actions: Sequence[str] = (),
+        object_types: Sequence[str] = (),
+        object_ids: Sequence[str] = (),
+        timestamps: Sequence[int] = (),
+    ):
+        self.actions, self.object_types, self.object_ids = actions, object_types, object_ids
+        self.timestamps = timestamps
+
+    @classmethod
+    def of(cls, behaviours: Sequence[Behaviour]) -> "Behaviours":
+        return behaviours if isinstance(behaviours, cls) else cls(*zip(*behaviours, strict=True))
+
+    def taken(self, places: Iterable[int]) -> "Behaviours":
+        """Those that stand at places, in their order."""
+        at = list(places)
+        actions, object_types, object_ids = ([column[place] for place in at] for column in self._columns()[:3])
+        return Behaviours(actions, object_types, object_ids, [self.timestamps[place] for place in at])
+
+    def __len__(self) -> int:
+        return len(self.timestamps)
+
+    def __iter__(self) -> Iterator[Behaviour]:
+        return map(Behaviour, *self._columns())
+
+    @overload
+    def __getitem__(self, at: int) -> Behaviour: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Behaviour]: ...
+    def __getitem__(self, at: int | slice) -> Behaviour | list[Behaviour]:
+        if isinstance(at, slice):
+            return list(self)[at]
+        return Behaviour(self.actions[at], self.object_types[at], self.object_ids[at], self.timestamps[at])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, list | Behaviours) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return f"Behaviours({list(self)})"
+
+    def _columns(self) -> tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[int]]:
+        return self.actions, self.object_types, self.object_ids, self.timestamps
+
+
 class BehaviourGroup:
     """The behaviours that one history of a network holds: the named actions on one type of object, the newest ones."""
 
@@ -59,17 +112,26 @@ class BehaviourGroup:
 
         Behaviours of one millisecond stand in the order of their keys, then actions, as in the prepared training form.
         """
-        number, own = self.action, self.object_type
-        seen, wrong = [b for b in behaviours if b[1] == own and b[0] in number], 0
-        acts, _, objects, at = zip(*seen, strict=True) if seen else ((), (), (), ())
+        seen, wrong = self._own(Behaviours.of(behaviours)), 0
         try:
-            ids = keys(objects, self.id_type)
+            ids = keys(seen.object_ids, self.id_type)
         except BadValue:
-            right = [b for b in seen if _is_id(b.object_id, self.id_type)]
+            right = seen.taken(at for at, value in enumerate(seen.object_ids) if _is_id(value, self.id_type))
             return (*self.newest(right)[:3], len(seen) - len(right))
-        times, actions = np.array(at, np.int64), np.array([number[action] for action in acts], np.int64)
+        times = np.array(seen.timestamps, np.int64)
+        actions = np.fromiter(map(self.action.__getitem__, seen.actions), np.int64, len(seen))
+        if not np.count_nonzero(times[1:] <= times[:-1]):  # in order, as a store has them
+            newest = slice(max(0, len(times) - self.length), len(times))
+            return ids[newest], times[newest], actions[newest], wrong
         chosen = np.lexsort((actions, ids, times))[-self.length :]
         return ids[chosen], times[chosen], actions[chosen], wrong
+
+    def _own(self, behaviours: Behaviours) -> Behaviours:
+        """Those of its type of object and actions."""
+        if {self.object_type}.issuperset(behaviours.object_types) and self.action.keys() >= set(behaviours.actions):
+            return behaviours
+        both = enumerate(zip(behaviours.actions, behaviours.object_types, strict=True))
+        return behaviours.taken(at for at, (action, type) in both if type == self.object_type and action in self.action)
 
     def slots(self, behaviours: Sequence[Behaviour]) -> list[Behaviour]:
         """The behaviours that `newest` gives, in its order: what stands in each slot of the network's input."""

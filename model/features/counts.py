@@ -5,6 +5,7 @@ shown and clicked before each of a few days. A request at `now` sees those of th
 knows of its own day, or of what came later. It lies beside the catalogue and is swapped like it.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from model.features.derived import Statistic, rates
 from model.features.ids import Keys, crossed
 from model.features.schema import Schema
 from model.features.sealed import Stamp, save, seal, unlike
@@ -47,6 +47,10 @@ class Known(Protocol):
     stamp: Stamp | None
     sha256: str | None
 
+    def begun(self, now: int) -> int:
+        """How many of the days have begun at `now`."""
+        ...
+
     def before(self, now: int, keys: Keys) -> Floats:
         """How often keys (n,) were shown and clicked until the day of `now` began, (2, n).
 
@@ -70,6 +74,7 @@ class Counts:
         self._pairs_of_bucket = table.buckets.itemsize // 16
         if not (np.isfinite(self.begins).all() and (np.diff(self.begins) > 0).all()):
             raise CountsError("its days have no order")
+        self._begins: list[float] = self.begins.tolist()
 
     @classmethod
     def build(cls, begins: Sequence[int], keys: Keys, shown: Floats, clicks: Floats) -> "Counts":
@@ -121,15 +126,24 @@ class Counts:
         (counts,) = self._table.values(["counts"], bucket[known], slot[known])
         return Counts.build(self.begins.tolist(), wanted[known], counts[..., 0], counts[..., 1])
 
+    def begun(self, now: int) -> int:
+        """As `Known` says."""
+        return bisect_right(self._begins, now)
+
     def before(self, now: int, keys: Keys) -> Floats:
         """As `Known` says."""
-        day = int(np.searchsorted(self.begins, now, side="right")) - 1
+        day = self.begun(now) - 1
         if day < 0:
             return np.zeros((2, len(keys)))
         known, bucket, slot = self._table.find(keys)
-        place = bucket * self._pairs_of_bucket + SLOTS // 2 + slot * len(self.begins) + day
+        place = bucket * self._pairs_of_bucket
+        slot *= len(self._begins)
+        place += slot
+        place += SLOTS // 2 + day
         counts = self._pairs.take(place).view("<f8").reshape(-1, 2)
-        both: Floats = np.multiply(counts.T, known, order="C")
+        both: Floats = np.array(counts.T, order="C")
+        if np.count_nonzero(known) < len(known):
+            both *= known
         return both
 
 
@@ -140,37 +154,11 @@ class NoCounts:
     sha256: str | None = None
     begins: Floats = np.zeros(0)
 
+    def begun(self, now: int) -> int:
+        return 0
+
     def before(self, now: int, keys: Keys) -> Floats:
         return np.zeros((2, len(keys)))
-
-
-class Lookup:
-    """What the statistics of a schema ask of counts, for the candidates of one request at once."""
-
-    def __init__(self, statistics: Sequence[Statistic]):
-        self._statistics = len(statistics)
-        self.counted = {statistic.counted: statistic.of for statistic in statistics}  # by name, the parts
-        self._of_all = np.array([key_of_all(name) for name in self.counted], np.uint64)
-        place_of = {name: place for place, name in enumerate(self.counted)}
-        counted = np.array([place_of[statistic.counted] for statistic in statistics], np.int64)
-        is_rate = np.array([statistic.what == "rate" for statistic in statistics], bool)
-        self._rates, self._logs = np.flatnonzero(is_rate), np.flatnonzero(~is_rate)
-        self._of_rates, self._of_logs = counted[is_rate], counted[~is_rate]
-        self._smoothing = np.array([[statistics[place].smoothing] for place in self._rates.tolist()])
-        self._clicks = np.array([int(statistics[place].what == "clicks") for place in self._logs.tolist()], np.int64)
-
-    def values(self, keys: Keys, now: int, counts: Known) -> Floats:
-        """The statistics (n, N) before they are standardised, by the keys (counted, n) of what is `counted`."""
-        both = counts.before(now, np.concatenate([self._of_all, keys.reshape(-1)]))
-        of_all, of_value = both[:, : len(keys), None], both[:, len(keys) :].reshape(2, *keys.shape)
-        values = np.empty((self._statistics, keys.shape[1]))
-        if len(self._rates):
-            shown, clicks = of_value.take(self._of_rates, axis=1)
-            all_shown, all_clicks = of_all.take(self._of_rates, axis=1)
-            values[self._rates] = rates(shown, clicks, all_shown, all_clicks, self._smoothing)
-        if len(self._logs):
-            values[self._logs] = np.log1p(of_value[self._clicks, self._of_logs])
-        return values.T
 
 
 def _declared(schema: Schema) -> str:

@@ -9,12 +9,12 @@ they. Both kinds are of side `cross`, have no raw value, and are computed by the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from model.features.ids import FIRST, UNKNOWN
+from model.features.ids import FIRST
 from model.features.kinds import KINDS, Column, Feature, Rows, SchemaError
 from model.options import Count, Positive
 
@@ -105,41 +105,43 @@ class Statistic(Feature):
     ) -> npt.NDArray[np.float64]:
         """The number before it is standardised, of counts (n,) of its value and (n,) or () of all."""
         if self.what == "rate":
-            return rates(shown, clicks, all_shown, all_clicks, self.smoothing)
+            return rates(shown, clicks, Prior.of(all_shown, all_clicks, self.smoothing), self.smoothing)
         return np.log1p(shown if self.what == "count" else clicks)
 
 
-def match_rows(
-    count: npt.NDArray[np.int64],
-    gap: npt.NDArray[np.int64],
-    last: npt.NDArray[np.bool_],
-    missing: npt.NDArray[np.bool_],
-) -> Rows:
-    """Rows of a count, an age and a last (3, ...), by what was found for candidates (...); gap 0 where nothing was.
+def match_rows(count: npt.NDArray[np.int64], gap: npt.NDArray[np.int64], last: npt.NDArray[np.bool_]) -> Rows:
+    """Rows of a count, an age and a last (3, ...), by what was found (...), or arrays that broadcast to the counts.
 
-    `missing`: which candidates have no value.
+    Gap 0: nothing was found.
     """
     rows = np.empty((3, *count.shape), np.int64)
     _BUCKET_OF.take(count, mode="clip", out=rows[0])
     rows[1], rows[2] = gap, last
     rows += FIRST
-    np.copyto(rows, UNKNOWN, where=missing)
     return rows
 
 
-def rates(
-    shown: npt.ArrayLike,
-    clicks: npt.ArrayLike,
-    all_shown: npt.ArrayLike,
-    all_clicks: npt.ArrayLike,
-    smoothing: npt.ArrayLike,
-) -> npt.NDArray[np.float64]:
+class Prior(NamedTuple):
+    """What `smoothing` adds to a value's clicks, and the logit of the rate of all: what a rate is drawn to."""
+
+    clicks: npt.NDArray[np.float64]
+    logit: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, shown: npt.ArrayLike, clicks: npt.ArrayLike, smoothing: npt.ArrayLike) -> "Prior":
+        """By the counts of all; arrays that broadcast."""
+        rate = (np.asarray(clicks) + 1) / (np.asarray(shown) + 2)
+        return cls(np.asarray(smoothing) * rate, np.log(rate / (1 - rate)))
+
+
+def rates(shown: Column, clicks: Column, prior: Prior, smoothing: Column | float) -> npt.NDArray[np.float64]:
     """The `rate` of `Statistic`, of one or of several at once: arrays that broadcast."""
-    s = np.asarray(smoothing)
-    rate = (np.asarray(all_clicks) + 1) / (np.asarray(all_shown) + 2)
-    of_value = (clicks + s * rate) / (shown + s)
-    logits: npt.NDArray[np.float64] = np.log(of_value / (1 - of_value)) - np.log(rate / (1 - rate))
-    return logits
+    rate: npt.NDArray[np.float64] = clicks + prior.clicks
+    rate /= shown + smoothing
+    rate /= 1 - rate
+    np.log(rate, out=rate)
+    rate -= prior.logit
+    return rate
 
 
 def _require_derived(feature: Feature, kind: str, allowed: str) -> None:

@@ -27,14 +27,15 @@ from model.features import schema as features_toml
 from model.features.behaviour import Behaviour, BehaviourGroup
 from model.features.catalog import FOLDER, Catalog
 from model.features.counts import FILE as COUNTS
-from model.features.counts import Counts, Known, Lookup, NoCounts
-from model.features.derived import match_rows
-from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, crossed, hashed_rows, keys
+from model.features.counts import Counts, Known, NoCounts
+from model.features.crossing import Crossing
+from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, hashed_rows, keys
 from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows, Side, standardised
-from model.features.matches import among
+from model.features.lookup import Lookup, groups, rates_first
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
+from model.features.view import View
 
 Inputs = dict[str, npt.NDArray[Any]]
 Which = npt.NDArray[np.bool_]
@@ -77,7 +78,7 @@ class Encoder:
         self.statistics = statistics
         self.counts: Known = counts or NoCounts()
         of_items = schema.history
-        self._views = [_View(schema, view) for view in sorted({schema.view(match) for match in schema.matches})]
+        self._views = [View(schema, view) for view in sorted({schema.view(match) for match in schema.matches})]
         # All that matches and history look at, of which the network's own history is the newest part. The newest of a
         # rare action may be older than all of these.
         self._longest = max([of_items.length, *(view.length for view in self._views if view.acted is None)])
@@ -90,14 +91,19 @@ class Encoder:
         ]
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
         self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
-        crosses, self._matches, self._counted = schema.crosses, schema.matches, schema.statistics
-        self._lookup = Lookup(self._counted)
+        crosses, self._matches = schema.crosses, schema.matches
+        self._counted = rates_first(schema.statistics)
         places = schema.places("cross")
-        self._cross_places = [places[feature.name].start for feature in (*crosses, *self._matches)]
+        self._hashed_places, self._match_places = (
+            _span([places[feature.name].start for feature in features]) for features in (crosses, self._matches)
+        )
+        self._number_places = _span([schema.statistics.index(one) for one in self._counted])
+        in_views = [match for view in self._views for match in view.matches]
+        self._in_order = [in_views.index(match) for match in self._matches]
         self._cross_buckets = np.array([cross.buckets for cross in crosses], np.uint64).reshape(-1, 1)
         of_crosses = [(cross.name, cross.of) for cross in crosses]
-        self._crosses = _Crossing(of_crosses)
-        self._crosses_and_counted = _Crossing([*of_crosses, *self._lookup.counted.items()])
+        self._crosses = Crossing(of_crosses)
+        self._crosses_and_counted = Crossing([*of_crosses, *groups(schema, self._counted).items()])
         self._defaults = {f.name: f.column([f.default]) for f in self._contexts}
         self._edges = np.array(schema.history.gap_edges_s, np.int64)
         place_of = schema.places("item")
@@ -134,6 +140,7 @@ class Encoder:
         """The same with newer counts; nothing of it keeps these."""
         other = copy(self)
         other.counts = counts
+        other.__dict__.pop("_lookup", None)
         return other
 
     def save(self, vocab: Path) -> None:
@@ -175,13 +182,16 @@ class Encoder:
         rows[:] = hashed_rows(keys, self._cross_buckets).T
         return rows
 
-    def crossed_with(self, matched: Sequence[Rows], hashed: Rows) -> Rows:
-        """All rows of side cross (count, N) as `features.toml` orders them: hashed crosses and matches."""
-        if not matched:
+    def crossed_with(self, matched: Rows, hashed: Rows) -> Rows:
+        """All rows of side cross (count, N) as `features.toml` orders them.
+
+        `matched`: those of the matches (M, count); `hashed`: those of the crosses (count, N - M).
+        """
+        if not len(matched):
             return hashed
-        rows = np.empty((len(hashed), len(self._cross_places)), np.int64)
-        for place, row in zip(self._cross_places, (*hashed.T, *matched), strict=True):
-            rows[:, place] = row
+        rows = np.empty((len(hashed), len(self._matches) + hashed.shape[1]), np.int64)
+        rows[:, self._hashed_places] = hashed
+        rows.T[self._match_places] = matched
         return rows
 
     # ---- one request
@@ -239,6 +249,9 @@ class Encoder:
 
         columns = {**profile_columns, **item_columns, **context_columns}
         mixed, crosses = self._crosses_and_counted.keys(columns), len(self._cross_buckets)
+        counted = np.empty((count, len(self._counted)), np.float32)
+        if self._counted:
+            counted[:, self._number_places] = self._lookup.numbers(mixed[crosses:], bool(own), now)
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
             item=item_rows[None],
@@ -248,7 +261,7 @@ class Encoder:
             user_numbers=self.numbers(self._users, profile_columns, 1),
             item_numbers=self.numbers(self._items, item_columns, count)[None],
             context_numbers=_for_each(context_numbers, count)[None],
-            cross_numbers=self._counted_numbers(mixed[crosses:], now, count)[None],
+            cross_numbers=counted[None],
         )
         return Encoded(
             inputs=inputs,
@@ -295,36 +308,16 @@ class Encoder:
         newest = self._history.slots(behaviours)[-self.schema.history.length :]
         return [newest, *(group.slots(behaviours) for _, group in self._groups)]
 
-    def _matched(
-        self,
-        items: Mapping[str, Column],
-        gap: npt.NDArray[np.int64],
-        actions: npt.NDArray[np.int64],
-    ) -> list[Rows]:
-        """Rows (C,) of each match; `items` are the behaviours' (T,), and behind them the candidates'."""
-        rows: dict[str, Rows] = {}
-        for view in self._views:
-            chosen = view.chosen(actions)
-            values = np.array([items[name] for name in view.compared])
-            own = values[:, len(gap) :]
-            times_found, newest = among(own, values[:, chosen])
-            ages = np.append(gap[chosen], 0).take(newest)  # 0: none was found
-            found = match_rows(times_found, ages, newest == max(0, len(chosen) - 1), own == MISSING)
-            rows |= {match.name: found[match.number, view.compared.index(match.of[0])] for match in view.matches}
-        return [rows[match.name] for match in self._matches]
+    def _matched(self, items: Mapping[str, Column], gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64]) -> Rows:
+        """Rows (M, C) of the matches; `items` are the behaviours' (T,), and behind them the candidates'."""
+        rows = [view.rows(items, gap, actions) for view in self._views]
+        if len(rows) < 2:
+            return rows[0] if rows else np.zeros((0, len(items[ITEM_ID]) - len(gap)), np.int64)
+        return np.concatenate(rows)[self._in_order]
 
     @cached_property
-    def _fitted_counted(self) -> npt.NDArray[np.float64]:
-        return np.array([self.statistics.numbers[statistic.name] for statistic in self._counted])
-
-    def _counted_numbers(self, keys: Keys, now: int, count: int) -> npt.NDArray[np.float32]:
-        """The statistics (C, N), by the keys of what they count."""
-        if not self._counted:
-            return np.zeros((count, 0), np.float32)
-        values = self._lookup.values(keys, now, self.counts)
-        numbers = np.empty((count, len(self._counted)), np.float32)
-        numbers[:] = standardised(values, self._fitted_counted)
-        return numbers
+    def _lookup(self) -> Lookup:
+        return Lookup(self.schema, self._counted, self.statistics.numbers, self.counts)
 
     def _looked_at(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Which of a user's behaviours (T,) history or matches look at, oldest first."""
@@ -411,38 +404,10 @@ class Encoder:
         return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
 
 
-class _Crossing:
-    """Which features are crossed with which, in the order in which `crossed` takes them."""
-
-    def __init__(self, crosses: Sequence[tuple[str, Sequence[str]]]):
-        ordered = sorted(crosses, key=lambda cross: -len(cross[1]))
-        self._names, self._of = [name for name, _ in ordered], [of for _, of in ordered]
-        self._places = np.array([ordered.index(cross) for cross in crosses], np.int64)
-
-    def keys(self, columns: Mapping[str, Keys]) -> Keys:
-        """Keys of the crosses (crosses, n), of their parts' columns, (n,) or, for all alike, (1,)."""
-        if not self._names:
-            return np.zeros((0, 1), np.uint64)
-        return crossed(self._names, [[columns[part] for part in of] for of in self._of]).take(self._places, axis=0)
-
-
-class _View:
-    """Matches that look at the same behaviours, and the features whose values they compare."""
-
-    def __init__(self, schema: Schema, view: tuple[tuple[str, ...], int]):
-        actions, self.length = view
-        numbers = [1 + schema.history.actions.index(action) for action in actions]
-        every = 1 + len(schema.history.actions)
-        # Whether an action's number is among them; None: all are.
-        self.acted = None if len(numbers) == every - 1 else np.isin(np.arange(every), numbers)
-        self.matches = [match for match in schema.matches if schema.view(match) == view]
-        self.compared = sorted({match.of[0] for match in self.matches})
-
-    def chosen(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Places of the newest of them among behaviours of these actions (T,), oldest first."""
-        if self.acted is None:
-            return np.arange(max(0, len(actions) - self.length), len(actions))
-        return np.flatnonzero(self.acted[actions])[-self.length :]
+def _span(places: Sequence[int]) -> slice | list[int]:
+    """The places; where they follow each other as a slice, which costs an array less."""
+    begin = places[0] if places else 0
+    return slice(begin, begin + len(places)) if list(places) == [*range(begin, begin + len(places))] else list(places)
 
 
 def _statistics(path: Path, schema: Schema) -> Statistics:

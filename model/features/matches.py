@@ -4,6 +4,7 @@ Values are compared, not rows of tables: two items of which training knew neithe
 values apart will do, keys in serving, codes in training.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,46 +12,81 @@ import numpy.typing as npt
 
 from model.features.ids import Keys
 
-PLACES = 1 << 12  # of the marked table: some 14 for each of 100 behaviours and three features
-_APART = np.uint64(0xD1B54A32D192ED03)
-_ODD, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(64 - 12)
+_APART, _ODD = np.uint64(0xD1B54A32D192ED03), np.uint64(0x9E3779B97F4A7C15)
 
+Index = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
-Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
-def among(own_FC: Keys, seen_FT: Keys) -> Found:
-    """Of one user's candidates: how many of the behaviours, oldest first, have their value, and the newest of these.
+def apart(keys_FN: Keys) -> Keys:
+    """Keys of several features that are set apart: those of two are then as rarely alike as the hashes of two texts.
 
-    Of several features at once: (F, C), (F, T) -> (F, C) counts and (F, C) places in T, -1 where none has it.
-    Behaviours are sorted once. Searched among them are the candidates that may be there: most are in no place of a
-    small table that one marked.
+    Their highest bits differ, too, however near to each other the keys were.
     """
-    count, newest = np.zeros(own_FC.size, np.int64), np.full(own_FC.size, -1)
-    if seen_FT.size:
-        # Sets features apart: keys of two of them are then as rarely alike as the hashes of two texts.
-        apart = _APART * np.arange(len(own_FC), dtype=np.uint64)[:, None]
-        own, seen = (own_FC ^ apart).reshape(-1), (seen_FT ^ apart).reshape(-1)
-        marked = np.zeros(PLACES, bool)
-        marked[_place(seen)] = True
-        maybe = np.flatnonzero(marked.take(_place(own)))
-        order = seen.argsort(kind="stable")  # of one value, the newest last
-        ordered, own = seen[order], own[maybe]
-        end = ordered.searchsorted(own, side="right")
-        found = end - ordered.searchsorted(own)
-        count[maybe] = found
-        newest[maybe] = np.where(found > 0, order.take(end - 1) % seen_FT.shape[1], -1)
-    return count.reshape(own_FC.shape), newest.reshape(own_FC.shape)
+    apart = keys_FN ^ _of_features(len(keys_FN))
+    apart *= _ODD
+    return apart
 
 
-def _place(keys: Keys) -> npt.NDArray[np.int64]:
-    return (keys * _ODD >> _SHIFT).view(np.int64)
+@lru_cache
+def _of_features(count: int) -> Keys:
+    return _APART * np.arange(count, dtype=np.uint64)[:, None]
 
 
-def along(own_U: Values, seen_UT: Values, visible_UT: npt.NDArray[np.bool_]) -> Found:
-    """The same for one candidate of each of many users, whose behaviours fill `visible_UT`, oldest first.
+class Seen:
+    """One user's behaviours, oldest first, by the value that each of several features has: keys (F, T) set apart.
 
-    (U,), (U, T) -> (U,) each.
+    Each value has a place in a small table, where the newest behaviour with it stands. Of values that share a place
+    only one stands there; the others, a few in a hundred, are sorted and searched.
+    """
+
+    def __init__(self, seen_FT: Keys):
+        self._shape = seen_FT.shape
+        self._keys = seen_FT.reshape(-1)
+        self._none = none = len(self._keys)
+        bits = max(12, none.bit_length() + 3)
+        self._shift = np.uint64(64 - bits)
+        self._newest = np.empty(1 << bits, np.int64)
+        self._newest.fill(none)
+        places = self._places(self._keys)
+        self._newest[places] = np.arange(none)  # of one place the last
+        alike = self._newest.take(places)
+        others = np.flatnonzero(self._keys.take(alike) != self._keys)
+        keys = self._keys.take(others)
+        order = keys.argsort(kind="stable")
+        self._sorted, others = keys.take(order), others.take(order)
+        self._newest_sorted = others.take(self._sorted.searchsorted(self._sorted, side="right") - 1)
+        alike[others] = self._newest_sorted
+        self._count = np.bincount(alike, minlength=none)
+
+    @property
+    def count(self) -> Index:
+        """How many behaviours have its value, where one is the newest that has it (F, T)."""
+        return self._count.reshape(self._shape)
+
+    def newest(self, own_FC: Keys) -> Index:
+        """Which of (F * T,) is the newest with a candidate's value (F, C); F * T where none has it."""
+        if not self._none:
+            return np.zeros(own_FC.shape, np.int64)
+        own = own_FC.reshape(-1)
+        at = self._newest.take(self._places(own))
+        other = np.flatnonzero((self._keys.take(at, mode="clip") != own) & (at < self._none))
+        at[other] = self._none
+        if other.size and self._sorted.size:
+            keys = own.take(other)
+            found = self._sorted.searchsorted(keys)
+            hit = np.flatnonzero(self._sorted.take(found, mode="clip") == keys)
+            at[other[hit]] = self._newest_sorted.take(found[hit])
+        return at.reshape(own_FC.shape)
+
+    def _places(self, keys: Keys) -> Index:
+        return (keys >> self._shift).view(np.int64)
+
+
+def along(own_U: Values, seen_UT: Values, visible_UT: npt.NDArray[np.bool_]) -> tuple[Index, Index]:
+    """Of one candidate of each of many users: how many behaviours have its value, and the newest of these; -1: none.
+
+    Behaviours fill `visible_UT`, oldest first. (U,), (U, T) -> (U,) each.
     """
     same = (seen_UT == own_U[:, None]) & visible_UT
     count = same.sum(1)

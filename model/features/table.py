@@ -107,13 +107,16 @@ class Table:
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Looks into one bucket per key: known, slot, and the places in `keys` of those that may be in the next one."""
         seen = self._lines.take(bucket * (self.buckets.itemsize // (8 * SLOTS))).view("<u8").reshape(-1, SLOTS)
-        hit = seen == keys[:, None]
-        known = hit.view(np.uint64)[:, 0] != 0  # any of eight bytes
-        on = np.flatnonzero(~known)
+        hit = (seen == keys[:, None]).view(np.uint64)[:, 0]
+        known, on = hit != 0, np.flatnonzero(hit == 0)  # any of eight bytes
         # One byte of eight is 1: times these digits, its place stands in the topmost byte. An argmax of short rows
         # takes several times as long.
-        slot = (hit.view(np.uint64)[:, 0] * _PLACES >> _56 & _7).view(np.int64)
-        return known, slot, on[seen[on, -1] != MISSING]  # not here, and this bucket has overflowed
+        hit *= _PLACES
+        hit >>= _56
+        hit &= _7
+        if on.size:  # not here: maybe in the next one, where this has overflowed
+            on = on[seen[:, -1].take(on) != MISSING]
+        return known, hit.view(np.int64), on
 
     def find_one(self, key: int) -> tuple[int, int] | None:
         """Bucket and slot of one key, as `find` has them."""

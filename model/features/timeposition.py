@@ -24,6 +24,7 @@ def time_positions(
 
     A click stamped ahead of `now` (a client's clock) is gap 0, as the target item's own gap is.
     """
-    gaps_s = np.maximum(now_ms[:, None] - clicked_at_ms, 0) // 1000
-    below: npt.NDArray[np.int64] = np.searchsorted(np.asarray(edges_s), gaps_s, side="right")
-    return 1 + below
+    gaps_ms = np.maximum(now_ms[:, None] - clicked_at_ms, 0)
+    below: npt.NDArray[np.int64] = (np.asarray(edges_s) * 1000).searchsorted(gaps_ms, side="right")
+    below += 1
+    return below

@@ -1,22 +1,18 @@
 """Four canonical tables → the training form: encoded columns, sorted behaviours, ends of histories, meta.json."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import tomli_w
 
-from model.cores import cores
 from model.datasets.tables import DataSet, Options
-from model.engine import engine, first_line, progress
 from model.features.catalog import FILE, FOLDER, Catalog
 from model.features.counts import FILE as COUNTS
 from model.features.encode import Encoder
@@ -26,16 +22,17 @@ from model.features.schema import Schema
 from model.files import write_json
 from model.prepared.arrays import make, put
 from model.prepared.counted import Counted, Parts
+from model.prepared.engines import Engine
 from model.prepared.entities import PrepareError
 from model.prepared.fit import fit
 from model.prepared.matched import codes
 from model.prepared.numbered import Behaviours, Log
+from model.prepared.onduckdb import DuckDb
 from model.prepared.order import KEPT
-from model.prepared.slices import Plan, encode_slices, raw_column, save_columns
+from model.prepared.slices import Plan, raw_column, save_columns
 from model.prepared.splits import SPLITS, Split, by_day, by_tenths
 from model.prepared.summary import refuse_other_actions, summarised
 
-SLICE = 500_000  # impressions, of some 400 bytes each while they are encoded
 ROWS = 1_000_000  # of an array that are written at once
 
 
@@ -49,26 +46,26 @@ def encode_tables(
     how = how or Options()
     encoded = folder / "encoded"
     encoded.mkdir(exist_ok=True)
-    with _told(how), TemporaryDirectory(dir=folder, prefix=".work-") as place:
+    with TemporaryDirectory(dir=folder, prefix=".work-") as place, _engine(how, Path(place)) as engine:
         work = Path(place)
-        with engine(work, how.memory_gib) as connection:
-            with progress(connection, "numbering ids"):
-                log = Log(connection, folder / "tables", schema, work)
+        with engine.queries():
+            with engine.progress("numbering ids"):
+                log = Log(engine, folder / "tables", schema, work)
                 found = refuse_other_actions(log)
                 users, items = log.users, log.items
-            with progress(connection, "sorting impressions"):
+            with engine.progress("sorting impressions"):
                 context = log.context(schema.side("context"))
                 coded = tuple(column is not None for column in context.values())
                 impressions = log.write_impressions(list(zip(context, coded, strict=True)))
                 split = _split(log, dataset.time_zone)
             train = split.sql("train")
-            with progress(connection, "sorting behaviours"):
+            with engine.progress("sorting behaviours"):
                 behaviours = {group.object_type: log.write_behaviours(group, train) for group in log.groups}
             columns, seen = _columns(log, context, behaviours, dataset.drawn_negatives, train)
             counted, raw = None, partial(raw_column, work, "cross")
             count = log.count("shown")
             if schema.statistics:
-                with progress(connection, "counting"):
+                with engine.progress("counting"):
                     counted = Counted(schema, impressions, dataset.time_zone, _parts_of(schema, columns, context))
                     counted.write_columns(raw, count)
             fitted = (counted.fitted(raw, split) if counted else {}) | {
@@ -78,10 +75,8 @@ def encode_tables(
             }
             encoder = fit(schema, columns, seen, fitted, older)
             kept = tuple(name for name in KEPT if name in log.columns["impressions"])
-            for name, ids in (("users", "user_id"), ("items", "item_id")):
-                log.write(f"SELECT id AS {ids} FROM {ids}s ORDER BY row", encoded / f"{name}.parquet")
             unused, holes = log.unused(), log.holes()
-            unlisted = log.unlisted(behaviours[schema.history.object_type][0].path)
+            unlisted = log.unlisted(behaviours[schema.history.object_type][0].table)
 
         (folder / "features.toml").write_text(tomli_w.dumps(schema.as_dict()))
         encoder.save(folder / "vocab")
@@ -93,6 +88,7 @@ def encode_tables(
         np.save(encoded / "matched.npy", codes(schema, columns, len(items)))
         for side, entities in (("user", users), ("item", items)):
             features = schema.side(side)  # type: ignore[arg-type]  # mypy widens the tuple's literals to str
+            entities.ids.rechunk().to_frame().write_parquet(encoded / f"{side}s.parquet")
             save_columns(work, side, _of(columns, features))
             _save_entities(encoded, side, encoder, columns, len(entities))
         save_columns(work, "context", context)
@@ -105,8 +101,7 @@ def encode_tables(
         groups = ("", *(f"{group.object_type}_" for group in schema.groups))
         _make_room(encoded, schema, encoder, count, groups, {name: log.kept_type(name) for name in kept})
         plan = Plan(folder, work, impressions, split, coded, groups, kept, round(how.delay_s * 1000))
-        parts = how.parts or -(-count // SLICE)
-        told = encode_slices(plan, count, min(parts, count), min(how.processes or cores(), parts))
+        told = engine.encode(plan, count)
     meta = {
         "dataset": dataset.name,
         "time_zone": dataset.time_zone,
@@ -128,20 +123,15 @@ def encode_tables(
 
 
 @contextmanager
-def _told(how: Options) -> Iterator[None]:
-    """What machine and engine refuse, in words."""
-    try:
-        yield
-    except duckdb.OutOfMemoryException as error:
-        raise PrepareError(
-            f"more memory is needed than {how.memory_gib:g} GiB, --memory allows it: {first_line(error)}"
-        ) from None
-    except duckdb.Error as error:
-        raise PrepareError(f"the engine gave up: {first_line(error)}") from None
-    except BrokenProcessPool:
-        raise PrepareError(
-            "a process that encodes was ended from outside, for its memory? --processes 1 takes least"
-        ) from None
+def _engine(how: Options, work: Path) -> Iterator[Engine]:
+    """The engine that the options name, with its files in `work`. Raises PrepareError where it is not there."""
+    if how.engine == "spark":
+        from model.prepared.onspark import on_spark  # Spark and Java, only where they are wanted
+
+        with on_spark(how, work) as spark:
+            yield spark
+    else:
+        yield DuckDb(how, work)
 
 
 def _split(log: Log, time_zone: str) -> Split:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.features.derived import match_rows
-from model.features.ids import MISSING, Keys
+from model.features.ids import MISSING, UNKNOWN, Keys
 from model.features.kinds import Column, Rows
 from model.features.matches import along
 from model.features.schema import Schema
@@ -47,16 +47,18 @@ class Matches:
             return None
         return np.flatnonzero(np.isin(self._arrays["acted"], numbers))
 
-    def rows(self, rows: Index, user: npt.NDArray[np.int32], item: npt.NDArray[np.int32]) -> list[Rows]:
-        """Rows (U,) of every match, of impressions `rows` (U,) of these users and items."""
+    def rows(self, rows: Index, user: npt.NDArray[np.int32], item: npt.NDArray[np.int32]) -> Rows:
+        """Rows (M, U) of every match, of impressions `rows` (U,) of these users and items."""
         made: dict[str, Rows] = {}
         for view in sorted({self._schema.view(match) for match in self._schema.matches}):
             at, visible = self._newest(*view, rows, user)
             of_view = [match for match in self._schema.matches if self._schema.view(match) == view]
             for name in {match.of[0] for match in of_view}:
-                found = match_rows(*self._found(name, at, visible, rows, item))
-                made |= {match.name: found[match.number] for match in of_view if match.of[0] == name}
-        return [made[match.name] for match in self._schema.matches]
+                count, gap, last, missing = self._found(name, at, visible, rows, item)
+                of_name = match_rows(count, gap, last)
+                of_name[:, missing] = UNKNOWN
+                made |= {match.name: of_name[match.number] for match in of_view if match.of[0] == name}
+        return np.array([made[match.name] for match in self._schema.matches], np.int64).reshape(-1, len(rows))
 
     def _newest(
         self, actions: Sequence[str], length: int, rows: Index, user: npt.NDArray[np.int32]

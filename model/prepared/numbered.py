@@ -1,7 +1,7 @@
 """A log as whole numbers: users, items and values of the context numbered, impressions and behaviours sorted.
 
-SQL on the engine does what grows with the log: distinct ids, joins, sorts, counts. What comes out are Parquet files of
-numbers in the folder `work`, which slices.py encodes without knowing any id.
+SQL on an engine (engines.py) does what grows with the log: distinct ids, joins, sorts, counts. What comes out are
+Parquet files of numbers, which slices.py encodes without knowing any id.
 
 Everything is in an order that the rows alone decide, never the files: users and items by id, impressions as order.py
 says. So the prepared data are the same bytes however the log was cut into files.
@@ -14,7 +14,6 @@ from math import frexp
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -23,32 +22,33 @@ from model.engine import literal, quoted
 from model.features.ids import IdType, Keys
 from model.features.kinds import Column, Feature
 from model.features.schema import Group, History, Schema
+from model.prepared.engines import Engine
 from model.prepared.entities import Entities, PrepareError, series_column
 from model.prepared.order import KEPT
 
 Counts = npt.NDArray[np.int64]
+INTEGER = r"^-?[0-9]+\z"  # $ may stand before a line's end
 OWN, OWN_USER = '"{own}"', '"{own user}"'  # names that no column of the user's has: SQL would take theirs for ours
 
 
 @dataclass(frozen=True)
 class Behaviours:
-    """One group's behaviours as the folder `work` holds them, sorted by user, time, object's key and action."""
+    """One group's behaviours as numbers, sorted by user, time, object's key and action."""
 
     path: Path  # user, object, time, acted
+    table: str  # the same in the engine
     begin: Counts  # (users,), where a user's begin
     seen: Counts  # (objects,), how often one stands before an impression of the training split
     count: int
 
 
 class Log:
-    """The tables of the folder `tables` on a connection; numbers its users and items at once."""
+    """The tables of the folder `tables` on an engine; numbers its users and items at once."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, tables: Path, schema: Schema, work: Path):
-        self.connection, self.schema, self.work = connection, schema, work
-        self.columns: dict[str, dict[str, str]] = {}  # of each table, with their types
-        for path in sorted(tables.glob("*.parquet")):
-            connection.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM read_parquet({literal(str(path))})")
-            self.columns[path.stem] = {name: str(kind) for name, kind, *_ in self.rows(f"DESCRIBE {path.stem}")}
+    def __init__(self, engine: Engine, tables: Path, schema: Schema, work: Path):
+        self.engine, self.schema, self.work = engine, schema, work
+        self.rows, self.frame = engine.rows, engine.frame
+        self.columns = {path.stem: engine.open(path.stem, path) for path in sorted(tables.glob("*.parquet"))}
         if not self.count("impressions"):
             raise PrepareError("the log holds no impressions")
         history = schema.history
@@ -60,27 +60,13 @@ class Log:
 
     # ---- the engine's answers
 
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return self.connection.execute(query).fetchall()
-
     def count(self, table: str) -> int:
         return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
 
-    def numbers(self, query: str) -> dict[str, npt.NDArray[Any]]:
-        return self.connection.execute(query).fetchnumpy()
-
-    def write(self, query: str, path: Path) -> None:
-        self.connection.execute(f"COPY ({query}) TO {literal(str(path))} (FORMAT parquet, ROW_GROUP_SIZE 250000)")
-
-    def frame(self, query: str) -> pl.DataFrame:
-        path = self.work / "frame.parquet"
-        self.write(query, path)
-        return pl.read_parquet(path, memory_map=False)
-
     def counted(self, query: str, size: int) -> Counts:
         """(size,), of a query for `row` and `n`."""
-        answer, counts = self.numbers(query), np.zeros(size, np.int64)
-        counts[answer["row"]] = answer["n"]
+        answer, counts = self.frame(query), np.zeros(size, np.int64)
+        counts[answer["row"].to_numpy()] = answer["n"].to_numpy()
         return counts
 
     # ---- ids
@@ -92,11 +78,11 @@ class Log:
         """
         name = quoted(column)
         if kind == "str":
-            return f"CAST({name} AS VARCHAR)"
+            return f"CAST({name} AS STRING)"
         if self.columns[table][column] == "VARCHAR":
             wrong = self.rows(
                 f"SELECT {name} FROM (SELECT {name} FROM {table} {where}) "
-                f"WHERE NOT regexp_matches({name}, '^-?[0-9]+$') OR TRY_CAST({name} AS BIGINT) IS NULL LIMIT 1"
+                f"WHERE NOT {self.engine.matches(name, INTEGER)} OR TRY_CAST({name} AS BIGINT) IS NULL LIMIT 1"
             )
             if wrong:
                 raise PrepareError(
@@ -114,7 +100,7 @@ class Log:
         """
         table = f"{name.removesuffix('_id')}s"
         own = self._id(table, name, kind)
-        twice = self.rows(f"SELECT {own} FROM {table} GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 LIMIT 1")
+        twice = self.rows(f"SELECT {own} FROM {table} GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 NULLS LAST LIMIT 1")
         if twice:
             raise PrepareError(f"{table}: {name} {twice[0][0]!r} stands twice")
         named = [f"SELECT {own} AS id FROM {table}"]
@@ -127,9 +113,10 @@ class Log:
                 f"{table} have no column {lacking[0]!r} that features.toml names; "
                 f"there are {', '.join(self.columns[table])}"
             )
-        self.connection.execute(
-            f"CREATE TABLE {name}s_by_row AS SELECT id, row_number() OVER (ORDER BY id) - 1 AS row "
-            f"FROM (SELECT DISTINCT id FROM ({' UNION ALL '.join(named)}) WHERE id IS NOT NULL)"
+        self.engine.make(
+            f"{name}s_by_row",
+            "SELECT id, row_number() OVER (ORDER BY id) - 1 AS row "
+            f"FROM (SELECT DISTINCT id FROM ({' UNION ALL '.join(named)}) WHERE id IS NOT NULL)",
         )
         columns = "".join(f", t.{quoted(f.name)}" for f in features if f.name not in ("user_id", "item_id"))
         frame = self.frame(
@@ -142,13 +129,13 @@ class Log:
 
     def _number(self, table: str, keys: Keys) -> None:
         """The table `<table>_by_row` with its rows' keys becomes `table`."""
-        numbered = {"row": np.arange(len(keys)), "key": keys}
-        self.connection.register("keys_of_rows", numbered)
-        self.connection.execute(
-            f"CREATE TABLE {table} AS SELECT id, row, key FROM {table}_by_row JOIN keys_of_rows USING (row)"
-        )
-        self.connection.execute(f"DROP TABLE {table}_by_row")
-        self.connection.unregister("keys_of_rows")
+        path = self.work / f"{table}_keys.parquet"
+        # Not every engine has unsigned numbers: signed ones in the same order.
+        signed = (keys ^ np.uint64(1 << 63)).view(np.int64)
+        pl.DataFrame({"row": np.arange(len(keys)), "key": signed}).write_parquet(path)
+        self.engine.open(f"{table}_keys", path)
+        self.engine.make(table, f"SELECT id, row, key FROM {table}_by_row JOIN {table}_keys USING (row)")
+        self.engine.drop(f"{table}_by_row")
 
     # ---- impressions
 
@@ -166,13 +153,17 @@ class Log:
                 )
             name = quoted(feature.name)
             if not feature.typed and self.columns["impressions"][feature.name] in _NUMBERS:
-                largest = self.rows(f"SELECT max(abs(CAST({name} AS DOUBLE))) FROM impressions WHERE {_known(name)}")
+                largest = self.rows(
+                    f"SELECT max(abs(CAST({name} AS DOUBLE))) FROM impressions WHERE {self.engine.known(name)}"
+                )
                 series_column(feature, pl.Series([largest[0][0]]))  # refuses what 32 bits cannot hold
                 columns[feature.name] = None
                 continue
-            self.connection.execute(
-                f"CREATE TABLE context_{place} AS SELECT value, row_number() OVER (ORDER BY value) - 1 AS code "
-                f"FROM (SELECT DISTINCT {name} AS value FROM impressions WHERE {name} IS NOT NULL)"
+            order = self.engine.order("value", self.columns["impressions"][feature.name])
+            self.engine.make(
+                f"context_{place}",
+                f"SELECT value, row_number() OVER (ORDER BY {order}) - 1 AS code "
+                f"FROM (SELECT DISTINCT {name} AS value FROM impressions WHERE {name} IS NOT NULL)",
             )
             values = self.frame(f"SELECT value FROM context_{place} ORDER BY code")["value"]
             columns[feature.name] = series_column(
@@ -197,18 +188,18 @@ class Log:
                 codes = f"(SELECT count(*) FROM context_{place})"
                 chosen.append(f"CAST(coalesce(context_{place}.code, {codes}) AS INTEGER) AS c{place}")
             else:
-                chosen.append(f"CASE WHEN {_known(column)} THEN CAST({column} AS DOUBLE) END AS c{place}")
-        order = ", ".join(["time", "user", "item", "label", *(f"c{place}" for place in range(len(context))), *there])
-        path = self.work / "impressions.parquet"
-        self.write(
+                chosen.append(f"CASE WHEN {self.engine.known(column)} THEN CAST({column} AS DOUBLE) END AS c{place}")
+        order = ["time", "user", "item", "label", *(f"c{place}" for place in range(len(context))), *there]
+        self._shown = self.engine.write(
             f"SELECT CAST(u.row AS INTEGER) AS user, CAST(i.row AS INTEGER) AS item, p.timestamp AS time, "
             f"CAST(p.label AS TINYINT) AS label{''.join(f', {c}' for c in chosen)} "
             f"FROM (SELECT *, {user} AS {OWN_USER}, {item} AS {OWN} FROM impressions) p "
-            f"JOIN user_ids u ON u.id = p.{OWN_USER} JOIN item_ids i ON i.id = p.{OWN}{joins} ORDER BY {order}",
-            path,
+            f"JOIN user_ids u ON u.id = p.{OWN_USER} JOIN item_ids i ON i.id = p.{OWN}{joins} "
+            f"ORDER BY {', '.join(f'{name} NULLS LAST' for name in order)}",
+            "shown",
         )
-        self.connection.execute(f"CREATE VIEW shown AS SELECT * FROM read_parquet({literal(str(path))})")
-        return path
+        self.engine.open("shown", self._shown)
+        return self._shown
 
     def exact_mean(self, column: str, where: str) -> tuple[float, float]:
         """Mean and deviation of a number, (0, 1) where there is none: the same bits in any order of the rows."""
@@ -217,30 +208,40 @@ class Log:
         if not count:
             return 0.0, 1.0
         mean = self._exact_sum(column, known, largest) / count
-        ((furthest,),) = self.rows(f"SELECT max(power({column} - {float(mean)!r}, 2)) {known}")
-        variance = self._exact_sum(f"power({column} - {float(mean)!r}, 2)", known, furthest) / count
+        apart = f"({column} - {_double(float(mean))})"
+        ((furthest,),) = self.rows(f"SELECT max({apart} * {apart}) {known}")
+        variance = self._exact_sum(f"{apart} * {apart}", known, furthest) / count
         return float(mean), float(variance) ** 0.5 or 1.0
 
     def _exact_sum(self, expression: str, known: str, largest: float) -> Fraction:
-        """A sum in fixed point of 38 digits: 88 bits for the largest value, 37 for as many rows as there may be."""
+        """A sum in fixed point of 88 bits for the largest value, in two halves, as engines have integers of 64.
+
+        A half's sum has 38 digits, which leaves more rows than there may be.
+        """
         places = 88 - frexp(largest)[1]
-        scaled = (
-            f"CAST(({expression}) * {2.0 ** (places // 2)!r} * {2.0 ** (places - places // 2)!r} AS DECIMAL(38, 0))"
-        )
-        return Fraction(self.rows(f"SELECT sum({scaled}) {known}")[0][0]) / Fraction(2) ** places
+        scaled = f"({expression}) * {_double(2.0 ** (places // 2))} * {_double(2.0 ** (places - places // 2))}"
+        half = _double(2.0**44)
+        high, low = self.rows(
+            "SELECT sum(CAST(high AS DECIMAL(20, 0))), "
+            f"sum(CAST(CAST(floor(scaled - CAST(high AS DOUBLE) * {half}) AS BIGINT) AS DECIMAL(20, 0))) "
+            f"FROM (SELECT scaled, CAST(floor(scaled / {half}) AS BIGINT) AS high FROM "
+            f"(SELECT {scaled} AS scaled {known}))"
+        )[0]
+        return (Fraction(high) * 2**44 + Fraction(low)) / Fraction(2) ** places
 
     def days(self, time_zone: str) -> list[tuple[Any, int, int]]:
         """(day, impressions, first ms) of each calendar day of the zone, in order."""
-        local = f"epoch_ms(time) AT TIME ZONE 'UTC' AT TIME ZONE {literal(time_zone)}"
+        day = self.engine.day("time", time_zone)
         return self.rows(
-            f"SELECT CAST({local} AS DATE) AS day, count(*), min(time) FROM shown GROUP BY day ORDER BY day"
+            f"SELECT day, count(*), min(time) FROM (SELECT {day} AS day, time FROM shown) GROUP BY day ORDER BY day"
         )
 
     def tenths(self) -> tuple[int, int, int, int]:
         """Times (ms) of the first impression, of those where the last two tenths begin, and of the last."""
         count = self.count("shown")
         places = (0, count * 8 // 10, count * 9 // 10, count - 1)
-        at = [self.rows(f"SELECT time FROM shown LIMIT 1 OFFSET {place}")[0][0] for place in places]
+        times = pl.scan_parquet(self._shown).select("time")
+        at = [times.slice(place, 1).collect().item() for place in places]
         return at[0], at[1], at[2], at[3]
 
     def kept_type(self, name: str) -> npt.DTypeLike:
@@ -254,26 +255,25 @@ class Log:
 
     def write_behaviours(self, group: History | Group, train: str) -> tuple[Behaviours, Keys]:
         """Those of [history] or of a [[group]], and their objects' keys; `train`: which of `shown` are training."""
-        named = group.object_type
-        where = _of_group(named, group.actions)
+        number = self.groups.index(group)
+        where = _of_group(group.object_type, group.actions)
         user = self._id("behaviours", "user_id", self.schema.user_id)
         if isinstance(group, Group):
-            own, objects = self._id("behaviours", "object_id", group.type, where), f"objects_{self.groups.index(group)}"
+            own, objects = self._id("behaviours", "object_id", group.type, where), f"objects_{number}"
             keys = self._objects(group, own, where, objects)
         else:
             own, objects = self._id("behaviours", "object_id", self.schema.item_id.type, where), "item_ids"
             keys = self.items.keys
         acted = " ".join(f"WHEN {literal(action)} THEN {code}" for code, action in enumerate(group.actions, 1))
-        path = self.work / f"behaviours-{self.groups.index(group)}.parquet"
-        self.write(
+        path = self.engine.write(
             "SELECT CAST(u.row AS INTEGER) AS user, CAST(o.row AS INTEGER) AS object, time, acted FROM "
             f"(SELECT DISTINCT {user} AS own_user, {own} AS own, timestamp AS time, "
             f"CAST(CASE action {acted} END AS TINYINT) AS acted FROM behaviours {where}) b "
             f"JOIN user_ids u ON u.id = b.own_user JOIN {objects} o ON o.id = b.own "
             "ORDER BY u.row, time, o.key, acted",
-            path,
+            done := f"done_{number}",
         )
-        done = f"read_parquet({literal(str(path))})"
+        self.engine.open(done, path)
         each = self.counted(f"SELECT user AS row, count(*) AS n FROM {done} GROUP BY user", len(self.users))
         begin = np.zeros(len(self.users), np.int64)
         begin[1:] = np.cumsum(each)[:-1]
@@ -282,13 +282,14 @@ class Log:
             f"WHERE {train} GROUP BY user) s ON b.user = s.user WHERE b.time < s.last GROUP BY b.object",
             len(keys),
         )
-        return Behaviours(path, begin, seen, int(each.sum())), keys
+        return Behaviours(path, done, begin, seen, int(each.sum())), keys
 
     def _objects(self, group: Group, own: str, where: str, table: str) -> Keys:
         """Numbers a group's objects in the engine's table `table`; their keys."""
-        self.connection.execute(
-            f"CREATE TABLE {table}_by_row AS SELECT id, row_number() OVER (ORDER BY id) - 1 AS row "
-            f"FROM (SELECT DISTINCT {own} AS id FROM behaviours {where})"
+        self.engine.make(
+            f"{table}_by_row",
+            "SELECT id, row_number() OVER (ORDER BY id) - 1 AS row "
+            f"FROM (SELECT DISTINCT {own} AS id FROM behaviours {where})",
         )
         keys = series_column(group.feature, self.frame(f"SELECT id FROM {table}_by_row ORDER BY row")["id"])
         self._number(table, keys)
@@ -313,19 +314,18 @@ class Log:
             for feature in self.schema.side(side):  # type: ignore[arg-type]
                 if feature.listed and self.columns[table][feature.name].endswith("]"):
                     name = quoted(feature.name)
-                    count = self.rows(f"SELECT coalesce(sum(len({name}) - list_count({name})), 0) FROM {table}")[0][0]
+                    count = self.rows(f"SELECT coalesce(sum({self.engine.holes(name)}), 0) FROM {table}")[0][0]
                     holes |= {f"{table}.{feature.name}": int(count)} if count else {}
         return holes
 
-    def unlisted(self, clicked: Path) -> dict[str, dict[str, float]]:
+    def unlisted(self, clicked: str) -> dict[str, dict[str, float]]:
         """By table of items and of users: share of the rows of each other table whose id it does not list.
 
-        Of a table that holds no features nothing is lacking. `clicked` are the behaviours of [history].
+        Of a table that holds no features nothing is lacking. `clicked` is the table of [history]'s behaviours.
         Raises PrepareError where ids are written otherwise: a table lists none of what was shown, or histories hold
         nothing that was.
         """
-        done = f"read_parquet({literal(str(clicked))})"
-        places = (("item", "impressions", "shown", "item"), ("item", "behaviours", done, "object"))
+        places = (("item", "impressions", "shown", "item"), ("item", "behaviours", clicked, "object"))
         shares: dict[str, dict[str, float]] = {}
         for name, source, relation, column in (*places, ("user", "impressions", "shown", "user")):
             kind = self.schema.user_id if name == "user" else self.schema.item_id.type
@@ -334,7 +334,7 @@ class Log:
             listed = f"SELECT row FROM {name}_ids WHERE id IN (SELECT {own} FROM {name}s)"
             of = f"FROM (SELECT {column} AS row, count(*) AS n FROM {relation} GROUP BY {column}) s"
             ((known, rows),) = self.rows(
-                f"SELECT coalesce(sum(n) FILTER (l.row IS NOT NULL), 0), coalesce(sum(n), 0) {of} "
+                f"SELECT coalesce(sum(n) FILTER (WHERE l.row IS NOT NULL), 0), coalesce(sum(n), 0) {of} "
                 f"LEFT JOIN ({listed}) l ON s.row = l.row"
             )
             if rows and not known and source == "behaviours":
@@ -373,9 +373,9 @@ class Log:
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "FLOAT", "DOUBLE")
 
 
-def _known(column: str) -> str:
-    """A number that is one: DuckDB answers isnan from Parquet's statistics, which know of no NaN, but not these two."""
-    return f"(isfinite(CAST({column} AS DOUBLE)) OR isinf(CAST({column} AS DOUBLE)))"
+def _double(value: float) -> str:
+    """A number as SQL, to the last bit: a plain literal is a decimal here, a double there."""
+    return f"CAST('{value!r}' AS DOUBLE)"
 
 
 def _of_group(object_type: str, actions: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ from model.features.kinds import Column
 from model.prepared.arrays import put
 from model.prepared.splits import SPLITS, Split
 
+SLICE = 500_000  # impressions, of some 400 bytes each while they are encoded
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -61,15 +62,20 @@ class Seen:
         return Seen(self.rows + other.rows, self.clicks + other.clicks, self.lengths + other.lengths, unknown, missing)
 
 
+def edges(count: int, slices: int) -> list[tuple[int, int]]:
+    """Where each slice begins and ends."""
+    at = np.linspace(0, count, slices + 1).astype(np.int64).tolist()
+    return list(zip(at, at[1:], strict=False))
+
+
 def encode_slices(plan: Plan, count: int, slices: int, processes: int) -> Seen:
     """Fills the arrays of `count` impressions."""
-    edges = np.linspace(0, count, slices + 1).astype(np.int64).tolist()
-    pieces = list(zip(edges, edges[1:], strict=False))
+    pieces = edges(count, slices)
     with tqdm(total=count, desc="encoding", unit=" impressions", unit_scale=True, delay=1, leave=False) as bar:
         if processes == 1 or slices == 1:
             total = None
             for at, to in pieces:
-                seen = _encode(plan, at, to)
+                seen = encode_slice(plan, at, to)
                 total = seen if total is None else total + seen
                 bar.update(to - at)
             _opened.cache_clear()
@@ -79,7 +85,7 @@ def encode_slices(plan: Plan, count: int, slices: int, processes: int) -> Seen:
             # Processes begin here, with Ctrl-C blocked for good: it is for this one, which ends them.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
-                running = {pool.submit(_encode, plan, at, to): to - at for at, to in pieces}
+                running = {pool.submit(encode_slice, plan, at, to): to - at for at, to in pieces}
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             every = []
@@ -142,7 +148,8 @@ def save_columns(work: Path, side: str, columns: Mapping[str, Column | None]) ->
             np.save(raw_column(work, side, name), column)
 
 
-def _encode(plan: Plan, at: int, to: int) -> Seen:
+def encode_slice(plan: Plan, at: int, to: int) -> Seen:
+    """Fills the rows from `at` to `to` of the arrays."""
     encoder, arrays, columns = _opened(plan.folder, plan.work)
     schema = encoder.schema
     frame = pl.scan_parquet(plan.impressions).slice(at, to - at).collect()

@@ -3,12 +3,12 @@
 A folder is read where it lies. Of a URL (s3://, gs://) the table library fetches the files into a folder first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from model.servicelog.tables import SCHEMAS
+from model.servicelog.tables import ADDED, SCHEMAS
 
 NEEDED = ("impressions",)  # a log without one tells nothing; of the others there may be none yet
 
@@ -53,15 +53,19 @@ def check(path: Path, table: str) -> None:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise LogError(f"{path}: no whole Parquet file: {_first_line(error)}") from None
     needed = SCHEMAS[table]
-    absent = [name for name in needed if name not in columns]
+    absent = _absent(table, columns)
     if absent:
         raise LogError(
             f"{path}: no column {', '.join(absent)}; {table} of another version? This release reads "
             f"{', '.join(needed)}, there are {', '.join(columns)}"
         )
     for name, kind in needed.items():
-        if columns[name] != kind and not _holds(kind, columns[name]):
+        if name in columns and columns[name] != kind and not _holds(kind, columns[name]):
             raise LogError(f"{path}: column {name} is {columns[name]}, {kind} is needed")
+
+
+def _absent(table: str, columns: Container[str]) -> list[str]:
+    return [name for name in SCHEMAS[table] if name not in columns and name not in ADDED.get(table, {})]
 
 
 def _holds(needed: pl.DataType, there: pl.DataType) -> bool:
@@ -92,19 +96,27 @@ def _remote(root: str, table: str, work: Path, wanted: Callable[[str, str], bool
     path = work / f"{table}.parquet"
     pattern = f"{root.rstrip('/')}/{table}/**/*.parquet"
     try:
-        scan = pl.scan_parquet(pattern, hive_partitioning=False, include_file_paths="file")
-        columns = scan.collect_schema()
-        absent = [name for name in SCHEMAS[table] if name not in columns]
-        if absent:
-            raise LogError(f"{pattern}: no column {', '.join(absent)}; {table} of another version?")
+        scan = pl.scan_parquet(pattern, hive_partitioning=False, include_file_paths="file", extra_columns="ignore")
         names = scan.select(pl.col("file").unique()).collect()["file"].to_list()
         chosen = [name for name in names if wanted(table, _day(name.split("/")))]
-        scan.filter(pl.col("file").is_in(chosen)).select(list(SCHEMAS[table])).sink_parquet(path)
+        parts = [_whole(name, table) for name in chosen] or [pl.LazyFrame(schema=SCHEMAS[table])]
+        pl.concat(parts).sink_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         if "expanded paths were empty" in str(error):
             return []
         raise LogError(f"{pattern}: {_first_line(error)}") from None
     return [path]
+
+
+def _whole(file: str, table: str) -> pl.LazyFrame:
+    """All columns, also those that are newer than the file."""
+    scan = pl.scan_parquet(file, hive_partitioning=False)
+    columns = scan.collect_schema()
+    absent = _absent(table, columns)
+    if absent:
+        raise LogError(f"{file}: no column {', '.join(absent)}; {table} of another version?")
+    added = [pl.lit(of, pl.Int64).alias(name) for name, of in ADDED.get(table, {}).items() if name not in columns]
+    return scan.with_columns(added).select(list(SCHEMAS[table]))
 
 
 def _first_line(error: Exception) -> str:

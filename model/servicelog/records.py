@@ -52,6 +52,7 @@ class Impression:
     profile: Mapping[str, str]  # as the store had it
     behaviours: Sequence[Behaviour]  # as the store had them, oldest first: the encoder cuts
     degraded: Sequence[str]
+    took_us: int = 0  # from when the request was there until its answer was ready; 0: unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,12 @@ _IMPRESSION: dict[str, pl.DataType | type[pl.DataType]] = {
     "profile": pl.String,  # JSON object of texts
     "behaviours": pl.List(BEHAVIOUR),
     "degraded": pl.List(pl.String),
+    "took_us": pl.Int64,
 }
 IMPRESSIONS = pl.Schema(_IMPRESSION)
+ADDED: dict[str, dict[str, int]] = {  # columns that older drains did not write, and what stands for them
+    "impressions": {"took_us": 0},
+}
 EVENTS = pl.Schema(
     {
         "event": pl.String,

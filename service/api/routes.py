@@ -294,7 +294,8 @@ ENDPOINTS = (
         delete_user,
         WRITE,
         summary="Forget a user",
-        description="Profile and histories go at once, what the journal holds with the next drain.",
+        description="Profile and histories go at once, what the journal holds with the next drain; files that a drain "
+        "has put aside or kept (`--keep`) stay until somebody removes them.",
         tag="users",
         answer=UserWritten,
         errors=(InvalidRequest, StoreFailed, JournalFailed),

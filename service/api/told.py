@@ -39,5 +39,6 @@ def tell(call: Call, ranked: Ranked, journal: Journal) -> None:
             profile=stored.profile,
             behaviours=stored.behaviours,
             degraded=ranked.degraded,
+            took_us=round(call.spent_s() * 1e6),
         )
     )

@@ -19,6 +19,7 @@ from model.engine import engine, first_line, literal
 from model.servicelog import joins, views
 from model.servicelog.joins import IDENTITY, Rule, one
 from model.servicelog.reading import LogError, files
+from service.comparing.shadows import Shadow, estimate
 from service.comparing.statistics import Ints, Moments, accumulate
 
 LOOKS = 60  # of the whole time, at which the page shows the gain
@@ -39,6 +40,21 @@ class Wanted:
     mixed: str = "out"  # users who saw more than one arm: left "out", or whole to the "first" they saw
     replays: bool = False  # whether requests that named their time count
 
+    @property
+    def live(self) -> str:
+        """The rows that count, in SQL."""
+        return "true" if self.replays else "NOT replay"
+
+
+@dataclass(frozen=True)
+class Response:
+    """How long requests took, of those whose time the log knows and that were no part of a batch."""
+
+    requests: int
+    average_ms: float | None
+    p50_ms: float | None
+    p99_ms: float | None
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -49,6 +65,7 @@ class Arm:
     begin: int  # ms, of its first impression
     end: int
     degraded: int  # impressions of requests that were ranked without the store's history
+    response: Response
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,8 @@ class Compared:
     segments: dict[str, dict[int, dict[int, Moments]]]  # segment, its value, arm
     order: Ints  # arm of each user, in the order in which they came
     counts: dict[str, int]
+    shadows: Sequence[Shadow]
+    looked: Sequence[float]  # how often each place is looked at, the first one's as 1; none without shadows
 
 
 def compare(log: Path | str, wanted: Wanted, memory_gib: float) -> Compared:
@@ -72,22 +91,25 @@ def compare(log: Path | str, wanted: Wanted, memory_gib: float) -> Compared:
         )
         con.execute(
             "CREATE TABLE returned AS SELECT request_id, user_id, item.item_id AS item_id, now, "
-            "item.position AS place, read_us, replay, len(behaviours) AS history, len(degraded) > 0 AS degraded, "
-            "model, version, coalesce(nullif(variant, ''), model || ' ' || version) AS arm FROM "
+            "item.position AS place, item.score AS score, read_us, replay, took_us, "
+            "len(behaviours) AS history, len(degraded) > 0 AS degraded, model, version, "
+            "coalesce(nullif(variant, ''), model || ' ' || version) AS arm FROM "
             "(SELECT * EXCLUDE (items), unnest(items) AS item FROM impressions)"
         )
         counts = joins.join(con, wanted.rule)
         _refuse_empty(con, log, wanted)
         counts |= _chosen(con, wanted)
+        shadows, looked = estimate(con, wanted.live) if one(con, "SELECT count(*) FROM shadows") else ((), ())
         names = [name for (name,) in con.execute("SELECT DISTINCT arm FROM chosen ORDER BY 1").fetchall()]
-        if len(names) < 2:
+        if not names or (len(names) < 2 and not shadows):
             raise LogError(_too_few(con, log, wanted, names))
         arms = [_arm(con, name) for name in names]
         counts["apart"] = _apart(con, log, arms)
         times, moments = _by_look(con, names)
         segments = {segment: _by_segment(con, names, value) for segment, value in SEGMENTS.items()}
         order = con.execute("SELECT any_value(arm) AS arm FROM chosen GROUP BY user_id ORDER BY min(now), user_id")
-        return Compared(arms, times, moments, segments, _numbers(order.fetchnumpy()["arm"], names), counts)
+        of_user = _numbers(order.fetchnumpy()["arm"], names)
+        return Compared(arms, times, moments, segments, of_user, counts, shadows, looked)
 
 
 @contextmanager
@@ -121,7 +143,7 @@ def _refuse_empty(con: duckdb.DuckDBPyConnection, log: Path | str, wanted: Wante
 
 def _chosen(con: duckdb.DuckDBPyConnection, wanted: Wanted) -> dict[str, int]:
     """Makes the table `chosen`, a row an impression that is compared, of the arm it counts for. Gives counts."""
-    live = "true" if wanted.replays else "NOT replay"
+    live = wanted.live
     con.execute(
         f"CREATE TABLE seen AS SELECT user_id, count(DISTINCT arm) AS arms, arg_min(arm, (read_us, arm)) AS first "
         f"FROM labelled WHERE {live} GROUP BY user_id"
@@ -163,7 +185,18 @@ def _arm(con: duckdb.DuckDBPyConnection, name: str) -> Arm:
         f"SELECT model, version {of} AND NOT of_another GROUP BY ALL ORDER BY count(*) DESC, model, version"
     ).fetchall()
     begin, end, degraded = (one(con, f"SELECT {what} {of}") for what in ("min(now)", "max(now)", "sum(degraded::INT)"))
-    return Arm(name, tuple(models), begin, end, degraded)
+    return Arm(name, tuple(models), begin, end, degraded, _response(con, of))
+
+
+def _response(con: duckdb.DuckDBPyConnection, of: str) -> Response:
+    """The requests of a batch share an id and most of their time."""
+    row = con.execute(
+        "SELECT count(*), avg(us) / 1000, quantile_cont(us, 0.5) / 1000, quantile_cont(us, 0.99) / 1000 FROM "
+        f"(SELECT any_value(took_us) AS us {of} AND NOT of_another AND took_us > 0 GROUP BY request_id "
+        "HAVING count(DISTINCT (user_id, now)) = 1)"
+    ).fetchone()
+    assert row is not None
+    return Response(*row)
 
 
 def _apart(con: duckdb.DuckDBPyConnection, log: Path | str, arms: Sequence[Arm]) -> int:

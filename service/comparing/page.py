@@ -7,10 +7,11 @@ from typing import Any
 from model.pages.render import render
 from service.comparing import plots
 from service.comparing.arms import when
+from service.comparing.shadows import ASSUMPTION
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def html(report: Mapping[str, Any]) -> str:
     """The whole page."""
-    return render(TEMPLATE, report=report, plots=plots, when=when)
+    return render(TEMPLATE, report=report, plots=plots, when=when, assumption=ASSUMPTION)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def report(
     """Raises LogError for a control or shares that the log does not have, and for bundles without a report."""
     names = [arm.name for arm in compared.arms]
     at = names.index(_control(control, compared.arms))
-    alpha = ALPHA / (len(names) - 1)  # Bonferroni: all intervals together miss the truth with the chance ALPHA
+    alpha = ALPHA / max(1, len(names) - 1)  # Bonferroni: all intervals together miss the truth with the chance ALPHA
     gains = {a: gain(compared.moments.of(a), compared.moments.of(at), alpha) for a in range(len(names)) if a != at}
     aucs = _aucs(bundles)
     told = {
@@ -53,11 +54,13 @@ def report(
         "begin": min(arm.begin for arm in compared.arms),
         "end": max(arm.end for arm in compared.arms),
         "counts": compared.counts,
-        "arms": [_arm(arm, compared, a, at, gains.get(a), aucs, alpha) for a, arm in enumerate(compared.arms)],
+        "arms": [_arm(compared, a, at, gains.get(a), aucs, alpha) for a in sorted(range(len(names)), key=at.__ne__)],
         "sample_ratio": _sample_ratio(compared, names, shares),
         "series": {"times": compared.times.tolist(), "gains": {names[a]: _series(g) for a, g in gains.items()}},
         "segments": _segments(compared, names),
         "bundles_named": bool(bundles),
+        "shadows": [asdict(shadow) for shadow in compared.shadows],
+        "examination": list(compared.looked),
     }
     doubts = words.doubts(told)
     return told | {"doubts": doubts, "left_out": words.left_out(told), "verdict": words.verdict(told, bool(doubts))}
@@ -71,9 +74,9 @@ def _control(named: str | None, arms: Sequence[Arm]) -> str:
 
 
 def _arm(
-    arm: Arm, compared: Compared, a: int, control: int, own: Gain | None, aucs: Mapping[Any, float], alpha: float
+    compared: Compared, a: int, control: int, own: Gain | None, aucs: Mapping[Any, float], alpha: float
 ) -> dict[str, Any]:
-    last = compared.moments.of((a, -1))
+    arm, last = compared.arms[a], compared.moments.of((a, -1))
     low, high = rate_interval(last)
     told: dict[str, Any] = {
         "name": arm.name,
@@ -85,6 +88,7 @@ def _arm(
         "ctr": float(last.y / last.x),
         "ctr_interval": _pair(low, high),
         "degraded": arm.degraded,
+        "response": asdict(arm.response),
         "begin": arm.begin,
         "end": arm.end,
         "gain": None,

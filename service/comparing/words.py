@@ -26,6 +26,8 @@ def verdict(report: Report, doubtful: bool) -> str:
     """For who decides; one sentence for each arm that is compared to control."""
     if doubtful:
         return "Do not decide by these figures: the arms may differ in more than what they show, for the reasons below."
+    if len(report["arms"]) == 1:
+        return f"Only {report['control']} was shown, so nothing is compared; what shadows would earn is an estimate."
     return " ".join(_of_arm(arm, report["control"]) for arm in report["arms"] if arm["gain"])
 
 

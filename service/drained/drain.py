@@ -105,4 +105,9 @@ def drain(folder: Path, out: Out, say: Callable[[str], None], keep: bool = False
         drained.forgotten_rows += out.forget(until)
     for path, into in again:
         finish(path, into)
+    if newer and (unread := [str(folder / name) for name in (ASIDE, KEPT) if any((folder / name).glob("*"))]):
+        say(
+            f"users were forgotten, whose records may still lie in {' and '.join(unread)}: no drain looks there, "
+            "remove what is no longer needed"
+        )
     return drained

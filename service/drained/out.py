@@ -3,6 +3,7 @@
 What goes to a URL is there once its upload is complete; credentials come from the environment, as polars reads it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -35,7 +36,7 @@ class Out:
 
     def forgotten(self) -> pl.DataFrame:
         """Until when each user is forgotten, by all tombstones."""
-        found = self._scan("forgotten", "*.parquet")
+        found = self._scan("forgotten", "*.parquet", tuple(FORGOTTEN))
         rows = pl.DataFrame(schema=FORGOTTEN) if found is None else found.collect()
         return rows.group_by("user_id").agg(pl.col("stored_us").max().alias("until_us"))
 
@@ -46,7 +47,7 @@ class Out:
         """
         removed = 0
         for table, column in SEEN_US.items():
-            found = self._scan(table, "*/*.parquet")
+            found = self._scan(table, "*/*.parquet", ("user_id", column))
             if found is None:
                 continue
             theirs = found.select("user_id", column, "path").join(tombstones.lazy(), on="user_id")
@@ -58,13 +59,14 @@ class Out:
                 self._put(left, path)
         return removed
 
-    def _scan(self, table: str, pattern: str) -> pl.LazyFrame | None:
-        """None where there is no such table yet."""
+    def _scan(self, table: str, pattern: str, columns: Sequence[str]) -> pl.LazyFrame | None:
+        """These columns and `path`; None where there is no such table yet."""
         if self.local and not any(Path(self.where, table).glob(pattern)):
             return None
         where = f"{self.where}/{table}/{pattern}"
+        schema = {name: SCHEMAS[table][name] for name in columns}
         found = pl.scan_parquet(
-            where, schema=SCHEMAS[table], include_file_paths="path", hive_partitioning=False, glob=True
+            where, schema=schema, extra_columns="ignore", include_file_paths="path", hive_partitioning=False, glob=True
         )
         try:
             found.collect_schema()

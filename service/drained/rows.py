@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from model.servicelog.tables import SCHEMAS
+from model.servicelog.tables import ADDED, SCHEMAS
 from service.journal.lines import KIND
 
 TABLE_OF = {
@@ -82,7 +82,7 @@ def _row(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _impression(told: Mapping[str, Any]) -> dict[str, Any]:
-    row = {name: value for name, value in told.items() if name != KIND}
+    row = {**ADDED["impressions"], **{name: value for name, value in told.items() if name != KIND}}
     columns = told["items"]
     features = columns.get("features", {})
     propensities = columns.get("propensities") or [None] * len(columns["ids"])

@@ -110,7 +110,7 @@ class Shadow:
 
 
 def compared(live_C: npt.NDArray[np.float64], shadow_C: npt.NDArray[np.float32]) -> Compared:
-    shift = float(np.mean(shadow_C) - np.mean(live_C))
+    shift = float(shadow_C.mean(dtype=np.float64) - live_C.mean())
     one, other = _ranks(live_C), _ranks(shadow_C.astype(np.float64))
     if len(live_C) < 2 or not one.std() or not other.std():
         return Compared(None, shift)

@@ -37,6 +37,7 @@ from model.features.behaviour import LATEST_MS, Behaviour
 from service.store.format1 import history_key as history_key_1
 
 DIGITS = len(str(LATEST_MS))  # of a time
+DONE = b"done"  # the last reply to each write: what answers otherwise has not written
 CUT_BEFORE = "*"  # in the index, for all kinds; a kind holds a `|`
 
 # Of more than `keep` behaviours those of the last moment stay together, up to twice as many: which of them a network
@@ -82,6 +83,7 @@ for _, kind in ipairs(redis.call('ZRANGE', kinds, 0, -1)) do
 end
 redis.call('PEXPIRE', kinds, ttl_ms)
 redis.call('PEXPIRE', profile, ttl_ms)
+return 'done'
 """
 
 
@@ -91,6 +93,7 @@ local kinds, profile, version1 = KEYS[1], KEYS[2], KEYS[3]
 local user = string.sub(kinds, 1, -8)
 for _, kind in ipairs(redis.call('ZRANGE', kinds, 0, -1)) do redis.call('DEL', user .. 'history:2:' .. kind) end
 redis.call('DEL', kinds, profile, version1)
+return 'done'
 """
 
 

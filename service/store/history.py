@@ -36,7 +36,7 @@ class Stored(NamedTuple):
     """
 
     profile: dict[str, str]
-    behaviours: list[Behaviour]
+    behaviours: Sequence[Behaviour]
     skipped: int
     complete: bool = True  # False: the store may no longer hold all that a replay would have read
     missing: str | None = None  # of REASONS: the store did not give it

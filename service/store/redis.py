@@ -20,7 +20,7 @@ from model.features.wanted import Wanted
 from service.settings import Settings
 from service.store import clients
 from service.store.everything import Everything
-from service.store.format import queue_forget, queue_replace, queue_write
+from service.store.format import DONE, queue_forget, queue_replace, queue_write
 from service.store.history import Asked, BrokenValue, Known, Stored, StoreTimedOut, StoreUnavailable, Write
 from service.store.reading import Reading, Unfinished
 
@@ -111,20 +111,20 @@ class RedisHistory:
             queue_write(commands, user_id, behaviours, profile, keep=self._keep, ttl_s=self._ttl_s)
             counts.append(len(commands) - before)
         replies = iter(await self._told(commands, timeout_s))
-        return [self._failure([next(replies) for _ in range(count)]) for count in counts]
+        return [self._unwritten([next(replies) for _ in range(count)]) for count in counts]
 
     async def replace(self, user_id: str, profile: Mapping[str, str], timeout_s: float | None = None) -> None:
         """As Store.replace has it."""
         commands = clients.Commands()
         queue_replace(commands, user_id, profile, keep=self._keep, ttl_s=self._ttl_s)
-        if failure := self._failure(await self._told(commands, timeout_s)):
+        if failure := self._unwritten(await self._told(commands, timeout_s)):
             raise failure
 
     async def forget(self, user_id: str, timeout_s: float | None = None) -> None:
         """As Store.forget has it."""
         commands = clients.Commands()
         queue_forget(commands, user_id)
-        if failure := self._failure(await self._told(commands, timeout_s)):
+        if failure := self._unwritten(await self._told(commands, timeout_s)):
             raise failure
 
     async def known(self, user_id: str, timeout_s: float | None = None) -> Known:
@@ -167,6 +167,14 @@ class RedisHistory:
         except (ConnectionError, ResponseError, InvalidResponse) as error:
             raise StoreUnavailable(f"the store at {self._where}: {error}") from error
         return replies
+
+    def _unwritten(self, replies: Sequence[Any]) -> StoreUnavailable | None:
+        """What is wrong with the replies to one user's write. No error is no proof: it may be another one's reply."""
+        failure = self._failure(replies)
+        if failure is None and replies and replies[-1] != DONE:
+            failure = StoreUnavailable(f"the store at {self._where}: a write is answered by {str(replies[-1])[:60]!r}")
+            failure.__cause__ = InvalidResponse("no reply to a write")
+        return failure
 
     def _failure(self, replies: Sequence[Any]) -> StoreUnavailable | None:
         """What is wrong with one user's replies."""

@@ -1,5 +1,6 @@
 """What watches the service: rules that fire when they must, and a dashboard that asks for nothing but what there is."""
 
+import ipaddress
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.generator import budgets
+from loadtest.rolling import balancer
 from model import quiet
 from service.settings import Settings
 from service.telemetry.folder import FOLDER_BYTES_PER_WORKER
@@ -29,6 +31,7 @@ RULE_TEST_FILES = sorted((DEPLOY / "prometheus").glob("rules*_test.yml"))
 RULE_TESTS = [case for file in RULE_TEST_FILES for case in yaml.safe_load(file.read_text())["tests"]]
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "bst-ranker.json").read_text())
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SCALE = {name: one for name, one in COMPOSE["services"].items() if "scale" in one.get("profiles", ())}
 STEADY = next(budget for budget in budgets.load(ROOT / "loadtest" / "budgets.toml") if budget.scenario == "steady")
 
 TARGET_LABELS = {"job", "instance"}  # Prometheus puts them on all that it scrapes
@@ -130,12 +133,19 @@ def kept_by(query: Query) -> set[str]:
     return {label for group in query.groupings if group.word == "by" for label in group.labels}
 
 
-# The names that the rules record, each with the labels that its expression leaves.
-RECORDED = {
-    rule["record"]: kept_by(read(str(rule["expr"]))) - {"le"} | set(rule.get("labels", {}))
-    for rule in RULE_LIST
-    if "record" in rule
-}
+def recorded() -> dict[str, set[str]]:
+    """The names that the rules record, each with the labels that its expression leaves."""
+    labels: dict[str, set[str]] = {}
+    for rule in RULE_LIST:
+        if "record" in rule:
+            query = read(str(rule["expr"]))
+            kept = kept_by(query) if query.groupings else {one for s in query.selectors for one in labels[s.name]}
+            taken = {"le"} if "histogram_quantile" in str(rule["expr"]) else set()
+            labels[rule["record"]] = kept - taken | set(rule.get("labels", {}))
+    return labels
+
+
+RECORDED = recorded()
 
 
 def labels_of(name: str, exposed: Exposed) -> set[str]:
@@ -284,9 +294,12 @@ def test_what_is_open_is_open_on_this_machine_alone_and_no_password_is_in_the_re
 
 
 def test_images_are_pinned_and_what_listens_says_when_it_is_well() -> None:
+    others = COMPOSE["services"].values()
     for name, service in COMPOSE["services"].items():
         assert re.search(r":v?\d+\.\d+\.\d+", service["image"]), name
-        if "build" not in service:  # ours has its check in the Dockerfile
+        waited = {other["depends_on"][name]["condition"] for other in others if name in other.get("depends_on", ())}
+        ends = waited == {"service_completed_successfully"}
+        if "build" not in service and not ends:  # ours has its check in the Dockerfile
             assert service["healthcheck"]["test"], name
 
 
@@ -358,13 +371,24 @@ def test_the_image_sets_what_the_code_sets_so_that_nothing_in_it_phones_home() -
         assert f"{name}={text}" in IMAGE
 
 
-def test_the_image_has_the_extra_for_spans_and_says_what_is_in_it(tmp_path: Path) -> None:
-    recipe = re.search(r'RUN python -c "(.*)" \\\n', IMAGE)
-    assert recipe
-    ran = subprocess.run([sys.executable, "-c", recipe[1]], cwd=ROOT, capture_output=True, text=True)
-    needed = ran.stdout.splitlines()
-    assert {"fastapi", "onnxruntime", "opentelemetry-sdk"} <= {re.split("[<>=[]", line)[0] for line in needed}
-    assert "torch" not in ran.stdout and "/opt/ranker/sbom.json" in IMAGE
+def required(extras: str) -> set[str]:
+    """Packages that the image is given, as its recipe finds them."""
+    ran = subprocess.run(
+        [sys.executable, ".ci/requirements", extras], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {re.split("[<>=[;]", line)[0] for line in ran.stdout.splitlines()}
+
+
+def test_an_image_has_what_its_extras_name_and_says_what_is_in_it() -> None:
+    extras = re.search(r"^ARG EXTRAS=(\S+)$", IMAGE, re.MULTILINE)
+    assert extras and 'RUN python requirements "$EXTRAS" ' in IMAGE
+    needed = required(extras[1])
+    assert {"fastapi", "onnxruntime", "opentelemetry-sdk"} <= needed and not needed & {"torch", "polars"}
+    assert {"fastapi", "polars", "duckdb"} <= required("tables") and "torch" not in required("tables")
+    assert {"fastapi", "polars", "torch"} <= required("train") and not [
+        one for one in required("train") if "bst" in one
+    ]
+    assert "/opt/ranker/sbom.json" in IMAGE
     for source in re.findall(r"^COPY (?!--from)(.+) \S+$", IMAGE, re.MULTILINE):
         for name in source.split():
             assert (ROOT / name).exists()
@@ -373,9 +397,43 @@ def test_the_image_has_the_extra_for_spans_and_says_what_is_in_it(tmp_path: Path
 
 def test_the_container_gets_the_time_that_the_service_takes_to_stop_and_no_folder_that_it_does_not_need() -> None:
     service = COMPOSE["services"]["service"]
-    assert float(service["stop_grace_period"].removesuffix("s")) > Settings.model_fields["shutdown_grace_s"].default
+    for one in (service, SCALE["ranker-a"], SCALE["ranker-b"]):
+        assert float(one["stop_grace_period"].removesuffix("s")) > Settings.model_fields["shutdown_grace_s"].default
     assert service["read_only"] and "tmpfs" not in service
     assert service["shm_size"] == "128mb" and 128 * 2**20 >= 20 * FOLDER_BYTES_PER_WORKER
+
+
+def test_the_profile_of_several_instances_starts_only_where_it_is_asked_for() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert name in SCALE or not set(service.get("depends_on", ())) & set(SCALE), name
+    nodes = [name for name in SCALE if name.startswith("node-")]
+    addresses = [SCALE[name]["networks"]["cluster"]["ipv4_address"] for name in nodes]
+    (subnet,) = COMPOSE["networks"]["cluster"]["ipam"]["config"]
+    assert all(ipaddress.ip_address(one) in ipaddress.ip_network(subnet["subnet"]) for one in addresses)
+    for name in ("ranker-a", "ranker-b", "scale-users"):
+        url = SCALE[name]["environment"]["RANKER_REDIS_URL"]
+        assert url == "redis+cluster://" + ",".join(addresses[:3]), name
+    assert SCALE["cluster"]["depends_on"] == {name: {"condition": "service_healthy"} for name in nodes}
+    assert {SCALE[name]["volumes"][0] for name in nodes} == {f"{name}:/data" for name in nodes}
+
+
+def test_the_balancer_asks_the_admin_port_and_has_the_time_to_look_away() -> None:
+    config = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
+    if program := balancer.installed():
+        ran = subprocess.run([program, "-c", "-f", DEPLOY / "haproxy" / "haproxy.cfg"], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+    check = re.search(r"check port (\d+) inter (\d+)s fall (\d+)", config)
+    assert check and f"RANKER_ADMIN_PORT={check[1]}" in IMAGE and "httpchk GET /health/ready" in config
+    assert int(check[2]) * int(check[3]) < Settings.model_fields["drain_s"].default
+    idle = re.search(r"timeout http-keep-alive (\d+)s", config)
+    assert idle and int(idle[1]) < Settings.model_fields["keep_alive_s"].default
+    servers = re.findall(r"^    server \w+ ([\w-]+):(\d+)$", config, re.MULTILINE)
+    port = Settings.model_fields["port"].default
+    assert servers == [("ranker-a", str(port)), ("ranker-b", str(port))] and set(dict(servers)) <= set(SCALE)
+    (listening,) = re.findall(r"bind :(\d+)", config)
+    assert SCALE["balancer"]["ports"] == [f"127.0.0.1:{listening}:{listening}"]
+    scrape = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"][0]
+    assert scrape["dns_sd_configs"] == [{"names": [*dict(servers)], "type": "A", "port": int(check[1])}]
 
 
 @pytest.mark.parametrize("named", ["/bundles", "/bundles/bst_mine"])

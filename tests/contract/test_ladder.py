@@ -449,17 +449,68 @@ def test_a_store_that_answers_probes_and_nothing_else_costs_one_request_at_a_tim
     asyncio.run(scenario())
 
 
-def test_a_store_that_is_back_takes_writes_though_nobody_reads(valkey_url: str) -> None:
+def test_a_worker_that_is_only_written_to_takes_writes_again_when_the_store_is_back(valkey_url: str) -> None:
     async def scenario() -> None:
-        async with world_of(valkey_url, timeout_ms=2000) as world:
-            world.breaker.trip()
-            with pytest.raises(StoreUnavailable):
-                await world.ladder.write_many([Write("u", CLICKS, {})])
-            world.breaker.probed()
-            assert await world.ladder.write_many([Write("u", CLICKS, {})]) == [None]
-            assert world.breaker.state == CLOSED and len((await world.read()).behaviours) == 3
+        async with world_of(valkey_url) as world:
+            calls: list[Callable[[], Awaitable[Any]]] = [
+                lambda: world.ladder.write_many([Write("u", CLICKS, {})]),
+                lambda: world.ladder.replace("u", {"age": "30"}),
+                lambda: world.ladder.known("u"),
+                lambda: world.ladder.forget("u"),
+            ]
+            for call in calls:
+                world.breaker.trip()
+                with pytest.raises(StoreUnavailable, match="asked again in the background"):
+                    await call()
+                world.breaker.probed()
+                await call()
+                assert world.breaker.state == CLOSED
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b":1\r\n", b"$-1\r\n", b"*0\r\n", b"$4\r\nlike\r\n"])
+def test_no_reply_but_that_to_a_write_is_taken_for_one(reply: bytes) -> None:
+    async def scenario() -> None:
+        def answer(data: bytes) -> bytes:
+            commands = [line for line in data.split(b"\r\n") if line in (b"ZADD", b"HSET", b"EVAL", b"CLIENT")]
+            return reply * max(len(commands), 1)
+
+        async with server(answer) as (url, _):
+            store = RedisHistory(url, keep=100, ttl_s=1000, timeout_ms=TIMEOUT_MS, connections=1)
+            with pytest.raises(StoreUnavailable, match="a write is answered by"):
+                await store.replace("u", {"age": "30"})
+            with pytest.raises(StoreUnavailable, match="a write is answered by"):
+                await store.forget("u")
+            [failure] = await store.write_many([Write("u", CLICKS, {"age": "30"})])
+            assert failure is not None and "a write is answered by" in str(failure)
+            await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_refuses_writes_alone_is_told_of_and_read_on(
+    valkey_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with world_of(valkey_url) as world:
+            assert await world.ladder.write_many([Write("u", CLICKS, {"age": "30"})]) == [None]
+            with redis.Redis.from_url(valkey_url) as admin:
+                admin.config_set("maxmemory", 1)
+                try:
+                    for _ in range(2 * FAILURES):
+                        [failure] = await world.ladder.write_many([Write("u", CLICKS, {})])
+                        assert isinstance(failure, StoreUnavailable)
+                    assert (await world.read()).behaviours == CLICKS and world.breaker.state == CLOSED
+                finally:
+                    admin.config_set("maxmemory", 0)
+            for _ in range(40):
+                assert await world.ladder.write_many([Write("u", CLICKS, {})]) == [None]
+
+    with lines(caplog) as said:
+        asyncio.run(scenario())
+    down, up = said
+    assert "is failing: it is out of memory" in down and "up again" in up
 
 
 # ---- what opens it, and what does not

@@ -22,7 +22,9 @@ from tests.client import client_of, items_of, run
 NOW = time.time_ns() // 1_000_000
 
 
-@pytest.mark.parametrize("odd", ["u1\n", "\nu1", "u\n1", "u1\n\n", "u1\r\n", "u1/", "/u1", "u\0001", "%0A", "u}1|"])
+@pytest.mark.parametrize(
+    "odd", ["u1\n", "\nu1", "u\n1", "u1\n\n", "u1\r\n", "u1/", "/u1", "u\0001", "%0A", "u}1|", ".", ".."]
+)
 def test_who_is_shown_and_forgotten_is_whom_the_path_names_and_nobody_else(
     small_bundle: Bundle, valkey_url: str, odd: str
 ) -> None:
@@ -33,7 +35,7 @@ def test_who_is_shown_and_forgotten_is_whom_the_path_names_and_nobody_else(
         async with client_of(small_bundle, valkey_url) as client:
             events = [{"event": "click", "user_id": user, "item_id": item, "timestamp": NOW - 1} for user in users]
             assert (await client.post("/feedback", json=events)).json()["accepted"] == 2
-            path = "/users/" + quote(odd, safe="")
+            path = "/users/" + quote(odd, safe="").replace(".", "%2E")
             assert (await client.get(path)).json()["user_id"] == odd
             assert (await client.delete(path)).json()["user_id"] == odd
             assert (await client.get(path)).status_code == 404

@@ -3,8 +3,8 @@
     python -m tests.faults [NAME …] [--list]
 
 NAME: a fault of the table alone, `python -m tests.faults "black hole"`. Progress goes to standard error. At the end
-come a table, the promises that did not hold, and one line of JSON. Exit code 1 where there are such, a wrong answer, or
-a 5xx other than 503 and 504.
+come a table, the promises that did not hold, and one line of JSON. Exit code 1 where there are such, a wrong answer, a
+lost write, or a 5xx other than 503 and 504.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> int:
     for promise in report["broken"]:
         print(f"NOT HELD: {promise}")
     print(json.dumps(report))
-    return 1 if report["broken"] or report["wrong"] or report["server_errors"] else 0
+    return 1 if any(report[ill] for ill in ("broken", "wrong", "lost_writes", "server_errors")) else 0
 
 
 def _all(running: World, chosen: Sequence[Fault]) -> tuple[list[Held], dict[str, str]]:
@@ -79,7 +79,7 @@ def summary(faults: Sequence[Held], left_out: Mapping[str, str]) -> dict[str, An
         "hung_up": sum(held.hung_up for held in faults),
         "lost": sum(held.lost for held in faults),
         "wrong": sum(held.wrong for held in faults),
-        "lost_writes": 0,  # nothing is written yet
+        "lost_writes": sum(held.lost_writes for held in faults),
         "server_errors": sum(held.failed for held in faults),
         "faults": [held.name for held in faults],
         "left_out": dict(left_out),
@@ -89,7 +89,19 @@ def summary(faults: Sequence[Held], left_out: Mapping[str, str]) -> dict[str, An
 
 
 def _table(faults: Sequence[Held]) -> str:
-    head = ["sent", "answered", "in time", "degraded", "refused", "hung up", "wrong", "p50 ms", "back after s", "held"]
+    head = [
+        "sent",
+        "answered",
+        "in time",
+        "degraded",
+        "refused",
+        "hung up",
+        "wrong",
+        "lost writes",
+        "p50 ms",
+        "back after s",
+        "held",
+    ]
     rows = {
         held.name: (
             held.sent,
@@ -99,6 +111,7 @@ def _table(faults: Sequence[Held]) -> str:
             sum(held.refused.values()),
             held.hung_up,
             held.wrong,
+            held.lost_writes,
             median(held.seconds) * 1000 if held.seconds else None,
             held.figures.get("recovered_s"),
             "no" if held.broken else "yes",

@@ -15,6 +15,7 @@ PATIENCE_S = 30.0  # without an answer for so long, a request counts as lost
 class Answer(NamedTuple):
     status: int
     body: bytes
+    headers: Mapping[str, str] = {}  # names and values in lower case
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -79,7 +80,7 @@ class Caller:
         body = await self._reader.readexactly(int(headers.get("content-length", 0)))
         if headers.get("connection") == "close":
             self.hang_up()
-        return Answer(int(status.split()[1]), body)
+        return Answer(int(status.split()[1]), body, headers)
 
     def hang_up(self, *, by_reset: bool = False) -> None:
         if self._writer is not None:

@@ -29,7 +29,8 @@ class Held:
     degraded: Counter[str] = field(default_factory=Counter)  # of these, by reason
     refused: Counter[int] = field(default_factory=Counter)  # by status
     hung_up: int = 0  # by us
-    wrong: int = 0  # 200, and not this user's answer
+    wrong: int = 0  # 200, and not this user's answer; or kept where it does not belong
+    lost_writes: int = 0  # acknowledged, and not there afterwards
     lost: int = 0  # no answer, though we waited
     failed: int = 0  # 5xx other than 503 and 504
     seconds: list[float] = field(default_factory=list)  # of each answer, as the caller saw it
@@ -49,17 +50,24 @@ class Held:
 
     def judge_ranked(self, users: Users, user_id: str, ranked: Any, seconds: float) -> list[str] | None:
         wrong = users.wrong(user_id, ranked) if "items" in ranked else f"no ranking but {str(ranked)[:200]}"
-        if wrong is not None:
-            self.wrong += 1
-            self.quote(f"{user_id}: {wrong}")
+        if not self.took(seconds, wrong and f"{user_id}: {wrong}"):
             return None
-        self.answered += 1
-        self.in_time += seconds <= IN_TIME_S
         self.degraded.update(ranked["degraded"])
-        self.seconds.append(seconds)
         self.store_ms.append(ranked["timings_ms"]["history"])
         degraded: list[str] = ranked["degraded"]
         return degraded
+
+    def took(self, seconds: float, wrong: str | None) -> bool:
+        """Counts an answer that came after so many seconds, or what is wrong with it; whether it is right."""
+        self.longest_s = max(self.longest_s, seconds)
+        if wrong is not None:
+            self.wrong += 1
+            self.quote(wrong)
+            return False
+        self.answered += 1
+        self.in_time += seconds <= IN_TIME_S
+        self.seconds.append(seconds)
+        return True
 
     def turned_away(self, answer: Answer) -> None:
         """Counts an answer that is no ranking."""
@@ -77,7 +85,7 @@ class Held:
 
     def add(self, more: "Held") -> None:
         """Counts what `more` counted."""
-        for name in ("sent", "answered", "in_time", "hung_up", "wrong", "lost", "failed"):
+        for name in ("sent", "answered", "in_time", "hung_up", "wrong", "lost_writes", "lost", "failed"):
             setattr(self, name, getattr(self, name) + getattr(more, name))
         self.longest_s = max(self.longest_s, more.longest_s)
         self.degraded.update(more.degraded)
@@ -97,13 +105,14 @@ class Held:
             self.broken.append(f"{self.name}: promised: {promise}; seen: {seen}")
 
     def promise_answers(self, *, refused: tuple[int, ...] = (), valid: bool = True, lost: int = 0) -> None:
-        """What every fault promises: no answer is wrong, lost or a failure; hardly any is refused.
+        """What every fault promises: no answer is wrong, lost or a failure, no write is lost; hardly any is refused.
 
         `refused`: statuses that may be given to any number; others that say "not now" to a few, where requests are
         `valid`. What is not may get those too, as often as it likes. `lost`: so many may be, whose worker was killed.
         """
         quoted = f" ({' | '.join(self.quoted)})" if self.quoted else ""
         self.promise(not self.wrong, "no wrong answer", f"{self.wrong} of {self.sent}{quoted}")
+        self.promise(not self.lost_writes, "what was acknowledged is there", f"{self.lost_writes} are not{quoted}")
         self.promise(not self.failed, "no 5xx but 503 and 504", f"{self.failed} of {self.sent}{quoted}")
         kept = "an answer to each who waits" + (f" but {lost}, whose worker is killed" if lost else "")
         self.promise(self.lost <= lost, kept, f"{self.lost} of {self.sent} lost{quoted}")
@@ -115,11 +124,12 @@ class Held:
 
     @property
     def ill(self) -> int:
-        return self.wrong + self.failed + self.lost
+        return self.wrong + self.lost_writes + self.failed + self.lost
 
     def report(self) -> dict[str, Any]:
         """For the JSON line."""
-        ms = {"p50_ms": median(self.seconds) * 1000, "store_p50_ms": median(self.store_ms)} if self.seconds else {}
+        times = {"p50_ms": [1000 * seconds for seconds in self.seconds], "store_p50_ms": self.store_ms}
+        ms = {name: median(values) for name, values in times.items() if values}
         counts = {
             "sent": self.sent,
             "answered": self.answered,
@@ -128,6 +138,7 @@ class Held:
             "refused": {str(status): count for status, count in self.refused.items()},
             "hung_up": self.hung_up,
             "wrong": self.wrong,
+            "lost_writes": self.lost_writes,
             "lost": self.lost,
             "server_errors": self.failed,
         }

@@ -3,8 +3,8 @@
 A fault has a name, what it `does` and `promises`, and `run(world, held, size)`, which brings it about under some `size`
 requests and notes in `held` what came of them. Kinds of faults: `Outage` (of the store), `Misuse` (by callers),
 `Beginning` and `Refusal` (at start), `Fuzzed` (by chance), `Hostile` (by no caller), `Ordeal` (of processes, disks,
-clocks and bundles, each on a service of its own). A new fault is a row of its kind; a new kind is a class with
-these.
+clocks and bundles, each on a service of its own), `Writes` (while writers write). A new fault is a row of its kind; a
+new kind is a class with these.
 """
 
 from typing import Protocol
@@ -24,6 +24,9 @@ from tests.faults.process.workers import WORKERS_ROWS
 from tests.faults.store.outages import OUTAGES
 from tests.faults.store.starts import STARTS
 from tests.faults.world import World
+from tests.faults.writes.journals import JOURNALS_OF_WRITES
+from tests.faults.writes.outages import OUTAGES_OF_WRITES
+from tests.faults.writes.services import SERVICES_OF_WRITES
 
 
 class Fault(Protocol):
@@ -47,7 +50,8 @@ OF_STORES: list[Fault] = [*OUTAGES, *STARTS]
 OF_CALLERS: list[Fault] = [*CLUMSY, *GREEDY, *FUZZED, *HOSTILE]
 OF_PROCESSES: list[Fault] = [*WORKERS_ROWS, *STOPS, *STARTING, *CLOCKS, *DESCRIPTORS, *RESTARTS]
 OF_BUNDLES: list[Fault] = [*BUNDLES]
-FAULTS = [*OF_STORES, *OF_CALLERS, *OF_PROCESSES, *OF_BUNDLES]
+OF_WRITES: list[Fault] = [*OUTAGES_OF_WRITES, *SERVICES_OF_WRITES, *JOURNALS_OF_WRITES]
+FAULTS = [*OF_STORES, *OF_CALLERS, *OF_PROCESSES, *OF_BUNDLES, *OF_WRITES]
 
 
 async def seen(fault: Fault, world: World, size: int) -> Held:

@@ -4,10 +4,10 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -30,6 +30,8 @@ SETTINGS = {
     "score_threads": "2",
 }
 
+Thing = TypeVar("Thing")
+
 
 class World:
     """What a fault needs: the three processes, the users and the callers."""
@@ -37,6 +39,16 @@ class World:
     def __init__(self, store: RealStore, proxy: Proxy, service: Service, users: Users):
         self.store, self.proxy, self.service, self.users = store, proxy, service, users
         self.port = int(service.url.rpartition(":")[2])
+        self._lasting, self._once = ExitStack(), dict[Callable[[], object], object]()
+
+    def once(self, make: Callable[[], AbstractContextManager[Thing]]) -> Thing:
+        """What `make` gives: made when it is first asked for, and there as long as this world is."""
+        if make not in self._once:
+            self._once[make] = self._lasting.enter_context(make())
+        return cast(Thing, self._once[make])
+
+    def close(self) -> None:
+        self._lasting.close()
 
     # ---- load
 
@@ -189,4 +201,8 @@ def world(users: int = 400, **settings: str) -> Iterator[World]:
         store.admin.save()
         url = f"redis://:{PASSWORD}@127.0.0.1:{proxy.port}"
         with serving(**(SETTINGS | {"redis_url": url} | settings)) as service:
-            yield World(store, proxy, service, people)
+            made = World(store, proxy, service, people)
+            try:
+                yield made
+            finally:
+                made.close()

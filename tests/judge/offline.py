@@ -84,12 +84,6 @@ def shown(log: Path) -> set[Place]:
     return {Place(*row) for row in ids.iter_rows()}
 
 
-def events(log: Path) -> pl.DataFrame:
-    """Drained events, each once."""
-    frame = pl.read_parquet(log / "events" / "**" / "*.parquet", hive_partitioning=False)
-    return frame.unique(["user_id", "event", "object_type", "object_id", "timestamp", "request_id"])
-
-
 def merging(bundle: Path, every: int, file: Path) -> list[object]:
     """The command that gives every so many-th item another category, shop and tag, in a bundle that serves."""
     items = simulated.items_of(world())

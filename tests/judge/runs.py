@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bundle import versions
-from tests.judge import offline
+from tests.judge import kept, offline
 from tests.judge.calling import called
 from tests.judge.judged import Judged
 from tests.judge.ledger import Ledger
@@ -157,7 +157,7 @@ def killed(users: int, rounds: int = ROUNDS, kills: Happens = KILLS) -> Judged:
 
 def _nothing_lost(judged: Judged, ledger: Ledger, stored: dict[str, set[tuple[str, int]]], log: Path) -> None:
     identity = ["event", "user_id", "object_id", "timestamp", "request_id"]
-    logged = set(offline.events(log).select(identity).iter_rows())
+    logged = set(kept.events(log).select(identity).iter_rows())
     acknowledged, sent = ({tuple(told) for told in some} for some in (ledger.acknowledged, ledger.sent))
     judged.equal("acknowledged events that the log lacks", 0, len(acknowledged - logged))
     judged.equal("events in the log that nobody sent", 0, len(logged - sent))

@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -13,10 +13,11 @@ from typing import Any
 
 from model.bundle.reading import Bundle
 from service.settings import DEMO_BUNDLE
-from tests.client import serving
+from tests.client import Service, serving
 from tests.faults.client import Caller, Lost, request
 from tests.faults.serving import workers_of
 from tests.faults.store.server import RealStore, real_store
+from tests.judge.kept import stored_clicks
 from tests.processes import wait_until
 from tests.servers import free_ports
 from tests.versions import three
@@ -38,13 +39,18 @@ JOURNAL = {"journal_rotate_s": "1"}  # files are drained while others are writte
 class Instance:
     """A service on a port of its own, which can be killed and started again on what it left."""
 
-    def __init__(self, port: int, settings: dict[str, str]):
-        self.port, self._settings = port, settings
+    def __init__(
+        self,
+        port: int,
+        settings: dict[str, str],
+        begin: Callable[..., AbstractContextManager[Service]] = serving,
+    ):
+        self.port, self._settings, self._begin = port, settings, begin
         self._undo = ExitStack()
 
     def start(self) -> None:
         """From the main thread; `ready` waits for it."""
-        self.service = self._undo.enter_context(serving(port=str(self.port), **self._settings))
+        self.service = self._undo.enter_context(self._begin(port=str(self.port), **self._settings))
 
     def ready(self) -> None:
         wait_until(lambda: "curl" in self.service.output or self.service.process.poll() is not None, self.service)
@@ -137,10 +143,7 @@ class Stage(Instances):
         super().__init__(redis_url=store.url, bundle=str(self.home), journal=str(self.journal), **JOURNAL)
 
     def stored_clicks(self, user_id: str) -> set[tuple[str, int]]:
-        """Items that the store holds as clicked by a user, and when; all that there are."""
-        members = self.store.admin.zrange(f"{{u:{user_id}}}:history:2:click|item", 0, -1)
-        pairs = [member.decode().split("|", 1) for member in members]  # type: ignore[union-attr]
-        return {(item, int(time)) for time, item in pairs}
+        return stored_clicks(self.store.admin, user_id)
 
 
 @contextmanager

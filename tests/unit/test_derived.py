@@ -16,38 +16,15 @@ from model.features.counts import Counts, CountsError
 from model.features.derived import Match
 from model.features.ids import FIRST, UNKNOWN, key
 from model.features.kinds import SchemaError
-from model.features.matches import along, among
+from model.features.matches import Seen, along, apart
 from model.features.schema import Schema, parse
 from model.features.timeposition import time_positions
 from model.features.wanted import Wanted
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
 from model.prepared.order import in_order
+from tests.derived import DAY, DERIVED, OFFSET_MS, ZONE, match, statistic
 from tests.worlds import FEATURES, HOUR, write_log
-
-DAY = 24 * HOUR
-ZONE, OFFSET_MS = "Asia/Shanghai", 8 * HOUR
-
-
-def match(name: str, of: str, what: str, **options: Any) -> dict[str, Any]:
-    return {"name": name, "side": "cross", "kind": "match", "of": [of], "what": what, "width": 4} | options
-
-
-def statistic(name: str, of: list[str], what: str, **options: Any) -> dict[str, Any]:
-    return {"name": name, "side": "cross", "kind": "statistic", "of": of, "what": what} | options
-
-
-DERIVED = [
-    match("item_count", "item_id", "count", length=50),
-    statistic("item_rate", ["item_id"], "rate"),
-    match("item_age", "item_id", "age", length=50),
-    match("category_count", "category_id", "count", length=3),
-    match("category_age", "category_id", "age", length=5, actions=["like"]),
-    match("category_last", "category_id", "last", length=7),
-    statistic("age_position_rate", ["age", "position"], "rate", days=2, smoothing=3.0),
-    statistic("category_count_ever", ["category_id"], "count"),
-    statistic("category_clicks", ["category_id"], "clicks", half_life_days=1),
-]
 
 
 def schema(derived: list[dict[str, Any]] | None = None, **history: Any) -> Schema:
@@ -259,16 +236,20 @@ def test_a_day_begins_where_its_zone_says_also_where_it_has_no_midnight(tmp_path
 def test_both_ways_of_finding_agree() -> None:
     """Also of several features at once, which have the same values: none is found among another's."""
     draw = np.random.default_rng(3)
-    for length in (0, 1, 2, 40, 1000):
-        of_features = draw.integers(0, 30, (3, length)), draw.integers(0, 40, (3, 500))
-        found = among(of_features[1].view(np.uint64), of_features[0].view(np.uint64))
-        for seen, own, count, newest in zip(*of_features, *found, strict=True):
+    for length, values in ((0, 40), (1, 40), (2, 3), (40, 40), (100, 10_000), (1000, 40), (1000, 5_000)):
+        of_features = draw.integers(0, values, (3, length)), draw.integers(0, values, (3, 500))
+        keys = apart(np.concatenate(of_features, axis=1).view(np.uint64))
+        behaviours = Seen(keys[:, :length])
+        at = behaviours.newest(keys[:, length:])
+        counts = np.append(behaviours.count.reshape(-1), 0)[at]
+        newest = np.append(np.tile(np.arange(length), 3), -1)[at]
+        for seen, own, count, place in zip(*of_features, counts, newest, strict=True):
             visible = np.ones((500, length), bool)
-            for one, other in zip((count, newest), along(own, np.tile(seen, (500, 1)), visible), strict=True):
+            for one, other in zip((count, place), along(own, np.tile(seen, (500, 1)), visible), strict=True):
                 np.testing.assert_array_equal(one, other)
-            for at in range(0, 500, 50):
-                places = np.flatnonzero(seen == own[at])
-                assert count[at] == len(places) and newest[at] == (places[-1] if len(places) else -1)
+            for at_ in range(0, 500, 50):
+                places = np.flatnonzero(seen == own[at_])
+                assert count[at_] == len(places) and place[at_] == (places[-1] if len(places) else -1)
 
 
 def test_the_store_is_asked_for_what_matches_look_at() -> None:

@@ -3,7 +3,9 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -162,6 +164,102 @@ def test_who_is_forgotten_is_gone_from_tables_that_are_there_and_that_come_later
     assert not left["shadows"]
     assert len(left["users"]) == 1 and "null" in left["users"][0]  # that it was forgotten
     assert len([row for row in tables(out)["events"] if '"u2"' in row]) == 2
+
+
+def test_journals_and_tables_of_before_response_times_were_kept_are_drained(tmp_path: Path) -> None:
+    folder, out = tmp_path / "j", tmp_path / "out"
+    folder.mkdir()
+    file = JournalFile(folder)
+    older = json.loads(line(impression("u1"), "u1"))
+    del older["took_us"]
+    file.append(b"".join(blocks([json.dumps(older).encode(), line(replace(impression("u2"), took_us=7), "u2")])))
+    file.close()
+    assert run(folder, out) == 0
+    (table,) = out.glob("impressions/*/*.parquet")
+    frame = pl.read_parquet(table, hive_partitioning=False)
+    assert frame["took_us"].to_list() == [0, 7]
+    frame.drop("took_us").write_parquet(table)
+    written(folder, [Forgotten("u1", US + 1000, US + 2000), impression("u3")])
+    assert run(folder, out) == 0
+    left = [pl.read_parquet(path, hive_partitioning=False) for path in out.glob("impressions/*/*.parquet")]
+    assert sorted(user for frame in left for user in frame["user_id"]) == ["u2", "u3"]
+
+
+def test_rows_that_another_machine_has_put_back_are_forgotten_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "j", tmp_path / "out"
+    written(folder, SOME)
+    assert run(folder, out) == 0
+    table = min(out.glob("impressions/*/*.parquet"))  # u1's day
+    read_before = table.read_bytes()
+    written(folder, [Forgotten("u1", US + 1000, US + 2000)])
+    assert run(folder, out) == 0
+    table.write_bytes(read_before)  # by a machine that removes another user from it at the same time
+    assert [row for row in tables(out)["impressions"] if '"u1"' in row]
+
+    for removed in (1, 0):
+        assert verb.main(["--forget-again", "--out", str(out)]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["forgotten_rows"] == removed
+        assert not [row for row in tables(out)["impressions"] if '"u1"' in row]
+    assert [row for row in tables(out)["impressions"] if '"u2"' in row]
+
+
+@pytest.mark.parametrize("arguments", [["--out", "x"], ["--out", "x", "--journal", "j", "--forget-again"]])
+def test_a_drain_has_a_journal_or_forgets(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        verb.main(arguments)
+
+
+def test_where_else_a_forgotten_users_records_may_lie_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "j", tmp_path / "out"
+    written(folder, SOME)
+    assert run(folder, out, "--keep") == 0
+    written(folder, [Forgotten("u1", US + 1000, US + 2000)])
+    assert run(folder, out) == 0
+    [told] = capsys.readouterr().err.splitlines()
+    assert str(folder / files.KEPT) in told and str(folder / files.ASIDE) not in told and "remove" in told
+    written(folder, [click("u2", "c")])
+    assert run(folder, out) == 0 and not capsys.readouterr().err, "it is told when somebody is forgotten"
+
+
+class Overtaken(Out):
+    """Another machine's drain is at work between this one's steps: all that it does is done at step `at`."""
+
+    def __init__(self, where: str, at: int, other: Callable[[], object]):
+        super().__init__(where)
+        self.left, self.other = at, other
+
+    def _put(self, frame: pl.DataFrame, path: str) -> None:
+        if self.left == 0:
+            self.other()
+        self.left -= 1
+        super()._put(frame, path)
+
+
+def test_two_machines_drains_into_one_place_lose_and_double_nothing_but_may_undo_what_the_other_forgot(
+    tmp_path: Path,
+) -> None:
+    undone = 0
+    for at in range(12):
+        out, here, there = tmp_path / f"out{at}", tmp_path / f"here{at}", tmp_path / f"there{at}"
+        written(here, [*SOME, click("u3", "c"), click("u4", "d")])
+        drain(here, Out(str(out)), print)
+        written(here, [Forgotten("u1", US + 1, US + 2000), click("u5", "e")])
+        written(there, [Forgotten("u3", US + 1, US + 2000), click("u1", "f"), click("u6", "g")])
+        other = partial(drain, there, Out(str(out)), print)
+        overtaken = Overtaken(str(out), at, other)
+        drain(here, overtaken, print)
+        if overtaken.left >= 0:
+            break
+        events = Counter(json.loads(row)[1] for row in tables(out)["events"])
+        assert {user: events[user] for user in ("u2", "u4", "u5", "u6")} == dict.fromkeys(("u2", "u4", "u5", "u6"), 1)
+        undone += events["u1"] + events["u3"]
+        assert verb.main(["--forget-again", "--out", str(out)]) == 0
+        assert {json.loads(row)[1] for row in tables(out)["events"]} == {"u2", "u4", "u5", "u6"}
+    assert at > 3 and undone
 
 
 def test_what_is_cut_or_no_journal_or_of_another_version_is_told_and_kept_and_the_others_are_drained(

@@ -96,6 +96,12 @@ def test_items_of_an_answer_are_written_as_the_store_has_their_ids() -> None:
     assert read.items == list(items) == [Shown("7", 0.5, 1, 0.5), Shown("8", 0.25, 2, None, {"tab": 2})]
 
 
+def test_a_line_of_before_response_times_were_kept_is_read() -> None:
+    told = _one(line(impression("u"), "u"))
+    assert told.pop("took_us") == 0
+    assert record(told) == replace(impression("u"), items=[*impression("u").items])
+
+
 def test_what_orjson_does_not_write_is_written_too() -> None:
     named = {"big": 1 << 70, "digits": 10**400, "half": "\ud800", "few": [1, "\udc00é"]}
     read = record(_one(line(replace(impression("u"), context=named), "u")))

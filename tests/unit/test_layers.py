@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 # freely, but never in a circle. The longest prefix counts.
 OPTIONS = {"model.options"}  # a leaf: what an option may be
 ENGINE = {"model.engine"}  # a leaf: DuckDB within its limits
+SPARK = {"model.spark"}  # a leaf: a session on Spark
 CORES = {"model.cores"}  # a leaf: how many there are to use
 COMMAND = {"model.command"}  # a leaf: how a command ends
 LINES = {"model.textfile"}  # a leaf: lines of text files as people's tools write them
@@ -27,6 +28,7 @@ TRAINED = LEARNT | {"model.training", "model.graph"}
 ARROWS = {
     "model": COMMAND | CORES | {"model.quiet"},  # its __init__, and whatever has no arrow yet
     "model.engine": CORES,
+    "model.spark": CORES,
     "model.cores": set(),
     "model.quiet": set(),
     "model.files": set(),
@@ -40,13 +42,13 @@ ARROWS = {
     "model.networks": FEATURES | OPTIONS,
     "model.datasets": SHOWN | OPTIONS | ENGINE | FILES_ALONE,
     "model.replaying": SERVED | ENGINE,
-    "model.prepared": ENCODED,
+    "model.prepared": ENCODED | SPARK,
     "model.evaluation": SERVED | FILES_ALONE | {"model.prepared"},
     "model.training": LEARNT,
     "model.graph": LEARNT | {"model.training"},
     "model.reproduction": TRAINED | CORES | {"model.pages"},
     "model.loader": {"model.prepared"},
-    "model.prepare": COMMAND | ENCODED | {"model.prepared"},
+    "model.prepare": COMMAND | ENCODED | SPARK | {"model.prepared"},
     "model.catalog": SERVED | COMMAND | LINES | FILES_ALONE | {"model.prepared"},
     "model.evaluate": COMMAND | SERVED | OPTIONS | {"model.prepared", "model.evaluation"},
     "model.replay": COMMAND | SERVED | ENGINE | {"model.replaying"},
@@ -95,6 +97,9 @@ ARROWS = {
     "service.explore": set(),  # a leaf: how an order is drawn
     "service.drained": SHOWN | FILES_ALONE | ENGINE | {"service.journal"},
     "service.drain": {"model.files", "service.drained", *COMMAND},
+    "service.comparing": SERVED | ENGINE | {"model.pages"},
+    "service.comparing.statistics": set(),  # a leaf: numpy alone
+    "service.experiments": SHOWN | COMMAND | FILES_ALONE | OPTIONS | {"service.comparing"},
     "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
     "service.rank": FEATURES
     | {"service.call", "service.errors", "service.explain", "service.explore", "service.wire", "service.store"}
@@ -252,6 +257,7 @@ TABLES = (
     "model.replay",
     "service.backfill",
     "service.drain",
+    "service.experiments",
 )  # verbs of that extra
 
 
@@ -262,11 +268,21 @@ def test_what_the_extra_tables_promises_runs_without_torch(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["model.train", "model.search", "model.export", "model.daily", "model.reproduce", "model.demo"]
+    "verb",
+    ["model.train", "model.search", "model.export", "model.daily", "model.reproduce", "model.demo"]
+    + ["service.experiments"],
 )
 def test_help_does_not_wait_for_what_takes_seconds_to_import(verb: str) -> None:
     done = without((*TORCH, "matplotlib", "optuna", "lightgbm"), verb, "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("missing", ["polars", "jinja2", "matplotlib"])
+def test_a_report_without_its_extras_names_them(missing: str) -> None:
+    done = without((missing,), "service.experiments", "--log", "log", "--out", "out")
+    assert done.returncode == 1 and done.stderr == (
+        f"experiments: {missing} is not installed: pip install 'bst-ranker[tables,loadtest]' brings it\n"
+    )
 
 
 def test_a_log_is_prepared_without_torch(tmp_path: Path) -> None:

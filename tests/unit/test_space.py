@@ -37,6 +37,7 @@ def space(tmp_path: Path, text: str, start: Recipe | None = None, network: str =
         ("[features.item_id]\nchoices = [8]", r"\[features\]: unknown item_id; allowed: width, sequence_width"),
         ("[training.lazy]\nchoices = [true]\nwhen = { optimiser = 'adam' }", "when of lazy: unknown optimiser"),
         ("[training.lazy]\nchoices = [true]\nwhen = 'adam'", "when = { setting = value }"),
+        ("[training.l2]\nchoices = [0.1]\npairs = 0.1", r"pairs = \[\.\.\.\]"),
         ("[training.optimiser]\nchoices = ['sgd']", r"\[training\]: optimiser 'sgd', allowed: adagrad, adam"),
         ("[training.epochs]\nlow = 1\nhigh = 2.5", r"epochs 2\.5, allowed: whole number from 1"),
         ("[training.epochs]\nchoices = [0, 4]", "epochs 0, allowed: whole number from 1"),
@@ -108,6 +109,17 @@ def test_factors_scale_the_widths_that_the_start_has(tmp_path: Path) -> None:
     assert recipe.features["item_id"] == {"sequence_width": 16}  # it has no width of its own, and gets none
     assert recipe.features["age"] == {"width": 8} and recipe.history == {"length": 5}
     assert around.recipe(around.starting()).features == start.features
+
+
+def test_a_network_of_pairs_searches_a_paper_of_pairs(small_data: Prepared) -> None:
+    """BPR's λ is a pair's, and hundreds of times that of a step; DIN's it refuses."""
+    rooms = {network: load_rooms(search.SPACE, network)["training"] for network in ("bpr", "din")}
+    assert "batch_l2" not in rooms["bpr"] and 0.01 in rooms["din"]["batch_l2"]["choices"]
+    assert max(rooms["bpr"]["l2"]["choices"]) >= 0.2 > 0.01 > max(rooms["din"]["l2"]["choices"])
+    around = Space(load_rooms(search.SPACE, "bpr"), "bpr", suited(small_data, "bpr").recipe, small_data.schema)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    drawn = [around.recipe(around.drawn(study.ask())).training for _ in range(30)]
+    assert {training.batch_l2 for training in drawn} == {0.0} and len({training.l2 for training in drawn}) > 3
 
 
 def test_lists_are_drawn_as_texts_and_come_back_as_lists(tmp_path: Path) -> None:

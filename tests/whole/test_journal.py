@@ -57,6 +57,23 @@ def test_what_was_acknowledged_before_a_kill_is_drained_once(tmp_path: Path) -> 
     assert len(shown) == len(set(shown)) and len(shown) >= len(found) - 2
 
 
+def test_a_drain_that_is_told_to_stop_first_takes_what_the_worker_has_left(tmp_path: Path) -> None:
+    """As beside a service whose pod ends: the folder goes with it."""
+    folder, out = tmp_path / "j", tmp_path / "out"
+    folder.mkdir()
+    with (
+        started("-c", APPENDING, folder, kind=Running) as worker,
+        started("-m", "service.drain", "--journal", folder, "--out", out, "--every", "3600") as drainer,
+    ):
+        wait_until(lambda: (folder / "lately.json").exists() and "i40." in worker.output, drainer)  # one pass is over
+        worker.kill()
+        drainer.process.terminate()
+        assert drainer.ended() in (0, 1), drainer  # 1: it was killed within a block
+        acknowledged = set(re.findall(r"acknowledged (i\d+)\.", worker.output))
+    found = rows(out, "events")["object_id"].to_list()
+    assert len(found) == len(set(found)) and acknowledged <= set(found)
+
+
 def test_a_killed_workers_impressions_are_drained_but_for_the_last_flush(small_bundle: Bundle, tmp_path: Path) -> None:
     folder, out = tmp_path / "j", tmp_path / "out"
     body = {"user_id": "u1", "candidates": ["i1", {"item_id": "i2"}, "i3"], "top_k": 2}
@@ -80,6 +97,7 @@ def test_a_killed_workers_impressions_are_drained_but_for_the_last_flush(small_b
     assert live["user_id"] == replay["user_id"] != "u1" and re.fullmatch("[0-9a-f]{32}", live["user_id"])
     assert re.fullmatch("[0-9a-f]{64}", live["catalog"]) and live["precision"] in ("fp32", "int8")
     assert orjson.loads(live["context"]) == {}
+    assert 0 < live["took_us"] / 1e6 < 60 and live["took_us"] > 1000 * answer["timings_ms"]["score"]
 
 
 @pytest.mark.parametrize(

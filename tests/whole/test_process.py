@@ -1,5 +1,6 @@
 """`python -m service` as a process: it starts, says what is wrong, and leaves nothing behind."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from model.bundle.reading import Bundle
 from model.prepared.loader import Prepared
 from service.settings import DEMO_BUNDLE, DEMO_USERS
 from tests.client import get, post, serving
+from tests.faults.client import Caller, request
 from tests.processes import FOLDERS, cmdline, wait_until
 
 
@@ -65,6 +67,22 @@ def test_every_worker_reports_the_counts_of_all(small_bundle: Bundle) -> None:
         for _ in range(10):  # whichever worker answers
             counted = r'ranker_requests_total{model="[^"]+",outcome="ok",route="/rank",.*} 30\.0'
             assert re.search(counted, get(f"{service.url}/metrics"))
+
+
+def test_a_user_called_by_dots_is_reached_where_the_path_arrives_as_it_was_sent() -> None:
+    async def scenario(port: int) -> None:
+        caller = Caller(port)
+        try:
+            for path, dots in (("/users/.", "."), ("/users/%2E", "."), ("/users/..", ".."), ("/users/%2E%2e", "..")):
+                for method, body in (("PUT", {"user": {"age": "18-24"}}), ("GET", b""), ("DELETE", b"")):
+                    await caller.send(request(method, path, body))
+                    assert (await caller.receive()).json()["user_id"] == dots
+                assert (await caller.get(path)).status == 404
+        finally:
+            caller.hang_up()
+
+    with serving() as service:
+        asyncio.run(scenario(int(service.url.rpartition(":")[2])))
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:

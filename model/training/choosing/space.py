@@ -2,7 +2,8 @@
 
 Each setting is either a range, `low`, `high` (and `log = true`), or `choices`; a list of layers is one choice, written
 as in a recipe. `when = { optimiser = "adam" }` draws a setting only where another of its room, named before it, has
-that value; elsewhere it has its default, since the start's own may not go with the draw.
+that value; elsewhere it has its default, since the start's own may not go with the draw. `pairs` are the choices of a
+network that learns pairs in the stead of the others; with none, `pairs = []`, it has that setting from the start.
 
     [training], [network]   settings of a recipe; those that a network does not have are passed over
     [features]              `width`, `sequence_width`: factors on the widths that the start has, of all features at once
@@ -58,21 +59,37 @@ def load_rooms(path: Path, network: str) -> Rooms:
         refuse_unknown(settings, known[room], where)
         for place, (name, bounds) in enumerate(settings.items()):
             if not _is_range(bounds):
-                allowed = "numbers low < high (with log above 0) or choices = [...]; when = { setting = value }"
+                allowed = "numbers low < high (with log above 0) or choices = [...]"
+                allowed += "; when = { setting = value }; pairs = [...]"
                 raise wrong(where, name, bounds, allowed)
             refuse_unknown(bounds.get("when", {}), list(settings)[:place], f"{where}: when of {name}")
     own = hints(networks.config_type(network))
-    searched = {
-        room: {name: bounds for name, bounds in settings.items() if room != "network" or name in own}
+    pairs = networks.network_type(network).objective == "pairs"
+    of_network = {
+        room: {
+            name: _of_objective(bounds, pairs) for name, bounds in settings.items() if room != "network" or name in own
+        }
         for room, settings in space.items()
     }
+    searched = {room: {name: of for name, of in settings.items() if of} for room, settings in of_network.items()}
     if not any(searched.values()):
         raise OptionError(f"{path} names no setting that {network} has")
     return searched
 
 
+def _of_objective(bounds: Bounds, pairs: bool) -> Bounds | None:
+    """What a network that learns pairs, or clicks, draws; None: nothing."""
+    own = {name: value for name, value in bounds.items() if name != "pairs"}
+    if not pairs or "pairs" not in bounds:
+        return own
+    when = {"when": own["when"]} if "when" in own else {}
+    return {"choices": bounds["pairs"]} | when if bounds["pairs"] else None
+
+
 def _is_range(bounds: Any) -> bool:
-    if not isinstance(bounds, dict) or set(bounds) - {"low", "high", "log", "choices", "when"}:
+    if not isinstance(bounds, dict) or set(bounds) - {"low", "high", "log", "choices", "when", "pairs"}:
+        return False
+    if not isinstance(bounds.get("pairs", []), list):
         return False
     if not isinstance(bounds.get("when", {}), dict):
         return False

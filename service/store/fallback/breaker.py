@@ -2,7 +2,7 @@
 
 Nygard, Release It! (2007), chapter 5. Two things are added. Evidence has to last: failures that come at once, as of one
 cut connection, are one event. And open turns half-open by a probe beside the requests, whose waiting costs none of
-them; half-open then lets one request's read through as a trial, for a store may answer probes and nothing else.
+them; half-open then lets one request's call through as a trial, for a store may answer probes and nothing else.
 """
 
 import random
@@ -15,7 +15,7 @@ CLOSED, HALF_OPEN, OPEN = 0, 1, 2  # as `ranker_store_breaker_state` shows them
 
 
 class Breaker:
-    """Opens after FAILURES in a row that last at least `lasting_s` seconds. Closes when a request's read is answered.
+    """Opens after FAILURES in a row that last at least `lasting_s` seconds. Closes when a request's call is answered.
 
     `clock` is monotonic, in seconds; `uniform` draws between two numbers; `tell` gets each new state.
     """
@@ -35,7 +35,7 @@ class Breaker:
         self._pause_s = PAUSE_S
 
     def admits(self) -> bool:
-        """Whether a read may go to the store now. Half-open, one may: `release` it, however it ended."""
+        """Whether a call may go to the store now. Half-open, one may: `release` it, however it ended."""
         if self.state == CLOSED:
             return True
         if self.state == OPEN or self._trial:
@@ -48,7 +48,7 @@ class Breaker:
         self._trial = False
 
     def answered(self) -> None:
-        """A request's read was answered in time."""
+        """What a request asked was answered in time."""
         self.failures, self._pause_s = 0, PAUSE_S
         if self.state != CLOSED:
             self._turn(CLOSED)

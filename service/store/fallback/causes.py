@@ -55,6 +55,10 @@ _CAUSES: tuple[tuple[tuple[type[BaseException], ...], Cause], ...] = (  # the fi
         Cause("is a cluster that is down or not whole", "look at CLUSTER INFO of its nodes"),
     ),
     ((redis.MaxConnectionsError,), Cause("gets more requests than connections", "raise RANKER_HISTORY_CONNECTIONS")),
+    (
+        (redis.ReadOnlyError,),
+        Cause("is a replica, which takes no writes", f"name the master in {_URL}, or the sentinels that know it"),
+    ),
     ((redis.OutOfMemoryError,), Cause("is out of memory", "give it more, or a policy of eviction")),
     (
         (redis.InvalidResponse, UnicodeError),

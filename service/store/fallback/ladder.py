@@ -114,13 +114,20 @@ class Ladder:
     ) -> Answer:
         """What nothing can stand in for. Raises StoreUnavailable; of a store that is dead, at once.
 
-        `written`: users whose remembered histories are old afterwards, also where it failed: it may be written. As a
-        read may, one may be the trial of a store that answers probes again: who only writes shall not wait for a read.
+        `written`: users whose remembered histories are old afterwards, also where it failed: it may be written.
         """
-        breaker = self._breaker
-        trial = breaker.state != CLOSED
-        if trial and not breaker.admits():
+        if self._breaker.state == CLOSED:
+            return await self._answer(asking, timeout_s, written)
+        if not self._breaker.admits():
             raise StoreUnavailable("the store does not answer; it is asked again in the background")
+        try:  # a worker that is never asked to rank would wait for a read for ever
+            return await self._answer(asking, timeout_s, written)
+        finally:
+            self._breaker.release()
+
+    async def _answer(
+        self, asking: Callable[[], Awaitable[Answer]], timeout_s: float | None, written: Sequence[str]
+    ) -> Answer:
         begun = time.monotonic()
         try:
             answer = await asking()
@@ -128,13 +135,18 @@ class Ladder:
             self._failed(error, begun, self._wanted, timeout_s)
             raise
         finally:
-            if trial:
-                breaker.release()
             for user_id in written:
                 self._recent.drop(user_id)
-        if trial and not _all_failed(answer):
+        outcomes = answer if isinstance(answer, list) else [None]
+        refused = next((one for one in outcomes if isinstance(one, StoreUnavailable)), None)
+        if refused is not None and blames_store(refused) and None not in outcomes:
+            self._failed(refused, begun, self._wanted, timeout_s)
+            return answer
+        if self._breaker.failures or self._breaker.state != CLOSED:
             self._watch.closed()
-            breaker.answered()
+            self._breaker.answered()
+        if refused is not None or self._watch.troubled:
+            self._watch.read(refused)
         return answer
 
     def _instead(self, asked: Asked, wanted: Wanted, reason: str) -> Stored:
@@ -205,7 +217,3 @@ class Ladder:
 
 def _reason(error: StoreUnavailable) -> str:
     return TIMEOUT if isinstance(error, StoreTimedOut) else ERROR
-
-
-def _all_failed(answer: object) -> bool:
-    return isinstance(answer, list) and all(isinstance(one, StoreUnavailable) for one in answer)

@@ -90,7 +90,7 @@ class Watch:
         assert self._error is not None
         cause = cause_of(self._error)
         if self._state is FAILING:
-            text = "store at %s is failing: it %s. Those users are ranked without it. To do: %s%s"
+            text = "store at %s is failing: it %s. Those users are ranked without it, their writes get 503. To do: %s%s"
         else:
             text = (
                 "store at %s is down: it %s. Requests no longer wait for it and are ranked without; it is asked in the "

@@ -1,0 +1,29 @@
+"""Match and statistic features beside those of worlds.py, in a log whose days are not those of UTC."""
+
+from typing import Any
+
+from tests.worlds import HOUR
+
+DAY = 24 * HOUR
+ZONE, OFFSET_MS = "Asia/Shanghai", 8 * HOUR
+
+
+def match(name: str, of: str, what: str, **options: Any) -> dict[str, Any]:
+    return {"name": name, "side": "cross", "kind": "match", "of": [of], "what": what, "width": 4} | options
+
+
+def statistic(name: str, of: list[str], what: str, **options: Any) -> dict[str, Any]:
+    return {"name": name, "side": "cross", "kind": "statistic", "of": of, "what": what} | options
+
+
+DERIVED = [
+    match("item_count", "item_id", "count", length=50),
+    statistic("item_rate", ["item_id"], "rate"),
+    match("item_age", "item_id", "age", length=50),
+    match("category_count", "category_id", "count", length=3),
+    match("category_age", "category_id", "age", length=5, actions=["like"]),
+    match("category_last", "category_id", "last", length=7),
+    statistic("age_position_rate", ["age", "position"], "rate", days=2, smoothing=3.0),
+    statistic("category_count_ever", ["category_id"], "count"),
+    statistic("category_clicks", ["category_id"], "clicks", half_life_days=1),
+]
