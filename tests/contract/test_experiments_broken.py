@@ -1,10 +1,12 @@
 """Experiments where something is wrong: a file, a bundle, the store, a variant that is gone."""
 
 import asyncio
+import json
 import shutil
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,5 +219,45 @@ def test_limits_that_come_as_a_variant_goes_do_not_end_the_counting(valkey_url: 
         counts = Counter[str](await variants_of(client, 10))
         answer = await told(client)
         assert answer["experiment"]["variants"][1]["users"] == counts["other"]
+
+    in_service(valkey_url, path, scenario)
+
+
+def test_popularity_follows_the_model_that_answers_or_goes_on_with_the_one_before(
+    valkey_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "experiments.toml"
+    path.write_text(GOOD.replace('name = "chance"\nbuiltin = "random"', 'name = "clicks"\nbuiltin = "popularity"'))
+    head, *features = (DEMO.folder / "features.toml").read_text().split("[[feature]]")
+    ids = [one for one in features if 'name = "item_id"' in one]
+    tables = {
+        "moved": [one for one in features if one not in ids] + ids,
+        "uncounted": [one for one in features if "statistic" not in one],
+    }
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        app: Any = client._transport.app  # type: ignore[attr-defined]
+        live, arm = app.state.live, app.state.variants.experiment.arms["clicks"].live
+
+        def scores() -> list[float]:
+            encoder, items = arm.current.encoder, items_of(DEMO, 8)
+            encoded = encoder.encode("u1", {}, [], items, time.time_ns() // 1_000_000, arm.current.catalog)
+            return [float(score) for score in arm.current.run(encoded.inputs)[0]]
+
+        before = scores()
+        assert len(set(before)) > 4
+        for name, table in tables.items():
+            folder = shutil.copytree(DEMO.folder, tmp_path / name)
+            (folder / "features.toml").write_text("[[feature]]".join([head, *table]))
+            if name == "uncounted":
+                manifest = json.loads((folder / "manifest.json").read_text())
+                for file in [file for file in manifest["files"] if file.endswith("statistics.npy")]:
+                    del manifest["files"][file]
+                    (folder / file).unlink()
+                (folder / "manifest.json").write_text(json.dumps(manifest))
+            other = Bundle.open(folder)
+            live.swap(replace(live.current, bundle=other, encoder=other.encoder))
+            assert arm.current.bundle.folder.name == "moved", "without clicks of items the one before goes on"
+            assert scores() == before
 
     in_service(valkey_url, path, scenario)
