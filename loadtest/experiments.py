@@ -13,6 +13,7 @@ JSON.
 """
 
 import asyncio
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ ONE, TWO = "one", "two"  # variants
 WITHOUT, WITH = "without", "with"
 LOAD = 0.3  # of the capacity
 CANDIDATES = 500  # of a request of that
+PATIENCE_S = 30.0  # for a shadow's first scores
 PAUSE_S = 0.3  # between two turns: a shadow is done with the turn before
 RESAMPLES = 2_000
 HALF = """\
@@ -79,24 +81,24 @@ def variants(folder: Path, sizes: Sizes) -> Measured:
     file = written(folder, "experiments.toml", HALF)
     with reached({ONE: {}, TWO: {"experiments": file}}) as (runner, sides):
         times_ms = in_turns(runner, sides, sizes)
-        told = runner.run(asked(sides[TWO], "/experiments"))
+        told = orjson.loads(runner.run(asked(sides[TWO], "/experiments")))
     idle = [one["name"] for one in told["experiment"]["variants"] if not one["impressions"]]
     if idle:
         raise NoRun(f"variants that showed nothing: {', '.join(idle)}")
     return compared(times_ms, ONE, TWO)
 
 
-async def asked(side: Side, path: str) -> Any:
+async def asked(side: Side, path: str) -> bytes:
     client = Client(parse_url(side.url))
     try:
         await client.reach()
-        return orjson.loads((await client.get(path)).content)
+        return (await client.get(path)).content
     finally:
         await client.close()
 
 
 def shadows(folder: Path, sizes: Sizes) -> tuple[dict[str, Any], str]:
-    """p99 with a shadow over p99 without: figures, and their table. Raises NoRun."""
+    """p99 with a shadow over p99 without: figures, and a table. Raises NoRun, also where the shadow scored nothing."""
     rate = max(1, round(LOAD * sizes.capacity))
     services: dict[str, dict[str, Any]] = {}
     for name, text in ((WITHOUT, HALF), (WITH, HALF + SHADOW)):
@@ -107,16 +109,35 @@ def shadows(folder: Path, sizes: Sizes) -> tuple[dict[str, Any], str]:
             runner.run(side.turn(CANDIDATES, rate, sizes.warm_s))
         works = {name: partial(_turn, runner, side, rate, sizes) for name, side in sides.items()}
         rounds = take_turns(f"/rank at {rate} requests/s", sizes.rounds, works)
+        scored = runner.run(scored_by_shadow(sides[WITH]))
+    if not scored:
+        raise NoRun("the shadow has scored nothing")
     p99_ms = {name: p99(of) for name, of in rounds.items()}
     ratio = p99_ms[WITH] / p99_ms[WITHOUT]
     low, high = interval(rounds[WITH], rounds[WITHOUT])
     requests = min(sum(map(len, of)) for of in rounds.values())
     figures = {"shadow_p99_ratio": ratio, "shadow_p99_ratio_low": low, "shadow_p99_ratio_high": high}
     figures |= {f"shadow_{name}_p99_ms": ms for name, ms in p99_ms.items()}
-    figures |= {"shadow_rate": rate, "shadow_requests": requests, "shadow_p99_carried": carried(requests, 0.99)}
+    figures |= {
+        "shadow_rate": rate,
+        "shadow_requests": requests,
+        "shadow_scored": scored,
+        "shadow_p99_carried": carried(requests, 0.99),
+    }
     head = ("without, ms", "with, ms", "ratio", "low", "high")
     row = {f"{CANDIDATES} candidates": [p99_ms[WITHOUT], p99_ms[WITH], ratio, low, high]}
     return figures, table(f"p99, shadow, {rate} requests/s", head, row)
+
+
+async def scored_by_shadow(side: Side) -> int:
+    """Requests so far; waits for the first, a while."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        found = re.search(rb"^ranker_shadow_requests_total{.*} ([0-9.]+)$", await asked(side, "/metrics"), re.MULTILINE)
+        if found and float(found[1]):
+            return int(float(found[1]))
+        await asyncio.sleep(0.2)
+    return 0
 
 
 def _turn(runner: asyncio.Runner, side: Side, rate: int, sizes: Sizes) -> list[float]:

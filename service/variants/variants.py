@@ -72,9 +72,9 @@ class Variants:
         except (PlanError, BundleError, OSError) as error:
             if not self._good.exists():
                 raise BundleError(str(error)) from None
-            self._refuse(str(error))
             text = self._good.read_text()
             self._take(_plan(text, self.path), text, check=False)
+            self._refuse(str(error))
 
     def start(self) -> None:
         if self._poll_s:

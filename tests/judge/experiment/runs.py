@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from model.files import write_text
 from service.settings import DEMO_BUNDLE
 from service.variants.counting import FLUSH_S
 from tests.client import get
@@ -47,7 +48,7 @@ class Stage(Instances):
         head = f'salt = "{course.salt}"\nstart = 2026-01-01T00:00:00Z\nwindow_s = {WINDOW_S}\n'
         share = 1 / len(course.variants)
         tables = [f'[[variants]]\nname = "{name}"\nshare = {share}\n{is_}' for name, is_ in course.variants.items()]
-        self.file.write_text("\n".join([head, *tables]))
+        write_text(self.file, "\n".join([head, *tables]))
 
     async def introduce(self) -> None:
         """Everybody's clicks before."""
