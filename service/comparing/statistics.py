@@ -12,6 +12,7 @@ Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory
 """
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -105,13 +106,13 @@ def rate_interval(m: Moments) -> tuple[Floats, Floats]:
 
 def users_needed(treated: Moments, control: Moments, of: float, alpha: float = ALPHA) -> tuple[int, int] | None:
     """Users of both arms until a true gain `of` is seen in four cases of five: by `gain`, and by a test at a fixed
-    horizon, whose number has to be set before; from how much these arms' users tell. None: they tell too little."""
+    horizon, whose number has to be set before; both at `alpha`, from how much these arms' users tell. None: too little."""
     variance = float(log_rate(treated)[1] + log_rate(control)[1])
     users = float(treated.users + control.users)
     if not (variance > 0 and min(treated.y, control.y) >= ENOUGH):
         return None
     size = abs(math.log1p(of))
-    fixed = ((NORMAL_95 + NORMAL_80) / size) ** 2
+    fixed = ((NormalDist().inv_cdf(1 - alpha / 2) + NORMAL_80) / size) ** 2
     information = fixed
     for _ in range(50):  # a contraction: the boundary grows as the root of a logarithm
         information = ((float(boundary(information, alpha)) + NORMAL_80) / size) ** 2
