@@ -5,9 +5,10 @@ Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory
 
 - The unit is the user. Clicks of one user are not independent, so variances come from users' totals by the delta
   method (Deng, Knoblich, Lu, KDD 2018), and the gain is the logarithm of the ratio of two ratios.
-- Time is information, 1 / variance of the gain, as users come back and are not drawn once. What a user does later
-  resembles what the user did before: looks are then more alike than those of a Brownian motion, and cross less often
-  (Slepian's inequality; tests/peeking.py measures it).
+- Time is information, 1 / variance of the gain, as users come back and are not drawn once. Where an earlier estimate
+  is a later one and noise of its own, as of users alike in how much they come back, looks are a Brownian motion's.
+  Where users differ in that, no theorem says so, and information may even fall: simulations stand for it
+  (tests/peeking.py; docs/experiments.md has the least kind worlds that were tried).
 - The prior's width is a gain, set before any data are seen, not a number of users.
 """
 
@@ -106,7 +107,7 @@ def rate_interval(m: Moments) -> tuple[Floats, Floats]:
 
 def users_needed(treated: Moments, control: Moments, of: float, alpha: float = ALPHA) -> tuple[int, int] | None:
     """Users of both arms until a true gain `of` is seen in four cases of five: by `gain`, and by a test at a fixed
-    horizon, whose number has to be set before; both at `alpha`, from how much these arms' users tell. None: too little."""
+    horizon, whose number has to be set before; from how much these arms' users tell. None: they tell too little."""
     variance = float(log_rate(treated)[1] + log_rate(control)[1])
     users = float(treated.users + control.users)
     if not (variance > 0 and min(treated.y, control.y) >= ENOUGH):

@@ -79,9 +79,9 @@ def doubts(report: Report) -> list[str]:
     if counts["mixed_users"] > SHARE * counts["users"] or counts["mixed_impressions"] > SHARE * counts["live"]:
         lines.append(
             f"{counts['mixed_users']:,} of {counts['users']:,} users, with {counts['mixed_impressions']:,} of "
-            f"{counts['live']:,} impressions, saw more than one arm: the balancer does not keep users apart, shares were "
-            "changed or a variant was taken out; and who comes often is among them. Leaving them out leaves a choice of users; counting them "
-            "to the first (--mixed first) makes any gain look smaller."
+            f"{counts['live']:,} impressions, saw more than one arm: the balancer does not keep users apart, shares "
+            "were changed, or a variant was taken out; and who comes often is among them. Leaving them out leaves a "
+            "choice of users; counting them to the first (--mixed first) makes any gain look smaller."
         )
     if counts["apart"] > SHARE * counts["compared"]:
         lines.append(
