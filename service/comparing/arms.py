@@ -159,6 +159,7 @@ def _chosen(con: duckdb.DuckDBPyConnection, wanted: Wanted) -> dict[str, int]:
         "mixed_users": "SELECT count(*) FROM seen WHERE arms > 1",
         "mixed_impressions": f"SELECT count(*) FROM labelled JOIN seen USING (user_id) WHERE arms > 1 AND {live}",
         "mixed_clicks": f"SELECT sum(label) FROM labelled JOIN seen USING (user_id) WHERE arms > 1 AND {live}",
+        "live": f"SELECT count(*) FROM labelled WHERE {live}",
         "replayed": "SELECT 0" if wanted.replays else "SELECT count(*) FROM labelled WHERE replay",
         "named": "SELECT count(*) FROM labelled WHERE named = 1",
         "open": f"SELECT count(*) FROM chosen WHERE now > {newest} - {wanted.rule.window_ms}",

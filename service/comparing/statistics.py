@@ -5,13 +5,15 @@ Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, "Time-uniform central limit theory
 
 - The unit is the user. Clicks of one user are not independent, so variances come from users' totals by the delta
   method (Deng, Knoblich, Lu, KDD 2018), and the gain is the logarithm of the ratio of two ratios.
-- Time is information, 1 / variance of the gain, as users come back and are not drawn once. What a user does later
-  resembles what the user did before: looks are then more alike than those of a Brownian motion, and cross less often
-  (Slepian's inequality; tests/peeking.py measures it).
+- Time is information, 1 / variance of the gain, as users come back and are not drawn once. Where an earlier estimate
+  is a later one and noise of its own, as of users alike in how much they come back, looks are a Brownian motion's.
+  Where users differ in that, no theorem says so, and information may even fall: simulations stand for it
+  (tests/peeking.py; docs/experiments.md has the least kind worlds that were tried).
 - The prior's width is a gain, set before any data are seen, not a number of users.
 """
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -111,7 +113,7 @@ def users_needed(treated: Moments, control: Moments, of: float, alpha: float = A
     if not (variance > 0 and min(treated.y, control.y) >= ENOUGH):
         return None
     size = abs(math.log1p(of))
-    fixed = ((NORMAL_95 + NORMAL_80) / size) ** 2
+    fixed = ((NormalDist().inv_cdf(1 - alpha / 2) + NORMAL_80) / size) ** 2
     information = fixed
     for _ in range(50):  # a contraction: the boundary grows as the root of a logarithm
         information = ((float(boundary(information, alpha)) + NORMAL_80) / size) ** 2

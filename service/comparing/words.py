@@ -77,11 +77,12 @@ def doubts(report: Report) -> list[str]:
             f"Sample ratio mismatch: users are {users}, where shares of {due} were due{named}; p = {ratio['p']:.1g} at "
             "any number of looks. Whatever sends users to the arms, or the log, treats them differently."
         )
-    if counts["mixed_users"] > SHARE * counts["users"]:
+    if counts["mixed_users"] > SHARE * counts["users"] or counts["mixed_impressions"] > SHARE * counts["live"]:
         lines.append(
-            f"{counts['mixed_users']:,} of {counts['users']:,} users saw more than one arm: the balancer does not keep "
-            "users apart, and who comes often is among them. Leaving them out leaves a choice of users; counting them "
-            "to the first (--mixed first) makes any gain look smaller."
+            f"{counts['mixed_users']:,} of {counts['users']:,} users, with {counts['mixed_impressions']:,} of "
+            f"{counts['live']:,} impressions, saw more than one arm: the balancer does not keep users apart, shares "
+            "were changed, or a variant was taken out; and who comes often is among them. Leaving them out leaves a "
+            "choice of users; counting them to the first (--mixed first) makes any gain look smaller."
         )
     if counts["apart"] > SHARE * counts["compared"]:
         lines.append(

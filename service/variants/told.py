@@ -13,17 +13,20 @@ from service.variants.experiment import Experiment
 from service.wire.experiments import ExperimentTold, Interval, ResponseTime, SampleRatio, VariantResult
 
 MISMATCH = 0.01
+SEVERAL = 0.05  # of users, who saw several variants: as the report, which then says not to decide
 
 
 def told(experiment: Experiment, totals: Counter[str], now: int) -> ExperimentTold:
     """`now`: ms since 1970."""
     plan = experiment.plan
-    moments = {name: _moments(totals, name) for name in experiment.arms}
+    moments = {name: moments_of(totals, name) for name in experiment.arms}
     alpha = ALPHA / (len(moments) - 1)  # Bonferroni, as the report has it
     begun, ended = now >= plan.begin_ms, plan.end_ms is not None and now >= plan.end_ms
-    variants = [_variant(experiment, name, totals, moments, alpha) for name in experiment.arms]
-    users = [variant.users for variant in variants]
+    users = [int(moments[variant.name].users) for variant in plan.variants]
     p = sample_ratio(users, [variant.share for variant in plan.variants])
+    well = p is None or p >= MISMATCH
+    sound = well and totals["mixed"] <= SEVERAL * (sum(users) - totals["mixed"])
+    variants = [_variant(experiment, name, totals, moments, alpha, sound) for name in experiment.arms]
     return ExperimentTold(
         salt=plan.salt,
         state="ended" if ended else "runs" if begun else "to_come",
@@ -34,13 +37,13 @@ def told(experiment: Experiment, totals: Counter[str], now: int) -> ExperimentTo
         window_s=plan.window_s,
         shadows=[shadow.name for shadow in plan.shadows],
         variants=variants,
-        sample_ratio=SampleRatio(p=p, well=p is None or p >= MISMATCH, users_in_several=totals["mixed"]),
+        sample_ratio=SampleRatio(p=p, well=well, users_in_several=totals["mixed"]),
         uncounted=experiment.counting.lost,
     )
 
 
 def _variant(
-    experiment: Experiment, name: str, totals: Counter[str], moments: dict[str, Moments], alpha: float
+    experiment: Experiment, name: str, totals: Counter[str], moments: dict[str, Moments], alpha: float, sound: bool
 ) -> VariantResult:
     served, variant, own = experiment.arms[name].live.current, experiment.arms[name].variant, moments[name]
     base = experiment.plan.base
@@ -51,7 +54,8 @@ def _variant(
     if name != base:
         one = gain(own, moments[base], alpha)
         over = Interval(estimate=_number(one.estimate), low=_number(one.low), high=_number(one.high))
-        decided = "more" if one.low > 0 else "fewer" if one.high < 0 else None
+        if sound:
+            decided = "more" if one.low > 0 else "fewer" if one.high < 0 else None
     return VariantResult(
         name=name,
         model=served.name,
@@ -72,7 +76,7 @@ def _variant(
     )
 
 
-def _moments(totals: Counter[str], name: str) -> Moments:
+def moments_of(totals: Counter[str], name: str) -> Moments:
     return Moments(*(np.asarray(totals[f"{name}:{part}"], float) for part in ("users", "x", "y", "xx", "xy", "yy")))
 
 

@@ -38,7 +38,10 @@ class VariantResult(BaseModel):
         description="Clicks per impression over control's, less 1, with an interval that may be looked at any time: "
         "the chance that it ever misses the truth is 5 % over all variants together. Null: it is control."
     )
-    decided: Literal["more", "fewer"] | None = Field(description="Than control's; null: not yet.")
+    decided: Literal["more", "fewer"] | None = Field(
+        description="Than control's; null: not yet, or nobody should decide, as the sample ratio is not well or over "
+        "5 % of users saw several variants."
+    )
     response_ms: ResponseTime
     requests: int
     errors: int = Field(description="Requests that failed or were late.")
@@ -48,9 +51,13 @@ class VariantResult(BaseModel):
 class SampleRatio(BaseModel):
     """Whether users came to the variants as their shares say."""
 
-    p: float | None = Field(description="At any number of looks; below 0.01 nobody should decide by these figures.")
+    p: float | None = Field(
+        description="By the shares of now, at any number of looks; below 0.01 nobody should decide by these figures."
+    )
     well: bool
-    users_in_several: int = Field(description="Users who saw more than one variant: shares were changed meanwhile.")
+    users_in_several: int = Field(
+        description="Who saw more than one variant: shares were changed meanwhile, or one was taken out."
+    )
 
 
 class ExperimentTold(BaseModel):

@@ -1,6 +1,7 @@
 """Experiments on real stores: what is counted is what was shown and clicked, once, whatever is sent twice."""
 
 import asyncio
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -12,11 +13,16 @@ import numpy as np
 import pytest
 
 from model.bundle.reading import Bundle
+from service import experiments
+from service.comparing.statistics import gain
 from service.journal.framing import Reader
 from service.store.history import StoreUnavailable
 from service.store.ledger import Clicked, Ledger, Parcel, Shown
+from service.variants.told import moments_of
 from service.variants.variants import HEADER
+from tests.arms import week
 from tests.client import client_of, items_of, run
+from tests.records import DAY_MS
 from tests.stores import dead_url
 
 PLAN = """
@@ -78,6 +84,35 @@ def test_the_ledger_sums_over_users_and_counts_each_parcel_and_each_click_once(s
     totals = run(scenario())
     both = {user for name, user in users if name == "a"} & {user for name, user in users if name == "b"}
     assert totals == sums(users, "a") | sums(users, "b") | {"a:us": 25, "mixed": len(both)}
+
+
+def test_the_live_gain_is_the_reports_of_the_same_log(valkey_url: str, tmp_path: Path) -> None:
+    traffic = week(1200, 0.8, seed=1)
+    arms = {one.request_id: one.variant or f"{one.model}-{one.version}" for one in traffic.impressions}
+
+    async def scenario() -> Counter[str]:
+        ledger = Ledger(valkey_url, "e", timeout_s=10, clicked_ttl_s=100)
+        shown = [Shown(arms[one.request_id], one.user_id, len(one.items)) for one in traffic.impressions]
+        clicks = [
+            Clicked(arms[one.request_id], one.user_id, f"{one.request_id} {one.object_id}", one.timestamp // DAY_MS)
+            for one in traffic.events
+            if one.request_id
+        ]
+        for number, at in enumerate(range(0, len(shown), 300), 1):
+            await ledger.click(clicks[at : at + 300])  # some before what they are clicks on
+            await ledger.add(Parcel("w1", number, shown[at : at + 300], {}))
+        await ledger.click(clicks)
+        totals = await ledger.totals()
+        await ledger.close()
+        return totals
+
+    totals = run(scenario())
+    live = gain(moments_of(totals, "bst-1"), moments_of(totals, "wdl-1"))
+    log = traffic.write(tmp_path / "log")
+    assert experiments.main(["--log", str(log), "--out", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out" / experiments.CONTENT).read_text())
+    [reported] = [arm["gain"] for arm in content["arms"] if arm["gain"]]
+    assert [*map(float, live)] == pytest.approx([reported["estimate"], *reported["interval"]])
 
 
 def test_who_is_caught_stays_so_everywhere_until_let_in(store_url: str) -> None:

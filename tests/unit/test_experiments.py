@@ -150,9 +150,14 @@ def test_a_balancer_that_mixes_users_or_sends_too_many_to_one_arm_ends_the_verdi
         mixed.visit(f"both{number}", "bst 1", now=NOW + 10)
         mixed.visit(f"both{number}", "wdl 1", now=NOW + 20)
     content = told(mixed)
-    assert "6 of 12 users saw more than one arm" in content["doubts"][0]
+    assert "6 of 12 users, with 60 of 90 impressions, saw more than one arm" in content["doubts"][0]
     assert content["verdict"].startswith("Do not decide by these figures")
     assert "6 of 12 users" in capsys.readouterr().err
+    busy = two_arms(100)
+    for turn in range(20):
+        busy.visit("both", ("bst 1", "wdl 1")[turn % 2], now=NOW + 20)
+    content = told(busy)
+    assert "1 of 101 users, with 100 of 600 impressions, saw more than one arm" in content["doubts"][0]
     uneven = Traffic()
     for number in range(200):
         uneven.visit(f"u{number}", "wdl 1" if number % 4 else "bst 1", clicks=[1], now=NOW + number)

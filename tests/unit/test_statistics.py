@@ -134,6 +134,9 @@ def test_users_needed_stand_beside_those_of_a_fixed_horizon() -> None:
     variance = float(log_rate(treated)[1] + log_rate(control)[1]) * 40_000
     assert fixed == pytest.approx((1.959964 + 0.841621) ** 2 * variance / math.log1p(0.0757) ** 2, rel=1e-4)
     assert 1.5 < ours / fixed < 3, "the price of looking at any time"
+    of_three = users_needed(treated, control, 0.0757, ALPHA / 3)
+    assert of_three is not None
+    assert of_three[1] == pytest.approx((2.393980 + 0.841621) ** 2 * variance / math.log1p(0.0757) ** 2, rel=1e-4)
     smaller = users_needed(treated, control, 0.02)
     assert smaller is not None and smaller[1] > 10 * fixed
     assert users_needed(moments(*users(1, 100, 0.001)), control, 0.0757) is None

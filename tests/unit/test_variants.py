@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from service.comparing import statistics
 from service.shadowing.shadow import compared
 from service.variants.counting import Outcome, beyond, bucket_of, middle_ms
 from service.variants.draw import drawn, uniform
@@ -139,6 +140,18 @@ def test_a_sample_ratio_is_told_whole() -> None:
     assert sample_ratio([5300, 4700], [0.5, 0.5]) < 0.01  # type: ignore[operator]
     assert sample_ratio([0, 0], [0.5, 0.5]) is None and sample_ratio([5, 5], [1.0, 0.0]) is None
     assert sample_ratio([10**9, 10**8], [0.5, 0.5]) == 0.0
+
+
+def test_who_looks_after_each_user_and_takes_the_least_p_has_the_reports() -> None:
+    rng, shares = np.random.default_rng(2), [0.5, 0.3, 0.2]
+    alarms = 0
+    for _ in range(100):
+        arm = rng.choice(3, 300, p=shares)
+        users = np.cumsum(arm[:, None] == np.arange(3), axis=0).tolist()
+        least = min(p for p in (sample_ratio(look, shares) for look in users) if p is not None)
+        assert least == pytest.approx(statistics.sample_ratio(arm, np.array(shares)))
+        alarms += least < 0.1
+    assert alarms <= 10
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30))
