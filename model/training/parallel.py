@@ -6,6 +6,7 @@ gradients stay sparse on the way. The processes talk by gloo, which is what can 
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,25 @@ class World:
     def share(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """This process' part of a batch; empty where there are fewer rows than processes."""
         return rows[self.rank :: self.size]
+
+    def even_share(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """As `share`, as long for every process: a row more where it would be shorter. `joined` drops it again."""
+        share = self.share(rows)
+        return np.concatenate([share, rows[:1]]) if len(share) < -(-len(rows) // self.size) else share
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Raises ValueError where another process trains by something else."""
+        if self.size == 1:
+            return
+        everyone: list[Any] = [None] * self.size
+        distributed.all_gather_object(everyone, dict(facts))
+        for rank, theirs in enumerate(everyone):
+            for name, value in everyone[0].items():
+                if theirs[name] != value:
+                    raise ValueError(
+                        f"rank {rank} has another {name} than rank 0 ({_short(theirs[name])} and {_short(value)}); all "
+                        "must train the same"
+                    )
 
     def sum_gradients(self, network: nn.Module) -> None:
         if self.size == 1:
@@ -49,9 +69,15 @@ class World:
         distributed.all_gather_object(parts, part)
         whole = np.empty(rows, part.dtype)
         for rank, values in enumerate(parts):
-            whole[rank :: self.size] = values
+            places = whole[rank :: self.size]
+            places[:] = values[: len(places)]
         return whole
 
     def close(self) -> None:
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
