@@ -1,6 +1,6 @@
 """What test_sharded.py runs under torchrun: every network, its tables in parts, trained to the end.
 
-    torchrun --nproc-per-node 2 -m tests.sharded_ranks DATA OUT
+torchrun --nproc-per-node 2 -m tests.sharded_ranks DATA OUT
 """
 
 import sys
@@ -27,12 +27,12 @@ def recipe(network: str) -> Recipe:
 
 def main(data: Path, out: Path) -> None:
     for network in networks.names():
-        run = ShardedRun(
-            Prepared(data), network, recipe(network), 1, out / f".{network}.parts", least_rows=LEAST_ROWS
-        )
+        run = ShardedRun(Prepared(data), network, recipe(network), 1, out / f".{network}.parts", least_rows=LEAST_ROWS)
         run.fit()
         if run.world.rank == 0:
-            torch.save({"network": run.network.state_dict(), "tables": list(run.exchange.tables)}, out / f"{network}.pt")
+            torch.save(
+                {"network": run.network.state_dict(), "tables": list(run.exchange.tables)}, out / f"{network}.pt"
+            )
         print(network, run.world.rank, run.exchange.bytes_sent / run.exchange.steps, flush=True)
     run.world.close()
 

@@ -200,7 +200,7 @@ _maker: ContextVar[Maker] = ContextVar("maker of tables", default=embedding)
 
 @contextmanager
 def tables_made_by(maker: Maker) -> Iterator[None]:
-    """Networks that are built meanwhile have their tables from `maker`: a module that answers rows (…) by (…, width)."""
+    """Networks that are built meanwhile get tables of `maker`: modules that answer rows (…) by (…, width)."""
     token = _maker.set(maker)
     try:
         yield

@@ -6,13 +6,19 @@ gradients stay sparse on the way. The processes talk by gloo, which is what can 
 """
 
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import distributed, nn
+
+
+class RankLost(Exception):
+    """The processes that train together are not all there any more."""
 
 
 class World:
@@ -39,11 +45,12 @@ class World:
         everyone: list[Any] = [None] * self.size
         distributed.all_gather_object(everyone, dict(facts))
         for rank, theirs in enumerate(everyone):
-            for name, value in everyone[0].items():
-                if theirs[name] != value:
+            for name in {**everyone[0], **theirs}:
+                first, other = everyone[0].get(name), theirs.get(name)
+                if first != other:
                     raise ValueError(
-                        f"rank {rank} has another {name} than rank 0 ({_short(theirs[name])} and {_short(value)}); all "
-                        "must train the same"
+                        f"ranks disagree on {name}: rank 0 has {_short(first)}, rank {rank} {_short(other)}; all must "
+                        "train the same"
                     )
 
     def sum_gradients(self, network: nn.Module) -> None:
@@ -72,6 +79,27 @@ class World:
             places = whole[rank :: self.size]
             places[:] = values[: len(places)]
         return whole
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raises RankLost where another process ends meanwhile, or torchrun ends this one since another has ended."""
+        if self.size == 1:
+            yield
+            return
+
+        def ends(number: int, frame: Any) -> None:
+            raise RankLost("torchrun ends this one, since another rank has ended or it was told to")
+
+        before = signal.signal(signal.SIGTERM, ends)
+        try:
+            yield
+        except RuntimeError as error:
+            if "gloo" not in str(error) and not isinstance(error, distributed.DistError):
+                raise
+            reason = str(error).strip().splitlines()[-1].rpartition("] ")[2] or "gone"
+            raise RankLost(f"another rank has ended ({_short(reason)})") from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def close(self) -> None:
         if self.size > 1 and distributed.is_initialized():

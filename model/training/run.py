@@ -166,6 +166,10 @@ class Run:
         self.network.to("cpu")
         self.fitted = True
 
+    def lines(self) -> list[str]:
+        """For people: what each process held and sent, where that is not all the same (model/training/sharded)."""
+        return []
+
     def fit_final(self) -> None:
         """After `fit`: trains anew on all days. Nothing is left to measure these weights on; `fit` gave the figures."""
         self.fitted = False

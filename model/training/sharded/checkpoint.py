@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed import checkpoint as parts
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
@@ -37,7 +38,10 @@ def save(run: "ShardedRun") -> None:
     if not finite:
         return  # the next loss says so
     with _folder(run.checkpoint) as folder:
-        parts.save(_parts(run, run.best), checkpoint_id=folder)
+        try:
+            save_parts(_parts(run, run.best), checkpoint_id=folder)
+        except CheckpointException as error:  # no Exception, and as many lines as ranks
+            raise RuntimeError(f"{run.checkpoint} cannot be written: {error}") from None
         if run.world.rank == 0:
             names = set(_sharded_names(run))
             whole = {
@@ -68,7 +72,7 @@ def resume(run: "ShardedRun") -> bool:
         raise RecipeError(f"{run.checkpoint} belongs to a run with another recipe, seed or data; --restart drops it")
     best = {name: tensor.clone() for name, tensor in run.network.state_dict().items()} if content["best"] else {}
     try:
-        parts.load(_parts(run, best), checkpoint_id=run.checkpoint)
+        load(_parts(run, best), checkpoint_id=run.checkpoint)
     except (CheckpointException, RuntimeError, EOFError, LookupError, ValueError, TypeError) as error:
         raise _unreadable(run.checkpoint, error) from None
     run.progress, run.best = content["progress"], best | content["best"]

@@ -4,11 +4,13 @@ The steps are those of `Run` on several processes; Adagrad moves the parts in th
 is a folder (checkpoint.py), and its export is rank 0's, from tables that stand in files (whole.py).
 """
 
+import resource
 import time
 from typing import Any
 
 import torch
 from torch import distributed
+from torch._C._distributed_c10d import HashStore
 
 from model.networks import blocks
 from model.training.batches import tensors
@@ -30,10 +32,10 @@ class ShardedRun(Run):
     def __init__(self, *arguments: Any, least_rows: int = LEAST_ROWS, **named: Any):
         check_installed()
         if World().size == 1 and not distributed.is_initialized():  # it has all the parts
-            distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+            distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
         self.least_rows = least_rows
         if named.get("warm"):
-            raise RecipeError("--warm with --shard-tables: a warm start reads whole tables; train it without one of them")
+            raise RecipeError("--warm with --shard-tables: a warm start reads whole tables; train without one of them")
         super().__init__(*arguments, **{**named, "device": named.get("device") or "cpu"})
 
     def _build(self) -> None:
@@ -83,18 +85,39 @@ class ShardedRun(Run):
         self.fitted = False
         self.save()
         self.fitted = True
+        self.dense_bytes = sum(parameter.numel() * parameter.element_size() for parameter in self.network.parameters())
         make_whole(self.network, self.exchange, self.checkpoint.parent)
+
+    def lines(self) -> list[str]:
+        """For people: what each rank held and sent. All ranks call it together."""
+        rows = sum(table.num_embeddings for table in self.exchange.tables.values())
+        held = sum(len(table.block) for table in self.exchange.tables.values())
+        steps = max(1, self.exchange.steps)
+        own = (held, peak_bytes(), self.exchange.bytes_sent / steps)
+        everyone: list[Any] = [None] * self.world.size
+        distributed.all_gather_object(everyone, own)
+        return [
+            f"rank {rank}: {held:,} of {rows:,} table rows in parts, peak memory {peak / 2**20:,.0f} MiB, "
+            f"{sent:,.0f} bytes a step of ids, rows and their gradients from and to other ranks; beside them "
+            f"{self.dense_bytes:,} bytes of dense gradients are added up"
+            for rank, (held, peak, sent) in enumerate(everyone)
+        ]
 
     def fit_final(self) -> None:
         raise RecipeError("--final with --shard-tables is not there: train on all days by a prepared set of its own")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident; Linux counts KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def check_recipe(how: Training, device: torch.device) -> None:
     """Raises RecipeError for what FBGEMM's CPU kernels do not step as our own optimisers do."""
     if how.optimiser != "adagrad":
         raise RecipeError(
-            f"[training] optimiser {how.optimiser!r} with --shard-tables, allowed: 'adagrad'; tables in parts are "
-            "stepped by FBGEMM on the CPU, which has no Adam"
+            f"[training] optimiser {how.optimiser!r} with --shard-tables, allowed: 'adagrad' (--recipe): FBGEMM "
+            "steps tables in parts, and on the CPU it has no Adam"
         )
     if how.batch_l2:
         raise RecipeError(f"[training] batch_l2 {how.batch_l2} with --shard-tables, allowed: 0")

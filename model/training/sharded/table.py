@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn, distributed
+from torch import Tensor, distributed, nn
 
 from model.features.ids import UNKNOWN
 from model.networks.blocks import embedding
@@ -83,7 +83,7 @@ def _draw_normal(numbers: int) -> None:
 
 
 def maker(least_rows: int, made: list[ShardedTable]) -> Callable[[int, int, Sequence[int]], nn.Module]:
-    """Makes tables of ids from `least_rows` rows on in parts, and notes them; smaller ones, and those of time, whole."""
+    """Makes tables of ids from `least_rows` rows on in parts, and notes them; other ones whole."""
     return partial(_make, least_rows, made)
 
 

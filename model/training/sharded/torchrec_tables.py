@@ -34,7 +34,7 @@ def _imported() -> Any:
 
 
 class Collection:
-    """Tables of one width, by name: (rows, width). `weights` and `momenta` are this rank's blocks, and the true ones."""
+    """Tables of one width; `rows` by name. `weights` and `momenta` are this rank's blocks, and the true ones."""
 
     def __init__(self, rows: Mapping[str, int], width: int, rate: float, accumulator: float):
         torchrec = _imported()
@@ -62,7 +62,7 @@ class Collection:
             device_type="cpu",
         )
         environment = ShardingEnv.from_process_group(distributed.group.WORLD)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.random.fork_rng():  # it draws weights, which are thrown away
             warnings.simplefilter("ignore")
             self._sharded = sharder.shard(whole, plan, environment, device=torch.device("cpu"))
         self._keyed = torchrec.KeyedJaggedTensor
