@@ -102,7 +102,7 @@ class World:
             signal.signal(signal.SIGTERM, before)
 
     def close(self) -> None:
-        if self.size > 1 and distributed.is_initialized():
+        if distributed.is_initialized():
             distributed.destroy_process_group()
 
 

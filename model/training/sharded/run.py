@@ -12,6 +12,7 @@ import torch
 from torch import distributed
 from torch._C._distributed_c10d import HashStore
 
+from model import networks
 from model.networks import blocks
 from model.training.batches import tensors
 from model.training.parallel import World
@@ -39,7 +40,8 @@ class ShardedRun(Run):
         super().__init__(*arguments, **{**named, "device": named.get("device") or "cpu"})
 
     def _build(self) -> None:
-        check_recipe(self.how, self.device)
+        pairs = networks.network_type(self.name).objective == "pairs"
+        check_recipe(self.how, pairs, self.device)
         made: list[ShardedTable] = []
         with blocks.tables_made_by(maker(self.least_rows, made)):
             super()._build()
@@ -112,14 +114,15 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def check_recipe(how: Training, device: torch.device) -> None:
+def check_recipe(how: Training, pairs: bool, device: torch.device) -> None:
     """Raises RecipeError for what FBGEMM's CPU kernels do not step as our own optimisers do."""
     if how.optimiser != "adagrad":
         raise RecipeError(
             f"[training] optimiser {how.optimiser!r} with --shard-tables, allowed: 'adagrad' (--recipe): FBGEMM "
             "steps tables in parts, and on the CPU it has no Adam"
         )
-    if how.batch_l2:
-        raise RecipeError(f"[training] batch_l2 {how.batch_l2} with --shard-tables, allowed: 0")
+    for name, value in (("batch_l2", how.batch_l2), ("l2", 0.0 if pairs else how.l2)):  # of pairs l2 is in the loss
+        if value:
+            raise RecipeError(f"[training] {name} {value} with --shard-tables, allowed: 0")
     if device.type != "cpu":
         raise RecipeError(f"--device {device.type} with --shard-tables, allowed: cpu")
