@@ -87,9 +87,9 @@ def _measure(world: World, arguments: argparse.Namespace) -> None:
         distributed.broadcast_object_list(named, 0)
         home = Path(named[0])
         run = _Kept(network, exchange, world, home / "checkpoint.parts")
-        checkpoint.save(run)  # type: ignore[arg-type]
+        checkpoint.save(run)
         size = sum(path.stat().st_size for path in run.checkpoint.iterdir())
-        assert checkpoint.resume(run)  # type: ignore[arg-type]
+        assert checkpoint.resume(run)
         kept = peak_bytes()
         make_whole(network, exchange, home)
         distributed.barrier()

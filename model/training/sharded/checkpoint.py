@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed
@@ -23,15 +23,31 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from model.files import replacing
+from model.networks.blocks import RankingNetwork
+from model.training.optimisers.optimiser import Optimiser
+from model.training.parallel import World
 from model.training.recipe import RecipeError
-
-if TYPE_CHECKING:
-    from model.training.sharded.run import ShardedRun
+from model.training.sharded.exchange import Exchange
 
 WHOLE, FILES = "whole.pt", "files.json"
 
 
-def save(run: "ShardedRun") -> None:
+class Kept(Protocol):
+    """What is kept of a run (run.py)."""
+
+    network: RankingNetwork
+    exchange: Exchange
+    optimiser: Optimiser
+    world: World
+    checkpoint: Path
+    progress: dict[str, Any]
+    best: dict[str, Tensor]
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+
+def save(run: Kept) -> None:
     """Writes the checkpoint; all ranks call it. Never one whose weights are no numbers."""
     finite = torch.tensor([all(bool(torch.isfinite(tensor).all()) for tensor in run.network.state_dict().values())])
     distributed.all_reduce(finite, distributed.ReduceOp.PRODUCT)
@@ -58,7 +74,7 @@ def save(run: "ShardedRun") -> None:
     distributed.barrier()
 
 
-def resume(run: "ShardedRun") -> bool:
+def resume(run: Kept) -> bool:
     """Takes up the checkpoint where there is one, of however many ranks. Raises RecipeError, on all ranks alike."""
     if not run.checkpoint.exists():
         return False
@@ -82,7 +98,7 @@ def resume(run: "ShardedRun") -> bool:
     return True
 
 
-def _sharded_names(run: "ShardedRun") -> dict[str, str]:
+def _sharded_names(run: Kept) -> dict[str, str]:
     """Names of the parts in the network's state, and those of their tables."""
     return {f"{name}.weight": name for name in run.exchange.tables}
 
@@ -91,7 +107,7 @@ def _without(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name not in names}
 
 
-def _parts(run: "ShardedRun", best: dict[str, Tensor]) -> dict[str, DTensor]:
+def _parts(run: Kept, best: dict[str, Tensor]) -> dict[str, DTensor]:
     """This rank's parts, told as blocks of the tables that they are of."""
     mesh = init_device_mesh("cpu", (run.world.size,))
     told = {}
