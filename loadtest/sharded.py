@@ -1,6 +1,6 @@
 """What each process holds of a table in parts, and what it sends: 10 million items × 64 over 4 processes.
 
-    torchrun --nproc-per-node 4 -m loadtest.sharded [--items 10000000] [--width 64] [--steps 20] [--quick]
+    python -m loadtest.sharded [--ranks 4] [--items 10000000] [--width 64] [--steps 20] [--quick]
 
 One table, asked for the same number of ids a step by each process as BST at the paper's batch (256 rows, 20 behaviours
 and a candidate each), ids drawn by Zipf's law. Adagrad steps it in the backward pass. Then a checkpoint is written and
@@ -11,6 +11,8 @@ The last line is JSON. TorchRec: `make sharded`, then PYTHONPATH=.cache/sharded.
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -48,7 +50,10 @@ class Network(RankingNetwork):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="torchrun … -m loadtest.sharded", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.sharded", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--ranks", type=int, default=4, help="processes")
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
@@ -56,15 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.items, arguments.steps = 10_000, 3
-    world = World()
+    for name, least in (("ranks", 2), ("items", 1000), ("width", 1), ("steps", 1)):
+        if getattr(arguments, name) < least:
+            parser.error(f"--{name} {getattr(arguments, name)}, allowed: {least} and more")
     try:
         check_installed()
-        if world.size < 2:
-            raise ValueError("one process has no parts; torchrun --nproc-per-node 4 -m loadtest.sharded")
-        _measure(world, arguments)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         print(f"loadtest.sharded: {error}", file=sys.stderr)
         return 1
+    if "RANK" not in os.environ:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+        options = sys.argv[1:] if argv is None else list(argv)
+        return subprocess.run([*torchrun, str(arguments.ranks), "-m", "loadtest.sharded", *options]).returncode
+    world = World()
+    try:
+        _measure(world, arguments)
     finally:
         world.close()
     return 0

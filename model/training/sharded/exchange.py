@@ -48,9 +48,7 @@ class Exchange:
             collection = Collection(rows, width, rate, accumulator)
             self._collections.append(collection)
             for name in names:
-                drawn, own = self.tables[name].weight, collection.weights[_plain(name)]
-                own.copy_(drawn)
-                self.tables[name].weight = own
+                self.tables[name].adopt(collection.weights[_plain(name)])
                 self.momenta[name] = collection.momenta[_plain(name)]
         self._names = list(by_width.values())
         self._accumulator = accumulator

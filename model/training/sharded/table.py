@@ -41,11 +41,22 @@ class ShardedTable(nn.Module):
         self.num_embeddings, self.embedding_dim, self.silent = rows, width, tuple(silent)
         self.stored_width = -(-width // MULTIPLE) * MULTIPLE
         self.block = Block(rows, distributed.get_rank(), distributed.get_world_size())
-        self.register_buffer("weight", torch.zeros(len(self.block), self.stored_width))
+        self.register_buffer("weight", torch.empty(0, self.stored_width))
         _draw_normal(rows * width)
-        self.start()
+        self._drawn_from = torch.get_rng_state()
+        self.start()  # draws, and keeps nothing: the next table's numbers come after these
         self.noted: list[Tensor] | None = None  # rows asked for while the exchange learns what is looked up
         self.answers: deque[Tensor] = deque()
+
+    def adopt(self, weight: Tensor) -> None:
+        """From now on this is the block: it gets the numbers that the table was drawn with.
+
+        They are drawn once more, so that a block is not held twice.
+        """
+        self.weight = weight.zero_()
+        with torch.random.fork_rng():
+            torch.set_rng_state(self._drawn_from)
+            self.start()
 
     def start(self) -> None:
         """As blocks.start."""
@@ -53,11 +64,11 @@ class ShardedTable(nn.Module):
         for at, piece in pieces(self.num_embeddings, self.embedding_dim):
             drawn = torch.empty(piece, self.embedding_dim).uniform_(-bound, bound)
             first, last = max(at, self.block.begin), min(at + piece, self.block.end)
-            if first < last:
+            if first < last and len(self.weight):
                 own = slice(first - self.block.begin, last - self.block.begin)
                 self.weight[own, : self.embedding_dim] = drawn[first - at : last - at]
         for row in self.silent:
-            if self.block.begin <= row < self.block.end:
+            if self.block.begin <= row < self.block.end and len(self.weight):
                 self.weight[row - self.block.begin] = 0
 
     def forward(self, rows: Tensor) -> Tensor:
