@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 LOGS := $(if $(RANKER_REAL_LOGS),$(RANKER_REAL_LOGS),$(wildcard $(CURDIR)/../shared/data))
 OUT ?= .cache/demo
 
-.PHONY: run test long spark audit sbom lint demo-bundle loadtest bench loop faults clients docs clean help
+.PHONY: run test long spark sharded audit sbom lint demo-bundle loadtest bench loop faults clients docs clean help
 
 help: ## what there is to call
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -61,6 +61,10 @@ faults: $(VENV)/dev.done ## the fault suite in full: what callers see, and what 
 
 clients: $(VENV)/dev.done ## clients generated from the OpenAPI document, in Python and TypeScript: compiled, and run against a service
 	$(BIN)/python -m pytest -q -rs tests/whole/test_clients.py
+
+sharded: $(VENV)/dev.done .cache/sharded.done ## tables in parts (model.train --shard-tables): installs TorchRec into .cache/sharded and runs its tests
+	PYTHONPATH='$(CURDIR)/.cache/sharded' OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/whole/test_sharded.py
+
 audit: .cache/supply.done ## whether a pinned package has a known weakness; asks pypi.org, and says so where it cannot
 	@.ci/audit .cache/supply/bin/pip-audit
 
@@ -95,6 +99,13 @@ $(VENV)/dev.done: pyproject.toml constraints.txt
 	@mkdir -p .cache && $(PYTHON) -m venv .cache/supply
 	@.cache/supply/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt $$($(PYTHON) -c \
 		"import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['supply'])")
+	@touch $@
+
+# In a folder of their own and without their dependencies: these would bring another torch.
+.cache/sharded.done: pyproject.toml
+	@mkdir -p .cache/sharded
+	$(PIP) --no-deps --upgrade --target .cache/sharded $$($(BIN)/python -c \
+		"import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['sharded'])")
 	@touch $@
 
 .PHONY: environment

@@ -2,6 +2,7 @@
 
     python -m model.train --data data/kuairand --network bst --out bundles
     torchrun --nproc-per-node 2 -m model.train …                            data-parallel (model/training/parallel.py)
+    torchrun --nproc-per-node 2 -m model.train … --shard-tables             tables in parts (model/training/sharded)
 
 Test is opened once, at the end, for the exported model. Exit codes: 0 trained and published; 1 refused or failed;
 2 wrong arguments; 3 trained and written, but not made `current` (model/graph/publish.py); 130 interrupted.
@@ -10,10 +11,12 @@ Test is opened once, at the end, for the exported model. Exit codes: 0 trained a
 import argparse
 import json
 import shlex
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +26,7 @@ from model.evaluate import table
 from model.files import AlreadyHeld, held
 from model.prepared.loader import Prepared
 from model.training.choosing.choice import choose
-from model.training.recipe import RecipeError
+from model.training.recipe import Recipe, RecipeError
 
 if TYPE_CHECKING:  # torch takes seconds to import: after the arguments are read
     from model.graph.publish import Exam, Published
@@ -36,8 +39,7 @@ UNPUBLISHED, INTERRUPTED = 3, 130
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parsed(argv)
     from model.graph.publish import default_name, publish
-    from model.training.parallel import World
-    from model.training.run import Run
+    from model.training.parallel import RankLost, World
     from model.training.warm import open_warm
 
     world, run = World(), None
@@ -47,12 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             default_name(arguments.network, data.meta["dataset"]) if arguments.name is None else arguments.name
         )
         home = arguments.out / name
-        checkpoint = home / f".training-{arguments.seed}.pt"
+        sharded = arguments.shard_tables is not None
+        checkpoint = home / f".training-{arguments.seed}.{'parts' if sharded else 'pt'}"
         warm = open_warm(arguments.warm, arguments.network)
-        with _alone(home, arguments.seed, world):
+        with world.together(), _alone(home, arguments.seed, world):
             _check_left(checkpoint, arguments)
+            world.agree(_facts(arguments, data))
             choice = choose(arguments.network, data, arguments.recipe, warm)  # may train, to try
-            run = Run(
+            world.agree(_settings(choice.recipe))
+            run = _kind_of_run(arguments)(
                 data,
                 arguments.network,
                 choice.recipe,
@@ -64,18 +69,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             if world.rank == 0:
                 print("\n".join(choice.lines()))
-            if arguments.restart:
-                checkpoint.unlink(missing_ok=True)
+            if arguments.restart and world.rank == 0:
+                _drop(checkpoint)
             if arguments.resume and world.rank == 0:
                 print("resumed" if run.resume() else f"nothing to resume at {checkpoint}, starting anew")
             elif arguments.resume:
                 run.resume()
             exam = trained(run, arguments.final)
+            told = run.lines()
             if world.rank:
                 return 0
+            print("".join(f"{line}\n" for line in told), end="", flush=True)
             before = current(home)
             outcome = publish(run, arguments.out, name, not arguments.publish_anyway, choice, exam)
-            checkpoint.unlink(missing_ok=True)
+            _drop(checkpoint)
+    except RankLost as error:
+        print(f"train: rank {world.rank}: {error}; {_kept(run)}", file=sys.stderr, flush=True)
+        return 1
     except (OSError, ValueError) as error:
         print(f"train: {command.words(error)}", file=sys.stderr)
         return 1
@@ -86,6 +96,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     removed = _prune(home, arguments.keep, outcome, before)
     report(outcome, removed, run)
     return 0 if outcome.published else UNPUBLISHED
+
+
+def _kind_of_run(arguments: argparse.Namespace) -> "Callable[..., Run]":
+    if arguments.shard_tables is None:
+        from model.training.run import Run
+
+        return Run
+    from model.training.sharded.run import ShardedRun
+
+    return partial(ShardedRun, least_rows=arguments.shard_tables)
+
+
+def _facts(arguments: argparse.Namespace, data: Prepared) -> dict[str, Any]:
+    """What processes that train together must have alike before they try anything."""
+    named = {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in ("network", "seed", "shard_tables")}
+    return {**named, f"--data {arguments.data} (sha256 of its content)": data.fingerprint}
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    return {f"[{table}] {name}": value for table, some in asdict(recipe).items() for name, value in some.items()}
+
+
+def _drop(checkpoint: Path) -> None:
+    if checkpoint.is_dir():
+        shutil.rmtree(checkpoint)
+    else:
+        checkpoint.unlink(missing_ok=True)
+
+
+def _kept(run: "Run | None") -> str:
+    if run and run.checkpoint.exists():
+        return f"what is learnt is in {run.checkpoint}; the same command with --resume goes on"
+    return "there was no checkpoint yet"
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -108,12 +151,24 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     left.add_argument("--restart", action="store_true", help="drop the checkpoint of a killed run and begin anew")
     parser.add_argument("--warm", type=Path, metavar="BUNDLE", help="start from its weights (model.prepare --grow)")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard logs there")
+    parser.add_argument(
+        "--shard-tables",
+        type=int,
+        nargs="?",
+        const=1024,  # model/training/sharded/run.py's LEAST_ROWS
+        metavar="ROWS",
+        help="under torchrun: each process holds a part of every table of at least ROWS ids (default: 1024)",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
     arguments = parser.parse_args(argv)
     if arguments.seed < 0:
         parser.error(f"--seed {arguments.seed}, allowed: 0 and more")
     if arguments.keep is not None and arguments.keep < 1:
         parser.error(f"--keep {arguments.keep}, allowed: 1 and more")
+    if arguments.shard_tables is not None and arguments.shard_tables < 1:
+        parser.error(f"--shard-tables {arguments.shard_tables}, allowed: 1 and more")
+    if arguments.shard_tables is not None and arguments.final:
+        parser.error("--final with --shard-tables: not there yet; allowed: one of them")
     if arguments.out.exists() and not arguments.out.is_dir():
         parser.error(f"--out {arguments.out} is no folder")
     return arguments

@@ -9,6 +9,8 @@ Nothing that depends on the user alone has a C axis: it is computed once per req
 """
 
 from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -180,11 +182,30 @@ def no_features(batch: Batch, sides: Sequence[Side]) -> Tensor:
     return batch["gap"][:, :0].float() if sides == ("user",) else batch["item"][..., :0].float()
 
 
-def table(rows: int, width: int, silent: Sequence[int] = (PAD, UNKNOWN)) -> nn.Embedding:
-    """An embedding table whose gradient is sparse: a step costs what the batch touches, not what the table holds."""
-    embedding = nn.Embedding(rows, width, padding_idx=PAD, sparse=True)
-    start(embedding, silent)
-    return embedding
+def table(rows: int, width: int, silent: Sequence[int] = (PAD, UNKNOWN)) -> nn.Module:
+    """An embedding table; how it is made, whole or in parts, whoever builds the network decides (`tables_made_by`)."""
+    return _maker.get()(rows, width, silent)
+
+
+def embedding(rows: int, width: int, silent: Sequence[int] = (PAD, UNKNOWN)) -> nn.Embedding:
+    """A whole table whose gradient is sparse: a step costs what the batch touches, not what the table holds."""
+    whole = nn.Embedding(rows, width, padding_idx=PAD, sparse=True)
+    start(whole, silent)
+    return whole
+
+
+Maker = Callable[[int, int, Sequence[int]], nn.Module]  # rows, width, rows that start at 0
+_maker: ContextVar[Maker] = ContextVar("maker of tables", default=embedding)
+
+
+@contextmanager
+def tables_made_by(maker: Maker) -> Iterator[None]:
+    """Networks that are built meanwhile get tables of `maker`: modules that answer rows (…) by (…, width)."""
+    token = _maker.set(maker)
+    try:
+        yield
+    finally:
+        _maker.reset(token)
 
 
 def start(embedding: nn.Embedding, silent: Sequence[int] = (PAD, UNKNOWN)) -> None:
@@ -206,7 +227,7 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     return layer
 
 
-def pooled(embedding: nn.Embedding, rows: Tensor) -> Tensor:
+def pooled(embedding: nn.Module, rows: Tensor) -> Tensor:
     """Mean of the embeddings of a feature's values, (..., places) -> (..., width); padded places do not count."""
     if rows.shape[-1] == 1:
         return embedding(rows[..., 0])

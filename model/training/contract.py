@@ -6,6 +6,7 @@ longer ones, in training, in a batch and when served.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ class ContractError(RecipeError):
 
 def check(network: RankingNetwork, data: Prepared) -> None:
     """Raises ContractError, which says what was tried and by how much logits differ; leaves the network as it was."""
-    training, device = network.training, next(network.parameters()).device
+    training = network.training
+    device = next(chain(network.parameters(), network.buffers())).device
     network.eval()
     try:
         with torch.no_grad():

@@ -6,12 +6,19 @@ gradients stay sparse on the way. The processes talk by gloo, which is what can 
 """
 
 import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import distributed, nn
+
+
+class RankLost(Exception):
+    """The processes that train together are not all there any more."""
 
 
 class World:
@@ -25,6 +32,26 @@ class World:
     def share(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """This process' part of a batch; empty where there are fewer rows than processes."""
         return rows[self.rank :: self.size]
+
+    def even_share(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """As `share`, as long for every process: a row more where it would be shorter. `joined` drops it again."""
+        share = self.share(rows)
+        return np.concatenate([share, rows[:1]]) if len(share) < -(-len(rows) // self.size) else share
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Raises ValueError where another process trains by something else."""
+        if self.size == 1:
+            return
+        everyone: list[Any] = [None] * self.size
+        distributed.all_gather_object(everyone, dict(facts))
+        for rank, theirs in enumerate(everyone):
+            for name in {**everyone[0], **theirs}:
+                first, other = everyone[0].get(name), theirs.get(name)
+                if first != other:
+                    raise ValueError(
+                        f"ranks disagree on {name}: rank 0 has {_short(first)}, rank {rank} {_short(other)}; all must "
+                        "train the same"
+                    )
 
     def sum_gradients(self, network: nn.Module) -> None:
         if self.size == 1:
@@ -49,9 +76,36 @@ class World:
         distributed.all_gather_object(parts, part)
         whole = np.empty(rows, part.dtype)
         for rank, values in enumerate(parts):
-            whole[rank :: self.size] = values
+            places = whole[rank :: self.size]
+            places[:] = values[: len(places)]
         return whole
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raises RankLost where another process ends meanwhile, or torchrun ends this one since another has ended."""
+        if self.size == 1:
+            yield
+            return
+
+        def ends(number: int, frame: Any) -> None:
+            raise RankLost("torchrun ends this one, since another rank has ended or it was told to")
+
+        before = signal.signal(signal.SIGTERM, ends)
+        try:
+            yield
+        except RuntimeError as error:
+            if "gloo" not in str(error) and not isinstance(error, distributed.DistError):
+                raise
+            reason = str(error).strip().splitlines()[-1].rpartition("] ")[2] or "gone"
+            raise RankLost(f"another rank has ended ({_short(reason)})") from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
     def close(self) -> None:
-        if self.size > 1 and distributed.is_initialized():
+        if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -166,6 +166,10 @@ class Run:
         self.network.to("cpu")
         self.fitted = True
 
+    def lines(self) -> list[str]:
+        """For people: what each process held and sent, where that is not all the same (model/training/sharded)."""
+        return []
+
     def fit_final(self) -> None:
         """After `fit`: trains anew on all days. Nothing is left to measure these weights on; `fit` gave the figures."""
         self.fitted = False
@@ -246,20 +250,32 @@ class Run:
                             break
                     if self.progress["batch"] == last:
                         break
-                    if time.monotonic() - saved > self.how.checkpoint_s:
+                    if self.due(saved):
                         self.save()
                         saved = time.monotonic()
             self.progress |= {"epoch": epoch + 1, "batch": 0}
 
+    def due(self, saved: float) -> bool:
+        """Whether a checkpoint is to be written, after one at the time `saved`."""
+        return time.monotonic() - saved > self.how.checkpoint_s
+
+    @property
+    def tables(self) -> list[torch.Tensor]:
+        """The tables that an optimiser of tables moves."""
+        return list(self.optimiser.tables)
+
     def start_tables_anew(self) -> None:
         """Ids learnt by heart in one epoch mislead the next; what the attention has learnt meanwhile stays."""
         for module in self.network.modules():
-            if isinstance(module, nn.Embedding) and module.num_embeddings > self.how.fresh_tables > 0:
-                if any(module.weight is weight for weight in self.optimiser.wide):
-                    nn.init.zeros_(module.weight)
-                else:
-                    start(module)
-                self.optimiser.forget(module.weight)
+            if getattr(module, "num_embeddings", 0) > self.how.fresh_tables > 0:
+                self.start_anew(module)
+
+    def start_anew(self, table: nn.Module) -> None:
+        if any(table.weight is weight for weight in self.optimiser.wide):
+            nn.init.zeros_(table.weight)
+        else:
+            start(table)
+        self.optimiser.forget(table.weight)
 
     def step(self, rows: Rows, negative: Rows | None = None) -> torch.Tensor:
         """One batch's step: the mean of its rows' losses; with `negative`, of the pairs (row, negative).
@@ -279,10 +295,10 @@ class Run:
         else:
             losses = self.losses_of_pairs(mine, self.world.share(negative) if weight else negative[:1])
         loss = weight * losses.sum() / len(rows)
-        loss.backward()
         whole = self.world.sum(loss.detach().clone())
         if not torch.isfinite(whole):
             raise self._lost(f"the loss is {float(whole)}", self.progress["batch"] + 1)
+        loss.backward()
         self.world.sum_gradients(self.network)
         self.optimiser.step(len(rows))
         return whole
@@ -302,7 +318,7 @@ class Run:
 
     def losses_of_pairs(self, positive: Rows, negative: Rows) -> torch.Tensor:
         """-ln σ(x̂_ui - x̂_uj) + λ/2·‖Θ‖² of each pair, (B,); Θ are the table rows that the pair holds."""
-        with lookups(self.network, self.optimiser.tables) as seen:
+        with lookups(self.network, self.tables) as seen:
             logit = self.logit(np.concatenate([positive, negative]))
         return objective.pairs(*logit.chunk(2)) + self.how.l2 / 2 * squares_of_pairs(seen)
 
@@ -328,7 +344,7 @@ class Run:
     def look(self) -> None:
         """One look at the split that picks the checkpoint: keeps the weights if they are the best so far."""
         rows = self.data.of_split(self.how.select)
-        share = self.world.share(rows)
+        share = self.world.even_share(rows)
         score = self.world.joined(predict(self.network, self.data, share, self.objective, self.device), len(rows))
         if not np.isfinite(score).all():
             raise self._lost("scores are no numbers", self.progress["batch"])

@@ -159,6 +159,7 @@ ARROWS = {
     "loadtest.overload": {"loadtest", "service.settings", *COMMAND},
     "loadtest.preparing": {"loadtest", "model"},
     "loadtest.scoring": {"loadtest", "model"},
+    "loadtest.sharded": {"loadtest", "model"},
     "loadtest.swaps": {"loadtest", "model"},
     "loadtest.training": {"loadtest", "model"},
 }

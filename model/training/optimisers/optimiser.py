@@ -31,12 +31,13 @@ class Optimiser:
         ]
         apart = of_wide | {id(weight) for weight in self.tables}
         dense = [p for p in network.parameters() if id(p) not in apart]
-        self._rate = rate = how.learning_rate
+        self._rate = self.rate = rate = how.learning_rate
         self._lazy, self._batch_l2 = how.lazy, how.batch_l2
         self.occurrences: list[Tensor] = []  # n_j of each table's rows; counted before the first step where batch_l2 is
         self.parts: list[torch.optim.Optimizer] = []
         if how.optimiser == "adagrad":
-            self.parts.append(LazyAdagrad(self.tables, rate, how.accumulator, how.l2))
+            if self.tables:
+                self.parts.append(LazyAdagrad(self.tables, rate, how.accumulator, how.l2))
             if dense:
                 self.parts.append(torch.optim.Adagrad(dense, rate, initial_accumulator_value=how.accumulator))
         else:
@@ -50,9 +51,10 @@ class Optimiser:
 
     def pace(self, share: float) -> None:
         """Sets the learning rates to this share of the recipe's."""
+        self.rate = self._rate * share
         for part in self.parts[: self._paced]:
             for group in part.param_groups:
-                group["lr"] = self._rate * share
+                group["lr"] = self.rate
 
     def forget(self, table: nn.Parameter) -> None:
         """Drops what was gathered about a table that starts anew."""

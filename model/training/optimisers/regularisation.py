@@ -30,7 +30,7 @@ class Looked(NamedTuple):
 
 
 @contextmanager
-def lookups(network: RankingNetwork, tables: Sequence[nn.Parameter]) -> Iterator[list[Looked]]:
+def lookups(network: RankingNetwork, tables: Sequence[Tensor]) -> Iterator[list[Looked]]:
     """What the network looks up in these tables meanwhile, in order. The first axis of an input is the sample's."""
     place = {id(weight): number for number, weight in enumerate(tables)}
     seen: list[Looked] = []
@@ -39,7 +39,7 @@ def lookups(network: RankingNetwork, tables: Sequence[nn.Parameter]) -> Iterator
         rows_BN = arguments[0].reshape(len(arguments[0]), -1)
         seen.append(Looked(place[id(module.weight)], rows_BN, weight.reshape(*rows_BN.shape, -1)))
 
-    of_tables = [m for m in network.modules() if isinstance(m, nn.Embedding) and id(m.weight) in place]
+    of_tables = [m for m in network.modules() if id(getattr(m, "weight", None)) in place]
     hooks = [module.register_forward_hook(note) for module in of_tables]
     try:
         yield seen

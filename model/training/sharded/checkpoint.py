@@ -1,0 +1,161 @@
+"""A sharded run's checkpoint: a folder that another number of ranks takes up.
+
+    .metadata, __<rank>_<n>.distcp    parts of tables and of what Adagrad gathered: torch.distributed.checkpoint's
+    whole.pt                          all the rest, the same on every rank
+    files.json                        how many bytes each file has: a cut one is told by its name
+
+All ranks see one file system. The folder is written beside and renamed into place.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from model.files import replacing
+from model.networks.blocks import RankingNetwork
+from model.training.optimisers.optimiser import Optimiser
+from model.training.parallel import World
+from model.training.recipe import RecipeError
+from model.training.sharded.exchange import Exchange
+
+WHOLE, FILES = "whole.pt", "files.json"
+
+
+class Kept(Protocol):
+    """What is kept of a run (run.py)."""
+
+    network: RankingNetwork
+    exchange: Exchange
+    optimiser: Optimiser
+    world: World
+    checkpoint: Path
+    progress: dict[str, Any]
+    best: dict[str, Tensor]
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+
+def save(run: Kept) -> None:
+    """Writes the checkpoint; all ranks call it. Never one whose weights are no numbers."""
+    finite = torch.tensor([all(_finite(tensor) for tensor in run.network.state_dict().values())])
+    distributed.all_reduce(finite, distributed.ReduceOp.PRODUCT)
+    if not finite:
+        return  # the next loss says so
+    with _folder(run.checkpoint) as folder:
+        try:
+            save_parts(_parts(run, run.best), checkpoint_id=folder)
+        except CheckpointException as error:  # no Exception, and as many lines as ranks
+            raise RuntimeError(f"{run.checkpoint} cannot be written: {error}") from None
+        if run.world.rank == 0:
+            names = set(_sharded_names(run))
+            whole = {
+                "identity": run.identity,
+                "progress": run.progress,
+                "network": _without(run.network.state_dict(), names),
+                "best": _without(run.best, names),
+                "optimiser": run.optimiser.state(),
+                "random": torch.get_rng_state(),
+            }
+            torch.save(whole, folder / WHOLE)
+            sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+            (folder / FILES).write_text(json.dumps(sizes))
+    distributed.barrier()
+
+
+def resume(run: Kept) -> bool:
+    """Takes up the checkpoint where there is one, of however many ranks. Raises RecipeError, on all ranks alike."""
+    if not run.checkpoint.exists():
+        return False
+    _check_files(run.checkpoint)
+    try:
+        content = torch.load(run.checkpoint / WHOLE, weights_only=True)
+        same = content["identity"] == run.identity
+    except (RuntimeError, UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise _unreadable(run.checkpoint, error) from None
+    if not same:
+        raise RecipeError(f"{run.checkpoint} belongs to a run with another recipe, seed or data; --restart drops it")
+    best = {name: tensor.clone() for name, tensor in run.network.state_dict().items()} if content["best"] else {}
+    try:
+        load(_parts(run, best), checkpoint_id=run.checkpoint)
+    except (CheckpointException, RuntimeError, EOFError, LookupError, ValueError, TypeError) as error:
+        raise _unreadable(run.checkpoint, error) from None
+    run.progress, run.best = content["progress"], best | content["best"]
+    run.network.load_state_dict(content["network"], strict=False)  # the parts are there already
+    run.optimiser.load(content["optimiser"])
+    torch.set_rng_state(content["random"])
+    return True
+
+
+def _finite(tensor: Tensor) -> bool:
+    """By the least and the greatest, which are NaN where one is: torch.isfinite makes a copy of a table."""
+    return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
+def _sharded_names(run: Kept) -> dict[str, str]:
+    """Names of the parts in the network's state, and those of their tables."""
+    return {f"{name}.weight": name for name in run.exchange.tables}
+
+
+def _without(state: dict[str, Tensor], names: set[str]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name not in names}
+
+
+def _parts(run: Kept, best: dict[str, Tensor]) -> dict[str, DTensor]:
+    """This rank's parts, told as blocks of the tables that they are of."""
+    mesh = init_device_mesh("cpu", (run.world.size,))
+    told = {}
+    for key, name in _sharded_names(run).items():
+        table = run.exchange.tables[name]
+        shape = (table.num_embeddings, table.stored_width)
+        own = {"weight": table.weight, "momentum": run.exchange.momenta[name], **({"best": best[key]} if best else {})}
+        for what, tensor in own.items():
+            told[f"{name}.{what}"] = DTensor.from_local(
+                tensor, mesh, [Shard(0)], run_check=False, shape=shape, stride=(shape[1], 1)
+            )
+    return told
+
+
+@contextmanager
+def _folder(checkpoint: Path) -> Iterator[Path]:
+    """A folder that all ranks write to, and that becomes the checkpoint when they have."""
+    named: list[Any] = [None]
+    if distributed.get_rank():
+        distributed.broadcast_object_list(named, 0)
+        yield Path(named[0])
+        return
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(checkpoint) as partial:
+        partial.mkdir()
+        named[0] = str(partial)
+        distributed.broadcast_object_list(named, 0)
+        yield partial
+
+
+def _check_files(folder: Path) -> None:
+    try:
+        sizes = json.loads((folder / FILES).read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from None
+    for name, size in sizes.items():
+        path = folder / name
+        there = path.stat().st_size if path.exists() else None
+        if there != size:
+            what = "is missing" if there is None else f"has {there} bytes and had {size} when it was written"
+            raise RecipeError(f"{path} {what}; --restart begins anew")
+
+
+def _unreadable(path: Path, error: BaseException) -> RecipeError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return RecipeError(f"{path} cannot be read ({reason}); --restart begins anew")
