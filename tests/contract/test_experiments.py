@@ -87,7 +87,7 @@ def test_the_ledger_sums_over_users_and_counts_each_parcel_and_each_click_once(s
 
 
 def test_the_live_gain_is_the_reports_of_the_same_log(valkey_url: str, tmp_path: Path) -> None:
-    traffic = week(1200, 0.8, seed=1)
+    traffic = week(600, 0.8, seed=1)
     arms = {one.request_id: one.variant or f"{one.model}-{one.version}" for one in traffic.impressions}
 
     async def scenario() -> Counter[str]:
