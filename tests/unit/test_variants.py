@@ -2,7 +2,8 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from scipy.stats import spearmanr
 
 from service.comparing import statistics
 from service.shadowing.shadow import compared
-from service.variants.counting import Outcome, beyond, bucket_of, middle_ms
+from service.variants.counting import Counting, Outcome, beyond, bucket_of, middle_ms
 from service.variants.draw import drawn, uniform
+from service.variants.experiment import Arm, Experiment
 from service.variants.plan import Plan, PlanError, parsed
 from service.variants.tag import read, tagged
-from service.variants.told import sample_ratio
+from service.variants.told import sample_ratio, told
 
 GOOD = """
 salt = "s"
@@ -140,6 +142,26 @@ def test_a_sample_ratio_is_told_whole() -> None:
     assert sample_ratio([5300, 4700], [0.5, 0.5]) < 0.01  # type: ignore[operator]
     assert sample_ratio([0, 0], [0.5, 0.5]) is None and sample_ratio([5, 5], [1.0, 0.0]) is None
     assert sample_ratio([10**9, 10**8], [0.5, 0.5]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("users", "mixed", "decided"),
+    [((1000, 1000), 0, "more"), ((1000, 1000), 90, "more"), ((1000, 1000), 110, None), ((1000, 1300), 0, None)],
+)
+def test_nothing_is_decided_where_users_came_by_other_shares_or_saw_both(
+    users: tuple[int, int], mixed: int, decided: str | None
+) -> None:
+    plan = parsed(GOOD, Path("/etc/ranker/experiments.toml"))
+    live = cast(Any, SimpleNamespace(current=SimpleNamespace(name="m", version="1")))
+    experiment = Experiment(plan, {v.name: Arm(v, live, None) for v in plan.variants}, Counting(plan, cast(Any, None)))
+    totals = Counter({"mixed": mixed})
+    for name, count, clicks in zip(("wdl", "bst"), users, (1, 2), strict=True):  # of 10 items, in one user of two
+        sums = (count, 10 * count, clicks * count / 2, 100 * count, 5 * clicks * count, clicks**2 * count / 2)
+        parts = ("users", "x", "y", "xx", "xy", "yy")
+        totals |= Counter({f"{name}:{part}": int(total) for part, total in zip(parts, sums, strict=True)})
+    bst = told(experiment, totals, plan.begin_ms).variants[1]
+    assert bst.gain is not None and bst.gain.low is not None and bst.gain.low > 0, "whatever it may be worth"
+    assert bst.decided == decided
 
 
 def test_who_looks_after_each_user_and_takes_the_least_p_has_the_reports() -> None:
