@@ -26,7 +26,7 @@ from service.shadowing.shadow import Shadow
 from service.telemetry import logs, shadows
 from service.variants.draw import uniform
 from service.variants.plan import Plan, PlanError
-from service.variants.variants import read
+from service.variants.reading import read
 
 log = logging.getLogger("ranker")
 
