@@ -47,9 +47,11 @@ class Outcome(NamedTuple):
 class Counting:
     """Of one experiment. All but `caught` belong to the event loop."""
 
-    def __init__(self, plan: Plan, ledger: Ledger):
+    def __init__(self, plan: Plan, ledger: Ledger, key: bytes = b""):
+        """`key`: of the hashes in request ids."""
         self.plan = plan  # the newest with its salt
         self.ledger = ledger
+        self.key = key
         self.caught: Mapping[str, str] = {}
         self.lost = 0  # items shown that could not be counted
         self._worker = f"{os.getpid()}.{time.time_ns()}"
@@ -96,7 +98,7 @@ class Counting:
             action, kind, object_id, timestamp = one.behaviour
             if one.request_id is None or (action, kind) != (self.plan.click, object_type):
                 continue
-            shown = read(one.request_id, one.user_id, self.plan.id)
+            shown = read(one.request_id, one.user_id, self.plan.id, self.key)
             if shown is None or not shown.now <= timestamp <= shown.now + window_ms:
                 continue
             if now > shown.now + window_ms + LATE_MS:

@@ -39,8 +39,10 @@ class Opening:
         metrics: Metrics,
         store: str,
         looked: Callable[[str, object], None],
+        key: bytes,
     ):
-        """`looked` is told of catalogues (None: refused) that variants take over."""
+        """`looked` is told of catalogues (None: refused) that variants take over. `key`: of hashes in request ids."""
+        self._key = key
         self._live, self._scorer, self._precision, self._keep = live, scorer, precision, keep
         self._metrics, self._store, self._looked = metrics, store, looked
 
@@ -74,7 +76,7 @@ class Opening:
             counting = before.counting
             counting.go_on(plan)
         else:
-            counting = Counting(plan, Ledger(self._store, plan.id, STORE_S, clicked_ttl_s(plan)))
+            counting = Counting(plan, Ledger(self._store, plan.id, STORE_S, clicked_ttl_s(plan)), self._key)
         return Experiment(plan, arms, counting, text, seen)
 
     def _loaded(self, variant: Variant, before: Experiment | None, pause: Callable[[], object]) -> Served:

@@ -110,9 +110,10 @@ class Variants:
                 if arm.watch is not None:
                     arm.watch.look()
         try:
+            empty, self._empty = self._empty, False  # also where it cannot be read
             plan, text = read(self.path)
             seen: tuple[object, ...] = (text, () if plan is None else stamps(plan))
-            empty, self._empty = self._empty, not text.strip()
+            self._empty = not text.strip()
             if seen == self._seen or (self._empty and not empty):  # an empty one may be about to be written
                 return
             self._seen = seen
@@ -232,7 +233,7 @@ class Variants:
         if not live:
             return Taken(served, call.id)
         name, counting = arm.variant.name, experiment.counting
-        request_id = tagged(call.id, name, now, user_id, experiment.plan.id)
+        request_id = tagged(call.id, name, now, user_id, experiment.plan.id, counting.key)
 
         def shown(user_id: str, items: int) -> None:
             counting.shown(name, user_id, items)

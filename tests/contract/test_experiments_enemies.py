@@ -12,19 +12,17 @@ from typing import Any
 import httpx
 import pytest
 
-from model.bundle.reading import Bundle
 from service.app import create_app
-from service.settings import DEMO_BUNDLE, Settings
+from service.settings import Settings
 from service.store.ledger import Ledger
 from service.telemetry.folder import prepare_folder
 from service.variants.counting import MOST_A_PARCEL, Counting, clicked_ttl_s
 from service.variants.plan import parsed
 from service.variants.reading import MOST_BYTES
 from tests.client import items_of, run
-from tests.contract.test_experiments_broken import GOOD, in_service, told, variants_of
+from tests.experimenting import DEMO, GOOD, in_service, told, variants_of
 from tests.versions import version
 
-DEMO = Bundle.open(DEMO_BUNDLE)
 BESIDE = GOOD.replace('builtin = "random"', 'bundle = "beside"')
 
 
@@ -62,6 +60,23 @@ def test_many_who_look_as_one_experiment_follows_another_all_get_an_answer(valke
         assert {one["name"]: one["users"] for one in answer["experiment"]["variants"]} == counts
 
     in_service(valkey_url, path, scenario)
+
+
+def test_a_file_that_was_empty_before_it_was_wrong_is_not_taken_for_empty_at_once(
+    valkey_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "experiments.toml"
+    path.write_text(GOOD)
+    with prepare_folder(1) as folder:
+        variants = create_app(settings_of(valkey_url, path), folder).state.variants
+        for text in ("", "salt = ", "", GOOD):
+            path.write_text(text)
+            variants.look()
+            assert variants.experiment is not None, "somebody may be writing"
+        for _ in range(2):
+            path.write_text("")
+            variants.look()
+        assert variants.experiment is None
 
 
 def test_what_a_request_under_way_showed_counts_though_its_experiment_has_ended(
