@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model.bundle.errors import BundleError
+from model.features.ids import shown as short
 from model.files import write_text
 from service.call import Call
 from service.feedback.judging import Judged
@@ -224,7 +225,7 @@ class Variants:
             return None
         if named is not None:
             if named not in experiment.arms:
-                raise UnknownVariant(f"{named!r} given, allowed: {', '.join(experiment.arms)}")
+                raise UnknownVariant(f"{short(named)} given, allowed: {', '.join(experiment.arms)}")
             return Taken(experiment.arms[named].live.current, call.id)
         if not experiment.plan.runs(now):
             return None

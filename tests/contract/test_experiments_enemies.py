@@ -19,6 +19,7 @@ from service.telemetry.folder import prepare_folder
 from service.variants.counting import MOST_A_PARCEL, Counting, clicked_ttl_s
 from service.variants.plan import parsed
 from service.variants.reading import MOST_BYTES
+from service.variants.variants import HEADER
 from tests.client import items_of, run
 from tests.experimenting import DEMO, GOOD, in_service, told, variants_of
 from tests.versions import version
@@ -77,6 +78,19 @@ def test_a_file_that_was_empty_before_it_was_wrong_is_not_taken_for_empty_at_onc
             path.write_text("")
             variants.look()
         assert variants.experiment is None
+
+
+def test_a_header_of_any_length_and_letters_is_refused_in_one_short_line(valkey_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "experiments.toml"
+    path.write_text(GOOD)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        body = {"user_id": "u", "candidates": items_of(DEMO, 2)}
+        answer = await client.post("/rank", json=body, headers={HEADER: b"\xe4\xff" * 3000})
+        assert answer.status_code == 422 and len(answer.content) < 400
+        assert "allowed: control, chance" in answer.json()["error"]["message"]
+
+    in_service(valkey_url, path, scenario)
 
 
 def test_what_a_request_under_way_showed_counts_though_its_experiment_has_ended(
