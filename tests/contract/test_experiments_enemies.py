@@ -86,7 +86,7 @@ def test_a_header_of_any_length_and_letters_is_refused_in_one_short_line(valkey_
 
     async def scenario(client: httpx.AsyncClient) -> None:
         body = {"user_id": "u", "candidates": items_of(DEMO, 2)}
-        answer = await client.post("/rank", json=body, headers={HEADER: b"\xe4\xff" * 3000})
+        answer = await client.post("/rank", json=body, headers={HEADER.encode(): b"\xe4\xff" * 3000})
         assert answer.status_code == 422 and len(answer.content) < 400
         assert "allowed: control, chance" in answer.json()["error"]["message"]
 
