@@ -7,7 +7,7 @@
 #
 # /bundles is what training wrote to, as `--out bundles`: the one bundle in it is served. Of several, name one:
 # RANKER_BUNDLE=/bundles/bst_mine. Mount the folder of bundles and not a version: its `current` is a link within it.
-# It runs with --read-only and no /tmp: its counts, 5 MB a worker, lie in /dev/shm.
+# It runs with --read-only and no /tmp: its counts, 7 MB a worker, lie in /dev/shm.
 #
 # The embedded store is not in the image: RANKER_REDIS_URL must name one. docker-compose.yml brings one along. Without
 # keys (RANKER_KEYS_FILE, RANKER_KEYS) the image does not start, since others reach it; RANKER_UNSAFE_NO_KEYS=true lets it.

@@ -39,6 +39,7 @@ from service.telemetry import logs, tracing
 from service.telemetry.counts import Metrics
 from service.telemetry.logs import RequestLog
 from service.variants.opening import Opening
+from service.variants.tag import key_of
 from service.variants.variants import Variants
 
 
@@ -92,17 +93,20 @@ def create_app(
 def _journal(settings: Settings, metrics: Metrics) -> Journal:
     if settings.journal is None:
         return NoJournal()
-    salt = None if settings.journal_salt is None else settings.journal_salt.get_secret_value()
     return FileJournal(
         settings.journal,
         metrics,
-        Users(settings.journal_sample, salt),
+        Users(settings.journal_sample, _salt(settings)),
         flush_s=settings.journal_flush_s,
         rotate_bytes=int(settings.journal_rotate_mb * 1e6),
         rotate_s=settings.journal_rotate_s,
         sync=settings.journal_sync,
         worker=metrics.number,
     )
+
+
+def _salt(settings: Settings) -> str | None:
+    return None if settings.journal_salt is None else settings.journal_salt.get_secret_value()
 
 
 def announce(metrics: Metrics, served: Served, load_s: float) -> Served:
@@ -124,6 +128,7 @@ def _variants(settings: Settings, live: Live, scorer: Scorer, metrics: Metrics, 
         metrics,
         settings.redis_url or DEFAULT_URL,
         lambda family, newer: metrics.add(family, outcome="refused" if newer is None else "ok"),
+        key_of(_salt(settings)),
     )
     variants = Variants(
         settings.experiments, opening, metrics, folder, settings.catalog_poll_s, settings.journal is not None

@@ -30,8 +30,7 @@ async def get_experiments(call: Call, request: Request, parts: Parts) -> Respons
     if experiment is None:
         return json_response({"experiment": None, "refused": refused})
     try:
-        await variants.flush()
-        totals = await experiment.counting.ledger.totals()
+        totals = await variants.totals(experiment)
     except StoreUnavailable as error:
         raise StoreFailed("the store that keeps the counts does not answer") from error
     answer = await asyncio.to_thread(told, experiment, totals, time.time_ns() // 1_000_000)

@@ -123,7 +123,7 @@ def main() -> None:
     try:
         checked = look(Path(json.loads(line)["bundle"]), settings)
         if settings.experiments is not None:
-            from service.variants.variants import check
+            from service.variants.reading import check
 
             check(settings.experiments, lambda folder: look(folder, settings), settings.journal is not None)
     except (BundleError, PlanError) as error:

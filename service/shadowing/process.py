@@ -4,6 +4,7 @@ It ends when its standard input does. What it falls behind by more than LATE_S i
 sees what is left of the machine, and no request waits for it.
 """
 
+import fcntl
 import logging
 import os
 import sys
@@ -11,11 +12,12 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from model.bundle.errors import BundleError
 from model.command import words
 from model.features.ids import BadValue
-from model.servicelog.records import Impression
+from model.servicelog.records import Impression, Shadowed
 from service.journal.file import JournalFile
 from service.journal.framing import blocks
 from service.journal.lines import line, record
@@ -26,13 +28,27 @@ from service.shadowing.shadow import Shadow
 from service.telemetry import logs, shadows
 from service.variants.draw import uniform
 from service.variants.plan import Plan, PlanError
-from service.variants.variants import read
+from service.variants.reading import read
 
 log = logging.getLogger("ranker")
 
 LOOK_S = 0.5
 LATE_S = 60.0
+LOCK = ".shadows.lock"  # a name that no drain looks at
 WORKER = "shadow"  # in the first line of its journal files
+
+
+Done = tuple[str, str, str, int]
+
+
+def of(request: Impression | Shadowed) -> tuple[str, str, int]:
+    return request.request_id, request.user_id, request.read_us
+
+
+def done_already(journal: Path) -> frozenset[Done]:
+    """Shadows and requests that were scored lately: one that takes a dead one's place must not score them again."""
+    records = (record(told) for told in Tail(journal, LATE_S).read() if told.get("kind") == "shadowed")
+    return frozenset((one.shadow, *of(one)) for one in records if isinstance(one, Shadowed))
 
 
 class Shadows:
@@ -49,6 +65,8 @@ class Shadows:
         self._since_us = 0  # what was shown before is none of its requests
         self._file: JournalFile | None = None
         self._said: set[str] = set()
+        self._done: frozenset[Done] = frozenset()  # by a process before this one
+        self._held: IO[str] | None = None
 
     def run(self, ended: threading.Event) -> None:
         while not ended.wait(LOOK_S):
@@ -56,7 +74,14 @@ class Shadows:
                 self.look()
             except OSError as error:
                 self._say(words(error))
+        self.close()
+
+    def close(self) -> None:
+        """Its journal file is whole, and another process may take its place."""
         self._close()
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def look(self) -> None:
         """Once: what changed, what was shown since, what came of it. Raises OSError."""
@@ -68,7 +93,10 @@ class Shadows:
             self._tail = None
             return
         if self._tail is None:
+            if not self._alone():
+                return
             self._tail, self._since_us = Tail(self._journal, LATE_S), int((time.time() - LATE_S) * 1e6)
+            self._done = done_already(self._journal)
         lines: list[bytes] = []
         for told in self._tail.read():
             if told.get("kind") == "impression":
@@ -80,6 +108,18 @@ class Shadows:
                     lines = []
         self._write(lines)
         shadows.write_file(self._folder, [shadow.told() for shadow in self._shadows.values()])
+
+    def _alone(self) -> bool:
+        """Whether nobody else's process scores what is in this journal: a predecessor's does while it hands over."""
+        if self._held is None:
+            file = (self._journal / LOCK).open("a")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                return False
+            self._held = file  # until this process ends, however it does
+        return True
 
     def _follow(self) -> None:
         plan, text = read(self._path)
@@ -111,10 +151,12 @@ class Shadows:
             if uniform(self._plan.salt, f"shadow {shadow.name}", request.user_id) > shadow.share:
                 continue
             try:
+                if self._done and (shadow.name, *of(request)) in self._done:
+                    continue
                 if late:
                     raise BadValue(f"it is more than {LATE_S:.0f} s behind the requests: too few cores are left to it")
                 scored = shadow.score(request)
-            except BadValue as error:
+            except Exception as error:  # BadValue, or what nobody foresaw: one request must not end all shadows
                 shadow.passed_over += 1
                 self._say(f"shadow {shadow.name} passes requests over: {error}")
             else:

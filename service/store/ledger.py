@@ -111,7 +111,11 @@ class Ledger:
         self._where = clients.address(url)
         self._of = experiment
         self._timeout_s = timeout_s
-        self._clicked_ttl_ms = int(clicked_ttl_s * 1000)
+        self.keep_clicks(clicked_ttl_s)
+
+    def keep_clicks(self, seconds: float) -> None:
+        """How long those of a day are known, after the last of them."""
+        self._clicked_ttl_ms = int(seconds * 1000)
 
     async def add(self, parcel: Parcel) -> None:
         """Raises StoreUnavailable; the same may then be sent again."""

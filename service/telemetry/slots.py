@@ -2,10 +2,10 @@
 
 A worker's file has a row for requests that no model answered, a row per slot, and a row for what was folded: `older`.
 The shared file says which (model, version, variant) a slot stands for, under a serial number; a worker's row carries
-the serial number that it counted for. A ninth model takes a slot over with a new serial number. From then on every
-worker's row with the number before belongs to `older`, for all readers at once: so no series of the others falls while
-some workers have taken the new model up and others have not. A worker adds its own such rows to its row of `older` when
-it next takes a model up.
+the serial number that it counted for. One model more than there are slots takes one over with a new serial number. From
+then on every worker's row with the number before belongs to `older`, for all readers at once: so no series of the
+others falls while some workers have taken the new model up and others have not. A worker adds its own such rows to its
+row of `older` when it next takes a model up.
 
 Readers and those who change slots hold a lock on the shared file (flock: the kernel drops it with the process), so a
 scrape sees all of a change or nothing. A worker killed in a change leaves a file that counts the same: see `fold`.
@@ -28,7 +28,7 @@ from service.telemetry.families import VALUE_STATES
 from service.telemetry.pulse import born
 from service.telemetry.window import Counts, Layout, Record, mapped
 
-MODELS = 8
+MODELS = 16  # an experiment's six and the default, those of the file that takes its place, and two that came before
 MODEL_BYTES = 1024  # a bundle's name and version are folder names, 255 bytes at most each
 FEATURES, FEATURE_BYTES = 128, 4096  # of a model, whose values are counted; of more the first ones
 NO_MODEL, OLDER, FIRST = 0, (1, 2), 3  # rows; of the two of `older`, one counts

@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import xxhash
@@ -27,6 +28,7 @@ log = logging.getLogger("ranker")
 
 FLUSH_S = 1.0
 MOST_USERS = 100_000  # that wait while the store fails: more are not counted, and told
+MOST_A_PARCEL = 1000  # users: what waited through a long outage must hold up neither requests nor the store
 STEP = 1.05  # between two bounds of response times: quantiles are off by a fortieth at most
 MINUTE_S = 60.0
 MOST_LOOKED_AT = 20_000  # requests of that minute, the newest
@@ -45,9 +47,11 @@ class Outcome(NamedTuple):
 class Counting:
     """Of one experiment. All but `caught` belong to the event loop."""
 
-    def __init__(self, plan: Plan, ledger: Ledger):
+    def __init__(self, plan: Plan, ledger: Ledger, key: bytes = b""):
+        """`key`: of the hashes in request ids."""
         self.plan = plan  # the newest with its salt
         self.ledger = ledger
+        self.key = key
         self.caught: Mapping[str, str] = {}
         self.lost = 0  # items shown that could not be counted
         self._worker = f"{os.getpid()}.{time.time_ns()}"
@@ -59,6 +63,11 @@ class Counting:
         self._untold: dict[str, str] = {}  # of `caught`, what the store has still to be told
         self._failed = False
         self._lock = asyncio.Lock()
+
+    def go_on(self, plan: Plan) -> None:
+        """By a newer file with the same salt."""
+        self.plan = plan
+        self.ledger.keep_clicks(clicked_ttl_s(plan))
 
     def shown(self, variant: str, user_id: str, items: int) -> None:
         at = variant, user_id
@@ -89,7 +98,7 @@ class Counting:
             action, kind, object_id, timestamp = one.behaviour
             if one.request_id is None or (action, kind) != (self.plan.click, object_type):
                 continue
-            shown = read(one.request_id, one.user_id, self.plan.id)
+            shown = read(one.request_id, one.user_id, self.plan.id, self.key)
             if shown is None or not shown.now <= timestamp <= shown.now + window_ms:
                 continue
             if now > shown.now + window_ms + LATE_MS:
@@ -120,12 +129,15 @@ class Counting:
             return True
 
     async def _bring(self) -> None:
-        if self._parcel is None and (self._shown or self._figures):
+        await self._send()
+        for _ in range(max(math.ceil(len(self._shown) / MOST_A_PARCEL), bool(self._figures))):
             self._number += 1
-            shown = [Shown(*at, items) for at, items in self._shown.items()]
+            shown = [Shown(*at, self._shown.pop(at)) for at in [*islice(self._shown, MOST_A_PARCEL)]]
             self._parcel = Parcel(self._worker, self._number, shown, dict(self._figures))
-            self._shown.clear()
             self._figures.clear()
+            await self._send()
+
+    async def _send(self) -> None:
         if self._parcel is not None:
             await self.ledger.add(self._parcel)
             self._parcel = None
@@ -168,6 +180,11 @@ class Counting:
             except StoreUnavailable as error:
                 log.error("variant %s: other workers cannot be told yet: %s", variant, error, extra=taken_out)
         return out
+
+
+def clicked_ttl_s(plan: Plan) -> float:
+    """How long clicks of a day are known, so that none counts twice while it may still come."""
+    return 2 * plan.window_s + (LATE_MS + DAY_MS) / 1000
 
 
 def beyond(minute: Collection[Outcome], plan: Plan) -> str | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from service.models.target import Target
 from service.scoring.catalog import Watch
 from service.scoring.served import Live
 from service.variants.counting import Counting
@@ -27,7 +28,7 @@ class Experiment:
     arms: dict[str, Arm]
     counting: Counting
     text: str = field(repr=False, default="")  # of its file
-    stamps: tuple[object, ...] = ()  # of its bundles
+    stamps: tuple[Target, ...] = ()  # of its bundles
 
     @cached_property
     def shares(self) -> list[tuple[str, float]]:

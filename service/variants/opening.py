@@ -11,14 +11,14 @@ from model.bundle.errors import BundleError
 from model.bundle.precision import Precision
 from model.bundle.reading import Bundle
 from service.models.announced import announced
-from service.models.target import target_of
+from service.models.target import Target, target_of
 from service.scoring import catalog
 from service.scoring.scorer import Scorer
 from service.scoring.served import Builtin, Live, Served
 from service.store.ledger import Ledger
 from service.telemetry.counts import Metrics
 from service.variants.builtin import Popularity, by_chance
-from service.variants.counting import LATE_MS, Counting
+from service.variants.counting import Counting, clicked_ttl_s
 from service.variants.experiment import Arm, Experiment
 from service.variants.plan import Plan, Variant
 
@@ -39,15 +39,24 @@ class Opening:
         metrics: Metrics,
         store: str,
         looked: Callable[[str, object], None],
+        key: bytes,
     ):
-        """`looked` is told of catalogues (None: refused) that variants take over."""
+        """`looked` is told of catalogues (None: refused) that variants take over. `key`: of hashes in request ids."""
+        self._key = key
         self._live, self._scorer, self._precision, self._keep = live, scorer, precision, keep
         self._metrics, self._store, self._looked = metrics, store, looked
 
     def opened(
-        self, plan: Plan, text: str, before: Experiment | None, pause: Callable[[], object] = lambda: None
+        self,
+        plan: Plan,
+        text: str,
+        seen: tuple[Target, ...],
+        before: Experiment | None,
+        pause: Callable[[], object] = lambda: None,
     ) -> Experiment:
         """Blocks until all models are warm. Raises BundleError, OSError; then nothing has changed.
+
+        `seen`: the stamps of the plan's bundles.
 
         What `before` has already is taken from it: models of the same bundles, and the counts of the same salt.
         """
@@ -65,11 +74,10 @@ class Opening:
             raise BundleError(str(error)) from None
         if before is not None and before.plan.id == plan.id:
             counting = before.counting
-            counting.plan = plan
+            counting.go_on(plan)
         else:
-            clicked_ttl_s = 2 * plan.window_s + (LATE_MS + 86_400_000) / 1000
-            counting = Counting(plan, Ledger(self._store, plan.id, STORE_S, clicked_ttl_s))
-        return Experiment(plan, arms, counting, text, stamps(plan))
+            counting = Counting(plan, Ledger(self._store, plan.id, STORE_S, clicked_ttl_s(plan)), self._key)
+        return Experiment(plan, arms, counting, text, seen)
 
     def _loaded(self, variant: Variant, before: Experiment | None, pause: Callable[[], object]) -> Served:
         default = self._live.current
@@ -78,10 +86,10 @@ class Opening:
         if variant.bundle is None:
             return replace(default, variant=variant.name)
         target = target_of(variant.bundle)
-        for arm in () if before is None else before.arms.values():
-            same = arm.variant.bundle is not None and target_of(arm.variant.bundle).folder == target.folder
-            if same and arm.live.current.bundle.folder == target.folder:
-                return replace(arm.live.current, variant=variant.name)
+        if before is not None and target in before.stamps:  # the same manifest, too
+            for arm in before.arms.values():
+                if arm.variant.bundle is not None and arm.live.current.bundle.folder == target.folder:
+                    return replace(arm.live.current, variant=variant.name)
         bundle = Bundle.open(variant.bundle)
         bundle.verify_swapped()
         served = Served.open(bundle, self._scorer, self._precision, pause)
@@ -131,7 +139,7 @@ def _builtin(variant: Variant, default: Served) -> Builtin | None:
     return Popularity(default.encoder) if variant.builtin == "popularity" else by_chance
 
 
-def stamps(plan: Plan) -> tuple[object, ...]:
+def stamps(plan: Plan) -> tuple[Target, ...]:
     """What tells one state of a plan's bundles from another."""
     return tuple(target_of(bundle) for _, bundle in plan.bundles)
 

@@ -38,7 +38,7 @@ import xxhash
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 NAME = r"^[A-Za-z0-9_-]{1,32}$"  # of a variant: a label of metrics, and a part of request ids
-MOST = 6  # variants, and shadows: metrics have rows for eight models
+MOST = 6  # variants, and shadows: metrics have rows for twice as many, as one file follows another
 SUM = 1e-6  # that shares may be off from 1
 
 

@@ -8,12 +8,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from model.bundle.errors import BundleError
+from model.features.ids import shown as short
 from model.files import write_text
 from service.call import Call
 from service.feedback.judging import Judged
@@ -21,19 +23,21 @@ from service.models.check import BEHIND, checked
 from service.models.loading import Pause
 from service.models.target import target_of
 from service.scoring.served import Taken
+from service.store.history import StoreUnavailable
 from service.telemetry.counts import Metrics
 from service.telemetry.logs import event
-from service.variants import plan as plans
 from service.variants.counting import FLUSH_S, Counting
 from service.variants.experiment import Experiment
 from service.variants.opening import Opening, memory_mb, stamps
 from service.variants.plan import Plan, PlanError
+from service.variants.reading import check_shadows, plan_of, read
 from service.variants.tag import tagged
 
 log = logging.getLogger("ranker")
 
 HEADER = "x-ranker-variant"  # names the variant of one request, which then counts for nothing
 CLOSE_S = 0.5
+UNDER_WAY_S = 10.0  # that requests of an experiment which has ended may still take
 GOOD = "experiments.toml"  # beside the counts: what a worker took over last, for one that starts later
 
 
@@ -57,14 +61,16 @@ class Variants:
         self.refused: Refused | None = None
         self._seen: tuple[object, ...] | None = None  # text and bundles of the last look
         self._empty = False  # whether the file was, at the last look
-        self._ending: list[Counting] = []  # whose last parcels are still to be brought
+        self._ending: dict[Counting, float] = {}  # since when; requests under way still count there
+        self._look = asyncio.Lock()
+        self._looked: tuple[float, Counting | None, Counter[str] | StoreUnavailable] = (0.0, None, Counter())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="experiments-watch", daemon=True)
 
     # ---- start, look, end
 
     def begin(self) -> None:
-        """Takes the file over, or what another worker took over last. Raises BundleError where neither can be had."""
+        """Takes the file over, or what another worker took over last. Raises BundleError where none has taken any."""
         try:
             plan, text = read(self.path)
             check_shadows(plan, self.path, self._journal)
@@ -72,9 +78,17 @@ class Variants:
         except (PlanError, BundleError, OSError) as error:
             if not self._good.exists():
                 raise BundleError(str(error)) from None
+            self._begin_as_others(str(error))
+
+    def _begin_as_others(self, problem: str) -> None:
+        """With what another worker took over last; where that is gone too, without: users must be answered."""
+        try:
             text = self._good.read_text()
-            self._take(_plan(text, self.path), text, check=False)
-            self._refuse(str(error))
+            self._take(plan_of(text, self.path), text, check=False)
+            self._refuse(problem)  # after it: what is taken over forgets what was refused
+        except (PlanError, BundleError, OSError) as error:
+            told = "this worker answers all by RANKER_BUNDLE and counts nothing"
+            self._refuse(f"{problem}; {told}, as those before are gone: {error}")
 
     def start(self) -> None:
         if self._poll_s:
@@ -97,9 +111,10 @@ class Variants:
                 if arm.watch is not None:
                     arm.watch.look()
         try:
+            empty, self._empty = self._empty, False  # also where it cannot be read
             plan, text = read(self.path)
             seen: tuple[object, ...] = (text, () if plan is None else stamps(plan))
-            empty, self._empty = self._empty, not text.strip()
+            self._empty = not text.strip()
             if seen == self._seen or (self._empty and not empty):  # an empty one may be about to be written
                 return
             self._seen = seen
@@ -120,19 +135,23 @@ class Variants:
     def _take(self, plan: Plan | None, text: str, check: bool) -> None:
         """Raises BundleError, OSError; then nothing has changed."""
         before = self.experiment
+        seen = () if plan is None else stamps(plan)  # first: what changes while it is loaded is for the next look
         if plan is None:
             after = None
         else:
             if check:
-                known = {arm.live.current.bundle.folder for arm in before.arms.values()} if before else set()
+                known = before.stamps if before else ()
                 for _, bundle in plan.bundles:
-                    if target_of(bundle).folder not in known:
+                    if target_of(bundle) not in known:
                         checked(bundle, BEHIND)
-            after = self._opening.opened(plan, text, before, Pause() if check else lambda: None)
+            after = self._opening.opened(plan, text, seen, before, Pause() if check else lambda: None)
         self.experiment = after
-        self._seen = text, () if plan is None else stamps(plan)
+        self._seen = text, seen
         self.refused = None
-        write_text(self._good, text)
+        try:
+            write_text(self._good, text)
+        except OSError as error:  # a full disk; the experiment runs all the same
+            log.warning("experiments: a worker that starts later may not know of this file: %s", error)
         if before is not None:
             before.end()
             kept = set() if after is None else {arm.live.current.slot for arm in after.arms.values()}
@@ -140,7 +159,7 @@ class Variants:
                 if arm.live.current.slot not in kept:
                     self._metrics.retire(arm.live.current.slot)
             if after is None or after.counting is not before.counting:
-                self._ending.append(before.counting)
+                self._ending[before.counting] = time.monotonic()
         told = "no experiment runs" if after is None else _told(after)
         log.info("experiments: %s", told, extra=event("experiments", text))
 
@@ -150,14 +169,17 @@ class Variants:
         """For ever: brings what is counted to the store, and takes out variants that left their limits."""
         while True:
             await asyncio.sleep(FLUSH_S)
-            await self.flush()
+            try:
+                await self.flush()
+            except Exception:  # what nobody foresaw must not end the counting
+                log.exception("experiment: what was counted could not be brought to the store")
 
     async def flush(self) -> None:
         experiment = self.experiment
-        for counting in [*self._ending]:
-            if await counting.flush():
-                self._ending.remove(counting)
-                await counting.ledger.close()
+        for counting, since in [*self._ending.items()]:
+            if await counting.flush() and time.monotonic() - since > UNDER_WAY_S:
+                if self._ending.pop(counting, None) is not None:  # another flush may have been here meanwhile
+                    await counting.ledger.close()
         if experiment is not None:
             await experiment.counting.flush()
             for name in await experiment.counting.look():
@@ -167,8 +189,29 @@ class Variants:
     async def end(self) -> None:
         """Brings the rest."""
         await self.flush()
-        if self.experiment is not None:
-            await self.experiment.counting.ledger.close()
+        for counting in [*self._ending] + ([] if self.experiment is None else [self.experiment.counting]):
+            await counting.ledger.close()
+
+    async def totals(self, experiment: Experiment) -> Counter[str]:
+        """All sums, this worker's own included. Raises StoreUnavailable.
+
+        Those who ask while the store is being asked share the next answer: many at once must not take the connections
+        that clicks need.
+        """
+        came = time.monotonic()
+        async with self._look:
+            begun, counting, totals = self._looked
+            if begun < came or counting is not experiment.counting:
+                begun = time.monotonic()
+                await self.flush()
+                try:
+                    totals = await experiment.counting.ledger.totals()
+                except StoreUnavailable as error:
+                    totals = error
+                self._looked = begun, experiment.counting, totals
+        if isinstance(totals, StoreUnavailable):
+            raise totals
+        return totals
 
     # ---- requests and events
 
@@ -182,7 +225,7 @@ class Variants:
             return None
         if named is not None:
             if named not in experiment.arms:
-                raise UnknownVariant(f"{named!r} given, allowed: {', '.join(experiment.arms)}")
+                raise UnknownVariant(f"{short(named)} given, allowed: {', '.join(experiment.arms)}")
             return Taken(experiment.arms[named].live.current, call.id)
         if not experiment.plan.runs(now):
             return None
@@ -191,7 +234,7 @@ class Variants:
         if not live:
             return Taken(served, call.id)
         name, counting = arm.variant.name, experiment.counting
-        request_id = tagged(call.id, name, now, user_id, experiment.plan.id)
+        request_id = tagged(call.id, name, now, user_id, experiment.plan.id, counting.key)
 
         def shown(user_id: str, items: int) -> None:
             counting.shown(name, user_id, items)
@@ -208,37 +251,6 @@ class Variants:
         for name, count in new.items():
             if (arm := experiment.arms.get(name)) is not None:
                 self._metrics.add("ranker_experiment_clicks", count, slot=arm.live.current.slot)
-
-
-def read(path: Path) -> tuple[Plan | None, str]:
-    """None: the file is empty, and nothing runs. Raises PlanError."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    return _plan(text, path), text
-
-
-def _plan(text: str, path: Path) -> Plan | None:
-    said = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    return plans.parsed(text, path) if said else None
-
-
-def check_shadows(plan: Plan | None, path: Path, journal: bool) -> None:
-    """Raises PlanError."""
-    if plan is not None and plan.shadows and not journal:
-        raise PlanError(f"{path}: shadows: they read the journal and write to it; set RANKER_JOURNAL to a folder")
-
-
-def check(path: Path, look: Callable[[Path], object], journal: bool) -> None:
-    """Before any worker starts: the file, and each of its bundles by `look`. Raises PlanError, BundleError."""
-    plan, _ = read(path)
-    check_shadows(plan, path, journal)
-    for name, bundle in () if plan is None else plan.bundles:
-        try:
-            look(bundle)
-        except BundleError as error:
-            raise BundleError(f"{path}: {name}.bundle: {error}") from None
 
 
 def _told(experiment: Experiment) -> str:

@@ -400,7 +400,7 @@ def test_the_container_gets_the_time_that_the_service_takes_to_stop_and_no_folde
     for one in (service, SCALE["ranker-a"], SCALE["ranker-b"]):
         assert float(one["stop_grace_period"].removesuffix("s")) > Settings.model_fields["shutdown_grace_s"].default
     assert service["read_only"] and "tmpfs" not in service
-    assert service["shm_size"] == "128mb" and 128 * 2**20 >= 20 * FOLDER_BYTES_PER_WORKER
+    assert service["shm_size"] == "160mb" and 160 * 2**20 >= 20 * FOLDER_BYTES_PER_WORKER
 
 
 def test_the_profile_of_several_instances_starts_only_where_it_is_asked_for() -> None:

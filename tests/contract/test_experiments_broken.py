@@ -5,7 +5,6 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,11 @@ import httpx
 from model.bundle.reading import Bundle
 from model.bundle.writing import amend
 from model.files import write_text
-from service.settings import DEMO_BUNDLE
-from tests.client import client_of, items_of, run
+from tests.client import items_of
+from tests.experimenting import DEMO, GOOD, in_service, told, variants_of
 from tests.faults.store.server import real_store
 from tests.versions import spoil, version
 
-GOOD = """\
-salt = "s"
-start = 2020-01-01T00:00:00Z
-[[variants]]
-name = "control"
-share = 0.5
-[[variants]]
-name = "chance"
-builtin = "random"
-share = 0.5
-"""
-DEMO = Bundle.open(DEMO_BUNDLE)
 FREE, LAST = 'builtin = "random"', 'builtin = "random"\nshare = 0.5\n'
 WRONG = (  # what is put in the place of what, and what is told of it
     ('salt = "s"', "salt = ", "Invalid value (at line 1"),
@@ -68,29 +55,6 @@ def numbered(bundle: Bundle, folder: Path) -> None:
     copy = Bundle.open(folder)
     requests = [request | {"user_id": number} for number, request in enumerate(bundle.golden(), 1)]
     amend(copy, {"golden.json": {"requests": requests}}, {}, [*copy.manifest["files"]])
-
-
-async def told(client: httpx.AsyncClient, wanted: Callable[[Any], object] = bool) -> Any:
-    """GET /experiments, once it is as `wanted`."""
-    until = time.monotonic() + 60
-    while not wanted(answer := (await client.get("/experiments")).json()):
-        assert time.monotonic() < until, answer
-        await asyncio.sleep(0.02)
-    return answer
-
-
-async def variants_of(client: httpx.AsyncClient, users: int = 40) -> Counter[str]:
-    """How many users get which."""
-    bodies = [{"user_id": f"u{number}", "candidates": items_of(DEMO, 4)} for number in range(users)]
-    return Counter([(await client.post("/rank", json=body)).json()["variant"] for body in bodies])
-
-
-def in_service(url: str, path: Path, scenario: Callable[[httpx.AsyncClient], Awaitable[None]], **more: Any) -> None:
-    async def go() -> None:
-        async with client_of(DEMO, url, experiments=path, catalog_poll_s=0.02, **more) as client:
-            await scenario(client)
-
-    run(go())
 
 
 def test_whatever_is_wrong_with_a_file_is_told_and_the_one_before_goes_on(valkey_url: str, tmp_path: Path) -> None:

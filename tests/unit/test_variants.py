@@ -17,7 +17,7 @@ from service.variants.counting import Counting, Outcome, beyond, bucket_of, midd
 from service.variants.draw import drawn, uniform
 from service.variants.experiment import Arm, Experiment
 from service.variants.plan import Plan, PlanError, parsed
-from service.variants.tag import read, tagged
+from service.variants.tag import key_of, read, tagged
 from service.variants.told import sample_ratio, told
 
 GOOD = """
@@ -104,6 +104,17 @@ def test_an_id_tells_its_variant_to_its_user_alone(request_id: str, user: str, n
     assert found is not None and found == ("bst", now)
     assert read(told, user + "x", "experiment") is None and read(told, user, "another") is None
     assert read(told[:-1] + ("0" if told[-1] != "0" else "1"), user, "experiment") is None
+
+
+def test_an_id_of_a_salted_journal_tells_a_guessed_user_to_nobody_without_the_salt() -> None:
+    told = tagged("id", "bst", 1, "u", "experiment", key_of("secret"))
+    assert read(told, "u", "experiment", key_of("secret")) == ("bst", 1)
+    assert read(told, "u", "experiment") is None and read(told, "u", "experiment", key_of("guess")) is None
+
+
+@pytest.mark.parametrize("variant", ["a b", "a;b 1 1", "", "x" * 33])
+def test_a_forged_id_that_names_what_can_be_no_variant_is_none(variant: str) -> None:
+    assert read(tagged("id", variant, 1, "u", "experiment"), "u", "experiment") is None
 
 
 @given(st.text())
