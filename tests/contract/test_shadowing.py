@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,20 @@ def ranked(bundle: Bundle, url: str, journal: Path, users: int = USERS) -> dict[
 
 def shadowed(journal: Path) -> list[Any]:
     found = []
-    for path in sorted(journal.iterdir()):
+    for path in sorted(journal.glob("[!.]*")):
         with path.open("rb") as file:
             found += [record(one) for block in Reader(file) for one in block if one["kind"] == "shadowed"]
     return found
 
 
 @pytest.fixture
-def shadows(small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shadows:
+def shadows(small_bundle: Bundle, tmp_path: Path) -> Iterator[Shadows]:
     (tmp_path / "experiments.toml").write_text(PLAN.format(bundle=small_bundle.folder))
     (tmp_path / "journal").mkdir()
     settings = Settings(experiments=tmp_path / "experiments.toml", journal=tmp_path / "journal")  # type: ignore[call-arg]
-    return Shadows(settings, tmp_path)
+    made = Shadows(settings, tmp_path)
+    yield made
+    made.close()
 
 
 def test_the_same_bundle_gives_the_scores_that_were_served(
@@ -84,7 +87,7 @@ def test_the_same_bundle_gives_the_scores_that_were_served(
     served = ranked(small_bundle, valkey_url, tmp_path / "journal")
     shadows.look()
     shadows.look()  # nothing is scored twice
-    shadows._close()
+    shadows.close()
     of_all = [one for one in shadowed(tmp_path / "journal") if one.shadow == "all"]
     assert len(of_all) == USERS and {one.request_id for one in of_all} == served.keys()
     for one in of_all:
@@ -111,13 +114,16 @@ def test_what_it_is_late_for_is_passed_over_and_what_was_before_is_none_of_its(
     assert [(row["shadow"], row["requests"]) for row in told] == [("all", 0), ("half", 0)]
     assert told[0]["passed_over"] == 5
     monkeypatch.setattr(process, "LATE_S", 60.0)
+    shadows.close()
     later = Shadows(shadows._settings, tmp_path)
     later.look()
+    later.close()
     seen = shadowed(tmp_path / "journal")
     assert len(seen) >= 5, "one that begins takes what was shown in the last minute"
     old = Shadows(shadows._settings, tmp_path)
     monkeypatch.setattr(process.time, "time", lambda: time.monotonic() + 2 * time.time_ns() / 1e9)
     old.look()
+    old.close()
     assert len(shadowed(tmp_path / "journal")) == len(seen)
     assert all(row["passed_over"] == 0 for row in json.loads((tmp_path / "shadows.json").read_text()))
 
@@ -138,7 +144,7 @@ def test_a_broken_file_leaves_the_shadows_and_a_record_that_it_cannot_read_ends_
     monkeypatch.setattr(process.Shadow, "score", sometimes)
     ranked(small_bundle, valkey_url, tmp_path / "journal", users=6)
     shadows.look()
-    shadows._close()
+    shadows.close()
     of_all = [one for one in shadowed(tmp_path / "journal") if one.shadow == "all"]
     assert len(of_all) == 5
     (tmp_path / "experiments.toml").write_text("# over\n")
