@@ -38,6 +38,7 @@ from service.store.redis import DEFAULT_URL, opened
 from service.telemetry import logs, tracing
 from service.telemetry.counts import Metrics
 from service.telemetry.logs import RequestLog
+from service.variants.following import Following
 from service.variants.opening import Opening
 from service.variants.tag import key_of
 from service.variants.variants import Variants
@@ -130,11 +131,10 @@ def _variants(settings: Settings, live: Live, scorer: Scorer, metrics: Metrics, 
         lambda family, newer: metrics.add(family, outcome="refused" if newer is None else "ok"),
         key_of(_salt(settings)),
     )
-    variants = Variants(
-        settings.experiments, opening, metrics, folder, settings.catalog_poll_s, settings.journal is not None
-    )
-    variants.begin()
-    return variants
+    poll_s, journal = settings.catalog_poll_s, settings.journal is not None
+    following = Following(settings.experiments, opening, metrics, folder, poll_s, journal)
+    following.begin()
+    return Variants(following, metrics)
 
 
 def _retire(metrics: Metrics, before: Served, served: Served) -> None:

@@ -49,7 +49,7 @@ async def running(parts: Parts, traces: tracing.Tracing | None, app: FastAPI) ->
     watch.start()
     beside: list[asyncio.Task[None]] = []
     if parts.variants is not None:
-        parts.variants.start()
+        parts.variants.following.start()
         beside.append(asyncio.create_task(parts.variants.run()))
     keys = Watch(parts.gate.guard.ring)
     keys.start()
@@ -87,6 +87,6 @@ async def running(parts: Parts, traces: tracing.Tracing | None, app: FastAPI) ->
             await asyncio.wait_for(asyncio.to_thread(traces.close), CLOSE_S)
     watch.close()
     if parts.variants is not None:
-        parts.variants.close()
+        parts.variants.following.close()
     keys.close()
     scorer.close()

@@ -25,7 +25,8 @@ async def get_experiments(call: Call, request: Request, parts: Parts) -> Respons
     variants = parts.variants
     if variants is None:
         return json_response({"experiment": None, "refused": None})
-    refused = None if variants.refused is None else variants.refused._asdict()
+    problem = variants.following.refused
+    refused = None if problem is None else problem._asdict()
     experiment = variants.experiment
     if experiment is None:
         return json_response({"experiment": None, "refused": refused})

@@ -48,9 +48,9 @@ def _named(path: Path) -> Path:
     return path
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Folder = Annotated[Path, AfterValidator(_named)]
-Limit = Annotated[float, Field(gt=0)]
+Limit = Annotated[float, Field(gt=0, strict=True)]
 
 
 class PlanError(ValueError):
@@ -90,7 +90,7 @@ class Catch(_Part):
     errors: Limit | None = None
     degraded: Limit | None = None
     p99_ms: Limit | None = None
-    requests: int = Field(200, ge=1)
+    requests: int = Field(200, ge=1, strict=True)
 
 
 class Plan(_Part):
@@ -101,15 +101,16 @@ class Plan(_Part):
     end: datetime | None = None
     control: str = ""
     click: str = Field("click", min_length=1, max_length=64)
-    window_s: float = Field(1800, gt=0, le=7 * 86400)
+    window_s: float = Field(1800, gt=0, le=7 * 86400, strict=True)
     variants: list[Variant] = Field(min_length=2, max_length=MOST)
     shadows: list[Shadow] = Field(default_factory=list, max_length=MOST)
     catch: Catch = Field(default_factory=lambda: Catch(requests=200))
 
-    @field_validator("start", "end")
+    @field_validator("start", "end", mode="before")
     @classmethod
-    def _in_a_zone(cls, time: datetime | None) -> datetime | None:
-        if time is not None and time.tzinfo is None:
+    def _in_a_zone(cls, time: Any) -> Any:
+        """Neither a day, nor a number of seconds or milliseconds since whenever."""
+        if time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
             raise ValueError("a time with its zone is needed, like 2026-11-27T08:00:00Z")
         return time
 

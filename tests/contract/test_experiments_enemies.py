@@ -16,6 +16,7 @@ from service.app import create_app
 from service.settings import Settings
 from service.store.ledger import Ledger
 from service.telemetry.folder import prepare_folder
+from service.variants import following
 from service.variants.counting import MOST_A_PARCEL, Counting, clicked_ttl_s
 from service.variants.plan import parsed
 from service.variants.reading import MOST_BYTES
@@ -64,19 +65,21 @@ def test_many_who_look_as_one_experiment_follows_another_all_get_an_answer(valke
 
 
 def test_a_file_that_was_empty_before_it_was_wrong_is_not_taken_for_empty_at_once(
-    valkey_url: str, tmp_path: Path
+    valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "experiments.toml"
     path.write_text(GOOD)
     with prepare_folder(1) as folder:
         variants = create_app(settings_of(valkey_url, path), folder).state.variants
-        for text in ("", "salt = ", "", GOOD):
+        monkeypatch.setattr(following, "RESTS_S", 3600.0)
+        for text in ("", "", "salt = ", "", GOOD):
             path.write_text(text)
-            variants.look()
+            variants.following.look()
             assert variants.experiment is not None, "somebody may be writing"
-        for _ in range(2):
-            path.write_text("")
-            variants.look()
+        path.write_text("")
+        variants.following.look()
+        monkeypatch.setattr(following, "RESTS_S", 0.0)
+        variants.following.look()
         assert variants.experiment is None
 
 
@@ -105,7 +108,7 @@ def test_what_a_request_under_way_showed_counts_though_its_experiment_has_ended(
             variants = create_app(settings, folder).state.variants
             counting = variants.experiment.counting
             path.write_text("# over")
-            variants.look()
+            variants.following.look()
             assert variants.experiment is None
             await variants.flush()
             counting.shown("control", "late", 3)
@@ -173,7 +176,7 @@ def test_a_worker_that_starts_when_file_and_bundles_are_gone_answers_without(val
         path.write_text("salt = ")
         shutil.rmtree(tmp_path / "beside")
         later = create_app(settings, folder).state.variants
-        assert later.experiment is None and "counts nothing" in later.refused.problem
+        assert later.experiment is None and "counts nothing" in later.following.refused.problem
 
 
 def test_what_waited_through_an_outage_is_brought_in_small_parcels(valkey_url: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_every_day_is_scored_by_bundles_that_have_not_seen_it(
     small_data: Prepared, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,7 @@ share = 0.5
 """
 
 
+@pytest.mark.long
 def test_own_counts_are_the_services_through_a_restart_another_file_and_a_kill() -> None:
     judged = runs.experiment(160, {"one": "", "other": f'bundle = "{DEMO_BUNDLE}"\n'})
     assert not judged.broken, "\n".join(judged.broken)

@@ -291,6 +291,7 @@ class Bucket:
         return Reply(ranked(asked), 200 if served else 503)
 
 
+@pytest.mark.long
 def test_a_search_against_a_server_ends_in_its_rate_and_a_page_with_the_curve(tmp_path):
     out = tmp_path / "out"
     with serving(Bucket(80).rank) as server:

@@ -425,6 +425,7 @@ def test_two_processes_train_the_model_of_one(tiny_data: Prepared, tmp_path: Pat
     assert reports[0]["curve"][-1]["auc"] == pytest.approx(reports[1]["curve"][-1]["auc"], abs=1e-3)
 
 
+@pytest.mark.long
 def test_tensorboard_gets_the_curve(tiny_data: Prepared, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("[network]\nmlp = [16]\n[training]\nbatch_size = 1024\nevaluations = 2\n")

@@ -115,7 +115,7 @@ def test_no_room_for_the_counts_is_one_clear_line(
     with serving_where(read_only + mounts, bundle=str(small_bundle.folder), redis_url=valkey_url) as service:
         assert service.ended() == 1
         lines = [line for line in service.output.splitlines() if "service: " in line]
-        assert len(lines) == 1 and "the workers' counts need a folder with 12 MB" in lines[0] and says in lines[0]
+        assert len(lines) == 1 and "the workers' counts need a folder with 14 MB" in lines[0] and says in lines[0]
         assert "Traceback" not in service.output
 
 
