@@ -7,14 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
-from tqdm import tqdm
 
 from model.cores import cores
+from model.progress import progress as shown
 
 SHARE = 0.5  # of the memory that a command may take: the rest is for numpy, and for what DuckDB does not count
 
@@ -84,26 +84,9 @@ def _ended_by_ctrl_c(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         os.close(reads)
 
 
-@contextmanager
-def progress(connection: duckdb.DuckDBPyConnection, what: str) -> Iterator[None]:
-    """Shows on stderr how far each query is that runs meanwhile, where it takes more than a second."""
-    done = threading.Event()
-
-    def show() -> None:
-        with tqdm(total=100, desc=what, unit="%", delay=1, leave=False) as bar:
-            while not done.wait(0.5):
-                percent = max(0, int(connection.query_progress()))
-                if percent < bar.n:  # the next query
-                    bar.reset()
-                bar.update(percent - bar.n)
-
-    watch = threading.Thread(target=show, daemon=True)
-    watch.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watch.join()
+def progress(connection: duckdb.DuckDBPyConnection, what: str) -> AbstractContextManager[None]:
+    """Shows on stderr how far each query is that runs meanwhile."""
+    return shown(what, lambda: int(connection.query_progress()))
 
 
 def quoted(name: str) -> str:

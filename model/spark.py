@@ -12,16 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
-from tqdm import tqdm
-
 from model.cores import cores
+from model.progress import progress as shown
 
 SHARE = 0.5  # of the memory that a command may take is Java's: the rest is for numpy
 ANSWERS_S = 5  # within which a master's port must
@@ -197,28 +195,16 @@ def _end(gateway: Any) -> None:
         gateway.proc.wait()
 
 
-@contextmanager
-def progress(session: Any, what: str) -> Iterator[None]:
-    """Shows on stderr how far the stages under way are, where it takes more than a second."""
-    done, tracker = threading.Event(), session.sparkContext.statusTracker()
+def progress(session: Any, what: str) -> AbstractContextManager[None]:
+    """Shows on stderr how far the stages under way are."""
+    tracker = session.sparkContext.statusTracker()
 
-    def show() -> None:
-        with tqdm(total=100, desc=what, unit="%", delay=1, leave=False) as bar:
-            while not done.wait(0.5):
-                stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
-                tasks = sum(stage.numTasks for stage in stages if stage)
-                percent = 100 * sum(stage.numCompletedTasks for stage in stages if stage) // max(1, tasks)
-                if percent < bar.n:  # the next stage
-                    bar.reset()
-                bar.update(percent - bar.n)
+    def percent() -> int:
+        stages = [stage for id in tracker.getActiveStageIds() if (stage := tracker.getStageInfo(id))]
+        tasks = sum(stage.numTasks for stage in stages)
+        return int(100 * sum(stage.numCompletedTasks for stage in stages) // max(1, tasks))
 
-    watch = threading.Thread(target=show, daemon=True)
-    watch.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watch.join()
+    return shown(what, percent)
 
 
 def first_line(error: Exception) -> str:

@@ -2,16 +2,15 @@
 
 import asyncio
 import time
-from typing import Any
 
 from fastapi import Request, Response
-from pydantic import ValidationError
 
+from service.api.admin import order_of
 from service.api.answers import json_response
 from service.api.bodies import body_of
 from service.api.endpoint import Parts
 from service.call import Call
-from service.errors import InvalidRequest, MalformedBody, StoreFailed
+from service.errors import InvalidRequest, StoreFailed
 from service.store.history import StoreUnavailable
 from service.variants.told import told
 from service.wire.experiments import VariantLetIn, VariantOrder
@@ -40,14 +39,7 @@ async def get_experiments(call: Call, request: Request, parts: Parts) -> Respons
 
 async def post_experiments(call: Call, request: Request, parts: Parts) -> Response:
     body = await body_of(call, request, MOST_BYTES, parts.metrics, parts.gate)
-    try:
-        order = VariantOrder.model_validate_json(body)
-    except ValidationError as error:
-        problem: Any = error.errors()[0]
-        if problem["type"] == "json_invalid":
-            raise MalformedBody(problem["msg"]) from None
-        where = ".".join(str(part) for part in problem["loc"]) or "body"
-        raise InvalidRequest(f"{where}: {problem['msg']}; allowed: let_in") from None
+    order = order_of(VariantOrder, request.headers.get("content-type", ""), body)
     experiment = None if parts.variants is None else parts.variants.experiment
     if experiment is None:
         raise InvalidRequest(NONE_RUNS)

@@ -377,7 +377,7 @@ ENDPOINTS = (
         tag="admin",
         body=VariantOrder,
         answer=VariantLetIn,
-        errors=(*SENDING, InvalidRequest, StoreFailed),
+        errors=(*SENDING, InvalidRequest, WrongMediaType, StoreFailed),
     ),
     Endpoint("GET", "/openapi.json", get_openapi, RANK),
     Endpoint("GET", "/docs", get_docs, RANK),

@@ -6,7 +6,6 @@ sees what is left of the machine, and no request waits for it.
 
 import fcntl
 import logging
-import os
 import sys
 import threading
 import time
@@ -202,8 +201,4 @@ def main(arguments: Sequence[str]) -> None:
         ended.set()
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-    try:
-        Shadows(settings, Path(arguments[0])).run(ended)
-    except Exception:
-        log.exception("the shadows' process ends")
-        os._exit(1)
+    Shadows(settings, Path(arguments[0])).run(ended)

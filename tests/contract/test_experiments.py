@@ -305,6 +305,8 @@ def test_a_variant_beyond_its_limits_is_taken_out_and_comes_back_by_hand(
         caught = (await told(client))["experiment"]["variants"][1]["caught"]
         assert "p99 of" in caught and await variants() == {"control"}
         assert 'ranker_variant_caught_total{model="random",variant="chance"' in (await client.get("/metrics")).text
+        form = await client.post("/admin/experiments", content=b'{"let_in": "chance"}')
+        assert form.status_code == 415, "what another site's page may send without asking"
         wrong = await client.post("/admin/experiments", json={"let_in": "bst"})
         assert wrong.status_code == 422 and "allowed: control, chance" in wrong.text
         back = await client.post("/admin/experiments", json={"let_in": "chance"})

@@ -27,8 +27,9 @@ LEARNT = SERVED | FILES_ALONE | OPTIONS | {"model.prepared", "model.evaluation",
 TRAINED = LEARNT | {"model.training", "model.graph"}
 ARROWS = {
     "model": COMMAND | CORES | {"model.quiet"},  # its __init__, and whatever has no arrow yet
-    "model.engine": CORES,
-    "model.spark": CORES,
+    "model.engine": CORES | {"model.progress"},
+    "model.spark": CORES | {"model.progress"},
+    "model.progress": set(),
     "model.cores": set(),
     "model.quiet": set(),
     "model.files": set(),

@@ -11,22 +11,12 @@ import pytest
 from model.files import write_text
 from service.settings import DEMO_BUNDLE
 from tests.client import Service, get, post, serving
+from tests.experimenting import GOOD
 from tests.faults.serving import workers_of
 from tests.judge.experiment import runs
 from tests.processes import finished, wait_until
 
 RELOADS = 'ranker_experiment_reloads_total{outcome="ok"}'
-GOOD = """\
-salt = "s"
-start = 2020-01-01T00:00:00Z
-[[variants]]
-name = "control"
-share = 0.5
-[[variants]]
-name = "chance"
-builtin = "random"
-share = 0.5
-"""
 
 
 @pytest.mark.long
