@@ -49,7 +49,7 @@ class EmbeddedStore:
         _remove_leftovers()
         with ExitStack() as undo:
             folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
-            undo.callback(shutil.rmtree, folder)
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)  # another may take it for a killed one's, see below
             process = _start(server, folder)
             undo.callback(_stop, process)
             _wait_until_ready(process, folder)
@@ -122,11 +122,11 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _remove_leftovers() -> None:
-    """Remove the folders of stores that were killed with their parent."""
+    """Remove the folders of stores that were killed with their parent, or are being stopped."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
         try:
             if folder.stat().st_uid == os.getuid() and _abandoned(folder):
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)  # its owner may be at it too
         except FileNotFoundError:
             continue  # removed by its owner meanwhile
 

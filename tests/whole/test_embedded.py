@@ -94,6 +94,18 @@ def test_an_error_inside_stops_it_too(folder):
     assert list(folder.iterdir()) == []
 
 
+def test_another_start_may_clear_away_what_is_just_being_stopped(folder):
+    with EmbeddedStore() as stopping:
+        pid = server_pid(stopping.url)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not answers(stopping.url))
+        with EmbeddedStore() as other:
+            assert not Path(urlparse(stopping.url).path).exists()
+            assert answers(other.url)
+
+    assert list(folder.iterdir()) == []
+
+
 @on_linux
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_parent_leaves_no_process_and_the_next_start_removes_its_folder(parent, folder, how):
