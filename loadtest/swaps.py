@@ -10,7 +10,8 @@ first swap took, and SETTLE_S more. Times count from when a request was due, and
 
 `failed` counts requests that got no right answer, in either kind of turn. `rss_growth_mb` is what all processes hold
 (PSS) after the last swap less after the second: by then each bundle has been live once. `two_live_mb` is the most they
-held at once, less before the first. The last line is JSON.
+held at once, less before: seen in the first swap, which is not counted, since the kernel walks gigabytes of page tables
+for each look. The last line is JSON.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ from model.files import beside
 CANDIDATES, SHARE, WORKERS = 500, 0.3, 2
 BUDGET_MS, MOST_RATE, CAPACITY_S = 50.0, 5_000.0, 10.0
 SETTLE_S = 2.0  # of a turn, after all workers have switched
-LOOK_S, SWAP_S = 0.05, 600.0
+LOOK_S, SWAP_S = 0.05, 600.0  # between two looks at /model; of a swap, at most
 MIB = 2**20
 
 
@@ -69,7 +70,16 @@ class Turn(NamedTuple):
 
     log: Log
     swap_s: float
-    pss_mb: float  # the most that was seen
+    pss_mb: float  # the most that was seen: at its end, or where it was watched
+
+
+class Turns(NamedTuple):
+    """What was seen of one service."""
+
+    capacity: float
+    steady: list[Turn]
+    swapped: list[Turn]
+    two_live_mb: float
 
 
 class Course:
@@ -107,8 +117,11 @@ class Course:
         log = await self._target.run(at, self._rng, self._bodies, "steady")
         return Turn(log, 0.0, pss(self._pid) / MIB)
 
-    async def swapping(self, rate: float, seconds: float, rollback: bool) -> Turn:
-        """Traffic for so many seconds, in which a swap begins after a tenth. Raises NoRun where it takes longer."""
+    async def swapping(self, rate: float, seconds: float, rollback: bool = False, watched: bool = False) -> Turn:
+        """Traffic for so many seconds, in which a swap begins after a tenth. Raises NoRun where it takes longer.
+
+        `watched`: its memory is looked at all the while, which requests feel.
+        """
         at = self._budget(rate, seconds)
         traffic = asyncio.create_task(self._target.run(at, self._rng, self._bodies, "back" if rollback else "swap"))
         await asyncio.sleep(0.1 * seconds)
@@ -116,7 +129,8 @@ class Course:
         await (self._roll_back() if rollback else self._move())
         most = 0.0
         while not await self._all_run(versions.current(self._home)):
-            most = max(most, await asyncio.to_thread(pss, self._pid) / MIB)
+            if watched:
+                most = max(most, await asyncio.to_thread(pss, self._pid) / MIB)
             if self._client.clock() - begun > SWAP_S:
                 raise NoRun(f"no swap within {SWAP_S:g} s; the service's log says why")
             await asyncio.sleep(LOOK_S)
@@ -163,8 +177,8 @@ def home_of_two(cache: Path, items: int) -> Path:
     return home
 
 
-async def see(url: str, pid: int, home: Path, sizes: Sizes) -> tuple[float, list[Turn], list[Turn]]:
-    """The capacity, steady turns and turns with a swap. Raises NoRun."""
+async def see(url: str, pid: int, home: Path, sizes: Sizes) -> Turns:
+    """Raises NoRun."""
     course = Course(url, pid, home, sizes)
     try:
         await course.reach()
@@ -173,18 +187,18 @@ async def see(url: str, pid: int, home: Path, sizes: Sizes) -> tuple[float, list
         await course.close()
 
 
-async def turns(course: Course, sizes: Sizes) -> tuple[float, list[Turn], list[Turn]]:
+async def turns(course: Course, sizes: Sizes) -> Turns:
     capacity = await course.capacity()
     rate = SHARE * capacity
-    await course.steady(rate, sizes.warm_s)
-    first = await course.swapping(rate, sizes.least_s, rollback=False)  # not counted: how long one takes
+    warm = await course.steady(rate, sizes.warm_s)
+    first = await course.swapping(rate, sizes.least_s, watched=True)  # not counted: how long one takes, and what memory
     seconds = max(sizes.least_s, 1.1 * (first.swap_s + SETTLE_S))
     steady, swapped = [], []
     kinds = [False] * sizes.swaps + [True] * sizes.rollbacks
     for rollback in kinds:
         steady.append(await course.steady(rate, seconds))
         swapped.append(await course.swapping(rate, seconds, rollback))
-    return capacity, steady, swapped
+    return Turns(capacity, steady, swapped, first.pss_mb - warm.pss_mb)
 
 
 def p99_ms(turns: Sequence[Turn]) -> float:
@@ -207,7 +221,8 @@ def measure(cache: Path, sizes: Sizes) -> Measured:
         environment = bare_environment() | {"RANKER_HISTORY_TIMEOUT_MS": "1000", "RANKER_TIMEOUT_MS": "10000"}
         running = stack.enter_context(service(environment, score_threads=1, **named))
         runner = stack.enter_context(asyncio.Runner(loop_factory=new_loop))
-        capacity, steady, swapped = runner.run(see(running.url, running.pid, home, sizes))
+        seen = runner.run(see(running.url, running.pid, home, sizes))
+    steady, swapped = seen.steady, seen.swapped
     ratio = p99_ms(swapped) / p99_ms(steady)
     figures: dict[str, Any] = {
         "p99_swap_over_steady": ratio,
@@ -220,10 +235,10 @@ def measure(cache: Path, sizes: Sizes) -> Measured:
         "swap_s": float(np.median([turn.swap_s for turn in swapped[: sizes.swaps]])),
         "rollback_s": float(np.median([turn.swap_s for turn in swapped[sizes.swaps :]] or [np.nan])),
         "rss_growth_mb": steady[-1].pss_mb - steady[min(2, len(steady) - 1)].pss_mb,
-        "two_live_mb": max(turn.pss_mb for turn in swapped) - steady[0].pss_mb,
+        "two_live_mb": seen.two_live_mb,
         "items": sizes.items,
-        "capacity": capacity,
-        "rate": SHARE * capacity,
+        "capacity": seen.capacity,
+        "rate": SHARE * seen.capacity,
     }
     rows = {name: [value] for name, value in figures.items()}
     return Measured(figures, table("figure", ["value"], rows))
