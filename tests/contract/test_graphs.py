@@ -21,6 +21,10 @@ CONTROLS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+PLAIN = [  # the longest to export; controls of the same networks stand below
+    pytest.param(name, {}, marks=pytest.mark.long) if name in ("atrank", "bilstm", "bst", "din") else (name, {})
+    for name in networks.names()
+]
 ATTENDING: list[tuple[str, dict[str, Any]]] = [("bst", {"blocks": 2})]  # of one block: tests/unit/test_merged.py
 
 
@@ -47,7 +51,7 @@ def test_onnxruntime_attends_as_torch_does_where_blocks_are_stacked(
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [*((name, {}) for name in networks.names()), *CONTROLS],
+    [*PLAIN, *CONTROLS],
     ids=lambda part: "-".join(map(str, part.values())) if isinstance(part, dict) else part,
 )
 def test_onnxruntime_scores_as_torch_whatever_the_shapes(

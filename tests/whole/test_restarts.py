@@ -12,6 +12,7 @@ from service.settings import Settings
 from tests.processes import finished
 
 
+@pytest.mark.long
 @pytest.mark.skipif("handover" not in Settings.model_fields, reason="there is no RANKER_HANDOVER")
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core for the services, one for their load")
 def test_nobody_notices_a_release_on_one_host_or_behind_a_balancer() -> None:

@@ -69,6 +69,7 @@ def test_a_scrape_without_rank_is_refused() -> None:
         ruler.scraped_s('ranker_response_time_seconds{route="/model",stage="total",outcome="ok",quantile="0.5"} 1.0\n')
 
 
+@pytest.mark.long
 def test_metrics_of_several_workers_are_within_five_percent_of_the_load_tests_times_less_the_way(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def asked(candidates: int = 10, count: int = 3) -> list[bytes]:
     return caller.rank_messages(500, candidates, count, np.random.default_rng(2))
 
 
+@pytest.mark.long
 def test_a_made_up_bundle_has_the_papers_sizes_and_passes_the_services_checks(made_up: Bundle) -> None:
     made_up.verify()
     made_up.replay_golden(made_up.session())
@@ -61,6 +62,7 @@ def test_a_made_up_bundle_has_the_papers_sizes_and_passes_the_services_checks(ma
     assert made_up.encoder.table_rows(made_up.schema.item_id) == 2 + 500 == 2 + len(made_up.catalog)
 
 
+@pytest.mark.long
 def test_its_items_are_scored_apart_and_every_golden_history_is_full(made_up: Bundle) -> None:
     *users, stranger, with_unknown = made_up.golden()
     scores = np.array([request["scores"] for request in users])
@@ -85,6 +87,7 @@ def test_made_up_users_clicked_before_now_oldest_first() -> None:
     assert times == sorted(times) and len(times) == HISTORY
 
 
+@pytest.mark.long
 def test_a_caller_reads_whole_answers_and_connects_anew_after_idling(running: processes.Service) -> None:
     one = caller.Caller(running.port, asked(1000))
     ranked = one.ask()
@@ -97,6 +100,7 @@ def test_a_caller_reads_whole_answers_and_connects_anew_after_idling(running: pr
     one.close()
 
 
+@pytest.mark.long
 def test_an_answer_that_is_an_error_ends_the_run(running: processes.Service) -> None:
     with pytest.raises(NoRun, match="answered 422"):
         caller.Caller(running.port, [caller.rank_message("u1", [])])
@@ -104,6 +108,7 @@ def test_an_answer_that_is_an_error_ends_the_run(running: processes.Service) -> 
         caller.Caller(running.port, [caller.rank_message("nobody", ["i1"])])
 
 
+@pytest.mark.long
 def test_a_closed_loop_answers_every_request_it_sent(running: processes.Service) -> None:
     times, rate = caller.closed_loop(running.port, asked(), clients=2, seconds=0.2)
     assert len(times) >= 2 and rate > 0 and min(times) > 0
@@ -205,6 +210,7 @@ def test_scale_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, 
     assert figures["pss_mib_two_workers"]["500"] > figures["pss_mib_one_worker"]["500"] > 50
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_an_interrupted_benchmark_leaves_no_process(
     cache: Path, made_up: Bundle, small_bundle: Bundle, small_data: Prepared, tmp_path: Path

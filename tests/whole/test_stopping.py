@@ -162,9 +162,8 @@ def test_a_half_sent_request_is_refused_and_a_whole_one_is_answered_when_it_stop
         assert service.ended() == 0 and "Traceback" not in service.output
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_it_ends_within_the_grace_though_a_worker_hangs(small_bundle: Bundle, workers: str) -> None:
-    with serving(bundle=str(small_bundle.folder), workers=workers, shutdown_grace_s="3") as service:
+def test_it_ends_within_the_grace_though_a_worker_hangs(small_bundle: Bundle) -> None:
+    with serving(bundle=str(small_bundle.folder), workers="2", shutdown_grace_s="3") as service:
         service.curl()
         frozen = [pid for pid in service.children.pids() if b"process.worker" in cmdline(pid)]
         assert frozen
@@ -173,12 +172,9 @@ def test_it_ends_within_the_grace_though_a_worker_hangs(small_bundle: Bundle, wo
         service.process.send_signal(signal.SIGTERM)
         assert service.ended() == 0
         assert time.monotonic() - begun < 3 + 3, service.output  # the grace, and a busy machine
-        if workers == "1":  # of two, the other one may have been ready first
-            assert "had not ended when the grace was over and is killed" in service.output
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_it_ends_within_the_grace_though_the_resolver_hangs(small_bundle: Bundle, tmp_path: Path, workers: str) -> None:
+def test_it_ends_within_the_grace_though_the_resolver_hangs(small_bundle: Bundle, tmp_path: Path) -> None:
     """The thread that asks it hangs for half a minute, and an interpreter's own end would wait for it."""
     (tmp_path / "resolv.conf").write_text("nameserver 127.9.9.8\noptions timeout:30 attempts:3\n")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
@@ -187,7 +183,7 @@ def test_it_ends_within_the_grace_though_the_resolver_hangs(small_bundle: Bundle
             f"mount --bind {tmp_path}/resolv.conf /etc/resolv.conf",
             bundle=str(small_bundle.folder),
             redis_url="redis://store.example:6379",
-            workers=workers,
+            workers="2",
             shutdown_grace_s="5",
         ) as service:
             service.curl()

@@ -191,6 +191,7 @@ def test_the_papers_optimiser_starts_as_the_papers(small_data: Prepared, tmp_pat
     assert (Training().batch_size, Training().epochs) == (256, 1)
 
 
+@pytest.mark.long
 def test_the_command_goes_on_after_a_kill(
     small_data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

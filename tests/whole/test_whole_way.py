@@ -21,8 +21,9 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return line
 
 
+@pytest.mark.parametrize(("network", "reaches"), [("wdl", 0.73), pytest.param("bst", 0.734, marks=pytest.mark.long)])
 def test_kuairand_from_the_raw_log_to_the_served_score(
-    real_logs: Path, tmp_path: Path, valkey_url: str, capsys: pytest.CaptureFixture[str]
+    real_logs: Path, tmp_path: Path, valkey_url: str, capsys: pytest.CaptureFixture[str], network: str, reaches: float
 ) -> None:
     data, bundles = str(tmp_path / "kuairand"), str(tmp_path / "bundles")
     assert prepare.main(["--dataset", "kuairand", "--raw", str(real_logs / "kuairand_pure"), "--out", data]) == 0
@@ -33,7 +34,7 @@ def test_kuairand_from_the_raw_log_to_the_served_score(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a run's bits, and the fourth digit of its AUC, depend on their number
     try:
-        assert train.main(["--data", data, "--network", "bst", "--out", bundles, "--recipe", str(recipe)]) == 0
+        assert train.main(["--data", data, "--network", network, "--out", bundles, "--recipe", str(recipe)]) == 0
     finally:
         torch.set_num_threads(threads)
     trained = last_line(capsys)
@@ -42,7 +43,7 @@ def test_kuairand_from_the_raw_log_to_the_served_score(
     figures = last_line(capsys)
     assert figures["rows"] == 13_566 and figures["oracle_auc"] is None
     assert figures["auc"] == pytest.approx(trained["auc"], abs=1e-9)
-    assert figures["auc"] >= 0.734 and figures["auc"] >= figures["floor_auc"] + 0.004 and figures["gauc"] > 0.6
+    assert figures["auc"] >= reaches and figures["auc"] >= figures["floor_auc"] + 0.004 and figures["gauc"] > 0.6
     assert 0.8 < figures["calibration"] < 1.25
 
     prepared, bundle = Prepared(tmp_path / "kuairand"), Bundle.open(Path(trained["bundle"]))
