@@ -53,10 +53,12 @@ class Counting:
         self.ledger = ledger
         self.key = key
         self.caught: Mapping[str, str] = {}
+        self.shares: Mapping[str, int] = {}  # by which users were drawn, in any worker, and since when (ms)
         self.lost = 0  # items shown that could not be counted
         self._worker = f"{os.getpid()}.{time.time_ns()}"
         self._shown: Counter[tuple[str, str]] = Counter()
         self._figures: Counter[str] = Counter()
+        self._drawn_by: dict[str, int] = {}  # as `shares`, of this worker
         self._parcel: Parcel | None = None  # sent, and not acknowledged
         self._number = 0
         self._minutes: dict[str, deque[Outcome]] = {}
@@ -75,6 +77,8 @@ class Counting:
             self.lost += items
             return
         self._shown[at] += items
+        if self.plan.drawn_by not in self._drawn_by:
+            self._drawn_by[self.plan.drawn_by] = time.time_ns() // 1_000_000
 
     def answered(self, variant: str, outcome: str, seconds: float) -> None:
         """One request of /rank, whatever became of it."""
@@ -116,7 +120,8 @@ class Counting:
             try:
                 await self._bring()
                 await self._tell()
-                self._learn(await self.ledger.caught())
+                caught, self.shares = await self.ledger.standing()
+                self._learn(caught)
             except StoreUnavailable as error:
                 if not self._failed:
                     down = event("ledger", "down", well=False)
@@ -133,7 +138,7 @@ class Counting:
         for _ in range(max(math.ceil(len(self._shown) / MOST_A_PARCEL), bool(self._figures))):
             self._number += 1
             shown = [Shown(*at, self._shown.pop(at)) for at in [*islice(self._shown, MOST_A_PARCEL)]]
-            self._parcel = Parcel(self._worker, self._number, shown, dict(self._figures))
+            self._parcel = Parcel(self._worker, self._number, shown, dict(self._figures), dict(self._drawn_by))
             self._figures.clear()
             await self._send()
 

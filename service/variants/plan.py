@@ -134,6 +134,11 @@ class Plan(_Part):
         """Of the experiment in the store and in request ids: a draw of users, as the salt makes it."""
         return xxhash.xxh3_64_hexdigest(self.salt.encode())
 
+    @cached_property
+    def drawn_by(self) -> str:
+        """The shares by which users are drawn, as the store keeps them: where they change, a comparison ends."""
+        return ", ".join(sorted(f"{one.name} {one.share:.6g}" for one in self.variants if one.share))
+
     @property
     def base(self) -> str:
         """The variant that others are compared to, and that users of one that was caught get."""

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,8 @@ def told(experiment: Experiment, totals: Counter[str], now: int) -> ExperimentTo
     users = [int(moments[variant.name].users) for variant in plan.variants]
     p = sample_ratio(users, [variant.share for variant in plan.variants])
     well = p is None or p >= MISMATCH
-    sound = well and totals["mixed"] <= SEVERAL * (sum(users) - totals["mixed"])
+    changed = shares_changed(({} if ended else {plan.drawn_by: now}) | dict(experiment.counting.shares))
+    sound = well and changed is None and totals["mixed"] <= SEVERAL * (sum(users) - totals["mixed"])
     variants = [_variant(experiment, name, totals, moments, alpha, sound) for name in experiment.arms]
     return ExperimentTold(
         salt=plan.salt,
@@ -37,7 +39,7 @@ def told(experiment: Experiment, totals: Counter[str], now: int) -> ExperimentTo
         window_s=plan.window_s,
         shadows=[shadow.name for shadow in plan.shadows],
         variants=variants,
-        sample_ratio=SampleRatio(p=p, well=well, users_in_several=totals["mixed"]),
+        sample_ratio=SampleRatio(p=p, well=well, users_in_several=totals["mixed"], shares_changed=changed),
         uncounted=experiment.counting.lost,
     )
 
@@ -74,6 +76,22 @@ def _variant(
         errors=totals[f"{name}:errors"],
         degraded=totals[f"{name}:degraded"],
     )
+
+
+def shares_changed(shares: Mapping[str, int]) -> str | None:
+    """`shares` by which users were drawn, and since when (ms): what is wrong with more than one."""
+    if len(shares) < 2:
+        return None
+    (first, begun), *_, (last, changed) = sorted(shares.items(), key=lambda one: one[1])
+    return (
+        f"Shares changed under the same salt: {first} since {_when(begun)}, {last} since {_when(changed)} UTC. Users "
+        "of other shares came at other times, so nobody should decide by counts of both: give a new salt, and all "
+        "begins anew."
+    )
+
+
+def _when(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def moments_of(totals: Counter[str], name: str) -> Moments:

@@ -156,23 +156,38 @@ def test_a_sample_ratio_is_told_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("users", "mixed", "decided"),
-    [((1000, 1000), 0, "more"), ((1000, 1000), 90, "more"), ((1000, 1000), 110, None), ((1000, 1300), 0, None)],
+    ("users", "mixed", "shares", "decided"),
+    [
+        ((1000, 1000), 0, [], "more"),
+        ((1000, 1000), 0, ["bst 0.5, wdl 0.5"], "more"),
+        ((1000, 1000), 90, [], "more"),
+        ((1000, 1000), 110, [], None),
+        ((1000, 1300), 0, [], None),
+        ((1000, 1000), 0, ["bst 0.1, wdl 0.9", "bst 0.5, wdl 0.5"], None),
+        ((1000, 1000), 0, ["bst 0.1, wdl 0.9"], None),
+    ],
 )
 def test_nothing_is_decided_where_users_came_by_other_shares_or_saw_both(
-    users: tuple[int, int], mixed: int, decided: str | None
+    users: tuple[int, int], mixed: int, shares: list[str], decided: str | None
 ) -> None:
     plan = parsed(GOOD, Path("/etc/ranker/experiments.toml"))
     live = cast(Any, SimpleNamespace(current=SimpleNamespace(name="m", version="1")))
-    experiment = Experiment(plan, {v.name: Arm(v, live, None) for v in plan.variants}, Counting(plan, cast(Any, None)))
+    counting = Counting(plan, cast(Any, None))
+    counting.shares = {drawn_by: plan.begin_ms - 2000 + at for at, drawn_by in enumerate(shares)}
+    experiment = Experiment(plan, {v.name: Arm(v, live, None) for v in plan.variants}, counting)
     totals = Counter({"mixed": mixed})
     for name, count, clicks in zip(("wdl", "bst"), users, (1, 2), strict=True):  # of 10 items, in one user of two
         sums = (count, 10 * count, clicks * count / 2, 100 * count, 5 * clicks * count, clicks**2 * count / 2)
         parts = ("users", "x", "y", "xx", "xy", "yy")
         totals |= Counter({f"{name}:{part}": int(total) for part, total in zip(parts, sums, strict=True)})
-    bst = told(experiment, totals, plan.begin_ms).variants[1]
+    answer = told(experiment, totals, plan.begin_ms)
+    bst = answer.variants[1]
     assert bst.gain is not None and bst.gain.low is not None and bst.gain.low > 0, "whatever it may be worth"
     assert bst.decided == decided
+    changed = answer.sample_ratio.shares_changed
+    assert ("bst 0.1, wdl 0.9 since 2026-11-27 07:59:58, bst 0.5, wdl 0.5 since" in str(changed)) == (
+        "0.1" in str(shares)
+    )
 
 
 def test_who_looks_after_each_user_and_takes_the_least_p_has_the_reports() -> None:
