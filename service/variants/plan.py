@@ -92,6 +92,11 @@ class Catch(_Part):
     p99_ms: Limit | None = None
     requests: int = Field(200, ge=1, strict=True)
 
+    @cached_property
+    def limited(self) -> bool:
+        """Whether there is any limit to be beyond."""
+        return any(limit is not None for limit in (self.errors, self.degraded, self.p99_ms))
+
 
 class Plan(_Part):
     """What one file says."""

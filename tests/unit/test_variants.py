@@ -1,5 +1,6 @@
 """Experiments without a service: the file, the draw of users, request ids, limits, shadows' comparison."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from scipy.stats import spearmanr
 
 from service.comparing import statistics
 from service.shadowing.shadow import compared
-from service.variants.counting import Counting, Outcome, beyond, bucket_of, middle_ms
+from service.variants.counting import Counting, beyond, bucket_of, middle_ms
 from service.variants.draw import drawn, uniform
 from service.variants.experiment import Arm, Experiment
 from service.variants.plan import Plan, PlanError, parsed
@@ -128,7 +129,8 @@ def test_any_other_id_is_none(request_id: str) -> None:
         ({"errors": 0.02}, ["failed", "late", "late"], "3.0% of 100 requests failed or were late, errors = 0.02"),
         ({"errors": 0.03}, ["failed", "late", "late"], None),
         ({"degraded": 0.01}, ["degraded"] * 2, "2.0% of 100 requests were degraded"),
-        ({"p99_ms": 9.9}, [], "p99 of 100 requests is 10.0 ms, p99_ms = 9.9 is allowed"),
+        ({"p99_ms": 9.9}, [], "p99 of 100 requests is beyond p99_ms = 9.9: 100 of them took longer"),
+        ({"p99_ms": 10.0}, [], None),
         ({"p99_ms": 9.9, "requests": 101}, [], None),
         ({}, ["failed"] * 100, None),
     ],
@@ -136,9 +138,22 @@ def test_any_other_id_is_none(request_id: str) -> None:
 def test_limits_of_the_last_minute(catch: dict[str, Any], outcomes: list[str], told: str | None) -> None:
     plan = parsed(GOOD, Path("x"))
     plan = Plan.model_validate(plan.model_dump() | {"catch": {"requests": 100} | catch})
-    minute = [Outcome(0.0, 0.01, outcome) for outcome in (outcomes + ["ok"] * 100)[:100]]
-    found = beyond(minute, plan)
+    counting = Counting(plan, cast(Any, None))
+    for outcome in (outcomes + ["ok"] * 100)[:100]:
+        counting.answered("bst", outcome, 0.01)
+    found = beyond(counting._minutes.get("bst", ()), plan)
     assert found is None if told is None else told in str(found)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=400))
+def test_the_limit_of_p99_is_the_one_of_all_times_in_order(times_ms: list[int]) -> None:
+    plan = parsed(GOOD, Path("x"))
+    plan = Plan.model_validate(plan.model_dump() | {"catch": {"requests": 1, "p99_ms": 4.5}})
+    counting = Counting(plan, cast(Any, None))
+    for time_ms in times_ms:
+        counting.answered("bst", "ok", time_ms / 1000)
+    p99 = sorted(times_ms)[math.ceil(0.99 * len(times_ms)) - 1]
+    assert (beyond(counting._minutes["bst"], plan) is not None) == (p99 > 4.5)
 
 
 @given(st.floats(1e-5, 1e3))
