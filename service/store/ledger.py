@@ -8,7 +8,8 @@ Keys, in BUCKETS parts by user so that a cluster's nodes share them, `<e>` the e
     {rx:<e>:<b>}:clicked:<d>  set: clicks counted of impressions of day d, so that each counts once
     {rx:<e>:<b>}:seen         hash: a worker -> the number of the last parcel that was taken from it
     {rx:<e>}:caught           hash: a variant that was taken out -> since when, and why
-    {rx:<e>}:shares           hash: shares by which users were drawn, as text -> since when (ms)
+    {rx:<e>}:since            hash: `shares …` by which users were drawn, or `model <variant> …` that answered -> since
+                              when (ms)
 
 One script does all of a parcel's part in a bucket or nothing. A parcel that comes again, since nobody knows whether it
 arrived, is known by its number. Servers are asked for the script by its hash, and get the whole where they do not know
@@ -105,14 +106,14 @@ class Parcel(NamedTuple):
     number: int
     shown: Sequence[Shown]
     figures: Mapping[str, int]  # sums by name, that are no users'
-    shares: Mapping[str, int]  # by which users were drawn so far, and since when (ms)
+    since: Mapping[str, int]  # by which shares users were drawn and which models answered so far, and since when (ms)
 
 
 class Standing(NamedTuple):
     """What all workers go by."""
 
     caught: dict[str, str]  # the variants that were taken out, and why
-    shares: dict[str, int]  # by which users were drawn, in any worker, and since when (ms)
+    since: dict[str, int]  # as parcels had it, of any worker
 
 
 class Ledger:
@@ -142,9 +143,9 @@ class Ledger:
         commands = clients.Commands()
         for bucket, arguments in parts.items():
             self._queue(commands, bucket, 0, parcel.worker, parcel.number, arguments)
-        for shares, since in parcel.shares.items():
-            commands.execute_command("HSETNX", self._shares, shares, since)
-        for key in (self._shares, self._caught):  # as long as the counts
+        for what, since in parcel.since.items():
+            commands.execute_command("HSETNX", self._since, what, since)
+        for key in (self._since, self._caught):  # as long as the counts
             commands.execute_command("PEXPIRE", key, TTL_MS)
         self._raise(await self._told(commands))
 
@@ -183,12 +184,12 @@ class Ledger:
 
     async def standing(self) -> Standing:
         """Raises StoreUnavailable."""
-        replies = await self._told(clients.Commands([("HGETALL", self._caught), ("HGETALL", self._shares)]))
+        replies = await self._told(clients.Commands([("HGETALL", self._caught), ("HGETALL", self._since)]))
         self._raise(replies)
-        caught, shares = map(_pairs, replies)
+        caught, since = map(_pairs, replies)
         return Standing(
             {variant.decode(): why.decode() for variant, why in caught},
-            {drawn_by.decode(): int(since) for drawn_by, since in shares},
+            {what.decode(): int(when) for what, when in since},
         )
 
     async def catch(self, variant: str, why: str) -> None:
@@ -209,8 +210,8 @@ class Ledger:
         return f"{{rx:{self._of}}}:caught"
 
     @property
-    def _shares(self) -> str:
-        return f"{{rx:{self._of}}}:shares"
+    def _since(self) -> str:
+        return f"{{rx:{self._of}}}:since"
 
     def _key(self, bucket: int, what: str) -> str:
         return f"{{rx:{self._of}:{bucket}}}:{what}"

@@ -32,6 +32,7 @@ MOST_A_PARCEL = 1000  # users: what waited through a long outage must hold up ne
 STEP = 1.05  # between two bounds of response times: quantiles are off by a fortieth at most
 MINUTE_S = 60  # of which the safety catch judges
 BAD = ("failed", "late")  # outcomes that are a variant's errors
+SHARES, MODEL = "shares ", "model "  # of the experiment, and of a variant: what counts were made under
 LATE_MS = DAY_MS  # after the window, that a click may arrive and still count
 
 
@@ -55,12 +56,12 @@ class Counting:
         self.ledger = ledger
         self.key = key
         self.caught: Mapping[str, str] = {}
-        self.shares: Mapping[str, int] = {}  # by which users were drawn, in any worker, and since when (ms)
+        self.since: Mapping[str, int] = {}  # SHARES and MODEL of all workers, and since when (ms)
         self.lost = 0  # items shown that could not be counted
         self._worker = f"{os.getpid()}.{time.time_ns()}"
         self._shown: Counter[tuple[str, str]] = Counter()
         self._figures: Counter[str] = Counter()
-        self._drawn_by: dict[str, int] = {}  # as `shares`, of this worker
+        self._since: dict[str, int] = {}  # of this worker
         self._parcel: Parcel | None = None  # sent, and not acknowledged
         self._number = 0
         self._minutes: dict[str, deque[Second]] = {}  # by variant, where the file has limits
@@ -75,14 +76,16 @@ class Counting:
         self.plan = plan
         self.ledger.keep_clicks(clicked_ttl_s(plan))
 
-    def shown(self, variant: str, user_id: str, items: int) -> None:
+    def shown(self, variant: str, user_id: str, items: int, model: str) -> None:
+        """`model`: its name and version."""
         at = variant, user_id
         if at not in self._shown and len(self._shown) >= MOST_USERS:
             self.lost += items
             return
         self._shown[at] += items
-        if self.plan.drawn_by not in self._drawn_by:
-            self._drawn_by[self.plan.drawn_by] = time.time_ns() // 1_000_000
+        for what in (f"{SHARES}{self.plan.drawn_by}", f"{MODEL}{variant} {model}"):
+            if what not in self._since:
+                self._since[what] = time.time_ns() // 1_000_000
 
     def answered(self, variant: str, outcome: str, seconds: float) -> None:
         """One request of /rank, whatever became of it."""
@@ -132,7 +135,7 @@ class Counting:
             try:
                 await self._bring()
                 await self._tell()
-                caught, self.shares = await self.ledger.standing()
+                caught, self.since = await self.ledger.standing()
                 self._learn(caught)
             except StoreUnavailable as error:
                 if not self._failed:
@@ -150,7 +153,7 @@ class Counting:
         for _ in range(max(math.ceil(len(self._shown) / MOST_A_PARCEL), bool(self._figures))):
             self._number += 1
             shown = [Shown(*at, self._shown.pop(at)) for at in [*islice(self._shown, MOST_A_PARCEL)]]
-            self._parcel = Parcel(self._worker, self._number, shown, dict(self._figures), dict(self._drawn_by))
+            self._parcel = Parcel(self._worker, self._number, shown, dict(self._figures), dict(self._since))
             self._figures.clear()
             await self._send()
 

@@ -4,12 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
 
 from service.comparing.statistics import ALPHA, PRIOR_USERS, Floats, Moments, gain, rate_interval
-from service.variants.counting import middle_ms
+from service.variants.counting import MODEL, SHARES, middle_ms
 from service.variants.experiment import Experiment
 from service.wire.experiments import ExperimentTold, Interval, ResponseTime, SampleRatio, VariantResult
 
@@ -26,7 +27,8 @@ def told(experiment: Experiment, totals: Counter[str], now: int) -> ExperimentTo
     users = [int(moments[variant.name].users) for variant in plan.variants]
     p = sample_ratio(users, [variant.share for variant in plan.variants])
     well = p is None or p >= MISMATCH
-    changed = shares_changed(({} if ended else {plan.drawn_by: now}) | dict(experiment.counting.shares))
+    own = {} if ended else {SHARES + plan.drawn_by: now}
+    changed = shares_changed(_since(own | dict(experiment.counting.since), SHARES))
     sound = well and changed is None and totals["mixed"] <= SEVERAL * (sum(users) - totals["mixed"])
     variants = [_variant(experiment, name, totals, moments, alpha, sound) for name in experiment.arms]
     return ExperimentTold(
@@ -62,6 +64,7 @@ def _variant(
         name=name,
         model=served.name,
         version=served.version,
+        models=list(_since(experiment.counting.since, f"{MODEL}{name} ")),
         share=variant.share,
         caught=experiment.counting.caught.get(name),
         users=int(own.users),
@@ -79,15 +82,22 @@ def _variant(
 
 
 def shares_changed(shares: Mapping[str, int]) -> str | None:
-    """`shares` by which users were drawn, and since when (ms): what is wrong with more than one."""
+    """`shares` by which users were drawn, and since when (ms), in that order: what is wrong with more than one."""
     if len(shares) < 2:
         return None
-    (first, begun), *_, (last, changed) = sorted(shares.items(), key=lambda one: one[1])
+    (first, begun), *_, (last, changed) = shares.items()
     return (
         f"Shares changed under the same salt: {first} since {_when(begun)}, {last} since {_when(changed)} UTC. Users "
         "of other shares came at other times, so nobody should decide by counts of both: give a new salt, and all "
         "begins anew."
     )
+
+
+def _since(since: Mapping[str, int], kind: str) -> dict[str, int]:
+    """What of it is of a kind, without that, the first first."""
+    return {
+        what.removeprefix(kind): ms for what, ms in sorted(since.items(), key=itemgetter(1)) if what.startswith(kind)
+    }
 
 
 def _when(ms: int) -> str:

@@ -27,6 +27,10 @@ class VariantResult(BaseModel):
     name: str
     model: str
     version: str
+    models: list[str] = Field(
+        description="Names and versions of those that answered, the first first: what came of all of them is counted "
+        "together."
+    )
     share: float = Field(description="As the file says.")
     caught: str | None = Field(description="Since when (ms since 1970) and why it gets no users; null: it does.")
     users: int

@@ -188,7 +188,7 @@ def test_nothing_is_decided_where_users_came_by_other_shares_or_saw_both(
     plan = parsed(GOOD, Path("/etc/ranker/experiments.toml"))
     live = cast(Any, SimpleNamespace(current=SimpleNamespace(name="m", version="1")))
     counting = Counting(plan, cast(Any, None))
-    counting.shares = {drawn_by: plan.begin_ms - 2000 + at for at, drawn_by in enumerate(shares)}
+    counting.since = {f"shares {drawn_by}": plan.begin_ms - 2000 + at for at, drawn_by in enumerate(shares)}
     experiment = Experiment(plan, {v.name: Arm(v, live, None) for v in plan.variants}, counting)
     totals = Counter({"mixed": mixed})
     for name, count, clicks in zip(("wdl", "bst"), users, (1, 2), strict=True):  # of 10 items, in one user of two
