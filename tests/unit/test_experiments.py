@@ -194,7 +194,7 @@ def test_offline_auc_comes_from_the_bundles_of_the_same_model(told: Callable[...
     "options, words",
     [
         (("--control", "din 1"), "--control 'din 1' given, arms of the log are: bst 1, wdl 1"),
-        (("--shares", "bst 1=1,din 1=1"), "--shares names bst 1, din 1, arms of the log are: bst 1, wdl 1"),
+        (("--shares", "bst 1=1,din 1=1"), "--shares or --live names bst 1, din 1, arms of the log are: bst 1, wdl 1"),
         (("--label", "buy"), "has no buy on what was shown; its events are click: --label names the one"),
         (("--days", "2027-03-01"), r"holds no impressions: .* \(--days 2027-03-01\)"),
         (("--bundle", "nowhere"), "--bundle nowhere is no folder"),
