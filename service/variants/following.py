@@ -93,6 +93,7 @@ class Following:
             for arm in self.experiment.arms.values():
                 if arm.watch is not None:
                     arm.watch.look()
+            self._opening.share(self.experiment)
         text: str | None = None
         try:
             since, self._empty_since = self._empty_since, None  # also where it cannot be read
