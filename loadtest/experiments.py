@@ -1,10 +1,12 @@
 """What an experiment costs a request: p50 of POST /rank with two variants over one model, in turns.
 
-    python -m loadtest.experiments [--rounds N] [--rate 50] [--capacity RATE] [--quick]
+    python -m loadtest.experiments [--rounds N] [--starts N] [--rate 50] [--capacity RATE] [--quick]
 
 Two services on the demo bundle, each with a store of its own, are asked the same requests at a moderate rate, as
 loadtest/steady.py does it. One has no experiments.toml; the other's gives half of the users a copy of that bundle, so
-graph, weights and files are another model's. Neither journals. The bound is 1.03.
+graph, weights and files are another model's. Neither journals. The bound is 1.03. Both are started anew --starts times,
+since where a process happens to get its memory makes it quicker or slower by a percent for as long as it lives: the
+interval is a bootstrap over starts, of which each is one round of `--rounds` turns.
 
 With --capacity (requests per second of 500 candidates, as loadtest/overload.py finds it) p99 with a shadow over p99
 without is measured too, at 30 % of it, in an open loop; times count from when a request was due. Both services journal
@@ -20,6 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +68,12 @@ bundle = "{bundle}"
 
 @dataclass(frozen=True)
 class Sizes(steady.Sizes):
+    starts: int = 10
+    rounds: int = 8  # of each start
     capacity: int = 0  # requests per second; 0: shadows are not measured
 
 
-QUICK = Sizes(**vars(steady.QUICK))
+QUICK = Sizes(**vars(steady.QUICK) | {"starts": 2})
 
 
 def written(folder: Path, name: str, text: str) -> Path:
@@ -83,12 +88,16 @@ def written(folder: Path, name: str, text: str) -> Path:
 def variants(folder: Path, sizes: Sizes) -> Measured:
     """p50 of two variants over one model. Raises NoRun, also where a variant showed nothing."""
     file = written(folder, "experiments.toml", HALF)
-    with reached({ONE: {}, TWO: {"experiments": file}}) as (runner, sides):
-        times_ms = in_turns(runner, sides, sizes)
-        told = orjson.loads(runner.run(asked(sides[TWO], "/experiments")))
-    idle = [one["name"] for one in told["experiment"]["variants"] if not one["impressions"]]
-    if idle:
-        raise NoRun(f"variants that showed nothing: {', '.join(idle)}")
+    times_ms: dict[int, dict[str, list[list[float]]]] = {count: {ONE: [], TWO: []} for count in steady.COUNTS}
+    for _ in range(sizes.starts):
+        with reached({ONE: {}, TWO: {"experiments": file}}) as (runner, sides):
+            for count, of in in_turns(runner, sides, sizes).items():
+                for name, rounds in of.items():
+                    times_ms[count][name].append(list(chain(*rounds)))
+            told = orjson.loads(runner.run(asked(sides[TWO], "/experiments")))
+        idle = [one["name"] for one in told["experiment"]["variants"] if not one["impressions"]]
+        if idle:
+            raise NoRun(f"variants that showed nothing: {', '.join(idle)}")
     return compared(times_ms, ONE, TWO)
 
 
@@ -175,6 +184,7 @@ def measure(sizes: Sizes) -> Measured:
 def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("experiments", __doc__, Sizes(), QUICK)
     add = command.parser.add_argument
+    add("--starts", type=positive, help="of both services, for p50 (default 10)")
     add("--rate", type=positive, help="requests per second (default 50)")
     add("--capacity", type=positive, metavar="RATE", help="of the service, at 500 candidates: measures a shadow too")
     return command.run(arguments, lambda args, sizes: measure(sizes))
