@@ -11,7 +11,8 @@ Keys, in BUCKETS parts by user so that a cluster's nodes share them, `<e>` the e
     {rx:<e>}:since            hash: `shares …` by which users were drawn, or `model <variant> …` that answered -> since
                               when (ms)
 
-One script does all of a parcel's part in a bucket or nothing. A parcel that comes again, since nobody knows whether it
+One script does all of a parcel's part in a bucket or nothing: no script is taken back, so its first writes change
+nothing, and fail where memory is full or an ACL forbids them. A parcel that comes again, since nobody knows whether it
 arrived, is known by its number. Servers are asked for the script by its hash, and get the whole where they do not know
 it: after a start, or as another node of a cluster.
 """
@@ -36,6 +37,8 @@ TTL_MS = 90 * DAY_MS  # after the last write
 _TAKE = """\
 local sums, users, seen, clicked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local ttl, clicked_ttl, worker, number = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+redis.call('HINCRBY', sums, 'mixed', 0)
+redis.call('PEXPIRE', sums, ttl)
 if worker ~= '' then
   if redis.call('HGET', seen, worker) == number then return {} end
   redis.call('HSET', seen, worker, number)

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -24,6 +25,7 @@ from service.variants.variants import HEADER
 from tests.arms import week
 from tests.client import client_of, items_of, run
 from tests.documented import check
+from tests.faults.store.server import PASSWORD, RealStore, real_store
 from tests.records import DAY_MS
 from tests.stores import dead_url
 
@@ -86,6 +88,29 @@ def test_the_ledger_sums_over_users_and_counts_each_parcel_and_each_click_once(s
     totals = run(scenario())
     both = {user for name, user in users if name == "a"} & {user for name, user in users if name == "b"}
     assert totals == sums(users, "a") | sums(users, "b") | {"a:us": 25, "mixed": len(both)}
+
+
+def test_what_an_acl_forbids_in_the_midst_of_a_parcel_is_counted_once_it_is_allowed(tmp_path: Path) -> None:
+    rights = "~{rx:* +evalsha +eval +hget +hset +hsetnx +hdel +hincrby +hgetall +sadd +pexpire".split()  # docs/store.md
+    parcel = Parcel("w", 1, [Shown("a", "u", 3)], {"a:us": 5}, {"shares a 1": 7})
+
+    async def scenario(store: RealStore) -> None:
+        ledger = Ledger(f"unix://e:{PASSWORD}@{quote(str(store.path))}", "e", timeout_s=10, clicked_ttl_s=100)
+        for missing in ("+hincrby", "+pexpire", "+evalsha", "+hset"):
+            fewer = [one for one in rights if one != missing]
+            store.admin.execute_command("ACL", "SETUSER", "e", "reset", "on", f">{PASSWORD}", *fewer)
+            with pytest.raises(StoreUnavailable):
+                await ledger.add(parcel)
+        store.admin.execute_command("ACL", "SETUSER", "e", *rights)
+        await ledger.add(parcel)
+        assert await ledger.click([Clicked("a", "u", "c", 1)]) == [True]
+        totals = await ledger.totals()
+        assert (totals["a:users"], totals["a:x"], totals["a:y"], totals["a:us"]) == (1, 3, 1, 5)
+        assert await ledger.standing() == ({}, {"shares a 1": 7})
+        await ledger.close()
+
+    with real_store() as store:
+        run(scenario(store))
 
 
 def test_the_live_gain_is_the_reports_of_the_same_log(valkey_url: str, tmp_path: Path) -> None:
