@@ -4,14 +4,12 @@
 
 Two services on the demo bundle, each with a store of its own, are asked the same requests at a moderate rate, as
 loadtest/steady.py does it. One has no experiments.toml; the other's gives half of the users a copy of that bundle, so
-graph, weights and files are another model's. Neither journals. The bound is 1.03. Both are started anew --starts times,
-since where a process happens to get its memory makes it quicker or slower by a percent for as long as it lives: the
-interval is a bootstrap over starts, of which each is one round of `--rounds` turns.
+graph, weights and files are another model's. Neither journals. The bound is 1.03.
 
 With --capacity (requests per second of 500 candidates, as loadtest/overload.py finds it) p99 with a shadow over p99
-without is measured too, at 30 % of it, in an open loop; times count from when a request was due. Both services journal
-and have the two variants; one also scores the bundle as a shadow, for all users. The bound is 1.1. The last line is
-JSON.
+without is measured too, at 30 % of it, in an open loop; times count from when a request was due. It takes as many
+rounds in all, but of one start, as a p99 needs many. Both services journal and have the two variants; one also scores
+the bundle as a shadow, for all users. The bound is 1.1. The last line is JSON.
 """
 
 import asyncio
@@ -19,10 +17,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,7 @@ from loadtest.bench.turns import take_turns
 from loadtest.errors import NoRun
 from loadtest.generator.client import Client, parse_url
 from loadtest.quantiles import carried
-from loadtest.steady import Side, compared, in_turns, reached
+from loadtest.steady import Side, add_sizes, compared, reached, response_times
 from loadtest.table import table
 from model.command import run as run_command
 from service.settings import DEMO_BUNDLE
@@ -68,12 +65,11 @@ bundle = "{bundle}"
 
 @dataclass(frozen=True)
 class Sizes(steady.Sizes):
-    starts: int = 10
     rounds: int = 8  # of each start
     capacity: int = 0  # requests per second; 0: shadows are not measured
 
 
-QUICK = Sizes(**vars(steady.QUICK) | {"starts": 2})
+QUICK = Sizes(**vars(steady.QUICK))
 
 
 def written(folder: Path, name: str, text: str) -> Path:
@@ -88,16 +84,14 @@ def written(folder: Path, name: str, text: str) -> Path:
 def variants(folder: Path, sizes: Sizes) -> Measured:
     """p50 of two variants over one model. Raises NoRun, also where a variant showed nothing."""
     file = written(folder, "experiments.toml", HALF)
-    times_ms: dict[int, dict[str, list[list[float]]]] = {count: {ONE: [], TWO: []} for count in steady.COUNTS}
-    for _ in range(sizes.starts):
-        with reached({ONE: {}, TWO: {"experiments": file}}) as (runner, sides):
-            for count, of in in_turns(runner, sides, sizes).items():
-                for name, rounds in of.items():
-                    times_ms[count][name].append(list(chain(*rounds)))
-            told = orjson.loads(runner.run(asked(sides[TWO], "/experiments")))
+
+    def look(runner: asyncio.Runner, sides: Mapping[str, Side]) -> None:
+        told = orjson.loads(runner.run(asked(sides[TWO], "/experiments")))
         idle = [one["name"] for one in told["experiment"]["variants"] if not one["impressions"]]
         if idle:
             raise NoRun(f"variants that showed nothing: {', '.join(idle)}")
+
+    times_ms = response_times({ONE: {}, TWO: {"experiments": file}}, sizes, look)
     return compared(times_ms, ONE, TWO)
 
 
@@ -121,7 +115,7 @@ def shadows(folder: Path, sizes: Sizes) -> tuple[dict[str, Any], str]:
         for side in sides.values():
             runner.run(side.turn(CANDIDATES, rate, sizes.warm_s))
         works = {name: partial(_turn, runner, side, rate, sizes) for name, side in sides.items()}
-        rounds = take_turns(f"/rank at {rate} requests/s", sizes.rounds, works)
+        rounds = take_turns(f"/rank at {rate} requests/s", sizes.starts * sizes.rounds, works)
         scored = runner.run(scored_by_shadow(sides[WITH]))
     if not scored:
         raise NoRun("the shadow has scored nothing")
@@ -183,10 +177,10 @@ def measure(sizes: Sizes) -> Measured:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("experiments", __doc__, Sizes(), QUICK)
-    add = command.parser.add_argument
-    add("--starts", type=positive, help="of both services, for p50 (default 10)")
-    add("--rate", type=positive, help="requests per second (default 50)")
-    add("--capacity", type=positive, metavar="RATE", help="of the service, at 500 candidates: measures a shadow too")
+    add_sizes(command)
+    command.parser.add_argument(
+        "--capacity", type=positive, metavar="RATE", help="of the service, at 500 candidates: measures a shadow too"
+    )
     return command.run(arguments, lambda args, sizes: measure(sizes))
 
 
