@@ -47,15 +47,19 @@ class Sealed:
     _table: Table
 
     def shared(self, other: Self) -> Self:
-        """The same in the memory of `other`, where that is of a file of the same content; else, or already so, itself.
+        """The same in the memory of `other`, where that is of a file of the same content; else itself.
 
         `stamp` stays that of its own file, by which a newer one is seen.
         """
-        if self.sha256 is None or self.sha256 != other.sha256 or self._table is other._table:
+        if self.sha256 is None or self.sha256 != other.sha256:
             return self
         twin = copy(other)
         twin.stamp = self.stamp
         return twin
+
+    def shares(self, other: object) -> bool:
+        """Whether both are in the same memory."""
+        return isinstance(other, Sealed) and self._table is other._table
 
 
 def save(table: Table, path: Path, kind: str, declared: str) -> None:

@@ -184,7 +184,7 @@ class Counting:
         out, names = [], {variant.name for variant in self.plan.variants}
         for variant, minute in list(self._minutes.items()):
             if variant not in names:  # the file had it before
-                del self._minutes[variant]
+                self._minutes.pop(variant, None)
                 continue
             while minute and time.monotonic() - minute[0].at > MINUTE_S:
                 minute.popleft()

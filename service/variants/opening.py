@@ -100,7 +100,7 @@ class Opening:
         return replace(sharing(served, default), variant=variant.name)
 
     def share(self, experiment: Experiment) -> None:
-        """After another catalogue or other counts: what arms have alike with the model that RANKER_BUNDLE leads to."""
+        """After another catalogue, counts or model: what arms have alike with what RANKER_BUNDLE leads to."""
         default = self._live.current
         for arm in experiment.arms.values():
             served = arm.live.current

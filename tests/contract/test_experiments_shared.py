@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ def test_what_two_bundles_have_alike_is_in_memory_once_until_one_of_them_has_it_
         fewer.save(first.folder / CATALOG)
         default, arm = look()
         assert alike(default, arm) == (True, True) and len(arm.catalog) == len(default.catalog) == 6
+
+        other = Bundle.open(first.folder)
+        files = other.manifest["files"] | {"features.toml": {"sha256": "another"}}
+        other.manifest = other.manifest | {"files": files}
+        live.swap(replace(live.current, bundle=other))
+        default, arm = look()
+        assert arm.encoder is arm.bundle.encoder and arm.catalog is arm.bundle.catalog, "nothing of the first is kept"
+        assert arm.encoder.vocabularies is not default.encoder.vocabularies
 
     async def go() -> None:
         async with client_of(first, valkey_url, experiments=path, catalog_poll_s=0) as client:
