@@ -1,22 +1,23 @@
 """What an experiment costs a request: p50 of POST /rank with two variants over one model, in turns.
 
-    python -m loadtest.experiments [--rounds N] [--rate 50] [--capacity RATE] [--quick]
+    python -m loadtest.experiments [--rounds N] [--starts N] [--rate 50] [--capacity RATE] [--quick]
 
 Two services on the demo bundle, each with a store of its own, are asked the same requests at a moderate rate, as
-loadtest/steady.py does it. One has an experiments.toml that gives half of the users the same bundle a second time. The
-bound is 1.03.
+loadtest/steady.py does it. One has no experiments.toml; the other's gives half of the users a copy of that bundle, so
+graph, weights and files are another model's. Neither journals. The bound is 1.03.
 
 With --capacity (requests per second of 500 candidates, as loadtest/overload.py finds it) p99 with a shadow over p99
-without is measured too, at 30 % of it, in an open loop; times count from when a request was due. Both services journal
-and have the two variants; one also scores the bundle as a shadow, for all users. The bound is 1.1. The last line is
-JSON.
+without is measured too, at 30 % of it, in an open loop; times count from when a request was due. It takes as many
+rounds in all, but of one start, as a p99 needs many. Both services journal and have the two variants; one also scores
+the bundle as a shadow, for all users. The bound is 1.1. The last line is JSON.
 """
 
 import asyncio
 import re
+import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from loadtest.bench.turns import take_turns
 from loadtest.errors import NoRun
 from loadtest.generator.client import Client, parse_url
 from loadtest.quantiles import carried
-from loadtest.steady import Side, compared, in_turns, reached
+from loadtest.steady import Side, add_sizes, compared, reached, response_times
 from loadtest.table import table
 from model.command import run as run_command
 from service.settings import DEMO_BUNDLE
@@ -64,6 +65,7 @@ bundle = "{bundle}"
 
 @dataclass(frozen=True)
 class Sizes(steady.Sizes):
+    rounds: int = 8  # of each start
     capacity: int = 0  # requests per second; 0: shadows are not measured
 
 
@@ -71,20 +73,25 @@ QUICK = Sizes(**vars(steady.QUICK))
 
 
 def written(folder: Path, name: str, text: str) -> Path:
-    path = folder / name
-    path.write_text(text.format(bundle=DEMO_BUNDLE))
+    """The file, and beside it the bundle that it names."""
+    bundle, path = folder / "bundle", folder / name
+    if not bundle.exists():
+        shutil.copytree(DEMO_BUNDLE, bundle)
+    path.write_text(text.format(bundle=bundle))
     return path
 
 
 def variants(folder: Path, sizes: Sizes) -> Measured:
     """p50 of two variants over one model. Raises NoRun, also where a variant showed nothing."""
     file = written(folder, "experiments.toml", HALF)
-    with reached({ONE: {}, TWO: {"experiments": file}}) as (runner, sides):
-        times_ms = in_turns(runner, sides, sizes)
+
+    def look(runner: asyncio.Runner, sides: Mapping[str, Side]) -> None:
         told = orjson.loads(runner.run(asked(sides[TWO], "/experiments")))
-    idle = [one["name"] for one in told["experiment"]["variants"] if not one["impressions"]]
-    if idle:
-        raise NoRun(f"variants that showed nothing: {', '.join(idle)}")
+        idle = [one["name"] for one in told["experiment"]["variants"] if not one["impressions"]]
+        if idle:
+            raise NoRun(f"variants that showed nothing: {', '.join(idle)}")
+
+    times_ms = response_times({ONE: {}, TWO: {"experiments": file}}, sizes, look)
     return compared(times_ms, ONE, TWO)
 
 
@@ -108,7 +115,7 @@ def shadows(folder: Path, sizes: Sizes) -> tuple[dict[str, Any], str]:
         for side in sides.values():
             runner.run(side.turn(CANDIDATES, rate, sizes.warm_s))
         works = {name: partial(_turn, runner, side, rate, sizes) for name, side in sides.items()}
-        rounds = take_turns(f"/rank at {rate} requests/s", sizes.rounds, works)
+        rounds = take_turns(f"/rank at {rate} requests/s", sizes.starts * sizes.rounds, works)
         scored = runner.run(scored_by_shadow(sides[WITH]))
     if not scored:
         raise NoRun("the shadow has scored nothing")
@@ -170,9 +177,10 @@ def measure(sizes: Sizes) -> Measured:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("experiments", __doc__, Sizes(), QUICK)
-    add = command.parser.add_argument
-    add("--rate", type=positive, help="requests per second (default 50)")
-    add("--capacity", type=positive, metavar="RATE", help="of the service, at 500 candidates: measures a shadow too")
+    add_sizes(command)
+    command.parser.add_argument(
+        "--capacity", type=positive, metavar="RATE", help="of the service, at 500 candidates: measures a shadow too"
+    )
     return command.run(arguments, lambda args, sizes: measure(sizes))
 
 

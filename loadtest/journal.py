@@ -1,6 +1,6 @@
 """What the journal costs a request: p50 of POST /rank with it and without, the two services taking turns.
 
-    python -m loadtest.journal [--rounds N] [--rate 50] [--quick]
+    python -m loadtest.journal [--starts N] [--rounds N] [--rate 50] [--quick]
 
 Two services on the demo bundle, each with a store of its own, are asked the same requests at a moderate rate, as
 loadtest/steady.py does it; one writes a journal into a folder that is removed afterwards. The bound is 1.03. The last
@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtest.bench.command import Command, Measured, positive
+from loadtest.bench.command import Command, Measured
 from loadtest.errors import NoRun
-from loadtest.steady import QUICK, Sizes, compared, response_times
+from loadtest.steady import QUICK, Sizes, add_sizes, compared, response_times
 from model.command import run as run_command
 
 WITHOUT, WITH = "without", "with"
@@ -33,7 +33,7 @@ def measure(sizes: Sizes) -> Measured:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("journal", __doc__, Sizes(), QUICK)
-    command.parser.add_argument("--rate", type=positive, help="requests per second (default 50)")
+    add_sizes(command)
     return command.run(arguments, lambda args, sizes: measure(sizes))
 
 

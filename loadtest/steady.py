@@ -1,18 +1,21 @@
 """Is the steady state as quick as another checkout's? p50 of POST /rank, the two services taking turns.
 
-    python -m loadtest.steady --before DIR [--after DIR] [--rounds N] [--rate 50] [--quick]
+    python -m loadtest.steady --before DIR [--after DIR] [--starts N] [--rounds N] [--rate 50] [--quick]
 
 A service from each checkout of this repository (such as a `git worktree`) runs on the demo bundle, with a store of its
 own. They are asked the same requests at a moderate rate (Poisson), in turns: A B B A … Where there are two cores, both
-services are on one and the load on the other. A ratio is the median of the rounds' ratios, after over before; its 95 %
-interval is a bootstrap over the rounds. The last line is JSON.
+services are on one and the load on the other. Both are started anew --starts times: where a process happens to get its
+memory makes it quicker or slower by a percent for as long as it lives, however many rounds it is asked for. A ratio is
+the median of the starts' ratios, after over before; its 95 % interval is a bootstrap over the starts. The last line is
+JSON.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +47,14 @@ MOST_WRONG = 0.01  # of a turn's answers; above it a side is not steady
 
 @dataclass(frozen=True)
 class Sizes:
-    rounds: int = 20
+    starts: int = 10
+    rounds: int = 4  # of each start
     rate: int = 50  # requests per second
     turn_s: float = 2.0
     warm_s: float = 5.0
 
 
-QUICK = Sizes(rounds=2, turn_s=0.3, warm_s=0.3)
+QUICK = Sizes(starts=1, rounds=2, turn_s=0.3, warm_s=0.3)
 
 
 def budget(count: int, rate: int, seconds: float) -> Budget:
@@ -95,7 +99,7 @@ class Side:
 
 
 def interval(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The 95 % interval of `turns.ratio`, by a bootstrap over the rounds."""
+    """The 95 % interval of `turns.ratio`, by a bootstrap over what is given, starts or rounds."""
     ratios = np.array([np.median(a) / np.median(b) for a, b in zip(one, other, strict=True)])
     drawn = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
     low, high = np.quantile(np.median(ratios[drawn], axis=1), (0.025, 0.975))
@@ -139,10 +143,23 @@ def in_turns(
     return times_ms
 
 
-def response_times(services: Mapping[str, Mapping[str, Any]], sizes: Sizes) -> dict[int, dict[str, list[list[float]]]]:
-    """Milliseconds by number of candidates, side and round; `services` are settings by side. Raises NoRun."""
-    with reached(services) as (runner, sides):
-        return in_turns(runner, sides, sizes)
+def response_times(
+    services: Mapping[str, Mapping[str, Any]],
+    sizes: Sizes,
+    look: Callable[[asyncio.Runner, Mapping[str, Side]], object] = lambda runner, sides: None,
+) -> dict[int, dict[str, list[list[float]]]]:
+    """Milliseconds by number of candidates, side and start; `services` are settings by side. Raises NoRun.
+
+    `look` sees each start's services before they end, and may raise NoRun.
+    """
+    times_ms: dict[int, dict[str, list[list[float]]]] = {count: {name: [] for name in services} for count in COUNTS}
+    for _ in range(sizes.starts):
+        with reached(services) as (runner, sides):
+            for count, of in in_turns(runner, sides, sizes).items():
+                for name, rounds in of.items():
+                    times_ms[count][name].append([*chain(*rounds)])
+            look(runner, sides)
+    return times_ms
 
 
 def _turn(runner: asyncio.Runner, side: Side, count: int, sizes: Sizes) -> list[float]:
@@ -176,7 +193,12 @@ def compared(times_ms: Mapping[int, Mapping[str, list[list[float]]]], before: st
         }
         for count, of in times_ms.items()
     }
-    return Measured(figures, table("p50", head, rows), plot({f"p50 {after} over {before}": ratios}, "round"))
+    return Measured(figures, table("p50", head, rows), plot({f"p50 {after} over {before}": ratios}, "start"))
+
+
+def add_sizes(command: Command) -> None:
+    command.parser.add_argument("--starts", type=positive, help="of both services (default 10)")
+    command.parser.add_argument("--rate", type=positive, help="requests per second (default 50)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = command.parser.add_argument
     add("--before", type=checkout, required=True, metavar="DIR", help="a checkout of this repository")
     add("--after", type=checkout, default=ROOT, metavar="DIR", help="another one (default: this)")
-    add("--rate", type=positive, help="requests per second (default 50)")
+    add_sizes(command)
     return command.run(arguments, lambda args, sizes: measure(args.before, args.after, sizes))
 
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from model.servicelog.joins import Rule
         from model.servicelog.reading import LogError
-        from service.comparing import page  # polars, duckdb, matplotlib: after --help
+        from service.comparing import live, page  # polars, duckdb, matplotlib: after --help
         from service.comparing.arms import Wanted, compare
         from service.comparing.report import report
     except ModuleNotFoundError as error:
@@ -50,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rule = Rule(options.label, options.type, round(options.window * 1000), options.shown == "confirmed")
     wanted = Wanted(rule, options.days, options.mixed, options.replays)
     try:
+        now = None if options.live is None else live.read(options.live)
         compared = compare(options.log, wanted, options.memory)
-        told = report(options.log, wanted, compared, options.control, dict(options.shares), options.bundle)
+        told = report(options.log, wanted, compared, options.control, dict(options.shares), options.bundle, now)
         options.out.mkdir(parents=True, exist_ok=True)
         write_json(options.out / CONTENT, told)
         write_text(options.out / PAGE, page.html(told) + "\n")
@@ -73,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=_window, default=1800.0, metavar="DURATION", help="for a click to come (30m)")
     parser.add_argument(
         "--days", type=_days, default=(), help="of impressions, UTC, with commas: 2026-11-26,2026-11-27"
+    )
+    parser.add_argument(
+        "--live", type=Path, metavar="FILE", help="the answer of GET /experiments: control, shares, and their changes"
     )
     parser.add_argument("--shares", type=_shares, default=(), metavar="ARM=SHARE,…", help="of users (equal ones)")
     parser.add_argument(

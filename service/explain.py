@@ -49,6 +49,8 @@ class Explanation:
 
 async def explain(call: Call, subject: Subject, served: Served, bulk: bool = False) -> Explanation:
     """`bulk`: as a batch's, which lets single requests pass. Raises DeadlineExceeded or ClientGone."""
+    if served.builtin is not None:
+        return _without_network(subject, served)
     explainer = served.explaining.opened
     if explainer is None:
         explainer = await asyncio.to_thread(served.explaining.open, served.bundle, served.session, served.precision)
@@ -82,6 +84,20 @@ async def explain(call: Call, subject: Subject, served: Served, bulk: bool = Fal
         "note": explainer.note,
     }
     return Explanation(shared, of_items)
+
+
+def _without_network(subject: Subject, served: Served) -> Explanation:
+    """Of a variant that looks at no history: a page must not break for the users who happen to get it."""
+    user, items = _strangers(subject, served)
+    scores = subject.scores_C[subject.order].tolist()
+    of_items = [
+        {"score": score, "score_without_history": score, **item} for item, score in zip(items, scores, strict=True)
+    ]
+    note = (
+        f"variant {served.variant!r} is the builtin {served.name}, not a network: it looks at no history, so there is "
+        "no attention, and scores are the same without the history"
+    )
+    return Explanation({"behaviours": [], "normalised": None, "precision": None, **user, "note": note}, of_items)
 
 
 def _without_history(subject: Subject, served: Served) -> Inputs:

@@ -188,9 +188,7 @@ def _check_time(call: Call, request: RankRequest) -> None:
 
 
 def checked_user(request: RankRequest, served: Served) -> int | str:
-    """The user's id as the model has it. Raises InvalidRequest, also for what no variant but a network can do."""
-    if request.explain and served.builtin is not None:
-        raise InvalidRequest(f"explain: variant {served.variant!r} is {served.name}, which no network explains")
+    """The user's id as the model has it. Raises InvalidRequest."""
     try:
         return canonical(request.user_id, served.encoder.schema.user_id)
     except BadValue as error:

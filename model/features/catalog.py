@@ -14,7 +14,7 @@ import xxhash
 from model.features.ids import MISSING, Keys
 from model.features.kinds import ITEM_ID, Column, Feature
 from model.features.schema import Schema
-from model.features.sealed import BLOCK, Stamp, save, seal, unlike
+from model.features.sealed import BLOCK, Sealed, Stamp, save, seal, unlike
 from model.features.table import Table
 
 FOLDER = "catalog"
@@ -26,7 +26,7 @@ class CatalogError(ValueError):
     """A catalogue file that is broken or does not fit its feature table; says what is there and what is needed."""
 
 
-class Catalog:
+class Catalog(Sealed):
     """`stamp` is that of the file it was opened from, None for one that was built."""
 
     def __init__(self, table: Table, schema: Schema, stamp: Stamp | None = None):

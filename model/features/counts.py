@@ -16,7 +16,7 @@ import xxhash
 
 from model.features.ids import Keys, crossed
 from model.features.schema import Schema
-from model.features.sealed import Stamp, save, seal, unlike
+from model.features.sealed import Sealed, Stamp, save, seal, unlike
 from model.features.table import SLOTS, Table
 
 FILE = "statistics.npy"
@@ -58,7 +58,7 @@ class Known(Protocol):
         """
 
 
-class Counts:
+class Counts(Sealed):
     """Counts before each of the days that begin at `begins` (D,), in ms, rising. Raises CountsError."""
 
     def __init__(self, table: Table, stamp: Stamp | None = None):

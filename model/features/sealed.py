@@ -7,8 +7,9 @@ before stays valid.
 import hashlib
 import os
 import re
+from copy import copy
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from model.features.table import Table
 from model.files import replacing
@@ -36,6 +37,29 @@ class Seal(NamedTuple):
 
     declared: str
     sha256: str
+
+
+class Sealed:
+    """What stands in such a file, opened."""
+
+    stamp: Stamp | None
+    sha256: str | None  # as its file's own end says
+    _table: Table
+
+    def shared(self, other: Self) -> Self:
+        """The same in the memory of `other`, where that is of a file of the same content; else itself.
+
+        `stamp` stays that of its own file, by which a newer one is seen.
+        """
+        if self.sha256 is None or self.sha256 != other.sha256:
+            return self
+        twin = copy(other)
+        twin.stamp = self.stamp
+        return twin
+
+    def shares(self, other: object) -> bool:
+        """Whether both are in the same memory."""
+        return isinstance(other, Sealed) and self._table is other._table
 
 
 def save(table: Table, path: Path, kind: str, declared: str) -> None:

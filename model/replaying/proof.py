@@ -20,7 +20,7 @@ from model.features.wanted import Wanted
 from model.replaying.histories import Past, as_read
 from model.replaying.log import User
 from model.replaying.shelf import Absent, Shelf
-from model.servicelog.records import Impression
+from model.servicelog.records import BUILTIN, Impression
 
 STAGES = ("profile", "history", "catalogue", "statistics", "score")
 SKIPPED = ("bundle", "int8")  # stages of Absent that say nothing of what was served
@@ -94,6 +94,9 @@ class Prover:
             self.proof.differ(request, absent.stage, str(absent), every)
 
     def _prove(self, request: Impression, past: Past) -> None:
+        if request.precision == BUILTIN:
+            self.proof.skipped["builtin variants, which no graph scores"] += len(request.items)
+            return
         model = request.model, request.version
         bundle = self._shelf.bundle(model)
         wanted = Wanted.of(bundle.schema)

@@ -14,6 +14,7 @@ from model.features.behaviour import Behaviour
 
 VERSION = 1  # of the journal's files; a reader refuses others in words
 
+BUILTIN = "builtin"  # the `precision` of a variant that no graph scores: its scores are neither proven nor predictions
 IMPRESSION = "impression"  # an event that confirms that an item was seen; never a behaviour
 
 
@@ -43,7 +44,7 @@ class Impression:
     model: str
     version: str
     variant: str | None
-    precision: str  # fp32 or int8
+    precision: str  # fp32, int8 or BUILTIN
     catalog: str  # sha256 of the catalogue, as its file's own end says
     statistics: str | None  # likewise of the counts; None: the model has none
     items: Sequence[Shown]  # that were returned, best first

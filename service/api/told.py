@@ -1,7 +1,7 @@
 """What the journal is told of an answered request."""
 
 from model.features.kinds import ITEM_ID
-from model.servicelog.records import Impression
+from model.servicelog.records import BUILTIN, Impression
 from service.call import Call
 from service.journal.items import Items
 from service.journal.journal import Journal
@@ -31,7 +31,7 @@ def tell(call: Call, ranked: Ranked, journal: Journal) -> None:
             model=served.name,
             version=served.version,
             variant=served.variant,
-            precision=served.precision,
+            precision=served.precision if served.builtin is None else BUILTIN,
             catalog=served.catalog.sha256 or "",
             statistics=served.encoder.counts.sha256,
             items=Items(ranked.items, served.encoder.schema.item_id.type, ranked.propensities, features),

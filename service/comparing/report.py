@@ -14,6 +14,7 @@ from model.bundle.layout import REPORT, located
 from model.servicelog.reading import LogError
 from service.comparing import words
 from service.comparing.arms import Arm, Compared, Wanted
+from service.comparing.live import Live
 from service.comparing.statistics import (
     ALPHA,
     PLANNED,
@@ -32,9 +33,20 @@ Shares = Mapping[str, float]
 
 
 def report(
-    log: Path | str, wanted: Wanted, compared: Compared, control: str | None, shares: Shares, bundles: Sequence[Path]
+    log: Path | str,
+    wanted: Wanted,
+    compared: Compared,
+    control: str | None,
+    shares: Shares,
+    bundles: Sequence[Path],
+    live: Live | None = None,
 ) -> dict[str, Any]:
-    """Raises LogError for a control or shares that the log does not have, and for bundles without a report."""
+    """`live`: what the service tells, by which control and shares go that are not given.
+
+    Raises LogError for a control or shares that the log does not have, and for bundles without a report.
+    """
+    if live is not None:
+        control, shares = control or live.control, shares or live.shares
     names = [arm.name for arm in compared.arms]
     at = names.index(_control(control, compared.arms))
     alpha = ALPHA / max(1, len(names) - 1)  # Bonferroni: all intervals together miss the truth with the chance ALPHA
@@ -56,6 +68,7 @@ def report(
         "counts": compared.counts,
         "arms": [_arm(compared, a, at, gains.get(a), aucs, alpha) for a in sorted(range(len(names)), key=at.__ne__)],
         "sample_ratio": _sample_ratio(compared, names, shares),
+        "shares_changed": None if live is None else live.shares_changed,
         "series": {"times": compared.times.tolist(), "gains": {names[a]: _series(g) for a, g in gains.items()}},
         "segments": _segments(compared, names),
         "bundles_named": bool(bundles),
@@ -120,7 +133,7 @@ def _series(own: Gain) -> dict[str, list[float | None]]:
 
 def _sample_ratio(compared: Compared, names: Sequence[str], shares: Shares) -> dict[str, Any]:
     if shares and set(shares) != set(names):
-        raise LogError(f"--shares names {', '.join(shares)}, arms of the log are: {', '.join(names)}")
+        raise LogError(f"--shares or --live names {', '.join(shares)}, arms of the log are: {', '.join(names)}")
     expected = np.array([shares.get(name, 1.0) for name in names])
     expected = expected / expected.sum()
     p = sample_ratio(compared.order, expected)

@@ -77,6 +77,8 @@ def doubts(report: Report) -> list[str]:
             f"Sample ratio mismatch: users are {users}, where shares of {due} were due{named}; p = {ratio['p']:.1g} at "
             "any number of looks. Whatever sends users to the arms, or the log, treats them differently."
         )
+    if report["shares_changed"]:
+        lines.append(report["shares_changed"])
     if counts["mixed_users"] > SHARE * counts["users"] or counts["mixed_impressions"] > SHARE * counts["live"]:
         lines.append(
             f"{counts['mixed_users']:,} of {counts['users']:,} users, with {counts['mixed_impressions']:,} of "

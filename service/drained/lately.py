@@ -11,11 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from model.engine import engine
+from model.engine import engine, literal
 from model.files import replacing
 from model.servicelog import joins, views
 from model.servicelog.joins import IDENTITY, Rule
 from model.servicelog.reading import LogError, files
+from model.servicelog.records import BUILTIN
 from service.drained.files import LATELY
 
 POSITIONS = 50  # that are told one by one
@@ -35,7 +36,10 @@ def tell(out: str, journal: Path, hours: float, window_s: float, label: str, obj
 def figures(
     out: str, begin_ms: int, until_ms: int, window_ms: int, label: str, object_type: str
 ) -> list[dict[str, Any]]:
-    """Impressions, clicks and the sum of predictions by model and position; replays are no impressions of the hours."""
+    """Impressions, clicks and the sum of predictions by model and position; replays are no impressions of the hours.
+
+    A builtin variant's scores predict no clicks.
+    """
     begin = datetime.fromtimestamp(begin_ms / 1000, UTC).date()
     days = {""} | {str(begin + timedelta(days=number)) for number in range((until_ms - begin_ms) // 86_400_000 + 3)}
     with TemporaryDirectory(prefix="ranker-lately-") as folder, engine(Path(folder), MEMORY_GIB, threads=1) as con:
@@ -50,9 +54,10 @@ def figures(
         )
         con.execute(
             "CREATE TABLE returned AS SELECT request_id, user_id, item.item_id AS item_id, now, "
-            "item.position AS place, item.score AS score, model, version, coalesce(variant, '') AS variant FROM "
-            "(SELECT request_id, user_id, now, model, version, variant, unnest(items) AS item FROM impressions "
-            f"WHERE NOT replay AND now >= {begin_ms} AND now < {until_ms})"
+            f"item.position AS place, CASE WHEN precision = {literal(BUILTIN)} THEN 0 ELSE item.score END AS score, "
+            "model, version, coalesce(variant, '') AS variant FROM "
+            "(SELECT request_id, user_id, now, model, version, variant, precision, unnest(items) AS item "
+            f"FROM impressions WHERE NOT replay AND now >= {begin_ms} AND now < {until_ms})"
         )
         joins.join(con, Rule(label, object_type, window_ms, confirmed=False))
         found_rows = con.execute(

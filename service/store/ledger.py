@@ -8,19 +8,24 @@ Keys, in BUCKETS parts by user so that a cluster's nodes share them, `<e>` the e
     {rx:<e>:<b>}:clicked:<d>  set: clicks counted of impressions of day d, so that each counts once
     {rx:<e>:<b>}:seen         hash: a worker -> the number of the last parcel that was taken from it
     {rx:<e>}:caught           hash: a variant that was taken out -> since when, and why
+    {rx:<e>}:since            hash: `shares …` by which users were drawn, or `model <variant> …` that answered -> since
+                              when (ms)
 
-One script does all of a parcel's part in a bucket or nothing. A parcel that comes again, since nobody knows whether it
-arrived, is known by its number.
+One script does all of a parcel's part in a bucket or nothing: no script is taken back, so its first writes change
+nothing, and fail where memory is full or an ACL forbids them. A parcel that comes again, since nobody knows whether it
+arrived, is known by its number. Servers are asked for the script by its hash, and get the whole where they do not know
+it: after a start, or as another node of a cluster.
 """
 
 import asyncio
 import builtins
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import xxhash
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from service.store import clients
 from service.store.history import StoreTimedOut, StoreUnavailable
@@ -32,6 +37,8 @@ TTL_MS = 90 * DAY_MS  # after the last write
 _TAKE = """\
 local sums, users, seen, clicked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local ttl, clicked_ttl, worker, number = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+redis.call('HINCRBY', sums, 'mixed', 0)
+redis.call('PEXPIRE', sums, ttl)
 if worker ~= '' then
   if redis.call('HGET', seen, worker) == number then return {} end
   redis.call('HSET', seen, worker, number)
@@ -75,6 +82,7 @@ redis.call('PEXPIRE', users, ttl)
 redis.call('PEXPIRE', clicked, clicked_ttl)
 return new
 """
+_SHA = hashlib.sha1(_TAKE.encode(), usedforsecurity=False).hexdigest()
 
 
 class Shown(NamedTuple):
@@ -101,6 +109,14 @@ class Parcel(NamedTuple):
     number: int
     shown: Sequence[Shown]
     figures: Mapping[str, int]  # sums by name, that are no users'
+    since: Mapping[str, int]  # by which shares users were drawn and which models answered so far, and since when (ms)
+
+
+class Standing(NamedTuple):
+    """What all workers go by."""
+
+    caught: dict[str, str]  # the variants that were taken out, and why
+    since: dict[str, int]  # as parcels had it, of any worker
 
 
 class Ledger:
@@ -130,6 +146,10 @@ class Ledger:
         commands = clients.Commands()
         for bucket, arguments in parts.items():
             self._queue(commands, bucket, 0, parcel.worker, parcel.number, arguments)
+        for what, since in parcel.since.items():
+            commands.execute_command("HSETNX", self._since, what, since)
+        for key in (self._since, self._caught):  # as long as the counts
+            commands.execute_command("PEXPIRE", key, TTL_MS)
         self._raise(await self._told(commands))
 
     async def click(self, clicks: Sequence[Clicked]) -> list[bool]:
@@ -165,12 +185,15 @@ class Ledger:
                 totals[name.decode()] += int(count)
         return totals
 
-    async def caught(self) -> dict[str, str]:
-        """The variants that were taken out, and why. Raises StoreUnavailable."""
-        commands = clients.Commands([("HGETALL", self._caught)])
-        replies = await self._told(commands)
+    async def standing(self) -> Standing:
+        """Raises StoreUnavailable."""
+        replies = await self._told(clients.Commands([("HGETALL", self._caught), ("HGETALL", self._since)]))
         self._raise(replies)
-        return {variant.decode(): why.decode() for variant, why in _pairs(replies[0])}
+        caught, since = map(_pairs, replies)
+        return Standing(
+            {variant.decode(): why.decode() for variant, why in caught},
+            {what.decode(): int(when) for what, when in since},
+        )
 
     async def catch(self, variant: str, why: str) -> None:
         """Takes it out, everywhere, until it is let in. Raises StoreUnavailable."""
@@ -189,6 +212,10 @@ class Ledger:
     def _caught(self) -> str:
         return f"{{rx:{self._of}}}:caught"
 
+    @property
+    def _since(self) -> str:
+        return f"{{rx:{self._of}}}:since"
+
     def _key(self, bucket: int, what: str) -> str:
         return f"{{rx:{self._of}:{bucket}}}:{what}"
 
@@ -201,13 +228,19 @@ class Ledger:
     ) -> None:
         keys = [self._key(bucket, what) for what in ("sums", "users", "seen", f"clicked:{day}")]
         commands.execute_command(
-            "EVAL", _TAKE, len(keys), *keys, TTL_MS, self._clicked_ttl_ms, worker, number, *arguments
+            "EVALSHA", _SHA, len(keys), *keys, TTL_MS, self._clicked_ttl_ms, worker, number, *arguments
         )
 
     async def _told(self, commands: clients.Commands) -> list[Any]:
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await clients.exchanged(self._client, commands)
+                replies = await clients.exchanged(self._client, commands)
+                unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+                if unknown:
+                    whole = clients.Commands(("EVAL", _TAKE, *commands[at][2:]) for at in unknown)
+                    for at, reply in zip(unknown, await clients.exchanged(self._client, whole), strict=True):
+                        replies[at] = reply
+                return replies
         except (TimeoutError, builtins.TimeoutError) as error:
             raise StoreTimedOut(f"the store at {self._where}: no answer within {self._timeout_s:g} s") from error
         except (RedisError, RedisClusterException, OSError) as error:

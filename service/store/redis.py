@@ -25,6 +25,7 @@ from service.store.history import Asked, BrokenValue, Known, Stored, StoreTimedO
 from service.store.reading import Reading, Unfinished
 
 USERS = 30  # whose writes are queued before other requests get their turn: 0.2 ms
+MODELS = 16  # whose readings are kept
 DEFAULT_URL = "redis://localhost:6379"
 
 
@@ -54,7 +55,7 @@ class RedisHistory:
         self._where = clients.address(url)
         self._redis = clients.opened(url, connections)
         self._keep, self._ttl_s, self._timeout_s = keep, ttl_s, timeout_ms / 1000
-        self._reading: tuple[Wanted, Reading] | None = None  # of the model that was read for last
+        self._readings: dict[Wanted, Reading] = {}  # of the models that were read for: variants answer in turns
 
     async def read(
         self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None
@@ -62,14 +63,13 @@ class RedisHistory:
         """As Store.read has it; one round trip, and a second for users whose first did not say enough (reading.py)."""
         begun = time.monotonic()
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        if self._reading is None or self._reading[0] is not wanted:
-            self._reading = wanted, Reading(wanted, self._keep)
-        outcomes = await self._round(users, self._reading[1], timeout_s)
+        reading = self._reading_of(wanted)
+        outcomes = await self._round(users, reading, timeout_s)
         if again := [at for at, one in enumerate(outcomes) if isinstance(one, Unfinished)]:
             left_s = max(begun + timeout_s - time.monotonic(), 0.001)
             second: Sequence[Stored | StoreUnavailable | Unfinished]
             try:
-                second = await self._round([users[at] for at in again], self._reading[1], left_s, whole=True)
+                second = await self._round([users[at] for at in again], reading, left_s, whole=True)
             except StoreUnavailable as error:
                 second = [error] * len(again)
             for at, one in zip(again, second, strict=True):
@@ -79,6 +79,13 @@ class RedisHistory:
         if failed and len(failed) == len(users) and not any(isinstance(one, BrokenValue) for one in failed):
             raise failed[0]
         return answers
+
+    def _reading_of(self, wanted: Wanted) -> Reading:
+        if (reading := self._readings.get(wanted)) is None:
+            if len(self._readings) >= MODELS:
+                self._readings.clear()
+            reading = self._readings[wanted] = Reading(wanted, self._keep)
+        return reading
 
     async def _round(
         self, users: Sequence[Asked], reading: Reading, timeout_s: float, *, whole: bool = False

@@ -12,8 +12,8 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
 
 import xxhash
 
@@ -30,18 +30,21 @@ FLUSH_S = 1.0
 MOST_USERS = 100_000  # that wait while the store fails: more are not counted, and told
 MOST_A_PARCEL = 1000  # users: what waited through a long outage must hold up neither requests nor the store
 STEP = 1.05  # between two bounds of response times: quantiles are off by a fortieth at most
-MINUTE_S = 60.0
-MOST_LOOKED_AT = 20_000  # requests of that minute, the newest
+MINUTE_S = 60  # of which the safety catch judges
 BAD = ("failed", "late")  # outcomes that are a variant's errors
+SHARES, MODEL = "shares ", "model "  # of the experiment, and of a variant: what counts were made under
 LATE_MS = DAY_MS  # after the window, that a click may arrive and still count
 
 
-class Outcome(NamedTuple):
-    """One answered request of a variant."""
+@dataclass(slots=True)
+class Second:
+    """What came of a variant's requests that were answered in one second."""
 
-    at_s: float
-    seconds: float
-    outcome: str
+    at: int  # of the monotonic clock
+    requests: int = 0
+    bad: int = 0
+    degraded: int = 0
+    slow: int = 0  # beyond p99_ms
 
 
 class Counting:
@@ -53,28 +56,36 @@ class Counting:
         self.ledger = ledger
         self.key = key
         self.caught: Mapping[str, str] = {}
+        self.since: Mapping[str, int] = {}  # SHARES and MODEL of all workers, and since when (ms)
         self.lost = 0  # items shown that could not be counted
         self._worker = f"{os.getpid()}.{time.time_ns()}"
         self._shown: Counter[tuple[str, str]] = Counter()
         self._figures: Counter[str] = Counter()
+        self._since: dict[str, int] = {}  # of this worker
         self._parcel: Parcel | None = None  # sent, and not acknowledged
         self._number = 0
-        self._minutes: dict[str, deque[Outcome]] = {}
+        self._minutes: dict[str, deque[Second]] = {}  # by variant, where the file has limits
         self._untold: dict[str, str] = {}  # of `caught`, what the store has still to be told
         self._failed = False
         self._lock = asyncio.Lock()
 
     def go_on(self, plan: Plan) -> None:
         """By a newer file with the same salt."""
+        if plan.catch != self.plan.catch:  # `slow` was by another limit
+            self._minutes.clear()
         self.plan = plan
         self.ledger.keep_clicks(clicked_ttl_s(plan))
 
-    def shown(self, variant: str, user_id: str, items: int) -> None:
+    def shown(self, variant: str, user_id: str, items: int, model: str) -> None:
+        """`model`: its name and version."""
         at = variant, user_id
         if at not in self._shown and len(self._shown) >= MOST_USERS:
             self.lost += items
             return
         self._shown[at] += items
+        for what in (f"{SHARES}{self.plan.drawn_by}", f"{MODEL}{variant} {model}"):
+            if what not in self._since:
+                self._since[what] = time.time_ns() // 1_000_000
 
     def answered(self, variant: str, outcome: str, seconds: float) -> None:
         """One request of /rank, whatever became of it."""
@@ -84,8 +95,16 @@ class Counting:
         figures[f"{variant}:t{bucket_of(seconds)}"] += 1
         if outcome != "ok":
             figures[f"{variant}:{'errors' if outcome in BAD else outcome}"] += 1
-        minute = self._minutes.setdefault(variant, deque(maxlen=MOST_LOOKED_AT))
-        minute.append(Outcome(time.monotonic(), seconds, outcome))
+        catch = self.plan.catch
+        if catch.limited:
+            now, minute = int(time.monotonic()), self._minutes.setdefault(variant, deque(maxlen=MINUTE_S))
+            if not minute or minute[-1].at != now:
+                minute.append(Second(now))
+            second = minute[-1]
+            second.requests += 1
+            second.bad += outcome in BAD
+            second.degraded += outcome == "degraded"
+            second.slow += catch.p99_ms is not None and seconds * 1000 > catch.p99_ms
 
     async def clicked(self, events: Sequence[Judged], object_type: str) -> dict[str, int]:
         """Counts those that are clicks on what a variant showed, each once: how many were new, by variant.
@@ -116,7 +135,8 @@ class Counting:
             try:
                 await self._bring()
                 await self._tell()
-                self._learn(await self.ledger.caught())
+                caught, self.since = await self.ledger.standing()
+                self._learn(caught)
             except StoreUnavailable as error:
                 if not self._failed:
                     down = event("ledger", "down", well=False)
@@ -133,7 +153,7 @@ class Counting:
         for _ in range(max(math.ceil(len(self._shown) / MOST_A_PARCEL), bool(self._figures))):
             self._number += 1
             shown = [Shown(*at, self._shown.pop(at)) for at in [*islice(self._shown, MOST_A_PARCEL)]]
-            self._parcel = Parcel(self._worker, self._number, shown, dict(self._figures))
+            self._parcel = Parcel(self._worker, self._number, shown, dict(self._figures), dict(self._since))
             self._figures.clear()
             await self._send()
 
@@ -164,9 +184,9 @@ class Counting:
         out, names = [], {variant.name for variant in self.plan.variants}
         for variant, minute in list(self._minutes.items()):
             if variant not in names:  # the file had it before
-                del self._minutes[variant]
+                self._minutes.pop(variant, None)
                 continue
-            while minute and time.monotonic() - minute[0].at_s > MINUTE_S:
+            while minute and time.monotonic() - minute[0].at > MINUTE_S:
                 minute.popleft()
             if variant == self.plan.base or variant in self.caught or (why := beyond(minute, self.plan)) is None:
                 continue
@@ -187,20 +207,19 @@ def clicked_ttl_s(plan: Plan) -> float:
     return 2 * plan.window_s + (LATE_MS + DAY_MS) / 1000
 
 
-def beyond(minute: Collection[Outcome], plan: Plan) -> str | None:
+def beyond(minute: Collection[Second], plan: Plan) -> str | None:
     """Which limit a variant's last requests are beyond; None: none, or they are too few."""
-    catch, count = plan.catch, len(minute)
+    catch, count = plan.catch, sum(second.requests for second in minute)
     if count < catch.requests:
         return None
-    bad, without = (sum(one.outcome in names for one in minute) / count for names in (BAD, ("degraded",)))
-    if catch.errors is not None and bad > catch.errors:
-        return f"{bad:.1%} of {count} requests failed or were late, errors = {catch.errors:g} is allowed"
-    if catch.degraded is not None and without > catch.degraded:
-        return f"{without:.1%} of {count} requests were degraded, degraded = {catch.degraded:g} is allowed"
-    if catch.p99_ms is not None:
-        p99_ms = sorted(one.seconds for one in minute)[math.ceil(0.99 * count) - 1] * 1000
-        if p99_ms > catch.p99_ms:
-            return f"p99 of {count} requests is {p99_ms:.1f} ms, p99_ms = {catch.p99_ms:g} is allowed"
+    bad, degraded = sum(second.bad for second in minute), sum(second.degraded for second in minute)
+    if catch.errors is not None and bad > catch.errors * count:
+        return f"{bad / count:.1%} of {count} requests failed or were late, errors = {catch.errors:g} is allowed"
+    if catch.degraded is not None and degraded > catch.degraded * count:
+        return f"{degraded / count:.1%} of {count} requests were degraded, degraded = {catch.degraded:g} is allowed"
+    slow = sum(second.slow for second in minute)
+    if catch.p99_ms is not None and slow > count - math.ceil(0.99 * count):
+        return f"p99 of {count} requests is beyond p99_ms = {catch.p99_ms:g}: {slow} of them took longer"
     return None
 
 

@@ -93,6 +93,7 @@ class Following:
             for arm in self.experiment.arms.values():
                 if arm.watch is not None:
                     arm.watch.look()
+            self._opening.share(self.experiment)
         text: str | None = None
         try:
             since, self._empty_since = self._empty_since, None  # also where it cannot be read
@@ -152,6 +153,14 @@ class Following:
                     self._metrics.retire(arm.live.current.slot)
             if after is None or after.counting is not before.counting:
                 self.ending[before.counting] = time.monotonic()
+            elif after.plan.drawn_by != before.plan.drawn_by:
+                log.warning(
+                    "experiments: shares changed under the same salt, which ends the comparison (a new salt begins "
+                    "another): %s before, %s now",
+                    before.plan.drawn_by,
+                    after.plan.drawn_by,
+                    extra=event("shares", after.plan.drawn_by),
+                )
         told = "no experiment runs" if after is None else _told(after)
         log.info("experiments: %s", told, extra=event("experiments", text))
 

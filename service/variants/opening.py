@@ -21,6 +21,7 @@ from service.variants.builtin import Popularity, by_chance
 from service.variants.counting import Counting, clicked_ttl_s
 from service.variants.experiment import Arm, Experiment
 from service.variants.plan import Plan, Variant
+from service.variants.sharing import sharing
 
 log = logging.getLogger("ranker")
 
@@ -96,7 +97,15 @@ class Opening:
         if served.encoder.schema.user_id != default.encoder.schema.user_id:
             raise BundleError(f"{bundle.folder}: its users' ids are {served.encoder.schema.user_id}, others' are not")
         len(served.catalog)  # counted here and not on the event loop
-        return replace(served, variant=variant.name)
+        return replace(sharing(served, default), variant=variant.name)
+
+    def share(self, experiment: Experiment) -> None:
+        """After another catalogue, counts or model: what arms have alike with what RANKER_BUNDLE leads to."""
+        default = self._live.current
+        for arm in experiment.arms.values():
+            served = arm.live.current
+            if arm.watch is not None and sharing(served, default) is not served:
+                arm.live.change(served.bundle, lambda now: sharing(now, default))
 
     def _arm(self, variant: Variant, served: Served, load_s: float) -> Arm:
         live = Live(announced(self._metrics, served, load_s), self._keep)

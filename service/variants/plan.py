@@ -92,6 +92,11 @@ class Catch(_Part):
     p99_ms: Limit | None = None
     requests: int = Field(200, ge=1, strict=True)
 
+    @cached_property
+    def limited(self) -> bool:
+        """Whether there is any limit to be beyond."""
+        return any(limit is not None for limit in (self.errors, self.degraded, self.p99_ms))
+
 
 class Plan(_Part):
     """What one file says."""
@@ -133,6 +138,11 @@ class Plan(_Part):
     def id(self) -> str:
         """Of the experiment in the store and in request ids: a draw of users, as the salt makes it."""
         return xxhash.xxh3_64_hexdigest(self.salt.encode())
+
+    @cached_property
+    def drawn_by(self) -> str:
+        """The shares by which users are drawn, as the store keeps them: where they change, a comparison ends."""
+        return ", ".join(sorted(f"{one.name} {one.share:.6g}" for one in self.variants if one.share))
 
     @property
     def base(self) -> str:

@@ -2,13 +2,15 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
 
 from service.comparing.statistics import ALPHA, PRIOR_USERS, Floats, Moments, gain, rate_interval
-from service.variants.counting import middle_ms
+from service.variants.counting import MODEL, SHARES, middle_ms
 from service.variants.experiment import Experiment
 from service.wire.experiments import ExperimentTold, Interval, ResponseTime, SampleRatio, VariantResult
 
@@ -25,7 +27,9 @@ def told(experiment: Experiment, totals: Counter[str], now: int) -> ExperimentTo
     users = [int(moments[variant.name].users) for variant in plan.variants]
     p = sample_ratio(users, [variant.share for variant in plan.variants])
     well = p is None or p >= MISMATCH
-    sound = well and totals["mixed"] <= SEVERAL * (sum(users) - totals["mixed"])
+    own = {} if ended else {SHARES + plan.drawn_by: now}
+    changed = shares_changed(_since(own | dict(experiment.counting.since), SHARES))
+    sound = well and changed is None and totals["mixed"] <= SEVERAL * (sum(users) - totals["mixed"])
     variants = [_variant(experiment, name, totals, moments, alpha, sound) for name in experiment.arms]
     return ExperimentTold(
         salt=plan.salt,
@@ -37,7 +41,7 @@ def told(experiment: Experiment, totals: Counter[str], now: int) -> ExperimentTo
         window_s=plan.window_s,
         shadows=[shadow.name for shadow in plan.shadows],
         variants=variants,
-        sample_ratio=SampleRatio(p=p, well=well, users_in_several=totals["mixed"]),
+        sample_ratio=SampleRatio(p=p, well=well, users_in_several=totals["mixed"], shares_changed=changed),
         uncounted=experiment.counting.lost,
     )
 
@@ -60,6 +64,7 @@ def _variant(
         name=name,
         model=served.name,
         version=served.version,
+        models=list(_since(experiment.counting.since, f"{MODEL}{name} ")),
         share=variant.share,
         caught=experiment.counting.caught.get(name),
         users=int(own.users),
@@ -74,6 +79,29 @@ def _variant(
         errors=totals[f"{name}:errors"],
         degraded=totals[f"{name}:degraded"],
     )
+
+
+def shares_changed(shares: Mapping[str, int]) -> str | None:
+    """`shares` by which users were drawn, and since when (ms), in that order: what is wrong with more than one."""
+    if len(shares) < 2:
+        return None
+    (first, begun), *_, (last, changed) = shares.items()
+    return (
+        f"Shares changed under the same salt: {first} since {_when(begun)}, {last} since {_when(changed)} UTC. Users "
+        "of other shares came at other times, so nobody should decide by counts of both: give a new salt, and all "
+        "begins anew."
+    )
+
+
+def _since(since: Mapping[str, int], kind: str) -> dict[str, int]:
+    """What of it is of a kind, without that, the first first."""
+    return {
+        what.removeprefix(kind): ms for what, ms in sorted(since.items(), key=itemgetter(1)) if what.startswith(kind)
+    }
+
+
+def _when(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def moments_of(totals: Counter[str], name: str) -> Moments:

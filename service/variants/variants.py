@@ -113,7 +113,7 @@ class Variants:
         request_id = tagged(call.id, name, now, user_id, experiment.plan.id, counting.key)
 
         def shown(user_id: str, items: int) -> None:
-            counting.shown(name, user_id, items)
+            counting.shown(name, user_id, items, f"{served.name} {served.version}")
             self._metrics.add("ranker_experiment_impressions", items, slot=served.slot)
 
         return Taken(served, request_id, shown, partial(counting.answered, name))

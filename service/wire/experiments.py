@@ -27,6 +27,10 @@ class VariantResult(BaseModel):
     name: str
     model: str
     version: str
+    models: list[str] = Field(
+        description="Names and versions of those that answered, the first first: what came of all of them is counted "
+        "together."
+    )
     share: float = Field(description="As the file says.")
     caught: str | None = Field(description="Since when (ms since 1970) and why it gets no users; null: it does.")
     users: int
@@ -39,8 +43,8 @@ class VariantResult(BaseModel):
         "the chance that it ever misses the truth is 5 % over all variants together. Null: it is control."
     )
     decided: Literal["more", "fewer"] | None = Field(
-        description="Than control's; null: not yet, or nobody should decide, as the sample ratio is not well or over "
-        "5 % of users saw several variants."
+        description="Than control's; null: not yet, or nobody should decide, as the sample ratio is not well, shares "
+        "were changed or over 5 % of users saw several variants."
     )
     response_ms: ResponseTime
     requests: int
@@ -57,6 +61,10 @@ class SampleRatio(BaseModel):
     well: bool
     users_in_several: int = Field(
         description="Who saw more than one variant: shares were changed meanwhile, or one was taken out."
+    )
+    shares_changed: str | None = Field(
+        description="Since when users were drawn by other shares under the same salt, which ends a comparison; null: "
+        "they were not."
     )
 
 

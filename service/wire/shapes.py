@@ -109,7 +109,9 @@ class Explanation(BaseModel):
         description="Whether the weights of an item, its own included, add up to 1 (to 0 where there is nothing to "
         "attend to); null without attention."
     )
-    precision: str = Field(description="Of the graph that is explained: fp32, also where int8 answers.")
+    precision: str | None = Field(
+        description="Of the graph that is explained: fp32, also where int8 answers; null of a builtin variant."
+    )
     unknown: list[str] = Field(description="As of items, of the user's features.")
     missing: list[str] = Field(description="As of items, of the user's features.")
     note: str | None = Field(description="What the explanation does without, and why.")

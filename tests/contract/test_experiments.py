@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -16,12 +17,15 @@ from model.bundle.reading import Bundle
 from service import experiments
 from service.comparing.statistics import gain
 from service.journal.framing import Reader
+from service.settings import DEMO_BUNDLE
 from service.store.history import StoreUnavailable
 from service.store.ledger import Clicked, Ledger, Parcel, Shown
 from service.variants.told import moments_of
 from service.variants.variants import HEADER
 from tests.arms import week
 from tests.client import client_of, items_of, run
+from tests.documented import check
+from tests.faults.store.server import PASSWORD, RealStore, real_store
 from tests.records import DAY_MS
 from tests.stores import dead_url
 
@@ -65,7 +69,7 @@ def test_the_ledger_sums_over_users_and_counts_each_parcel_and_each_click_once(s
                 merged[variant, user] += items
                 x, y = users[variant, user]
                 users[variant, user] = x + items, y
-            parcel = Parcel("w1", number, [Shown(*at, items) for at, items in merged.items()], {"a:us": 5})
+            parcel = Parcel("w1", number, [Shown(*at, items) for at, items in merged.items()], {"a:us": 5}, {})
             await ledger.add(parcel)
             await ledger.add(parcel)  # nobody knew whether it had arrived
         clicks = [Clicked("a", f"u{n % 7}", f"click {n}", n % 2) for n in range(20)]
@@ -86,6 +90,29 @@ def test_the_ledger_sums_over_users_and_counts_each_parcel_and_each_click_once(s
     assert totals == sums(users, "a") | sums(users, "b") | {"a:us": 25, "mixed": len(both)}
 
 
+def test_what_an_acl_forbids_in_the_midst_of_a_parcel_is_counted_once_it_is_allowed(tmp_path: Path) -> None:
+    rights = "~{rx:* +evalsha +eval +hget +hset +hsetnx +hdel +hincrby +hgetall +sadd +pexpire".split()  # docs/store.md
+    parcel = Parcel("w", 1, [Shown("a", "u", 3)], {"a:us": 5}, {"shares a 1": 7})
+
+    async def scenario(store: RealStore) -> None:
+        ledger = Ledger(f"unix://e:{PASSWORD}@{quote(str(store.path))}", "e", timeout_s=10, clicked_ttl_s=100)
+        for missing in ("+hincrby", "+pexpire", "+evalsha", "+hset"):
+            fewer = [one for one in rights if one != missing]
+            store.admin.execute_command("ACL", "SETUSER", "e", "reset", "on", f">{PASSWORD}", *fewer)
+            with pytest.raises(StoreUnavailable):
+                await ledger.add(parcel)
+        store.admin.execute_command("ACL", "SETUSER", "e", *rights)
+        await ledger.add(parcel)
+        assert await ledger.click([Clicked("a", "u", "c", 1)]) == [True]
+        totals = await ledger.totals()
+        assert (totals["a:users"], totals["a:x"], totals["a:y"], totals["a:us"]) == (1, 3, 1, 5)
+        assert await ledger.standing() == ({}, {"shares a 1": 7})
+        await ledger.close()
+
+    with real_store() as store:
+        run(scenario(store))
+
+
 def test_the_live_gain_is_the_reports_of_the_same_log(valkey_url: str, tmp_path: Path) -> None:
     traffic = week(600, 0.8, seed=1)
     arms = {one.request_id: one.variant or f"{one.model}-{one.version}" for one in traffic.impressions}
@@ -100,7 +127,7 @@ def test_the_live_gain_is_the_reports_of_the_same_log(valkey_url: str, tmp_path:
         ]
         for number, at in enumerate(range(0, len(shown), 300), 1):
             await ledger.click(clicks[at : at + 300])  # some before what they are clicks on
-            await ledger.add(Parcel("w1", number, shown[at : at + 300], {}))
+            await ledger.add(Parcel("w1", number, shown[at : at + 300], {}, {}))
         await ledger.click(clicks)
         totals = await ledger.totals()
         await ledger.close()
@@ -120,8 +147,8 @@ def test_who_is_caught_stays_so_everywhere_until_let_in(store_url: str) -> None:
         one, other = (Ledger(store_url, "e", timeout_s=10, clicked_ttl_s=100) for _ in range(2))
         await one.catch("a", "1 slow")
         await other.catch("a", "2 slower")
-        assert await other.caught() == {"a": "1 slow"}, "the first reason stays"
-        assert await other.let_in("a") and not await one.let_in("a") and not await one.caught()
+        assert (await other.standing()).caught == {"a": "1 slow"}, "the first reason stays"
+        assert await other.let_in("a") and not await one.let_in("a") and not (await one.standing()).caught
         await one.close()
         await other.close()
 
@@ -133,7 +160,7 @@ def test_a_dead_store_is_told() -> None:
 
         async def scenario() -> None:
             ledger = Ledger(url, "e", timeout_s=5, clicked_ttl_s=100)
-            for what in (ledger.totals(), ledger.caught(), ledger.click([Clicked("a", "u", "c", 1)])):
+            for what in (ledger.totals(), ledger.standing(), ledger.click([Clicked("a", "u", "c", 1)])):
                 with pytest.raises(StoreUnavailable):
                     await what
             await ledger.close()
@@ -222,8 +249,6 @@ def test_what_is_asked_for_by_header_or_for_the_past_counts_for_nothing(
         assert wrong.status_code == 422 and "'bst' given, allowed: control, chance" in wrong.text
         replay = (await client.post("/rank", json=body | {"timestamp": 1_757_900_000_000})).json()
         assert replay["variant"] and ":" not in replay["request_id"]
-        explained = await client.post("/rank", json=body | {"explain": True, "top_k": 2}, headers={HEADER: "chance"})
-        assert explained.status_code == 422 and "which no network explains" in explained.text
         assert all(not variant["impressions"] for variant in (await told(client))["experiment"]["variants"])
         drawn = (await client.post("/rank", json=body)).json()
         both = (await client.post("/rank/batch", json=[body, body], headers={HEADER: "chance"})).json()
@@ -239,6 +264,63 @@ def test_what_is_asked_for_by_header_or_for_the_past_counts_for_nothing(
     assert [(one["named"], one["replay"]) for one in records] == [(1, False)] * 2 + [(0, True), (0, False)] + [
         (1, False)
     ] * 2
+
+
+@pytest.mark.parametrize("builtin", ["random", "popularity"])
+def test_a_variant_without_a_network_is_explained_in_words(valkey_url: str, tmp_path: Path, builtin: str) -> None:
+    bundle = Bundle.open(DEMO_BUNDLE)
+    path = plan_of(tmp_path)
+    path.write_text(path.read_text().replace('"random"', f'"{builtin}"'))
+    body = {"user_id": "u1", "candidates": [*items_of(bundle, 4), "new"], "explain": True, "top_k": 3}
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        document = (await client.get("/openapi.json")).json()
+        alone = await client.post("/rank", json=body, headers={HEADER: "chance"})
+        together = await client.post("/rank/batch", json=[body, body | {"explain": False}], headers={HEADER: "chance"})
+        check(document, alone)
+        check(document, together)
+        second, plain = together.json()
+        assert "explanation" not in plain
+        for answer in (alone.json(), second):
+            why = answer["explanation"]
+            assert f"variant 'chance' is the builtin {builtin}" in why["note"] and "no attention" in why["note"]
+            assert (why["behaviours"], why["normalised"], why["precision"]) == ([], None, None)
+            assert len(answer["items"]) == 3
+            for item in answer["items"]:
+                told = item["explanation"]
+                assert told["score"] == told["score_without_history"] == item["score"] and "attention" not in told
+                assert ("item_id" in told["unknown"]) == (item["item_id"] == "new")
+
+    in_service(bundle, valkey_url, path, scenario)
+
+
+def test_a_change_of_shares_under_one_salt_is_told_at_once_by_all_instances(
+    small_bundle: Bundle, valkey_url: str, tmp_path: Path
+) -> None:
+    bodies = [{"user_id": f"u{number}", "candidates": items_of(small_bundle, 4)} for number in range(10)]
+
+    async def drawn(client: httpx.AsyncClient) -> str | None:
+        for body in bodies:
+            assert (await client.post("/rank", json=body)).status_code == 200
+        changed: str | None = (await told(client))["experiment"]["sample_ratio"]["shares_changed"]
+        return changed
+
+    async def asked(client: httpx.AsyncClient) -> Any:
+        return (await told(client))["experiment"]["sample_ratio"]["shares_changed"]
+
+    path = plan_of(tmp_path)
+    assert in_service(small_bundle, valkey_url, path, asked) is None
+    plan_of(tmp_path, share=0.7)
+    assert in_service(small_bundle, valkey_url, path, drawn) is None, "nobody was drawn by the shares before"
+    path.write_text(path.read_text() + '[[variants]]\nname = "none"\nshare = 0.0\n')
+    assert in_service(small_bundle, valkey_url, path, drawn) is None, "a share of 0 draws nobody"
+    plan_of(tmp_path, share=0.4)
+    assert "under the same salt: chance 0.3, control 0.7 since 20" in in_service(small_bundle, valkey_url, path, asked)
+    assert in_service(small_bundle, valkey_url, path, drawn)
+    plan_of(tmp_path, share=0.7)
+    assert "chance 0.6, control 0.4 since 20" in in_service(small_bundle, valkey_url, path, asked), "and stays so"
+    plan_of(tmp_path, share=0.7, salt="another")
+    assert in_service(small_bundle, valkey_url, path, drawn) is None
 
 
 def test_outside_its_time_and_without_a_file_nothing_is_split(

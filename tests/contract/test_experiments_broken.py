@@ -5,11 +5,14 @@ import json
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from model.bundle.reading import Bundle
 from model.bundle.writing import amend
@@ -150,6 +153,71 @@ def test_what_a_failing_store_kept_waiting_is_counted_once_when_it_is_back(tmp_p
         in_service(store.url, path, scenario, history_timeout_ms=300, feedback_timeout_ms=300)
 
 
+@pytest.mark.parametrize("how", ["full", "read-only", "forgetful"])
+def test_a_store_that_takes_no_writes_or_forgets_its_scripts_costs_no_count(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "experiments.toml"
+    path.write_text(GOOD)
+    with real_store() as store:
+        replicate = partial(store.admin.execute_command, "REPLICAOF")
+        ways: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+            "full": (store.fill, store.drain),
+            "read-only": (partial(replicate, "127.0.0.1", "1"), partial(replicate, "NO", "ONE")),
+            "forgetful": (store.admin.script_flush, lambda: None),
+        }
+        fail, mend = ways[how]
+
+        async def scenario(client: httpx.AsyncClient) -> None:
+            shown, clicked = Counter[str](), Counter[str]()
+
+            async def visit(user: str) -> int:
+                body = {"user_id": user, "candidates": items_of(DEMO, 4), "top_k": 2}
+                ranked = (await client.post("/rank", json=body)).json()
+                shown[ranked["variant"]] += 2
+                event = {"event": "click", "user_id": user, "item_id": ranked["items"][1]["item_id"]}
+                event |= {"timestamp": time.time_ns() // 1_000_000, "request_id": ranked["request_id"]}
+                status = (await client.post("/feedback", json=event)).status_code
+                clicked[ranked["variant"]] += status == 200
+                return status
+
+            def same(now: Any) -> bool:
+                told = [(one["impressions"], one["clicks"]) for one in now["experiment"]["variants"]]
+                return told == [(shown[name], clicked[name]) for name in ("control", "chance")]
+
+            for number in range(8):
+                assert await visit(f"u{number}") == 200
+            await told(client, same)
+            fail()
+            statuses = {await visit(f"u{number}") for number in range(4, 12)}
+            assert statuses == ({200} if how == "forgetful" else {503}), "nothing is acknowledged that is not counted"
+            assert same(await told(client)) == (how == "forgetful"), "what is counted is told all the while"
+            mend()
+            await told(client, same)
+            assert await visit("u1") == 200
+            await told(client, same)
+
+        in_service(store.url, path, scenario)
+
+
+def test_another_model_behind_a_variant_is_told_beside_the_one_before(valkey_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "experiments.toml"
+    path.write_text(GOOD)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        app: Any = client._transport.app  # type: ignore[attr-defined]
+        live = app.state.live
+        before = await variants_of(client, 20)
+        assert (await told(client))["experiment"]["variants"][0]["models"] == [f"{DEMO.name} {DEMO.version}"]
+        live.swap(replace(live.current, version="next"))
+        assert await variants_of(client, 20) == before
+        control, chance = (await told(client))["experiment"]["variants"]
+        assert control["models"] == [f"{DEMO.name} {DEMO.version}", f"{DEMO.name} next"]
+        assert chance["models"] == [f"random {DEMO.version}", "random next"]
+        assert control["version"] == "next" and control["users"] == before["control"]
+        assert control["impressions"] == 2 * 4 * before["control"]
+
+    in_service(valkey_url, path, scenario)
+
+
 def test_a_variant_that_is_caught_while_the_store_is_down_stays_out_when_it_is_back(tmp_path: Path) -> None:
     path = tmp_path / "experiments.toml"
     path.write_text(f"{GOOD}[catch]\np99_ms = 0.000001\nrequests = 20\n")
@@ -173,13 +241,14 @@ def test_a_variant_that_is_caught_while_the_store_is_down_stays_out_when_it_is_b
         in_service(store.url, path, scenario)
 
 
-def test_limits_that_come_as_a_variant_goes_do_not_end_the_counting(valkey_url: str, tmp_path: Path) -> None:
+def test_a_variant_that_goes_while_it_is_looked_at_does_not_end_the_counting(valkey_url: str, tmp_path: Path) -> None:
     path = tmp_path / "experiments.toml"
-    path.write_text(GOOD)
+    limited = f"{GOOD}[catch]\np99_ms = 0.000001\nrequests = 1000\n"
+    path.write_text(limited)
 
     async def scenario(client: httpx.AsyncClient) -> None:
         assert (await variants_of(client, 60))["chance"] >= 20
-        write_text(path, GOOD.replace('"chance"', '"other"') + "[catch]\np99_ms = 0.000001\nrequests = 20\n")
+        write_text(path, limited.replace('"chance"', '"other"'))
         await told(client, lambda now: now["experiment"]["variants"][1]["name"] == "other")
         for _ in range(3):
             await told(client)

@@ -111,7 +111,7 @@ def test_what_a_request_under_way_showed_counts_though_its_experiment_has_ended(
             variants.following.look()
             assert variants.experiment is None
             await variants.flush()
-            counting.shown("control", "late", 3)
+            counting.shown("control", "late", 3, "m 1")
             await variants.flush()
             assert (await counting.ledger.totals())["control:x"] == 3
             await variants.end()
@@ -190,7 +190,7 @@ def test_what_waited_through_an_outage_is_brought_in_small_parcels(valkey_url: s
     async def scenario() -> Counter[str]:
         counting = Counting(plan, Weighed(valkey_url, plan.id, 10, clicked_ttl_s(plan)))
         for number in range(2 * MOST_A_PARCEL + 5):
-            counting.shown("control", f"u{number}", 2)
+            counting.shown("control", f"u{number}", 2, "m 1")
         counting.answered("control", "ok", 0.001)
         assert await counting.flush()
         totals = await counting.ledger.totals()

@@ -235,6 +235,26 @@ def test_only_the_fields_and_kinds_that_are_wanted_are_read(store_url, admin):
     asyncio.run(scenario())
 
 
+def test_who_is_read_for_one_model_in_two_rounds_is_not_read_for_another_that_comes_between(valkey_url):
+    one = Wanted(("age",), (Newest("click", "item", 3),))
+    other = Wanted(("city", "gone"), (Newest("buy", "item", 3), Newest("view", "page", 2)))
+    stored = [click(f"i{number:03}", 7000) for number in range(40)]  # of one millisecond: a second round reads all
+
+    async def scenario() -> None:
+        async with opened(valkey_url, keep=100) as history:
+            await history.write("u1", [*stored, Behaviour("buy", "item", "b", 8000)], {"age": "30", "city": "x"})
+            [alone] = await history.read([Asked("u1", None)], one)
+            assert len(alone.behaviours) == 40 and alone.profile == {"age": "30"}
+            for _ in range(5):
+                [[first], [second]] = await asyncio.gather(
+                    history.read([Asked("u1", None)], one), history.read([Asked("u1", None)], other)
+                )
+                assert first == alone
+                assert second.profile == {"city": "x"} and [b.action for b in second.behaviours] == ["buy"]
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("before", [None, 60])
 def test_of_those_that_share_the_cuts_millisecond_all_are_read(store_url, before):
     """Which of them a network reads is a matter of their ids, as the encoder orders them."""

@@ -194,7 +194,7 @@ def test_offline_auc_comes_from_the_bundles_of_the_same_model(told: Callable[...
     "options, words",
     [
         (("--control", "din 1"), "--control 'din 1' given, arms of the log are: bst 1, wdl 1"),
-        (("--shares", "bst 1=1,din 1=1"), "--shares names bst 1, din 1, arms of the log are: bst 1, wdl 1"),
+        (("--shares", "bst 1=1,din 1=1"), "--shares or --live names bst 1, din 1, arms of the log are: bst 1, wdl 1"),
         (("--label", "buy"), "has no buy on what was shown; its events are click: --label names the one"),
         (("--days", "2027-03-01"), r"holds no impressions: .* \(--days 2027-03-01\)"),
         (("--bundle", "nowhere"), "--bundle nowhere is no folder"),
@@ -366,3 +366,33 @@ def test_a_shadow_stands_on_the_page_as_an_estimate_also_beside_one_arm(
     assert "What shadows would earn: an estimate" in page.texts and not page.loads
     assert any("It assumes that whether a place is looked at depends on the place alone" in x for x in page.texts)
     assert "Online CTR Gain" not in page.texts
+
+
+def test_the_services_own_answer_gives_control_and_shares_and_ends_the_verdict_where_those_were_changed(
+    traffic: Traffic, told: Callable[..., Told], tmp_path: Path
+) -> None:
+    file = tmp_path / "now.json"
+
+    def live(changed: str | None) -> str:
+        variants = [{"name": name, "share": share} for name, share in (("wdl 1", 0.4), ("bst 1", 0.6), ("none", 0.0))]
+        answer = {"control": "bst 1", "variants": variants, "sample_ratio": {"shares_changed": changed}}
+        file.write_text(json.dumps({"experiment": answer, "refused": None}))
+        return str(file)
+
+    content = told(traffic, "--live", live(None))
+    assert content["control"] == "bst 1" and content["sample_ratio"]["shares"] == {"bst 1": 0.6, "wdl 1": 0.4}
+    changed = told(None, "--live", live("Shares changed."))
+    assert "Shares changed." in changed["doubts"] and changed["verdict"].startswith("Do not decide")
+    assert told(None, "--live", str(file), "--control", "wdl 1")["control"] == "wdl 1"
+
+
+@pytest.mark.parametrize("text", ['{"experiment": null, "refused": null}', "[]", "{", "\xff", None])
+def test_what_is_no_answer_of_the_service_is_refused(
+    refused: Callable[..., str], tmp_path: Path, text: str | None
+) -> None:
+    file = tmp_path / "now.json"
+    if text is not None:
+        file.write_bytes(text.encode("latin-1"))
+    line = refused(two_arms(), "--live", str(file))
+    assert line.startswith(f"--live {file}: ")
+    assert ("No such file" if text is None else "the answer of GET /experiments") in line

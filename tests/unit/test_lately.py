@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.servicelog.records import Event, Impression
+from model.servicelog.records import BUILTIN, Event, Impression
 from service import drain as verb
 from service.drained import lately
 from service.journal.file import JournalFile
@@ -40,6 +40,7 @@ def test_clicks_and_predictions_of_the_last_hours_are_told_by_model_and_place(tm
         tmp_path / "journal",
         *(shown(f"u{n}", late, f"r{n}") for n in range(10)),  # items a (.5) and b (.25) each
         *(shown(f"v{n}", late, f"s{n}", "2") for n in range(4)),
+        replace(shown("c", late, "by chance"), model="random", precision=BUILTIN),
         *(click(f"u{n}", "a", late + 5, f"r{n}") for n in range(3)),
         click("u0", "a", late + 9, "r0"),  # the same impression's
         click("u9", "b", late + 29 * 60_000, "r9"),
@@ -58,6 +59,8 @@ def test_clicks_and_predictions_of_the_last_hours_are_told_by_model_and_place(tm
         ("bst", "1", "", 2, 10, 1, 2.5),
         ("bst", "2", "", 1, 4, 0, 2.0),
         ("bst", "2", "", 2, 4, 0, 1.0),
+        ("random", "1", "", 1, 1, 0, 0.0),  # whose scores predict nothing
+        ("random", "1", "", 2, 1, 0, 0.0),
     ]
     assert verb.main(["--journal", str(tmp_path / "journal"), "--out", str(tmp_path / "out")]) == 0, "it is no journal"
 

@@ -23,7 +23,7 @@ from model.features.ids import keys
 from model.features.wanted import Wanted
 from model.replaying.histories import Past
 from model.replaying.proof import STAGES
-from model.servicelog.records import Event, Forgotten, Impression, Profile
+from model.servicelog.records import BUILTIN, Event, Forgotten, Impression, Profile
 from service.settings import DEMO_BUNDLE
 from tests.servicelog import DAY, NOON, Served
 
@@ -87,6 +87,16 @@ def test_what_was_served_is_scored_again_from_the_log_and_from_events(bundle: Bu
     assert facts["max_abs_diff"] <= 1e-5 and facts["max_abs_diff_rebuilt"] <= 1e-5
     assert not any(facts["differences"].values()) and not facts["skipped"]
     assert {len(i.behaviours) for i in served.impressions} >= {0, 1, 30}, "someone was forgotten, and began anew"
+
+
+def test_what_no_graph_scored_is_passed_over_and_the_rest_proven(bundle: Bundle, tmp_path: Path) -> None:
+    served = filled(bundle)
+    browse(served, days=1)
+    served.change(3, model="random", precision=BUILTIN)
+    status, facts, text = proven(served, tmp_path)
+    assert status == 0 and facts["skipped"] == {"builtin variants, which no graph scores": 10}, text
+    assert "bundle random" not in text and not any(facts["differences"].values())
+    assert facts["rows"] == sum(len(i.items) for i in served.impressions) - 10
 
 
 def test_older_history_and_profiles_come_from_a_data_set(bundle: Bundle, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from model.datasets.tables import DataError, Options
 from model.features.behaviour import Behaviour
 from model.prepare import prepare
 from model.prepared.loader import Prepared
+from model.servicelog.records import BUILTIN
 from service.settings import DEMO_BUNDLE
 from tests.servicelog import DAY, NOON, Served
 
@@ -85,6 +86,16 @@ def joined_by_hand(served: Served, confirmed: bool = False) -> Counter[tuple[str
             and (not confirmed or (e.request_id, e.user_id, e.object_id) in named)
         }
     )
+
+
+def test_what_a_builtin_variant_showed_is_learnt_from_as_all_else(bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    served = three_days(bundle)
+    for place in range(0, len(served.impressions), 2):
+        served.change(place, model="random", variant="chance", precision=BUILTIN)
+    data, log, _ = made(served, tmp_path, base)
+    rows = table(data)
+    assert len(rows) == sum(len(one.items) for one in served.impressions)
+    assert rows["label"].sum() == log["joined"] == len(joined_by_hand(served)) == 2 * len(served.impressions)
 
 
 def test_every_click_is_joined_or_counted_for_what_it_is(bundle: Bundle, base: Path, tmp_path: Path) -> None:

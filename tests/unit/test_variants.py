@@ -1,5 +1,6 @@
 """Experiments without a service: the file, the draw of users, request ids, limits, shadows' comparison."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from scipy.stats import spearmanr
 
 from service.comparing import statistics
 from service.shadowing.shadow import compared
-from service.variants.counting import Counting, Outcome, beyond, bucket_of, middle_ms
+from service.variants.counting import Counting, beyond, bucket_of, middle_ms
 from service.variants.draw import drawn, uniform
 from service.variants.experiment import Arm, Experiment
 from service.variants.plan import Plan, PlanError, parsed
@@ -128,7 +129,8 @@ def test_any_other_id_is_none(request_id: str) -> None:
         ({"errors": 0.02}, ["failed", "late", "late"], "3.0% of 100 requests failed or were late, errors = 0.02"),
         ({"errors": 0.03}, ["failed", "late", "late"], None),
         ({"degraded": 0.01}, ["degraded"] * 2, "2.0% of 100 requests were degraded"),
-        ({"p99_ms": 9.9}, [], "p99 of 100 requests is 10.0 ms, p99_ms = 9.9 is allowed"),
+        ({"p99_ms": 9.9}, [], "p99 of 100 requests is beyond p99_ms = 9.9: 100 of them took longer"),
+        ({"p99_ms": 10.0}, [], None),
         ({"p99_ms": 9.9, "requests": 101}, [], None),
         ({}, ["failed"] * 100, None),
     ],
@@ -136,9 +138,22 @@ def test_any_other_id_is_none(request_id: str) -> None:
 def test_limits_of_the_last_minute(catch: dict[str, Any], outcomes: list[str], told: str | None) -> None:
     plan = parsed(GOOD, Path("x"))
     plan = Plan.model_validate(plan.model_dump() | {"catch": {"requests": 100} | catch})
-    minute = [Outcome(0.0, 0.01, outcome) for outcome in (outcomes + ["ok"] * 100)[:100]]
-    found = beyond(minute, plan)
+    counting = Counting(plan, cast(Any, None))
+    for outcome in (outcomes + ["ok"] * 100)[:100]:
+        counting.answered("bst", outcome, 0.01)
+    found = beyond(counting._minutes.get("bst", ()), plan)
     assert found is None if told is None else told in str(found)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=400))
+def test_the_limit_of_p99_is_the_one_of_all_times_in_order(times_ms: list[int]) -> None:
+    plan = parsed(GOOD, Path("x"))
+    plan = Plan.model_validate(plan.model_dump() | {"catch": {"requests": 1, "p99_ms": 4.5}})
+    counting = Counting(plan, cast(Any, None))
+    for time_ms in times_ms:
+        counting.answered("bst", "ok", time_ms / 1000)
+    p99 = sorted(times_ms)[math.ceil(0.99 * len(times_ms)) - 1]
+    assert (beyond(counting._minutes["bst"], plan) is not None) == (p99 > 4.5)
 
 
 @given(st.floats(1e-5, 1e3))
@@ -156,23 +171,38 @@ def test_a_sample_ratio_is_told_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("users", "mixed", "decided"),
-    [((1000, 1000), 0, "more"), ((1000, 1000), 90, "more"), ((1000, 1000), 110, None), ((1000, 1300), 0, None)],
+    ("users", "mixed", "shares", "decided"),
+    [
+        ((1000, 1000), 0, [], "more"),
+        ((1000, 1000), 0, ["bst 0.5, wdl 0.5"], "more"),
+        ((1000, 1000), 90, [], "more"),
+        ((1000, 1000), 110, [], None),
+        ((1000, 1300), 0, [], None),
+        ((1000, 1000), 0, ["bst 0.1, wdl 0.9", "bst 0.5, wdl 0.5"], None),
+        ((1000, 1000), 0, ["bst 0.1, wdl 0.9"], None),
+    ],
 )
 def test_nothing_is_decided_where_users_came_by_other_shares_or_saw_both(
-    users: tuple[int, int], mixed: int, decided: str | None
+    users: tuple[int, int], mixed: int, shares: list[str], decided: str | None
 ) -> None:
     plan = parsed(GOOD, Path("/etc/ranker/experiments.toml"))
     live = cast(Any, SimpleNamespace(current=SimpleNamespace(name="m", version="1")))
-    experiment = Experiment(plan, {v.name: Arm(v, live, None) for v in plan.variants}, Counting(plan, cast(Any, None)))
+    counting = Counting(plan, cast(Any, None))
+    counting.since = {f"shares {drawn_by}": plan.begin_ms - 2000 + at for at, drawn_by in enumerate(shares)}
+    experiment = Experiment(plan, {v.name: Arm(v, live, None) for v in plan.variants}, counting)
     totals = Counter({"mixed": mixed})
     for name, count, clicks in zip(("wdl", "bst"), users, (1, 2), strict=True):  # of 10 items, in one user of two
         sums = (count, 10 * count, clicks * count / 2, 100 * count, 5 * clicks * count, clicks**2 * count / 2)
         parts = ("users", "x", "y", "xx", "xy", "yy")
         totals |= Counter({f"{name}:{part}": int(total) for part, total in zip(parts, sums, strict=True)})
-    bst = told(experiment, totals, plan.begin_ms).variants[1]
+    answer = told(experiment, totals, plan.begin_ms)
+    bst = answer.variants[1]
     assert bst.gain is not None and bst.gain.low is not None and bst.gain.low > 0, "whatever it may be worth"
     assert bst.decided == decided
+    changed = answer.sample_ratio.shares_changed
+    assert ("bst 0.1, wdl 0.9 since 2026-11-27 07:59:58, bst 0.5, wdl 0.5 since" in str(changed)) == (
+        "0.1" in str(shares)
+    )
 
 
 def test_who_looks_after_each_user_and_takes_the_least_p_has_the_reports() -> None:
