@@ -7,7 +7,8 @@ import polars as pl
 
 from model.features.schema import Schema
 
-KEPT = ("watch_ms", "true_probability")  # columns of impressions that are no features, kept where the log has them
+AS_USED = "shown_today_as_used"  # impressions of the day that a request found in the store; -1: it found nobody to say
+KEPT = ("watch_ms", "true_probability", AS_USED)  # columns of impressions, no features, kept where the log has them
 
 
 def in_order(impressions: pl.DataFrame, schema: Schema) -> pl.DataFrame:
