@@ -221,13 +221,13 @@ class Encoder:
         catalog: Catalog,
         user: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
-        shown_today: int | None = None,
+        shown_today: int = -1,
     ) -> Encoded:
         """Network input of one request, U = 1 and C = len(candidates), at the recommending time `now` (ms).
 
         `profile` is the store's text, in which a wrong value is left out; `user`, `context` and the candidates' own
         features are the caller's, win over profile, defaults and catalogue, and raise BadValue when wrong.
-        `shown_today` are the impressions of the day of `now`, as the store has them; None: it did not say.
+        `shown_today` are the impressions of the day of `now`, as the store has them; -1: it did not say.
         """
         profile_columns, malformed, holes = self._profile(user_id, profile, user or {})
         seen, seen_at, seen_as, wrong = self._history.newest(behaviours)
@@ -335,16 +335,13 @@ class Encoder:
             return rows[0] if rows else np.zeros((0, len(items[ITEM_ID]) - len(gap)), np.int64)
         return np.concatenate(rows)[self._in_order]
 
-    def _today(
-        self, at: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int, shown_today: int | None
-    ) -> Rows:
+    def _today(self, at: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int, shown_today: int) -> Rows:
         """Rows (K,) of what is of today, by the behaviours (T,), oldest first, and the impressions."""
         of_today = actions[at.searchsorted(self.calendar.begun_ms(now)) :]
         done = np.bincount(of_today, minlength=1 + len(self.schema.history.actions))
-        shown = -1 if shown_today is None else shown_today
         return np.array(
             [
-                rows[1 + min(int(done[action]) if action else shown, most)]
+                rows[1 + min(int(done[action]) if action else shown_today, most)]
                 for action, most, rows in self._today_by_count
             ],
             np.int64,

@@ -21,7 +21,7 @@ from model.features.kinds import KINDS, Column, Feature, Rows, SchemaError
 from model.options import Count
 
 IMPRESSION = "impression"  # an event that confirms that an item was seen; never a behaviour
-_QUARTER_MS = 900_000  # since 1973 every zone's days begin at a quarter of an hour
+QUARTER_MS = 900_000  # since 1973 every zone's days begin at a quarter of an hour
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ class Calendar:
 
     def begun_ms(self, now: int) -> int:
         """When the day of a moment began, both in ms since 1970."""
-        return self._of_quarter(now // _QUARTER_MS)
+        return self._of_quarter(now // QUARTER_MS)
 
     def all_begun_ms(self, now: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """`begun_ms` of moments (n,)."""
-        quarters, of = np.unique(now // _QUARTER_MS, return_inverse=True)
+        quarters, of = np.unique(now // QUARTER_MS, return_inverse=True)
         begun = np.fromiter(map(self._of_quarter, quarters.tolist()), np.int64, len(quarters))
         return begun[of]
 
     def _begin(self, quarter: int) -> int:
-        local = datetime.fromtimestamp(quarter * (_QUARTER_MS // 1000), self._zone).date()
+        local = datetime.fromtimestamp(quarter * (QUARTER_MS // 1000), self._zone).date()
         return self.begin_ms(local.toordinal() - datetime(1970, 1, 1).toordinal())
 
 

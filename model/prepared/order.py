@@ -5,9 +5,9 @@ However a log was cut into files, its impressions come out alike.
 
 import polars as pl
 
+from model.datasets.tables import AS_USED
 from model.features.schema import Schema
 
-AS_USED = "shown_today_as_used"  # impressions of the day that a request found in the store; -1: it found nobody to say
 KEPT = ("watch_ms", "true_probability", AS_USED)  # columns of impressions, no features, kept where the log has them
 
 

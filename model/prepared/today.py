@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.datasets.tables import AS_USED
 from model.features.kinds import Rows
 from model.features.schema import Schema
 from model.features.today import Calendar, Today
-from model.prepared.order import AS_USED
 from model.prepared.slices import ends
 
 Index = npt.NDArray[np.int64]

@@ -161,7 +161,7 @@ def test_a_day_begins_anew(data: Prepared) -> None:
 
 def test_what_nobody_could_count_is_unknown_and_none_is_none(data: Prepared) -> None:
     place = data.schema.places("cross")["shown_today"].start
-    for shown, row in ((None, UNKNOWN), (0, FIRST), (1, FIRST + 2), (100, bucket(100)), (10**9, bucket(100))):
+    for shown, row in ((-1, UNKNOWN), (0, FIRST), (1, FIRST + 2), (100, bucket(100)), (10**9, bucket(100))):
         inputs = data.encoder.encode(
             "u1", {}, [], ["i1", "i2"], 1_700_100_000_000, data.catalog, shown_today=shown
         ).inputs
