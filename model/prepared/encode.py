@@ -112,7 +112,7 @@ def encode_tables(
         "dataset": dataset.name,
         "time_zone": dataset.time_zone,
         "bad_lines": dataset.bad_lines,
-        "notes": [*dataset.notes, *([split.note] if split.note else []), *schema.remarks],
+        "notes": [*dataset.notes, *([split.note] if split.note else []), *schema.remarks, *_drawn(schema, dataset)],
         "drawn_negatives": dataset.drawn_negatives,
         **({"log": dict(dataset.counts)} if dataset.counts else {}),
         "impressions": dict(zip(SPLITS, told.rows.tolist(), strict=True)),
@@ -126,6 +126,12 @@ def encode_tables(
     }
     write_json(folder / "meta.json", meta)
     return meta
+
+
+def _drawn(schema: Schema, dataset: DataSet) -> list[str]:
+    if not (dataset.drawn_negatives and schema.impressions_counted):
+        return []
+    return ["impressions of the day are counted, and negatives were drawn: they say nothing of what was shown"]
 
 
 @contextmanager
