@@ -25,8 +25,8 @@ class Rebuilt(NamedTuple):
 
     profile: dict[str, str]
     behaviours: list[Behaviour]  # oldest first
-    shown_today: int = -1  # impressions; -1: they need not be counted
     unproven: str | None = None
+    shown_today: int = -1  # impressions; -1: they need not be counted
 
 
 class Past:
@@ -59,7 +59,7 @@ class Past:
         self._advance(request.read_us - self._skew_us)
         under_way = self._under_way(request.read_us)
         if any(isinstance(record, Forgotten) for record in under_way):
-            return Rebuilt({}, [], unproven="the user was being forgotten")
+            return Rebuilt({}, [], "the user was being forgotten")
         kinds = {kind[:2] for kind in wanted.behaviours}
         logged = {behaviour for behaviour in request.behaviours if behaviour[:2] in kinds}
         told = {_behaviour(record) for record in under_way if isinstance(record, Event)}
@@ -80,8 +80,8 @@ class Past:
         else:
             self._shown.uncounted()
         if cut or shown is None:
-            return Rebuilt(profile, ordered, unproven="a replay before what the store keeps")
-        return Rebuilt(profile, ordered, shown)
+            return Rebuilt(profile, ordered, "a replay before what the store keeps")
+        return Rebuilt(profile, ordered, shown_today=shown)
 
     def _advance(self, until_us: int) -> None:
         """Takes in what was surely stored by then."""

@@ -18,6 +18,8 @@ from model.features.wanted import Wanted
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
 from model.prepared.order import in_order
+from model.replaying.shown import ShownToday
+from model.servicelog.records import Event, Forgotten, Impression
 from tests.derived import DAY, OFFSET_MS, ZONE, match
 from tests.worlds import FEATURES, HOUR, write_log
 
@@ -211,3 +213,30 @@ def test_a_wrong_declaration_is_one_line(feature: Row, says: str) -> None:
     with pytest.raises(SchemaError) as error:
         schema([feature])
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def shown(at: int, stored_us: int, item: str = "i1", of: str = "item") -> Event:
+    return Event("impression", "u1", of, item, at, None, None, stored_us - 5, stored_us)
+
+
+def request(used: int, read_us: int, now: int, replay: bool = False) -> Impression:
+    nobody = ("m", "1", None, "fp32", "", None, [], {}, {}, {}, [], [])
+    return Impression("r", "u1", now, read_us, replay, *nobody, shown_today=used)
+
+
+def test_what_must_have_been_counted_is_rebuilt_from_events() -> None:
+    events: list[Event | Forgotten] = [shown(n, 1000 + n) for n in (10, 20, 20, 30, 120, 130)]
+    events += [shown(25, 1060, "i2"), shown(26, 1061, of="page"), Forgotten("u1", 2000, 2001), shown(140, 2100)]
+    events.sort(key=lambda one: one.stored_us)
+
+    def rebuilt(*requests: tuple[Impression, int], keep: int = 100) -> list[int | None]:
+        past = ShownToday(events, keep, skew_us=0, retried_us=50)
+        return [past.at(one, "item", begun) for one, begun in requests]
+
+    assert rebuilt((request(2, 1021, 40), 0), (request(9, 1059, 40), 0)) == [2, 4], "the first of all is believed"
+    assert rebuilt((request(5, 1021, 40), 0), (request(6, 1030, 40), 0), (request(5, 1061, 40), 0)) == [5, 6, 7]
+    assert rebuilt((request(0, 1021, 40), 0), (request(7, 1200, 140), 100)) == [0, 2], "and not of another day"
+    assert rebuilt((request(0, 900, 40), 0), (request(3, 2090, 140), 0), (request(1, 2200, 140), 0)) == [0, 1, 1]
+    assert rebuilt((request(2, 1200, 25, replay=True), 0)) == [2]
+    assert rebuilt((request(3, 1200, 40), 0), keep=3) == [3]
+    assert rebuilt((request(2, 1200, 25, replay=True), 0), keep=3) == [None], "a replay of what may be cut"
