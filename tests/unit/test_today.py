@@ -234,7 +234,9 @@ def test_what_must_have_been_counted_is_rebuilt_from_events() -> None:
         return [past.at(one, "item", begun) for one, begun in requests]
 
     assert rebuilt((request(2, 1021, 40), 0), (request(9, 1059, 40), 0)) == [2, 4], "the first of all is believed"
-    assert rebuilt((request(5, 1021, 40), 0), (request(6, 1030, 40), 0), (request(5, 1061, 40), 0)) == [5, 6, 7]
+    assert rebuilt((request(5, 1021, 40), 0), (request(6, 1030, 40), 0), (request(4, 1061, 40), 0)) == [5, 5, 5], (
+        "four may be told of by then, so one was before the log: later it counts still"
+    )
     assert rebuilt((request(0, 1021, 40), 0), (request(7, 1200, 140), 100)) == [0, 2], "and not of another day"
     assert rebuilt((request(0, 900, 40), 0), (request(3, 2090, 140), 0), (request(1, 2200, 140), 0)) == [0, 1, 1]
     assert rebuilt((request(2, 1200, 25, replay=True), 0)) == [2]
