@@ -99,7 +99,11 @@ class Encoder:
         self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
         crosses, self._matches, self._todays = schema.crosses, schema.matches, schema.todays
         self._today_by_count = [  # number of the action, 0: impressions; most that is counted; rows from count -1 on
-            (self._history.action.get(one.event, 0), one.length, one.rows_of(np.arange(-1, one.length + 1)).tolist())
+            (
+                0 if one.of_impressions else self._history.action[one.event],
+                one.length,
+                one.rows_of(np.arange(-1, one.length + 1)).tolist(),
+            )
             for one in self._todays
         ]
         self.calendar = Calendar(statistics.time_zone)
@@ -454,7 +458,12 @@ def _statistics(path: Path, schema: Schema) -> Statistics:
     wanting = [name for name in wanting if name not in {f.name for f in schema.embedded if f.fixed_rows}]
     if wanting:
         raise ValueError(f"{path}: nothing of {', '.join(wanting)}, which features.toml declares")
-    return Statistics(rows, numbers, content.get("time_zone", "UTC"))
+    time_zone = content.get("time_zone", "UTC")
+    try:
+        Calendar(time_zone)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return Statistics(rows, numbers, time_zone)
 
 
 def _vocabulary(path: Path) -> Vocabulary:

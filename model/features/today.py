@@ -76,7 +76,7 @@ class Calendar:
         self.time_zone = time_zone
         try:
             self._zone = ZoneInfo(time_zone) if time_zone != "UTC" else UTC
-        except (LookupError, OSError, ValueError):  # ZoneInfoNotFoundError is a KeyError
+        except (LookupError, OSError, TypeError, ValueError):  # ZoneInfoNotFoundError is a KeyError
             raise ValueError(f"time zone {time_zone!r} is not known here, an IANA name is allowed") from None
         self._of_quarter = lru_cache(maxsize=4096)(self._begin)
 
