@@ -138,6 +138,23 @@ def test_what_was_counted_is_shown_and_forgotten_and_others_are_not_asked_for_it
         assert not admin.keys("*"), "what no model counts is not kept"
 
 
+def test_a_challenger_that_counts_is_told_of_what_is_shown(
+    bundle: Bundle, small_bundle: Bundle, valkey_url: str, tmp_path: Path
+) -> None:
+    plan = tmp_path / "experiments.toml"
+    plan.write_text(
+        'salt = "s"\nstart = 2020-01-01T00:00:00Z\n[[variants]]\nname = "control"\nshare = 0.5\n'
+        f'[[variants]]\nname = "counts"\nshare = 0.5\nbundle = "{bundle.folder}"\n'
+    )
+
+    async def scenario() -> None:
+        async with client_of(small_bundle, valkey_url, experiments=plan) as client:
+            assert (await client.post("/feedback", json=event("impression", "u1", "i3", 1))).status_code == 200
+            assert (await client.get("/users/u1")).json()["shown"] == [["i3", NOW + 1]]
+
+    run(scenario())
+
+
 def test_all_is_read_in_one_round_trip(bundle: Bundle, valkey_url: str) -> None:
     async def scenario(url: str, proxy: Proxy) -> None:
         async with client_of(bundle, url) as client:
