@@ -112,6 +112,7 @@ def _without_history(subject: Subject, served: Served) -> Inputs:
         served.catalog,
         user=request.user,
         context=request.context,
+        shown_today=subject.stored.shown_today,
     ).inputs
 
 

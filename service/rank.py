@@ -89,7 +89,8 @@ async def rank(
 
     read_us = time.time_ns() // 1000
     with call.stage("history"):
-        [stored] = await history.read([Asked(str(user_id), request.timestamp)], served.wanted, store_share_s(call))
+        asked = _asked(request, user_id, now, served)
+        [stored] = await history.read([asked], served.wanted, store_share_s(call))
 
     call.check("encode")
     with call.stage("encode"):
@@ -138,7 +139,7 @@ async def rank_many(
             answers[at] = error
 
     if valid:
-        asked = [Asked(str(user_id), request.timestamp) for request, user_id in valid.values()]
+        asked = [_asked(request, user_id, now, served) for request, user_id in valid.values()]
         read_us = time.time_ns() // 1000
         with call.stage("history"):
             histories = await history.read(asked, served.wanted, store_share_s(call))
@@ -195,6 +196,12 @@ def checked_user(request: RankRequest, served: Served) -> int | str:
         raise InvalidRequest(f"user_id: {error}") from None
 
 
+def _asked(request: RankRequest, user_id: int | str, now: int, served: Served) -> Asked:
+    at = request.timestamp if request.timestamp is not None else now
+    today = served.encoder.calendar.begun_ms(at) if served.wanted.impressions else None
+    return Asked(str(user_id), request.timestamp, today)
+
+
 def _encode(
     request: RankRequest, user_id: int | str, stored: Stored, now: int, served: Served, read_us: int
 ) -> Encodable:
@@ -209,6 +216,7 @@ def _encode(
             served.catalog,
             user=request.user,
             context=request.context,
+            shown_today=stored.shown_today,
         )
     except BadValue as error:
         raise InvalidRequest(str(error)) from None

@@ -85,8 +85,9 @@ class Settings(BaseSettings):
         ge=1,
         le=MOST_KEPT,
         description="Newest behaviours kept of each action on each type of object (clicks on items, buys of items), "
-        "for each user. At least T, the network's history length, or the service does not start. 100 of a kind take "
-        "some 3 kB of the store, 1000 some 110 kB (docs/store.md).",
+        "for each user, and impressions of the day where a model counts them. At least T, the network's history "
+        "length, or the service does not start. 100 of a kind take some 3 kB of the store, 1000 some 110 kB "
+        "(docs/store.md).",
     )
     history_ttl_s: int = Field(
         90 * 24 * 3600,

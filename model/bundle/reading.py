@@ -251,6 +251,7 @@ class Bundle:
             request["now"],
             catalog or self._golden_catalog,
             context=request["context"],
+            shown_today=request.get("shown_today", -1),
         ).inputs
 
 

@@ -20,11 +20,12 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 
+from model.datasets.logged import today
 from model.datasets.logged.base import Base
 from model.datasets.logged.entities import Entities
 from model.datasets.logged.told import notes
 from model.datasets.own.meta import read_meta
-from model.datasets.tables import DataError, DataSet, Options
+from model.datasets.tables import AS_USED, DataError, DataSet, Options
 from model.engine import engine, first_line, literal, progress, quoted
 from model.features.kinds import Feature, to_text
 from model.features.schema import Schema
@@ -96,6 +97,7 @@ def _written(con: duckdb.DuckDBPyConnection, raw: Path | str, out: Path, options
     )
     counts = {name: one(con, query) for name, query in COUNTED.items()} | {"users_of_base": base.users_known}
     label, label_note = _label(con, schema, options.label)
+    today_note = today.count(con, schema, time_zone) if schema.impressions_counted else ()
     counts |= _impressions(con, raw, out, schema, options, label)
     _behaviours(con, out, base)
     users = Entities(con, "user_id", schema.side("user"), base.users)
@@ -108,7 +110,7 @@ def _written(con: duckdb.DuckDBPyConnection, raw: Path | str, out: Path, options
             f"{'--base does not have them either' if base.items else '--base DATA, a prepared data set, may have them'}"
             "; or --features names a table without them"
         )
-    told = (*label_note, *notes(counts, options, base.folder), *users.notes, *items.notes)
+    told = (*label_note, *today_note, *notes(counts, options, base.folder), *users.notes, *items.notes)
     return DataSet(NAME, time_zone, notes=told, counts=counts)
 
 
@@ -138,9 +140,10 @@ def _impressions(
 ) -> dict[str, int]:
     context = schema.side("context")
     values = "".join(f", {_value(feature)} AS c{at}" for at, feature in enumerate(context))
+    source, used = ("counted", f", {AS_USED}") if schema.impressions_counted else ("impressions", "")
     con.execute(
         "CREATE TABLE returned AS SELECT request_id, user_id, item.item_id AS item_id, now, item.position AS place"
-        f"{values} FROM (SELECT request_id, user_id, now, context, unnest(items) AS item FROM impressions)"
+        f"{used}{values} FROM (SELECT request_id, user_id, now, context{used}, unnest(items) AS item FROM {source})"
     )
     for at, feature in enumerate(context):
         _to_numbers(con, raw, f"c{at}", feature)
@@ -155,7 +158,8 @@ def _impressions(
     watched = one(con, "SELECT count(watch_ms) FROM distinct_events")
     named = "".join(f", c{at} AS {quoted(feature.name)}" for at, feature in enumerate(context))
     con.execute(
-        f"COPY (SELECT user_id, item_id, now AS timestamp, label, request_id{', watch_ms' if watched else ''}{named} "
+        f"COPY (SELECT user_id, item_id, now AS timestamp, label, request_id{', watch_ms' if watched else ''}"
+        f"{used}{named} "
         f"FROM labelled) TO {literal(str(out / 'impressions.parquet'))} (FORMAT parquet)"
     )
     return counts

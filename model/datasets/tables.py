@@ -26,6 +26,9 @@ from model.options import Count, Natural, NotNegative, Positive, check
 
 TABLES = ("behaviours", "impressions", "items", "users")
 TRAIN, VALIDATION, TEST = range(3)  # of the column `split`, in the order of model/prepared/splits.py's SPLITS
+AS_USED = (
+    "shown_today_as_used"  # of impressions: those of its day that a request found in the store; -1: it did not say
+)
 BOM = b"\xef\xbb\xbf"  # with which editors mark UTF-8
 ITEM = "item"  # the type of object that all behaviours of these data sets have
 

@@ -1,10 +1,11 @@
 """Kinds of features that no table of a log holds: computed for a candidate from what is known of it and of the user.
 
 BST's "other features" (Chen et al. 2019, Table 1) name statistical numbers of an item and cross features; these are
-they. Both kinds are of side `cross`, have no raw value, and are computed by the encoder alone:
+they. These kinds are of side `cross`, have no raw value, and are computed by the encoder alone:
 
 - `match`: what the candidate has to do with what the user did before `now` (matches.py),
-- `statistic`: how often it was shown and clicked until the end of the day before `now` (counts.py).
+- `statistic`: how often it was shown and clicked until the end of the day before `now` (counts.py),
+- `today`: what the user did and was shown since then (today.py).
 """
 
 from collections.abc import Sequence
@@ -20,8 +21,8 @@ from model.options import Count, Positive
 
 MOST_MATCHED = 1000  # behaviours that a match may look at: as many as a store keeps of an action
 # Of a count x bucket floor(2·log2(1 + x)), as of other numbers: read here, since a logarithm of each takes longer.
-_BUCKET_OF = np.floor(2 * np.log2(1 + np.arange(MOST_MATCHED + 1))).astype(np.int64)
-_COUNTS = 1 + int(_BUCKET_OF[-1])
+BUCKET_OF = np.floor(2 * np.log2(1 + np.arange(MOST_MATCHED + 1))).astype(np.int64)
+COUNTS = 1 + int(BUCKET_OF[-1])
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Match(Feature):
 
     def buckets_of(self, gaps: int) -> int:
         """Rows of its embedding table; `gaps`: those of the table of time positions."""
-        return FIRST + {"count": _COUNTS, "age": gaps, "last": 2}[str(self.what)]
+        return FIRST + {"count": COUNTS, "age": gaps, "last": 2}[str(self.what)]
 
     @property
     def number(self) -> int:
@@ -115,7 +116,7 @@ def match_rows(count: npt.NDArray[np.int64], gap: npt.NDArray[np.int64], last: n
     Gap 0: nothing was found.
     """
     rows = np.empty((3, *count.shape), np.int64)
-    _BUCKET_OF.take(count, mode="clip", out=rows[0])
+    BUCKET_OF.take(count, mode="clip", out=rows[0])
     rows[1], rows[2] = gap, last
     rows += FIRST
     return rows

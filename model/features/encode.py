@@ -35,6 +35,7 @@ from model.features.lookup import Lookup, groups, rates_first
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
+from model.features.today import Calendar
 from model.features.view import View
 
 Inputs = dict[str, npt.NDArray[Any]]
@@ -44,10 +45,14 @@ Candidate = str | int | Mapping[str, Any]  # a bare item id, or {"item_id": ...,
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is fitted on the training split: rows of every table, mean and deviation of every standardised number."""
+    """What is fitted on the training split: rows of every table, mean and deviation of every standardised number.
+
+    And the log's time zone, in whose days a `today` counts.
+    """
 
     rows: Mapping[str, int] = field(default_factory=dict)
     numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    time_zone: str = "UTC"
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,12 @@ class Encoder:
         self.statistics = statistics
         self.counts: Known = counts or NoCounts()
         of_items = schema.history
-        self._views = [View(schema, view) for view in sorted({schema.view(match) for match in schema.matches})]
-        # All that matches and history look at, of which the network's own history is the newest part. The newest of a
-        # rare action may be older than all of these.
-        self._longest = max([of_items.length, *(view.length for view in self._views if view.acted is None)])
-        self._rare = [view for view in self._views if view.acted is not None]
+        views = [View(schema, view) for view in schema.views]
+        self._views = [view for view in views if view.matches]
+        # All that is looked at, of which the network's own history is the newest part. The newest of a rare action may
+        # be older than all of these.
+        self._longest = max([of_items.length, *(view.length for view in views if view.acted is None)])
+        self._rare = [view for view in views if view.acted is not None]
         read = sys.maxsize if self._rare else self._longest
         self._history = BehaviourGroup(of_items.object_type, of_items.actions, schema.item_id.type, read)
         self._groups = [
@@ -91,11 +97,21 @@ class Encoder:
         ]
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
         self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
-        crosses, self._matches = schema.crosses, schema.matches
+        crosses, self._matches, self._todays = schema.crosses, schema.matches, schema.todays
+        self._today_by_count = [  # number of the action, 0: impressions; most that is counted; rows from count -1 on
+            (
+                0 if one.of_impressions else self._history.action[one.event],
+                one.length,
+                one.rows_of(np.arange(-1, one.length + 1)).tolist(),
+            )
+            for one in self._todays
+        ]
+        self.calendar = Calendar(statistics.time_zone)
         self._counted = rates_first(schema.statistics)
         places = schema.places("cross")
-        self._hashed_places, self._match_places = (
-            _span([places[feature.name].start for feature in features]) for features in (crosses, self._matches)
+        self._hashed_places, self._found_places = (
+            _span([places[feature.name].start for feature in features])
+            for features in (crosses, (*self._matches, *self._todays))
         )
         self._number_places = _span([schema.statistics.index(one) for one in self._counted])
         in_views = [match for view in self._views for match in view.matches]
@@ -148,7 +164,9 @@ class Encoder:
         vocab.mkdir(parents=True, exist_ok=True)
         for name, vocabulary in self.vocabularies.items():
             vocabulary.table.save(vocab / f"{name}.npy")
-        kept = {"rows": dict(self.statistics.rows), "numbers": dict(self.statistics.numbers)}
+        kept: dict[str, Any] = {"rows": dict(self.statistics.rows), "numbers": dict(self.statistics.numbers)}
+        if self._todays:
+            kept["time_zone"] = self.statistics.time_zone
         (vocab / "statistics.json").write_text(json.dumps(kept, indent=1) + "\n")
 
     def table_rows(self, feature: Feature) -> int:
@@ -182,16 +200,17 @@ class Encoder:
         rows[:] = hashed_rows(keys, self._cross_buckets).T
         return rows
 
-    def crossed_with(self, matched: Rows, hashed: Rows) -> Rows:
+    def crossed_with(self, found: Rows, hashed: Rows) -> Rows:
         """All rows of side cross (count, N) as `features.toml` orders them.
 
-        `matched`: those of the matches (M, count); `hashed`: those of the crosses (count, N - M).
+        `found`: those of the matches, then of what is of today (M, count); `hashed`: those of the crosses
+        (count, N - M).
         """
-        if not len(matched):
+        if not len(found):
             return hashed
-        rows = np.empty((len(hashed), len(self._matches) + hashed.shape[1]), np.int64)
+        rows = np.empty((len(hashed), len(found) + hashed.shape[1]), np.int64)
         rows[:, self._hashed_places] = hashed
-        rows.T[self._match_places] = matched
+        rows.T[self._found_places] = found
         return rows
 
     # ---- one request
@@ -206,11 +225,13 @@ class Encoder:
         catalog: Catalog,
         user: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
+        shown_today: int = -1,
     ) -> Encoded:
         """Network input of one request, U = 1 and C = len(candidates), at the recommending time `now` (ms).
 
         `profile` is the store's text, in which a wrong value is left out; `user`, `context` and the candidates' own
         features are the caller's, win over profile, defaults and catalogue, and raise BadValue when wrong.
+        `shown_today` are the impressions of the day of `now`, as the store has them; -1: it did not say.
         """
         profile_columns, malformed, holes = self._profile(user_id, profile, user or {})
         seen, seen_at, seen_as, wrong = self._history.newest(behaviours)
@@ -228,7 +249,10 @@ class Encoder:
         item_columns = {name: values[len(seen) :] for name, values in items.items()}
         _overwrite(self._items, item_columns, own)
         gap = time_positions(seen_at[None], np.array([now]), self._edges)[0]
-        matched = self._matched(items, gap, seen_as)
+        found = self._matched(items, gap, seen_as)
+        if self._todays:
+            today = self._today(seen_at, seen_as, now, shown_today)
+            found = np.concatenate([found, today[:, None].repeat(count, axis=1)])
         shown = {name: values[begin:] for name, values in items.items()}
         rows = self.rows(self._items, shown, len(times) + count)
         sequence_rows, item_rows = rows[: len(times)].take(self._sequence_places, axis=1), rows[len(times) :]
@@ -256,7 +280,7 @@ class Encoder:
             user=self.rows(self._users, profile_columns, 1),
             item=item_rows[None],
             context=_for_each(context_rows, count)[None],
-            cross=self.crossed_with(matched, self._hashed(mixed[:crosses], count))[None],
+            cross=self.crossed_with(found, self._hashed(mixed[:crosses], count))[None],
             **sequences,
             user_numbers=self.numbers(self._users, profile_columns, 1),
             item_numbers=self.numbers(self._items, item_columns, count)[None],
@@ -314,6 +338,18 @@ class Encoder:
         if len(rows) < 2:
             return rows[0] if rows else np.zeros((0, len(items[ITEM_ID]) - len(gap)), np.int64)
         return np.concatenate(rows)[self._in_order]
+
+    def _today(self, at: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int, shown_today: int) -> Rows:
+        """Rows (K,) of what is of today, by the behaviours (T,), oldest first, and the impressions."""
+        of_today = actions[at.searchsorted(self.calendar.begun_ms(now)) :]
+        done = np.bincount(of_today, minlength=1 + len(self.schema.history.actions))
+        return np.array(
+            [
+                rows[1 + min(int(done[action]) if action else shown_today, most)]
+                for action, most, rows in self._today_by_count
+            ],
+            np.int64,
+        )
 
     @cached_property
     def _lookup(self) -> Lookup:
@@ -422,7 +458,12 @@ def _statistics(path: Path, schema: Schema) -> Statistics:
     wanting = [name for name in wanting if name not in {f.name for f in schema.embedded if f.fixed_rows}]
     if wanting:
         raise ValueError(f"{path}: nothing of {', '.join(wanting)}, which features.toml declares")
-    return Statistics(rows, numbers)
+    time_zone = content.get("time_zone", "UTC")
+    try:
+        Calendar(time_zone)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return Statistics(rows, numbers, time_zone)
 
 
 def _vocabulary(path: Path) -> Vocabulary:

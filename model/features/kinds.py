@@ -75,6 +75,7 @@ class Feature:
     listed: ClassVar[bool] = False  # a raw value is a list; as text, a JSON list
     repeats: ClassVar[bool] = True  # a table names few distinct values: each goes through `column` once
     crossable: ClassVar[bool] = False  # can be a part of a cross: its column is one key per row
+    whole: ClassVar[bool] = False  # of side cross, and of no parts
     derived: ClassVar[bool] = False  # computed for a candidate, from other features: has no raw value (derived.py)
 
     def __post_init__(self) -> None:
@@ -82,7 +83,10 @@ class Feature:
         self._require(bool(self.name), "a feature needs a name")
         self._require(not set(self.name) & set("./\\"), "its name stands for files and tables: without . / and \\")
         self._require(self.name != "key", "the catalogue's own column is named so: name the feature otherwise")
-        self._require((self.side == "cross") == bool(self.of), "a cross, and only a cross, names its parts in `of`")
+        self._require(
+            (self.side == "cross" and not self.whole) == bool(self.of),
+            "a cross, and only a cross, names its parts in `of`",
+        )
         self._require(self.derived or self.side != "cross" or self.buckets is not None, "a cross needs `buckets`")
         self._require(
             self.side in ("item", "object") or not self.sequence_width, "only an item's feature has a sequence_width"

@@ -38,6 +38,14 @@
     what = "rate"                    # rate | count | clicks
     days = 7                         # of so many days; or half_life_days; without both: of all
 
+    [[feature]]                      # optional: what happened to the user since the day began (today.py)
+    name = "clicks_today"
+    side = "cross"
+    kind = "today"
+    event = "click"                  # an action of [history], or impression
+    length = 100                     # counted up to so many
+    width = 4
+
 Every feature may say `seen = false`: it is encoded, and no network looks at it (recipes set it for a comparison). A
 number has `transform = "standard"` (mean 0, deviation 1) or "log" (buckets, embedded), a multi `max_values`, a
 context feature the `default` that stands where a request names none, a cross `of = ["age", "item_id"]` and `buckets`.
@@ -54,6 +62,7 @@ from model.features.derived import Match, Statistic
 from model.features.ids import IdType
 from model.features.kinds import ITEM_ID, KINDS, USER_ID, Category, Feature, SchemaError, Side, checked, declared, made
 from model.features.timeposition import EDGES_S
+from model.features.today import IMPRESSION, Today
 from model.options import Count, Names, Natural, words
 
 
@@ -141,6 +150,12 @@ class Schema:
                     f"feature {match.name!r}: action {strange[0]!r}, allowed: those of [history], "
                     f"{', '.join(self.history.actions)}"
                 )
+        for today in self.todays:
+            if not today.of_impressions and today.event not in self.history.actions:
+                raise SchemaError(
+                    f"feature {today.name!r}: event {today.event!r}, allowed: those of [history], "
+                    f"{', '.join(self.history.actions)}, and {IMPRESSION}"
+                )
 
     @property
     def crosses(self) -> tuple[Feature, ...]:
@@ -154,6 +169,21 @@ class Schema:
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         return tuple(feature for feature in self.features if isinstance(feature, Statistic))
+
+    @property
+    def todays(self) -> tuple[Today, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Today))
+
+    @property
+    def impressions_counted(self) -> int:
+        """Up to how many impressions of a day are counted; 0: none are."""
+        return max((today.length for today in self.todays if today.of_impressions), default=0)
+
+    @property
+    def views(self) -> list[tuple[tuple[str, ...], int]]:
+        """Which behaviours are looked at by themselves: the newest so many of the named actions of [history]."""
+        counted = [((today.event,), today.length) for today in self.todays if not today.of_impressions]
+        return sorted({*map(self.view, self.matches), *counted})
 
     def view(self, match: Match) -> tuple[tuple[str, ...], int]:
         """Which behaviours a match looks at: the newest so many of the named actions of [history]."""
@@ -245,7 +275,7 @@ def load(path: Path) -> Schema:
 def without_sizes(schema: Schema) -> Schema:
     """What decides a row's encoding: of a width only whether the feature is in the sequence, of a history no length."""
     plain = (
-        replace(f, width=int(isinstance(f, Match)), sequence_width=int(f.sequence_width > 0), seen=True)
+        replace(f, width=int(f.derived and not f.is_float), sequence_width=int(f.sequence_width > 0), seen=True)
         for f in schema.features
     )
     return replace(

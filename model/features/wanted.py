@@ -31,17 +31,18 @@ class Wanted(NamedTuple):
     fields: tuple[str, ...]
     behaviours: tuple[Newest, ...]
     apart: tuple[View, ...] = ()
+    impressions: int = 0  # up to how many of today are counted; 0: none
 
     @classmethod
     def of(cls, schema: Schema) -> "Wanted":
         fields = tuple(feature.name for feature in schema.side("user") if feature.name != USER_ID)  # the request's
         items = schema.history
-        views = dict.fromkeys(map(schema.view, schema.matches))
+        views = schema.views
         longest = max([items.length, *(length for _, length in views)])
         newest = [Newest(action, items.object_type, longest) for action in items.actions]
         newest += [Newest(action, one.object_type, one.length) for one in schema.groups for action in one.actions]
         own = (View(items.object_type, actions, most) for actions, most in views if set(actions) != set(items.actions))
-        return cls(fields, tuple(newest), tuple(own))
+        return cls(fields, tuple(newest), tuple(own), schema.impressions_counted)
 
     @property
     def longest(self) -> int:

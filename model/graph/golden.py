@@ -48,8 +48,10 @@ def requests(
     profiles = _profiles(data, user_ids)
     behaviours = _behaviours(data, user_ids)
     asked_in = contexts(data, chosen)
+    counted = bool(data.schema.impressions_counted)
+    of_today = data.today.impressions(chosen).tolist() if counted else [-1] * len(chosen)
     recorded = []
-    for user_id, row, context in zip(user_ids.to_list(), chosen.tolist(), asked_in, strict=True):
+    for user_id, row, context, today in zip(user_ids.to_list(), chosen.tolist(), asked_in, of_today, strict=True):
         shown = [int(data.item[row]), *draw.integers(0, len(items), candidates - 1).tolist()]
         now = int(data.time[row])
         known = now - round(data.delay_s * 1000)
@@ -61,6 +63,7 @@ def requests(
                 "candidates": [items[at] for at in shown],
                 "context": context,
                 "now": now,
+                **({"shown_today": today} if counted else {}),
             }
         )
     return recorded

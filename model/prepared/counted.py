@@ -5,10 +5,8 @@ before d, whatever split they are of. So the newest days of a log have statistic
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
 from math import fsum
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -150,11 +148,6 @@ class Counted:
             statistic.name: spread(path_of(statistic.name), (split.of(frame) == 0 for frame in self._frames()))
             for statistic in self._schema.statistics
         }
-
-    def begin_ms(self, day: int) -> int:
-        """When a day of the log's time zone begins, in ms since 1970."""
-        midnight = datetime(1970, 1, 1, tzinfo=ZoneInfo(self._zone)) + timedelta(day)  # on the zone's own clock
-        return int(midnight.timestamp() * 1000)  # one that a clock change leaves out is that change itself
 
     def _frames(self) -> Iterator[pl.DataFrame]:
         log = pl.scan_parquet(self._impressions)

@@ -19,6 +19,7 @@ from model.features.encode import Encoder
 from model.features.ids import Keys
 from model.features.kinds import Column, Feature
 from model.features.schema import Schema
+from model.features.today import Calendar
 from model.files import write_json
 from model.prepared.arrays import make, put
 from model.prepared.counted import Counted, Parts
@@ -32,6 +33,7 @@ from model.prepared.order import KEPT
 from model.prepared.slices import Plan, raw_column, save_columns
 from model.prepared.splits import SPLITS, Split, by_day, by_tenths
 from model.prepared.summary import refuse_other_actions, summarised
+from model.prepared.today import SHOWN, counts_impressions
 
 ROWS = 1_000_000  # of an array that are written at once
 
@@ -61,6 +63,7 @@ def encode_tables(
             train = split.sql("train")
             with engine.progress("sorting behaviours"):
                 behaviours = {group.object_type: log.write_behaviours(group, train) for group in log.groups}
+                shown = log.write_shown() if counts_impressions(schema, [*log.columns["impressions"]]) else None
             columns, seen = _columns(log, context, behaviours, dataset.drawn_negatives, train)
             counted, raw = None, partial(raw_column, work, "cross")
             count = log.count("shown")
@@ -73,7 +76,7 @@ def encode_tables(
                 for at, feature in enumerate(schema.side("context"))
                 if feature.is_float and not coded[at]
             }
-            encoder = fit(schema, columns, seen, fitted, older)
+            encoder = fit(schema, columns, seen, fitted, older, dataset.time_zone)
             kept = tuple(name for name in KEPT if name in log.columns["impressions"])
             unused, holes = log.unused(), log.holes()
             unlisted = log.unlisted(behaviours[schema.history.object_type][0].table)
@@ -83,8 +86,8 @@ def encode_tables(
         (folder / FOLDER).mkdir(exist_ok=True)
         Catalog.build(schema, items.keys, _of(columns, schema.side("item"))).save(folder / FOLDER / FILE)
         if counted:
-            days = counted.newest_days()
-            counted.table(days, [counted.begin_ms(day) for day in days]).save(folder / FOLDER / COUNTS, schema)
+            days, calendar = counted.newest_days(), Calendar(dataset.time_zone)
+            counted.table(days, [*map(calendar.begin_ms, days)]).save(folder / FOLDER / COUNTS, schema)
         np.save(encoded / "matched.npy", codes(schema, columns, len(items)))
         for side, entities in (("user", users), ("item", items)):
             features = schema.side(side)  # type: ignore[arg-type]  # mypy widens the tuple's literals to str
@@ -98,7 +101,10 @@ def encode_tables(
                 feature = schema.groups[at - 1].feature
                 rows = encoder.rows([feature], columns, len(columns[group]))[:, 0].astype(np.int32)
             _save_behaviours(encoded, f"{group}_" if at else "", done, rows)
-        groups = ("", *(f"{group.object_type}_" for group in schema.groups))
+        groups: tuple[str, ...] = ("", *(f"{group.object_type}_" for group in schema.groups))
+        if shown:
+            _save_shown(encoded, *shown)
+            groups = (*groups, SHOWN)
         _make_room(encoded, schema, encoder, count, groups, {name: log.kept_type(name) for name in kept})
         plan = Plan(folder, work, impressions, split, coded, groups, kept, round(how.delay_s * 1000))
         told = engine.encode(plan, count)
@@ -106,7 +112,7 @@ def encode_tables(
         "dataset": dataset.name,
         "time_zone": dataset.time_zone,
         "bad_lines": dataset.bad_lines,
-        "notes": [*dataset.notes, *([split.note] if split.note else []), *schema.remarks],
+        "notes": [*dataset.notes, *([split.note] if split.note else []), *schema.remarks, *_drawn(schema, dataset)],
         "drawn_negatives": dataset.drawn_negatives,
         **({"log": dict(dataset.counts)} if dataset.counts else {}),
         "impressions": dict(zip(SPLITS, told.rows.tolist(), strict=True)),
@@ -120,6 +126,12 @@ def encode_tables(
     }
     write_json(folder / "meta.json", meta)
     return meta
+
+
+def _drawn(schema: Schema, dataset: DataSet) -> list[str]:
+    if not (dataset.drawn_negatives and schema.impressions_counted):
+        return []
+    return ["impressions of the day are counted, and negatives were drawn: they say nothing of what was shown"]
 
 
 @contextmanager
@@ -218,6 +230,15 @@ def _save_behaviours(encoded: Path, prefix: str, done: Behaviours, rows: npt.NDA
         put(files["clicked"], at, objects if rows is None else rows[objects])
         put(files["clicked_at"], at, frame["time"].to_numpy())
         put(files["acted"], at, frame["acted"].to_numpy())
+
+
+def _save_shown(encoded: Path, path: Path, begin: npt.NDArray[np.int64], count: int) -> None:
+    """Times of what was shown, as those of a group's behaviours."""
+    np.save(encoded / f"{SHOWN}begin.npy", begin)
+    times = encoded / f"{SHOWN}clicked_at.npy"
+    make(times, np.int64, (count,))
+    for at in range(0, count, ROWS):
+        put(times, at, pl.scan_parquet(path).slice(at, ROWS).collect()["time"].to_numpy())
 
 
 def _make_room(

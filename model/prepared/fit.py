@@ -23,6 +23,7 @@ def fit(
     seen: Mapping[str, Counts],
     fitted: Mapping[str, tuple[float, float]],
     older: Encoder | None = None,
+    time_zone: str = "UTC",
 ) -> Encoder:
     """Vocabularies and statistics of the features by name: `seen` counts how often training saw each row of a column.
 
@@ -47,7 +48,7 @@ def fit(
             numbers[name] = (
                 older.statistics.numbers[name] if older else fitted.get(name) or _spread(columns[name], seen[name])
             )
-    return Encoder(schema, vocabularies, Statistics(rows, numbers))
+    return Encoder(schema, vocabularies, Statistics(rows, numbers, time_zone))
 
 
 def _spread(values: Column, weight: Counts) -> tuple[float, float]:

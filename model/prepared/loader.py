@@ -7,6 +7,7 @@
     context, cross, context_numbers, cross_numbers (impressions, N)    cross: the hashed ones; matches are found anew
     matched (items, N)                                        codes that tell the values of matched features apart
     clicked, clicked_at, acted (behaviours,) · begin (users,) sorted by user, time, key, action; item row, ms, action
+    impressions-clicked_at, impressions-begin, impressions-end    likewise, times of what was shown, where it is counted
     <g>_clicked, <g>_clicked_at, <g>_acted, <g>_begin, <g>_end likewise for every further behaviour group g; table rows
 
 `end` is one past the last behaviour that the impression's user had strictly before it, less the feedback delay of
@@ -36,6 +37,7 @@ from model.features.timeposition import time_positions
 from model.prepared.matched import Matches
 from model.prepared.slices import ends
 from model.prepared.splits import SPLITS
+from model.prepared.today import SHOWN, TodayCounts, counts_impressions
 
 _OF_IMPRESSIONS = ("user", "item", "time", "label", "split", "context", "context_numbers", "cross", "cross_numbers")
 _ARRAYS = (*_OF_IMPRESSIONS, "users", "users_numbers", "items", "items_numbers", "matched")
@@ -73,6 +75,9 @@ class Prepared:
         of_groups = [
             f"{group}{name}" for group in groups for name in ("clicked", "clicked_at", "acted", "begin", "end")
         ]
+        if counts_impressions(self.schema, [*arrays]):
+            of_groups += [f"{SHOWN}{name}" for name in ("clicked_at", "begin", "end")]
+            groups = (*groups, SHOWN)
         missing = [name for name in (*_ARRAYS, *of_groups) if name not in arrays]
         if missing:
             cause = f"no {', '.join(f'encoded/{name}.npy' for name in missing[:3])}"
@@ -106,7 +111,8 @@ class Prepared:
         other, delay_ms = copy(self), round(delay_s * 1000)
         other.meta, other._delayed = self.meta | {"delay_s": delay_s}, True
         other.arrays = dict(self.arrays)
-        other.__dict__.pop("_matches", None)  # it may have been made of these arrays
+        for made in ("_matches", "today"):  # of these arrays, if at all
+            other.__dict__.pop(made, None)
         for group in self._groups:
             begin, times = self.arrays[f"{group}begin"], self.arrays[f"{group}clicked_at"]
             other.arrays[f"{group}end"] = end = np.empty(len(self.time), np.int64)
@@ -125,6 +131,11 @@ class Prepared:
     def _matches(self) -> Matches:
         """By the encoding, not by what a network sees: rows of all of its matches."""
         return Matches(self.encoder.schema, self.arrays)
+
+    @cached_property
+    def today(self) -> TodayCounts:
+        """Likewise, what is of today."""
+        return TodayCounts(self.encoder.schema, self.arrays, self.encoder.calendar)
 
     @property
     def fingerprint(self) -> str:
@@ -146,7 +157,9 @@ class Prepared:
         """Network input of impressions (U,), C = 1; arrays as model/features/encode.py lists them."""
         a = self.arrays
         user, item = a["user"][rows], a["item"][rows]
-        matched = self._matches.rows(rows, user, item)
+        found = self._matches.rows(rows, user, item)
+        if self.encoder.schema.todays:
+            found = np.concatenate([found, self.today.rows(rows, user)])
         sequences = self._histories(rows, user, "", "", self.schema.history.length, self._sequence)
         for group in self.schema.groups:
             name = group.object_type
@@ -155,7 +168,7 @@ class Prepared:
             user=a["users"][user].astype(np.int64),
             item=a["items"][item].astype(np.int64)[:, None],
             context=a["context"][rows].astype(np.int64)[:, None],
-            cross=self.encoder.crossed_with(matched, a["cross"][rows].astype(np.int64))[:, None],
+            cross=self.encoder.crossed_with(found, a["cross"][rows].astype(np.int64))[:, None],
             **sequences,
             user_numbers=a["users_numbers"][user],
             item_numbers=a["items_numbers"][item][:, None],

@@ -201,6 +201,12 @@ class Log:
         self.engine.open("shown", self._shown)
         return self._shown
 
+    def write_shown(self) -> tuple[Path, Counts, int]:
+        """Times of all impressions by user, and where each user's begin; how many there are."""
+        path = self.engine.write("SELECT user, time FROM shown ORDER BY user, time", "shown_by_user")
+        each = self.counted("SELECT user AS row, count(*) AS n FROM shown GROUP BY user", len(self.users))
+        return path, _begins(each), int(each.sum())
+
     def exact_mean(self, column: str, where: str) -> tuple[float, float]:
         """Mean and deviation of a number, (0, 1) where there is none: the same bits in any order of the rows."""
         known = f"FROM shown WHERE {where} AND {column} IS NOT NULL"
@@ -275,14 +281,12 @@ class Log:
         )
         self.engine.open(done, path)
         each = self.counted(f"SELECT user AS row, count(*) AS n FROM {done} GROUP BY user", len(self.users))
-        begin = np.zeros(len(self.users), np.int64)
-        begin[1:] = np.cumsum(each)[:-1]
         seen = self.counted(
             f"SELECT b.object AS row, count(*) AS n FROM {done} b JOIN (SELECT user, max(time) AS last FROM shown "
             f"WHERE {train} GROUP BY user) s ON b.user = s.user WHERE b.time < s.last GROUP BY b.object",
             len(keys),
         )
-        return Behaviours(path, done, begin, seen, int(each.sum())), keys
+        return Behaviours(path, done, _begins(each), seen, int(each.sum())), keys
 
     def _objects(self, group: Group, own: str, where: str, table: str) -> Keys:
         """Numbers a group's objects in the engine's table `table`; their keys."""
@@ -371,6 +375,13 @@ class Log:
 
 
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "FLOAT", "DOUBLE")
+
+
+def _begins(counts: Counts) -> Counts:
+    """Where each one's begin, of so many of each."""
+    begins = np.zeros(len(counts), np.int64)
+    begins[1:] = np.cumsum(counts)[:-1]
+    return begins
 
 
 def _double(value: float) -> str:

@@ -5,9 +5,10 @@ However a log was cut into files, its impressions come out alike.
 
 import polars as pl
 
+from model.datasets.tables import AS_USED
 from model.features.schema import Schema
 
-KEPT = ("watch_ms", "true_probability")  # columns of impressions that are no features, kept where the log has them
+KEPT = ("watch_ms", "true_probability", AS_USED)  # columns of impressions, no features, kept where the log has them
 
 
 def in_order(impressions: pl.DataFrame, schema: Schema) -> pl.DataFrame:

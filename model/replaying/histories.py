@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from model.features.behaviour import Behaviour
 from model.features.wanted import Wanted
-from model.servicelog.records import Event, Forgotten, Impression, Profile
+from model.replaying.shown import ShownToday
+from model.servicelog.records import IMPRESSION, Event, Forgotten, Impression, Profile
 
 NEVER, ALWAYS = -(2**62), 2**62  # ms
 RETRIED_US = 600 * 10**6  # a store may hold an event so long before it was acknowledged: its first try failed midway
@@ -25,6 +26,7 @@ class Rebuilt(NamedTuple):
     profile: dict[str, str]
     behaviours: list[Behaviour]  # oldest first
     unproven: str | None = None
+    shown_today: int = -1  # impressions; -1: they need not be counted
 
 
 class Past:
@@ -35,7 +37,10 @@ class Past:
     """
 
     def __init__(self, records: Sequence[Event | Profile | Forgotten], keep: int, skew_us: int = 0):
-        self._records, self._keep, self._skew_us = records, keep, skew_us
+        done = [one for one in records if not _confirms(one)]
+        shown = [one for one in records if isinstance(one, Forgotten) or (isinstance(one, Event) and _confirms(one))]
+        self._records, self._shown = done, ShownToday(shown, keep, skew_us, RETRIED_US)
+        self._keep, self._skew_us = keep, skew_us
         self._next = 0  # the first record that was not surely stored at the last read
         self._behaviours: set[Behaviour] = set()
         self._profile: dict[str, str | None] = {}  # None: it is known that there is none
@@ -49,8 +54,8 @@ class Past:
         self._profile |= profile
         self._profile_whole, self._before, self._since = True, ALWAYS, defaultdict(lambda: NEVER)
 
-    def at(self, request: Impression, wanted: Wanted) -> Rebuilt:
-        """At a request whose model reads what is `wanted`."""
+    def at(self, request: Impression, wanted: Wanted, begun: int = 0) -> Rebuilt:
+        """At a request whose model reads what is `wanted`, on a day that begins at `begun` (ms)."""
         self._advance(request.read_us - self._skew_us)
         under_way = self._under_way(request.read_us)
         if any(isinstance(record, Forgotten) for record in under_way):
@@ -69,7 +74,14 @@ class Past:
         )
         profile = self._rebuilt_profile(request.profile, wanted.fields, under_way)
         ordered = sorted(seen, key=lambda b: (b.timestamp, b))
-        return Rebuilt(profile, ordered, "a replay before what the store keeps" if cut else None)
+        shown: int | None = -1
+        if wanted.impressions:
+            shown = self._shown.at(request, wanted.behaviours[0].object_type, begun)
+        else:
+            self._shown.uncounted()
+        if cut or shown is None:
+            return Rebuilt(profile, ordered, "a replay before what the store keeps")
+        return Rebuilt(profile, ordered, shown_today=shown)
 
     def _advance(self, until_us: int) -> None:
         """Takes in what was surely stored by then."""
@@ -141,6 +153,10 @@ def newest(behaviours: Iterable[Behaviour], most: int) -> set[Behaviour]:
         edge = sorted((b.timestamp for b in each), reverse=True)[:most][-1]
         chosen |= {b for b in each if b.timestamp >= edge}
     return chosen
+
+
+def _confirms(record: Event | Profile | Forgotten) -> bool:
+    return isinstance(record, Event) and record.event == IMPRESSION
 
 
 def _behaviour(event: Event) -> Behaviour:

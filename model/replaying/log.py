@@ -16,7 +16,7 @@ from model.features.behaviour import Behaviour
 from model.features.kinds import USER_ID
 from model.features.schema import Schema
 from model.servicelog.reading import Files, LogError
-from model.servicelog.records import IMPRESSION, Event, Forgotten, Impression, Profile, Shown
+from model.servicelog.records import Event, Forgotten, Impression, Profile, Shown
 from model.servicelog.tables import SCHEMAS
 
 ROWS = 1000  # fetched at once
@@ -51,7 +51,7 @@ class Log:
         """Users with requests, in the order of their ids."""
         sources = {
             "request": self._rows("impressions", "read_us", ""),
-            "event": self._rows("events", "stored_us", f"WHERE event <> {literal(IMPRESSION)}"),
+            "event": self._rows("events", "stored_us", ""),
             "change": self._rows("users", "stored_us", ""),
             "gone": self._rows("forgotten", "stored_us", ""),
             "profile": self._base_rows("users"),

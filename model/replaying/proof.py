@@ -17,7 +17,7 @@ from model.features.encode import Candidate, Encoded
 from model.features.ids import BadValue, canonical
 from model.features.kinds import ITEM_ID, USER_ID
 from model.features.wanted import Wanted
-from model.replaying.histories import Past, as_read
+from model.replaying.histories import Past, Rebuilt, as_read
 from model.replaying.log import User
 from model.replaying.shelf import Absent, Shelf
 from model.servicelog.records import BUILTIN, Impression
@@ -100,7 +100,9 @@ class Prover:
         model = request.model, request.version
         bundle = self._shelf.bundle(model)
         wanted = Wanted.of(bundle.schema)
-        rebuilt = None if request.degraded else past.at(request, wanted)  # also where the rest is absent
+        rebuilt = (
+            None if request.degraded else past.at(request, wanted, bundle.encoder.calendar.begun_ms(request.now))
+        )  # also where the rest is absent
         catalog = self._shelf.catalog(model, request.catalog)
         if request.statistics is not None:
             bundle = bundle.with_counts(self._shelf.counts(model, request.statistics))
@@ -110,7 +112,7 @@ class Prover:
         if not request.items:
             return
         try:
-            own = _encoded(bundle, request, request.profile, request.behaviours)
+            own = _encoded(bundle, request, request.profile, request.behaviours, request.shown_today)
         except BadValue as error:
             self._unencodable(request, str(error), _is_salted(bundle, request))
             return
@@ -125,12 +127,12 @@ class Prover:
             self.proof.skipped["degraded" if rebuilt is None else str(rebuilt.unproven)] += len(request.items)
             unlike = {}
         else:
-            again = _encoded(bundle, request, rebuilt.profile, rebuilt.behaviours)
+            again = _encoded(bundle, request, rebuilt.profile, rebuilt.behaviours, rebuilt.shown_today)
             if not _alike(own, again):
                 scores = bundle.score(session, again.inputs)[0]
             self.proof.rebuilt_rows += len(request.items)
             self.proof.max_abs_diff_rebuilt = max(self.proof.max_abs_diff_rebuilt, off.most(scores))
-            unlike = dict(_unlike(request, rebuilt.profile, rebuilt.behaviours, wanted))
+            unlike = dict(_unlike(request, rebuilt, wanted))
             if not wrong:
                 wrong, why = off.rows(scores), "scored again from events"
         for stage, how in unlike.items():
@@ -165,7 +167,7 @@ class _Off:
         return off
 
 
-def _encoded(bundle: Bundle, request: Impression, profile: Any, behaviours: Any) -> Encoded:
+def _encoded(bundle: Bundle, request: Impression, profile: Any, behaviours: Any, shown_today: int) -> Encoded:
     ids = bundle.schema
     candidates: list[Candidate] = [
         {**item.features, ITEM_ID: item.item_id} if item.features else item.item_id for item in request.items
@@ -179,6 +181,7 @@ def _encoded(bundle: Bundle, request: Impression, profile: Any, behaviours: Any)
         bundle.catalog,
         user=request.user,
         context=request.context,
+        shown_today=shown_today,
     )
 
 
@@ -192,14 +195,15 @@ def _alike(one: Encoded, other: Encoded) -> bool:
     return all(np.array_equal(one.inputs[name], other.inputs[name]) for name in one.inputs)
 
 
-def _unlike(request: Impression, profile: Any, behaviours: Any, wanted: Wanted) -> Iterator[tuple[str, str]]:
+def _unlike(request: Impression, again: Rebuilt, wanted: Wanted) -> Iterator[tuple[str, str]]:
     """Stages in which what was rebuilt is not what was used, and how."""
+    profile = again.profile
     used = {name: request.profile[name] for name in wanted.fields if name in request.profile}
     if used != profile:
         names = [name for name in wanted.fields if used.get(name) != profile.get(name)]
         told = ", ".join(f"{n} was {used.get(n)!r}, events say {profile.get(n)!r}" for n in names[:3])
         yield "profile", told
-    logged, rebuilt = as_read(request.behaviours, wanted), as_read(behaviours, wanted)
+    logged, rebuilt = as_read(request.behaviours, wanted), as_read(again.behaviours, wanted)
     if logged != rebuilt:
         yield (
             "history",
@@ -212,6 +216,8 @@ def _unlike(request: Impression, profile: Any, behaviours: Any, wanted: Wanted) 
                 if some
             ),
         )
+    elif wanted.impressions and request.shown_today != again.shown_today:
+        yield "history", f"{request.shown_today} impressions of the day were used, events say {again.shown_today}"
 
 
 def _shown(behaviour: Any) -> str:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.features.behaviour import Behaviour
+from model.features.today import IMPRESSION as IMPRESSION
 
 VERSION = 1  # of the journal's files; a reader refuses others in words
 
 BUILTIN = "builtin"  # the `precision` of a variant that no graph scores: its scores are neither proven nor predictions
-IMPRESSION = "impression"  # an event that confirms that an item was seen; never a behaviour
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class Impression:
     behaviours: Sequence[Behaviour]  # as the store had them, oldest first: the encoder cuts
     degraded: Sequence[str]
     took_us: int = 0  # from when the request was there until its answer was ready; 0: unknown
+    shown_today: int = -1  # impressions of the day, as the store had them; -1: no feature counts them, or it failed
     named: int = 0  # 1: the request named its variant, as a test does, and nobody's chance did
 
 

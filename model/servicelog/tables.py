@@ -43,10 +43,11 @@ _IMPRESSION: dict[str, pl.DataType | type[pl.DataType]] = {
     "degraded": pl.List(pl.String),
     "took_us": pl.Int64,
     "named": pl.Int64,
+    "shown_today": pl.Int64,
 }
 IMPRESSIONS = pl.Schema(_IMPRESSION)
 ADDED: dict[str, dict[str, int]] = {  # columns that older drains did not write, and what stands for them
-    "impressions": {"took_us": 0, "named": 0},
+    "impressions": {"took_us": 0, "named": 0, "shown_today": -1},
 }
 EVENTS = pl.Schema(
     {

@@ -30,7 +30,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 Widths = dict[Literal["width", "sequence_width"], Natural]
-Derived = Literal["match", "statistic"]  # the kinds of model/features/derived.py
+Derived = Literal["match", "statistic", "today"]  # kinds that are computed from others (model/features/derived.py)
 
 
 @dataclass(frozen=True)

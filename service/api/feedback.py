@@ -92,9 +92,8 @@ async def _written(events: Sequence[Judged], parts: Parts) -> Sequence[StoreUnav
         raise StoreFailed(f"{way.events} events wait for the store already, at most {most} may")
     way.events += len(events)
     try:
-        failures = (
-            await take(events, parts.history, parts.journal, parts.settings.feedback_timeout_ms / 1000)
-        ).failures
+        timeout_s = parts.settings.feedback_timeout_ms / 1000
+        failures = (await take(events, parts.history, parts.journal, timeout_s, _counted(parts))).failures
         if parts.variants is not None:
             kept = [one for one, failure in zip(events, failures, strict=True) if failure is None]
             await parts.variants.clicked(kept, parts.live.current.encoder.schema.history.object_type)
@@ -110,6 +109,13 @@ async def _written(events: Sequence[Judged], parts: Parts) -> Sequence[StoreUnav
     _failed(parts, failed)
     parts.metrics.add("ranker_feedback_events", len(events) - failed, outcome="accepted")
     return failures
+
+
+def _counted(parts: Parts) -> set[str]:
+    """Types of object whose impressions a model counts that answers here."""
+    experiment = parts.variants.experiment if parts.variants is not None else None
+    lives = [parts.live, *(arm.live for arm in experiment.arms.values())] if experiment else [parts.live]
+    return {one.current.encoder.schema.history.object_type for one in lives if one.current.wanted.impressions}
 
 
 def _failed(parts: Parts, count: int) -> None:

@@ -41,6 +41,7 @@ def tell(call: Call, ranked: Ranked, journal: Journal) -> None:
             behaviours=stored.behaviours,
             degraded=ranked.degraded,
             took_us=round(call.spent_s() * 1e6),
+            shown_today=stored.shown_today,
             named=int(served.variant is not None and request.timestamp is None and not drawn),
         )
     )

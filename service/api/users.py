@@ -38,7 +38,7 @@ async def put_user(call: Call, request: Request, parts: Parts) -> Response:
 async def get_user(call: Call, request: Request, parts: Parts) -> Response:
     user_id = _user_id(request, Fields(parts.live.current.encoder.schema))
     known = await _asked(parts.history.known(user_id, _timeout_s(parts)))
-    if not known.profile and not known.cut_until:
+    if not (known.profile or known.cut_until or known.shown):
         raise UnknownUser(f"{shown(user_id)}: the store holds nothing of this user")
     of_kind: dict[tuple[str, str], list[tuple[str, int]]] = {kind: [] for kind in known.cut_until}
     for action, object_type, object_id, timestamp in known.behaviours:
@@ -52,7 +52,7 @@ async def get_user(call: Call, request: Request, parts: Parts) -> Response:
         }
         for (action, object_type), behaviours in sorted(of_kind.items())
     ]
-    told = {"user": known.profile, "history": history, "expires_in_s": known.expires_in_s}
+    told = {"user": known.profile, "history": history, "shown": known.shown, "expires_in_s": known.expires_in_s}
     return json_response({"request_id": call.id, "user_id": user_id, **told})
 
 

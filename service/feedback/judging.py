@@ -1,6 +1,6 @@
 """Whether an event is one: by its shape, the model's feature table, and the clock."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -28,6 +28,10 @@ class Judged(NamedTuple):
     @property
     def is_behaviour(self) -> bool:
         return self.behaviour.action != IMPRESSION
+
+    def is_stored(self, counted: Container[str]) -> bool:
+        """`counted`: types of object whose impressions are counted; of others they are in the journal alone."""
+        return self.is_behaviour or self.behaviour.object_type in counted
 
 
 class Judge:

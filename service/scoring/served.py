@@ -199,9 +199,10 @@ def check_kept(model: Bundle | Served, wanted: Wanted, keep: int) -> None:
 
     Its histories would be cut short without a word, and served scores be others than the evaluated ones.
     """
-    if keep < wanted.longest:
+    longest, what = max((wanted.longest, "behaviours"), (wanted.impressions, "impressions"))
+    if keep < longest:
         raise BundleError(
-            f"{model.name} {model.version} reads the newest {wanted.longest} behaviours (`length` in its "
+            f"{model.name} {model.version} reads the newest {longest} {what} (`length` in its "
             f"features.toml), RANKER_HISTORY_KEEP={keep} keeps fewer of each kind: set RANKER_HISTORY_KEEP to "
-            f"{wanted.longest} or more"
+            f"{longest} or more"
         )

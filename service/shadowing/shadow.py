@@ -64,6 +64,7 @@ class Shadow:
             bundle.catalog,
             user=request.user,
             context=request.context,
+            shown_today=request.shown_today,
         )
         scores_C = bundle.score(self._session, encoded.inputs)[0]
         self.requests += 1

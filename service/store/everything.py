@@ -5,7 +5,7 @@ from typing import Any
 
 from model.features.behaviour import LATEST_MS, Behaviour
 from service.store import format1
-from service.store.format import CUT_BEFORE, Pipeline, history_key, kinds_key, profile_key, unpack
+from service.store.format import CUT_BEFORE, Pipeline, history_key, kinds_key, profile_key, shown_key, unpack
 from service.store.history import Known
 
 
@@ -20,9 +20,10 @@ class Everything:
         pipeline.execute_command("PTTL", kinds_key(user_id))
         pipeline.execute_command("ZRANGE", kinds_key(user_id), 0, -1)
         pipeline.execute_command("ZRANGE", format1.history_key(user_id), 0, -1)
+        pipeline.execute_command("ZRANGE", shown_key(user_id), 0, -1)
 
     def __init__(self, user_id: str, replies: Sequence[Any]):
-        fields, values, *lives_ms, kinds, self._old = replies
+        fields, values, *lives_ms, kinds, self._old, self._shown = replies
         self._user_id = user_id
         self._profile = {_text(field): _text(value) for field, value in zip(fields, values, strict=True)}
         self._expires_in_s = max((ms // 1000 for ms in lives_ms if ms >= 0), default=None)
@@ -37,7 +38,7 @@ class Everything:
 
     def known(self, replies: Sequence[Any]) -> Known:
         """Of all replies; members that are no behaviours are left out."""
-        cut_until, behaviours = {}, set()
+        cut_until, behaviours, shown = {}, set(), []
         if self._kinds:
             for_all, *cuts = (0 if cut is None else int(min(float(cut), LATEST_MS)) for cut in replies[0])
             for kind, cut, members in zip(self._kinds, cuts, replies[1:], strict=True):
@@ -54,8 +55,13 @@ class Everything:
             except ValueError:
                 continue
             cut_until.setdefault((old.action, old.object_type), 0)
+        for member in self._shown:
+            try:
+                shown.append(unpack(member))
+            except ValueError:
+                continue
         ordered = sorted(behaviours, key=lambda one: (one.action, one.object_type, one.timestamp, one.object_id))
-        return Known(self._profile, ordered, cut_until, self._expires_in_s)
+        return Known(self._profile, ordered, cut_until, self._expires_in_s, shown)
 
 
 def _text(value: bytes) -> str:

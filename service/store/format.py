@@ -13,6 +13,9 @@ of a user carry the hash tag `{u:<id>}`, so that a cluster keeps them on one nod
     {u:<id>}:kinds:2          sorted set, the index: a member a kind. Its score is up to when (ms) that kind has been
                               cut: the time of the newest behaviour that the store no longer holds, 0 where it holds
                               all. The member `*` is for all kinds: what version 1 had cut.
+    {u:<id>}:shown:1          sorted set, of impressions that feedback confirmed: members as those of a history. Of the
+                              days alone that a `today` may count: it lives three days after the last write, and holds
+                              nothing that is three days older than its newest.
 
 A write, here of one click by user 42 with 100 behaviours of each kind kept for 90 days:
 
@@ -87,12 +90,25 @@ return 'done'
 """
 
 
+# What is shown is counted by member, so that an event sent again counts once. A client's clock may be a day ahead, and
+# a day has up to 25 hours: what is of today is never older than the newest less three days.
+SHOW = """\
+local key, keep, ttl_ms, span_ms = KEYS[1], tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+for at = 4, #ARGV do redis.call('ZADD', key, 0, ARGV[at]) end
+local newest = tonumber(string.sub(redis.call('ZRANGE', key, -1, -1)[1], 1, 14)) or 0
+redis.call('ZREMRANGEBYLEX', key, '-', string.format('(%014d', math.max(0, newest - span_ms)))
+redis.call('ZREMRANGEBYRANK', key, 0, -keep - 1)
+redis.call('PEXPIRE', key, ttl_ms)
+return 'done'
+"""
+SHOWN_MS = 3 * 86_400_000
+
 # All of a user goes at once: nobody sees a half of it.
 FORGET = """\
-local kinds, profile, version1 = KEYS[1], KEYS[2], KEYS[3]
+local kinds, profile, version1, shown = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local user = string.sub(kinds, 1, -8)
 for _, kind in ipairs(redis.call('ZRANGE', kinds, 0, -1)) do redis.call('DEL', user .. 'history:2:' .. kind) end
-redis.call('DEL', kinds, profile, version1)
+redis.call('DEL', kinds, profile, version1, shown)
 return 'done'
 """
 
@@ -116,6 +132,15 @@ def kinds_key(user_id: str) -> str:
 def history_key(user_id: str, kind: str) -> str:
     """`kind`: action|object_type, as `kind_of` has it."""
     return f"{{u:{user_id}}}:history:2:{kind}"
+
+
+def shown_key(user_id: str) -> str:
+    return f"{{u:{user_id}}}:shown:1"
+
+
+def moment(ms: int) -> str:
+    """How the members of a moment begin; of what was before 1970 there is none."""
+    return f"{max(ms, 0):0{DIGITS}}"
 
 
 def kind_of(action: str, object_type: str) -> str:
@@ -169,14 +194,20 @@ def queue_write(
     *,
     keep: int,
     ttl_s: int,
+    shown: Sequence[Behaviour] = (),
 ) -> int:
     """Queue the commands that add behaviours to a user and set fields of the profile; the other fields stay.
 
-    Of each kind the newest `keep` remain; the user expires `ttl_s` seconds from now. Gives the number of behaviours
-    that are to stay. Raises ValueError, before anything is queued, for a behaviour that cannot be packed.
+    Of each kind the newest `keep` remain, and of impressions (`shown`); the user expires `ttl_s` seconds from now.
+    Gives the number of behaviours that are to stay. Raises ValueError, before anything is queued, for a behaviour that
+    cannot be packed.
     """
     index, profile_at = kinds_key(user_id), profile_key(user_id)
     kinds = newest(behaviours, keep)
+    impressions = sorted({pack(one)[1] for one in shown})[-keep:]
+    if impressions:
+        lives_ms = min(ttl_s * 1000, SHOWN_MS)
+        pipeline.execute_command("EVAL", SHOW, 1, shown_key(user_id), keep, lives_ms, SHOWN_MS, *impressions)
     for kind, members in kinds.items():
         pipeline.execute_command("ZADD", index, "GT", 0, kind)
         pipeline.execute_command("ZADD", history_key(user_id, kind), *(part for one in members for part in (0, one)))
@@ -205,4 +236,5 @@ _REPLACE = (
 
 def queue_forget(pipeline: Pipeline, user_id: str) -> None:
     """Queue what removes all keys of a user."""
-    pipeline.execute_command("EVAL", FORGET, 3, kinds_key(user_id), profile_key(user_id), history_key_1(user_id))
+    keys = (kinds_key(user_id), profile_key(user_id), history_key_1(user_id), shown_key(user_id))
+    pipeline.execute_command("EVAL", FORGET, len(keys), *keys)

@@ -40,13 +40,18 @@ class Stored(NamedTuple):
     skipped: int
     complete: bool = True  # False: the store may no longer hold all that a replay would have read
     missing: str | None = None  # of REASONS: the store did not give it
+    shown_today: int = -1  # impressions of the day that was asked for; -1: of none, or the store did not say
 
 
 class Asked(NamedTuple):
-    """One user to read. `before`: only what happened strictly earlier (ms); None is a live request."""
+    """One user to read. `before`: only what happened strictly earlier (ms); None is a live request.
+
+    `today`: when the day began (ms) whose impressions are to be counted; None: they need not be.
+    """
 
     user_id: str
     before: int | None
+    today: int | None = None
 
 
 class Write(NamedTuple):
@@ -55,6 +60,7 @@ class Write(NamedTuple):
     user_id: str
     behaviours: Sequence[Behaviour]
     profile: Mapping[str, str]
+    shown: Sequence[Behaviour] = ()  # impressions to count
 
 
 class Known(NamedTuple):
@@ -64,6 +70,7 @@ class Known(NamedTuple):
     behaviours: list[Behaviour]  # oldest first, of each kind
     cut_until: dict[tuple[str, str], int]
     expires_in_s: int | None
+    shown: Sequence[tuple[str, int]] = ()  # items of impressions of the last days, and when (ms)
 
 
 class Store(Protocol):

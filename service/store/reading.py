@@ -1,6 +1,7 @@
 """One user's commands in a pipeline of reads, and what the replies say: version 2 of the format, beside version 1.
 
-A command for the profile's fields, one a kind of behaviours, one for version 1; a replay's one more, for the index.
+A command for the profile's fields, one a kind of behaviours, one for version 1, one for impressions where they are
+counted; a replay's one more, for the index, and one for impressions of before.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,16 @@ from model.features.behaviour import Behaviour, Behaviours
 from model.features.wanted import View, Wanted
 from service.settings import MOST_KEPT
 from service.store import format1
-from service.store.format import CUT_BEFORE, DIGITS, Pipeline, history_key, kinds_key, profile_key, unpack
+from service.store.format import (
+    CUT_BEFORE,
+    Pipeline,
+    history_key,
+    kinds_key,
+    moment,
+    profile_key,
+    shown_key,
+    unpack,
+)
 from service.store.history import Asked, Stored
 
 # Behaviours read beyond the newest `most`: of those that share the last one's millisecond the encoder chooses.
@@ -32,10 +42,11 @@ class Reading:
         of_type = {type: tuple(o.action for o in wanted.behaviours if o.object_type == type) for type in most}
         self._views = [*(View(type, actions, most[type]) for type, actions in of_type.items()), *wanted.apart]
         self._keep_1 = min(keep, format1.KEPT)
+        self._impressions = wanted.impressions
 
     def queue(self, pipeline: Pipeline, asked: Asked, *, whole: bool = False) -> int:
         """Queues a user's commands, and gives their number. `whole`: all that is kept, however little is wanted."""
-        user_id, before = asked
+        user_id, before, _ = asked
         if self._fields:
             pipeline.execute_command("HMGET", profile_key(user_id), *self._fields)
         for one, kind in self._kinds:
@@ -43,16 +54,38 @@ class Reading:
             if before is None:
                 pipeline.execute_command("ZRANGE", key, 0, count - 1, "REV")
             else:
-                edge = f"({before:0{DIGITS}}"  # before all members of that millisecond
+                edge = f"({moment(before)}"  # before all members of that millisecond
                 pipeline.execute_command("ZRANGE", key, edge, "-", "BYLEX", "REV", "LIMIT", 0, count)
         if self._kinds:
             pipeline.execute_command("ZRANGE", format1.history_key(user_id), 0, MOST_KEPT - 1, "REV")
             if before is not None:
                 pipeline.execute_command("ZMSCORE", kinds_key(user_id), CUT_BEFORE, *(kind for _, kind in self._kinds))
-        return bool(self._fields) + len(self._kinds) + bool(self._kinds) * (1 if before is None else 2)
+        own = bool(self._fields) + len(self._kinds) + bool(self._kinds) * (1 if before is None else 2)
+        return own + self._queue_shown(pipeline, asked)
+
+    def _queue_shown(self, pipeline: Pipeline, asked: Asked) -> int:
+        """Queues what counts the impressions of the day, and gives the number of commands."""
+        user_id, before, today = asked
+        if today is None:
+            return 0
+        key, until = shown_key(user_id), "+" if before is None else f"({moment(before)}"
+        pipeline.execute_command("ZLEXCOUNT", key, f"[{moment(today)}", until)
+        if before is None:
+            return 1
+        pipeline.execute_command("ZLEXCOUNT", key, "-", f"({moment(today)}")
+        return 2
 
     def stored(self, replies: Sequence[Any], asked: Asked, *, whole: bool = False) -> Stored | Unfinished:
         """What a user's replies say."""
+        if asked.today is not None:
+            own = len(replies) - (1 if asked.before is None else 2)
+            shown, *earlier = replies[own:]
+            others = self.stored(replies[:own], asked._replace(today=None), whole=whole)
+            if isinstance(others, Unfinished):
+                return others
+            # What was cut was older than all that is held, so something of before that day says that all of it is.
+            all_held = not earlier or shown >= self._impressions or earlier[0] > 0
+            return others._replace(shown_today=shown, complete=others.complete and all_held)
         profile = _profile(self._fields, replies[0]) if self._fields else {}
         lists = replies[bool(self._fields) :]
         actions: list[str] = []

@@ -111,11 +111,11 @@ class RedisHistory:
     ) -> list[StoreUnavailable | None]:
         """As Store.write_many has it; the newest of what comes stay, as `queue_write` says."""
         commands, counts = clients.Commands(), []
-        for number, (user_id, behaviours, profile) in enumerate(writes, 1):
+        for number, (user_id, behaviours, profile, shown) in enumerate(writes, 1):
             if not number % USERS:
                 await asyncio.sleep(0)
             before = len(commands)
-            queue_write(commands, user_id, behaviours, profile, keep=self._keep, ttl_s=self._ttl_s)
+            queue_write(commands, user_id, behaviours, profile, keep=self._keep, ttl_s=self._ttl_s, shown=shown)
             counts.append(len(commands) - before)
         replies = iter(await self._told(commands, timeout_s))
         return [self._unwritten([next(replies) for _ in range(count)]) for count in counts]

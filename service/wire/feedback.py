@@ -92,4 +92,7 @@ class UserKnown(BaseModel):
     user_id: str
     user: StoredProfile
     history: list[KindOfHistory]
+    shown: list[tuple[str, int]] = Field(
+        description="Impressions of the last days, where a model counts them: item id and time (ms), oldest first."
+    )
     expires_in_s: int | None = Field(description="Seconds until all of it is forgotten, unless something is written.")

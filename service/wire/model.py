@@ -52,7 +52,9 @@ class FeatureDescription(BaseModel):
     transform: str | None = Field(description="Of a number: `standard` (mean 0, deviation 1) or `log` (buckets).")
     mean: float | None = Field(description="Of a standardised number; a missing value counts as it. Else null.")
     deviation: float | None = Field(description="Of a standardised number. Else null.")
-    what: str | None = Field(description="What a match or a statistic tells: its key `what`. Else null.")
+    what: str | None = Field(
+        description="What a match or a statistic tells, its key `what`; which `event` a today counts. Else null."
+    )
     unknown: float | None = Field(
         description="Share of the impressions of the newest split whose value training did not know, as the report has "
         "it, to compare with `ranker_feature_values_total`; null: no vocabulary."
@@ -79,7 +81,7 @@ class FeatureDescription(BaseModel):
             transform=getattr(feature, "transform", None),
             mean=mean,
             deviation=deviation,
-            what=getattr(feature, "what", None),
+            what=getattr(feature, "what", None) or getattr(feature, "event", None),
             unknown=shares.get("unknown", {}).get(feature.name),
             missing=shares.get("missing", {}).get(feature.name),
         )

@@ -15,8 +15,8 @@ from redis.crc import key_slot
 from model.features.behaviour import LATEST_MS, Behaviour
 from model.features.wanted import Newest, View, Wanted
 from service.store import clients
-from service.store.format import RENEW, history_key, kind_of, kinds_key, pack, profile_key, queue_write, unpack
-from service.store.history import Asked, Stored, StoreUnavailable
+from service.store.format import RENEW, SHOW, history_key, kind_of, kinds_key, pack, profile_key, queue_write, unpack
+from service.store.history import Asked, Stored, StoreUnavailable, Write
 from service.store.redis import RedisHistory
 from tests.stores import Proxy, black_hole_url, dead_url, read_one
 
@@ -386,20 +386,22 @@ def test_bytes_that_are_no_text_in_a_profile_do_not_break_the_read(store_url, ad
 def test_the_documented_commands_leave_what_write_leaves(store_url, admin):
     async def scenario():
         text = DOCS.read_text()
-        [script] = re.findall(r"```lua\n(.*?)```", text, re.S)
-        assert script == RENEW, "docs/store.md shows the script as it is"
+        scripts = re.findall(r"```lua\n(.*?)```", text, re.S)
+        assert scripts == [RENEW, SHOW], "docs/store.md shows the scripts as they are"
         commands = [line.split() for line in text.splitlines() if re.match(r"[A-Z]+ .*{u:42}", line)]
-        assert [command[0] for command in commands] == ["ZADD", "ZADD", "HSET", "EVAL"]
+        assert [command[0] for command in commands] == ["ZADD", "ZADD", "HSET", "EVAL", "EVAL"]
+        named = {"<script>": RENEW, "<show>": SHOW}
         for command in commands:
-            admin.execute_command(*(RENEW if part == "<script>" else part for part in command))
+            admin.execute_command(*(named.get(part, part) for part in command))
         keys = sorted(admin.scan_iter())
         documented = [admin.dump(key) for key in keys]
         ours = RedisHistory(store_url, keep=100, ttl_s=90 * 86_400, timeout_ms=5000, connections=1)
         admin.flushall()
-        await ours.write("42", [Behaviour("click", "item", "2268318", 1511544070000)], {"age": "30", "city": "110000"})
+        click, seen = (Behaviour(action, "item", "2268318", 1511544070000) for action in ("click", "impression"))
+        assert await ours.write_many([Write("42", [click], {"age": "30", "city": "110000"}, [seen])]) == [None]
         await ours.close()
 
-        assert len(keys) == 3 and sorted(admin.scan_iter()) == keys
+        assert len(keys) == 4 and sorted(admin.scan_iter()) == keys
         assert [admin.dump(key) for key in keys] == documented
 
     asyncio.run(scenario())

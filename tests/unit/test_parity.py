@@ -299,7 +299,7 @@ def test_a_profile_is_what_was_set_and_a_forgotten_user_has_none(wanted: Wanted)
     assert past.at(asked(350, [CLICK], {"os": "ios"}), wanted).profile == {"os": "ios"}, "being set: as the log has it"
     assert past.at(asked(450, [CLICK], {}), wanted).profile == {"os": "ios"}
     assert past.at(asked(550, [CLICK], {}), wanted).unproven
-    assert past.at(asked(700, [CLICK], {"age": "20"}), wanted) == ({}, [], None)
+    assert past.at(asked(700, [CLICK], {"age": "20"}), wanted)[:3] == ({}, [], None)
 
 
 def test_a_replay_before_what_the_store_keeps_proves_nothing(wanted: Wanted) -> None:

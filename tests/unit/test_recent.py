@@ -35,6 +35,15 @@ def test_a_replay_gets_what_happened_strictly_before_and_hears_that_older_ones_m
     assert recent.find(Asked("u", 4), WANTED) == stored(1, 2, 3)._replace(missing=CACHED)
 
 
+def test_impressions_of_the_day_are_remembered_for_that_day_and_for_no_replay() -> None:
+    recent = Recent(10, 60)
+    recent.keep("u", WANTED, stored(1)._replace(shown_today=7), today=100)
+    of_day = {today: recent.find(Asked("u", None, today), WANTED) for today in (100, 200, None)}
+    assert {today: one and one.shown_today for today, one in of_day.items()} == {100: 7, 200: -1, None: -1}
+    replayed = recent.find(Asked("u", 150, 100), WANTED)
+    assert replayed is not None and replayed.shown_today == -1
+
+
 def test_what_is_too_old_is_not_known() -> None:
     clock = Clock()
     recent = Recent(10, 60, clock)

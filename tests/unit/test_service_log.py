@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -309,3 +310,36 @@ def test_wrong_arguments_are_one_clear_line(
     assert command.main(["--dataset", "service_log", "--raw", str(log), "--out", str(tmp_path / "data"), *told]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(says, line), line
+
+
+def test_impressions_of_the_day_are_as_used_or_as_events_tell(bundle: Bundle, base: Path, tmp_path: Path) -> None:
+    """The model that served counted none, but for one request, to which another one answered; one found no store."""
+    table = tmp_path / "features.toml"
+    today = '\n[[feature]]\nname = "t"\nside = "cross"\nkind = "today"\nevent = "impression"\nwidth = 4\n'
+    table.write_text((DEMO_BUNDLE / "features.toml").read_text() + today)
+    served = three_days(bundle)
+    user = USERS[0]
+    expected = {shown.request_id: 0 for shown in served.impressions}
+    served.now = NOON + 2 * DAY + 60_000
+    for item in ("i100", "i101", "i101"):
+        served.act(user, item, None, event="impression")
+    served.act(user, "i102", None, event="impression", after_ms=-DAY)  # yesterday's
+    for number, known in enumerate((2, 9, -1)):
+        served.now += 60_000
+        served.rank(user, ITEMS, f"r{number}", degraded=["history:error"] if known < 0 else ())
+        expected[f"r{number}"] = known
+    served.change(-2, shown_today=9)
+    served.rank(user, ITEMS, "past", before=NOON + 2 * DAY + 60_500)
+    served.act(user, "i103", None, event="impression")  # nobody asked since
+    expected["past"] = 0
+    served.write(tmp_path / "log")
+    meta = prepare("service_log", tmp_path / "log", tmp_path / "data", Options(base=base), features=table)
+    data = Prepared(tmp_path / "data")
+    rows = pl.read_parquet(tmp_path / "data" / "tables" / "impressions.parquet").unique(("request_id", "item_id"))
+    assert dict(rows.select("request_id", "shown_today_as_used").iter_rows()) == expected
+    place = data.schema.places("cross")["t"].start
+    of_row = {-1: 1, 0: 2, 2: 5, 9: 8}  # unknown, or 2 + floor(2 log2(1 + n))
+    made = Counter(data.batch(np.arange(len(data.time)))["cross"][:, 0, place].tolist())
+    assert made == Counter(of_row[known] for known in expected.values() for _ in range(10))
+    told = f"as used in 1 requests; counted from events for {len(expected) - 2} whose model counted none; unknown in 1"
+    assert any(told in note for note in meta["notes"])

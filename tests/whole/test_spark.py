@@ -84,7 +84,11 @@ def own(tmp_path: Path) -> Path:
     frames["impressions"] = pl.concat([frames["impressions"], frames["impressions"].with_columns(holed)])
     for name, frame in frames.items():
         frame.write_parquet(raw / f"{name}.parquet")
-    (raw / "features.toml").write_text(tomli_w.dumps(SCHEMA))
+    today = [
+        {"name": f"{event}s_today", "side": "cross", "kind": "today", "event": event, "width": 2}
+        for event in (SCHEMA["history"]["actions"][0], "impression")
+    ]
+    (raw / "features.toml").write_text(tomli_w.dumps(SCHEMA | {"feature": [*SCHEMA["feature"], *today]}))
     return raw
 
 
@@ -92,7 +96,13 @@ def test_a_log_of_ones_own_on_executors_that_are_processes(own: Path, tmp_path: 
     log = ["--dataset", "parquet", "--raw", own, "--delay", "1h"]
     duckdb = prepared(tmp_path / "duckdb", *log)
     assert prepared(tmp_path / "spark", *log, *on("local-cluster[2,1,1024]"), "--parts", 7) == duckdb
-    assert {"vocab/user_id.npy", "catalog/items.npy", "encoded/cross.npy", "encoded/coupon_end.npy"} <= set(duckdb)
+    assert {
+        "vocab/user_id.npy",
+        "catalog/items.npy",
+        "encoded/cross.npy",
+        "encoded/coupon_end.npy",
+        "encoded/impressions-end.npy",
+    } <= set(duckdb)
 
 
 def test_a_hundred_thousand_simulated_impressions(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class Ladder:
                 refused = one
                 one = self._instead(asked, wanted, _reason(one))
             elif asked.before is None and self._recent.on:
-                self._recent.keep(asked.user_id, wanted, one, begun)
+                self._recent.keep(asked.user_id, wanted, one, begun, asked.today)
             stored.append(one)
         if refused is not None and blames_store(refused) and all(isinstance(one, StoreUnavailable) for one in read):
             self._failed(refused, begun, wanted, timeout_s)
