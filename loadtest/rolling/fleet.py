@@ -72,28 +72,32 @@ class Fleet:
         return {"taken_over_s": taken_over_s, "recovered_s": right_s}
 
     async def publish(self) -> dict[str, float]:
-        """Seconds from a command's start until all instances answer with a newer bundle, and with a newer catalogue."""
+        """Seconds from a command's start until all instances answer with a newer bundle, and with a newer catalogue.
+
+        `published_s` is until the first command has ended.
+        """
         newer = self._folder / "newer"
         shutil.copytree(DEMO_BUNDLE, newer)
         manifest = newer / versions.MANIFEST
         manifest.write_text(json.dumps(json.loads(manifest.read_bytes()) | {"version": NEWER}))
         begun = self._clock()
         await self._command("service.publish", newer, "--to", self._home)
+        published_s = self._clock() - begun
 
         async def published() -> bool:
             return all({one["version"] for one in model["workers"]} == {NEWER} for model in await self._models())
 
         bundle_s = await self._until(begun, "all workers answer with the newer bundle", published)
-        item, items = self._folder / "items.jsonl", (await self._models())[0]["catalog"]["items"]
-        item.write_text(json.dumps({"item_id": NEW_ITEM}))
+        before, file = (await self._models())[0]["catalog"], self._folder / "items.jsonl"
+        file.write_text(json.dumps({"item_id": NEW_ITEM} | dict.fromkeys(before["attributes"], "new")))
         begun = self._clock()
-        await self._command("model.catalog", "--bundle", self._home, "--items", item, "--merge")
+        await self._command("model.catalog", "--bundle", self._home, "--items", file, "--merge")
 
         async def catalogued() -> bool:
-            return all(model["catalog"]["items"] == items + 1 for model in await self._models())
+            return all(model["catalog"]["items"] == before["items"] + 1 for model in await self._models())
 
         catalog_s = await self._until(begun, "all instances have the newer catalogue", catalogued)
-        return {"bundle_live_s": bundle_s, "catalog_live_s": catalog_s}
+        return {"published_s": published_s, "bundle_live_s": bundle_s, "catalog_live_s": catalog_s}
 
     async def renew(self) -> dict[str, float]:
         """Seconds that it takes to end and start all instances anew, one after the other."""
