@@ -7,6 +7,7 @@ both instances beforehand, of users whose histories show in their scores: an ans
 `crossed`. `lost` is what nobody answered, `failed` all else that is no right answer (429 and 504 too). Acts, each under
 load: steady; a primary gets SIGKILL and its replica takes over; a bundle, then a catalogue is published; each instance
 in turn gets SIGTERM, drains, ends and is started anew. Load goes on until an act is over, in runs a moment apart.
+HAProxy is that of deploy/haproxy, by other names and ports.
 
 After the steady act, Prometheus' recorded quantiles (deploy/prometheus/rules.yml, evaluated every two seconds) stand
 beside the load test's, less the way there and back as in loadtest.ruler: the total in each answer's Server-Timing.
@@ -38,7 +39,7 @@ from loadtest.generator.budgets import Budget
 from loadtest.generator.plan import Body
 from loadtest.generator.send import new_loop
 from loadtest.machine import allow_connections
-from loadtest.rolling.balancer import SEES_S, balancer
+from loadtest.rolling.balancer import deployed
 from loadtest.rolling.cluster import Cluster, cluster
 from loadtest.rolling.findings import SHARES, Findings, Steady, counted
 from loadtest.rolling.fleet import Fleet
@@ -66,10 +67,9 @@ class Sizes:
     warm_s: int = 10
     steady_s: int = 80
     act_s: int = 40  # of load beside each other act
-    drain_s: float = 5.0
 
 
-QUICK = Sizes(rate=25, users=10, bodies=20, candidates=20, warm_s=3, steady_s=5, act_s=10, drain_s=1.0)
+QUICK = Sizes(rate=25, users=10, bodies=20, candidates=20, warm_s=3, steady_s=5, act_s=10)
 
 
 def budget(sizes: Sizes, seconds: int) -> Budget:
@@ -120,7 +120,7 @@ async def see(sizes: Sizes, store: Cluster, folder: Path, cpus: set[int]) -> tup
     """What came of the acts, and how far apart the scores of two users are at least. Raises NoRun."""
     rng = plan.generator(1, "instances")
     async with AsyncExitStack() as stack:
-        fleet = Fleet(store, folder, cpus, sizes.drain_s, stack)
+        fleet = Fleet(store, folder, cpus, stack)
         await fleet.start()
         items = await fleet.items()
         users = made_up_users(sizes.users, items, time.time_ns() // 1_000_000, rng)
@@ -130,8 +130,7 @@ async def see(sizes: Sizes, store: Cluster, folder: Path, cpus: set[int]) -> tup
         if apart < 10 * TOLERANCE:
             raise NoRun(f"two users' scores are {apart:g} apart: a crossed answer would not show")
         bodies = await known(fleet.clients, draw(users, items, sizes.candidates, sizes.bodies, rng))
-        front = stack.enter_context(balancer(fleet.ports, cpus))
-        await asyncio.sleep(SEES_S)
+        front = stack.enter_context(deployed(list(zip(fleet.ports, fleet.admin_ports, strict=True)), cpus))
         load = Load(address(front), bodies, rng)
         await load.run(budget(sizes, sizes.warm_s), "warm")
         # Scraped from now on: what came before is in no rate.

@@ -21,7 +21,7 @@ import redis
 import service.store.embedded
 from loadtest.bench.processes import free_ports as free_ports
 from loadtest.rolling.cluster import PRIMARIES, node_files, node_ids, options
-from service.store.embedded import _packaged_server
+from service.store.embedded import packaged_server
 from tests.processes import MARK, wait_until
 
 PASSWORD = "h%u/s:h@"  # each of its signs means something in a URL
@@ -159,7 +159,7 @@ class Watched(NamedTuple):
 
 @contextmanager
 def watched(folder: Path) -> Iterator[Watched]:
-    binary = _packaged_server()
+    binary = packaged_server()
     first, second, third = free_ports(3)
     keys = ("--requirepass", "hush", "--masterauth", "hush")
     master = Server(binary, folder / "master", first, "--port", first, *keys)
@@ -205,7 +205,7 @@ class Sharded(NamedTuple):
 @contextmanager
 def sharded(folder: Path) -> Iterator[Sharded]:
     """Its nodes find each other in files that are written before: CLUSTER MEET would take seconds to get round."""
-    binary, free = _packaged_server(), free_ports(2 * (PRIMARIES + 1))
+    binary, free = packaged_server(), free_ports(2 * (PRIMARIES + 1))
     ports, nodes = list(zip(free[::2], free[1::2], strict=True)), []
     for number, (own, text) in enumerate(zip(ports, node_files(ports), strict=True)):
         home = folder / f"node{number}"

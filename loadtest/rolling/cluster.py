@@ -85,7 +85,7 @@ class Cluster:
 def cluster(cpus: set[int]) -> Iterator[Cluster]:
     """Call it from the main thread, with whose end the nodes end too. Raises NoRun."""
     try:
-        binary = embedded._packaged_server()
+        binary = embedded.packaged_server()
     except embedded.EmbeddedStoreError as error:
         raise NoRun(str(error)) from None
     free = free_ports(2 * (PRIMARIES + 1))

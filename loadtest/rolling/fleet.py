@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from loadtest.errors import NoRun
 from loadtest.generator.answers import Kind, check
 from loadtest.generator.client import Client
 from loadtest.generator.plan import Body
-from loadtest.rolling.balancer import SEES_S
 from loadtest.rolling.cluster import Cluster
 from loadtest.rolling.instances import PATIENCE_S, Instance
 from loadtest.rolling.stream import address
+from loadtest.surge.scrape import requests, scrape
 from model.bundle import versions
 from service.settings import DEMO_BUNDLE
 
@@ -33,11 +34,10 @@ SETTINGS = {"history_timeout_ms": 200, "timeout_ms": 10_000}  # a busy machine m
 class Fleet:
     """Use it within one running loop. `folder` is the home of bundles and whatever else it writes."""
 
-    def __init__(self, store: Cluster, folder: Path, cpus: set[int], drain_s: float, stack: AsyncExitStack):
+    def __init__(self, store: Cluster, folder: Path, cpus: set[int], stack: AsyncExitStack):
         self._store, self._folder, self._cpus, self._stack = store, folder, cpus, stack
         self._home = folder / "bundles"
-        self._settings: dict[str, object] = {"redis_url": store.url, "bundle": self._home, "drain_s": drain_s}
-        self._settings |= SETTINGS | {"shutdown_grace_s": int(drain_s) + 10}
+        self._settings: dict[str, object] = {"redis_url": store.url, "bundle": self._home, **SETTINGS}
         ports = free_ports(2 * INSTANCES)
         self.ports, self.admin_ports = ports[:INSTANCES], ports[INSTANCES:]
         self.clients: list[Client] = []  # an instance each, past the balancer
@@ -100,15 +100,20 @@ class Fleet:
         return {"published_s": published_s, "bundle_live_s": bundle_s, "catalog_live_s": catalog_s}
 
     async def renew(self) -> dict[str, float]:
-        """Seconds that it takes to end and start all instances anew, one after the other."""
+        """Seconds that it takes to end and start all instances anew, each when the one before it answers callers."""
         begun = self._clock()
         for number in range(INSTANCES):
             self._instances[number].terminate()
             await self._instances[number].ended()
             self._instances[number] = await self._begin(number)
             await self._instances[number].ready()
-            await asyncio.sleep(SEES_S)
+            answers = partial(self._answers, self.clients[number])
+            await self._until(begun, f"callers come to instance {number} again", answers)
         return {"renewed_s": self._clock() - begun}
+
+    async def _answers(self, client: Client) -> bool:
+        """Whether the balancer sends callers to it: nobody else asks a new instance."""
+        return requests(await scrape(client)).total() > 0
 
     async def _begin(self, number: int) -> Instance:
         own = self._settings | {"admin_port": self.admin_ports[number]}

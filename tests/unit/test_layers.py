@@ -146,7 +146,14 @@ ARROWS = {
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
     "loadtest.surge": {"loadtest.errors", "loadtest.quantiles", "loadtest.generator", "loadtest.verdict"},
     "loadtest.rolling": {"loadtest.bench.processes", "loadtest.errors", "loadtest.generator", "loadtest.quantiles"}
-    | {"loadtest.table", "loadtest.verdict.report", "model.bundle", "service.settings", "service.store.embedded"},
+    | {
+        "loadtest.surge.scrape",
+        "loadtest.table",
+        "loadtest.verdict.report",
+        "model.bundle",
+        "service.settings",
+        "service.store.embedded",
+    },
     "loadtest.feed": {"loadtest.bench.processes", "loadtest.errors", "loadtest.generator", "model"},
     "loadtest.restarts": {"loadtest", *COMMAND},
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
