@@ -108,7 +108,7 @@ class Fleet:
             self._instances[number] = await self._begin(number)
             await self._instances[number].ready()
             answers = partial(self._answers, self.clients[number])
-            await self._until(begun, f"callers come to instance {number} again", answers)
+            await self._until(self._clock(), f"callers come to instance {number} again", answers)
         return {"renewed_s": self._clock() - begun}
 
     async def _answers(self, client: Client) -> bool:
