@@ -1,9 +1,11 @@
 """What came of several instances' acts: how their callers' requests ended, and recorded quantiles beside seen ones."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from loadtest.errors import NoRun
 from loadtest.generator.answers import OTHER_ITEMS, OTHER_SCORES, SERVED, Kind, Log
@@ -42,8 +44,14 @@ def counted(logs: Sequence[Log]) -> dict[str, Any]:
         "p99_ms": p99,
         "late_share": late_share(due_s, sent_s, p99 or 0),
         "runs": len(logs),
-        "reasons": sorted({why for why, right in zip(whys, answered.tolist(), strict=True) if not right}),
+        "faults": _reasons(whys, ~answered),
+        "degradations": _reasons(whys, kinds == Kind.DEGRADED),
     }
+
+
+def _reasons(whys: Sequence[str], which: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """The most frequent first."""
+    return dict(Counter(why for why, counts in zip(whys, which.tolist(), strict=True) if counts).most_common())
 
 
 class Steady(NamedTuple):
@@ -90,7 +98,7 @@ class Findings(NamedTuple):
         words = []
         for name, act in self.acts.items():
             if bad := [f"{act[kind]} {kind}" for kind in BAD if act[kind]]:
-                words.append(f"{name}: {', '.join(bad)} of {act['sent']}: {'; '.join(act['reasons'][:3])}")
+                words.append(f"{name}: {', '.join(bad)} of {act['sent']}: {'; '.join(list(act['faults'])[:3])}")
         rows = self.steady.by_row
         for name, seen, recorded, over in zip(SHARES, rows["inside"], rows["recorded"], self.steady.over, strict=True):
             if self.steady.judged and recorded < FINE_MS and not abs(over - 1) <= MOST_OFF:
@@ -132,6 +140,10 @@ class Findings(NamedTuple):
             "recorded over less the way": self.steady.over
         }
         lines = [table("act", [*(name.replace("_", " ") for name in shown), "sent late"], acts)]
+        for name, act in self.acts.items():
+            lines += [
+                f"{name}: {count} x {why}" for kind in ("faults", "degradations") for why, count in act[kind].items()
+            ]
         lines += [table("steady, milliseconds", list(SHARES), rows)]
         lines += [f"{seconds:.1f} s {TIMES[name]}" for name, seconds in self.times_s.items()]
         return "\n".join([*lines, *self.notes()])

@@ -52,6 +52,7 @@ def test_what_is_lost_crossed_or_failed_is_counted_apart_and_told() -> None:
     other_items, other_scores = answer({"a": 0.9, "c": 0.5}), answer({"a": 0.8, "b": 0.5})
     bad = act(right, without, other_items, other_scores, None, answer({}, status=503), answer({}, status=429))
     assert [bad[name] for name in COUNTS] == [8, 3, 1, 1, 2, 2]
+    assert bad["degradations"] == {"history:error": 1} and bad["faults"]["status 503"] == 1
     assert bad["runs"] == 2 and bad["p99_ms"] == pytest.approx(20)
     findings = Findings({"steady": act(right), "renewal": bad}, steady([1.0, 1.0, 1.0]), {"renewed_s": 3.0})
     [told] = findings.unmet()
