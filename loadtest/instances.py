@@ -13,8 +13,8 @@ After the steady act, Prometheus' recorded quantiles (deploy/prometheus/rules.ym
 beside the load test's, less the way there and back as in loadtest.ruler: the total in each answer's Server-Timing.
 Services and their stores have all cores but the one of the load.
 
-Exit code 1: something was lost, crossed or failed, or a recorded quantile below 160 ms is more than 5 % off; `unmet`
-says which. The last line is JSON.
+Exit code 1: something was lost, crossed or failed, a recorded quantile below 160 ms is more than 5 % off, or the
+instances counted other than was sent in the steady act; `unmet` says which. The last line is JSON.
 """
 
 import asyncio
@@ -88,13 +88,15 @@ class Course:
 
     async def run(self, once: Sequence[Body]) -> Findings:
         """`once`: a request of each user. Raises NoRun."""
+        before = await self._fleet.asked()
         steady = await self._load.run(budget(self._sizes, self._sizes.steady_s), "steady")
         recorded_ms = await self._recorded()
+        asked = [later - sooner for sooner, later in zip(before, await self._fleet.asked(), strict=True)]
         await self._under_load("failover", partial(self._fleet.fail_over, once))
         await self._under_load("publishing", self._fleet.publish)
         await self._under_load("renewal", self._fleet.renew)
         acts = {name: counted(logs) for name, logs in ({"steady": [steady]} | self._logs).items()}
-        return Findings(acts, Steady.of(steady, recorded_ms), self._times_s)
+        return Findings(acts, Steady.of(steady, recorded_ms, asked), self._times_s)
 
     async def _under_load(self, name: str, act: Act) -> None:
         async def timed() -> None:

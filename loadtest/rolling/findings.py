@@ -55,13 +55,17 @@ def _reasons(whys: Sequence[str], which: npt.NDArray[np.bool_]) -> dict[str, int
 
 
 class Steady(NamedTuple):
-    """Of the steady act: how many answers its quantiles are of, and by row of the table milliseconds at SHARES."""
+    """Of the steady act: how many answers its quantiles are of, and by row of the table milliseconds at SHARES.
+
+    `asked`: how many requests each instance counted.
+    """
 
     timed: int
     by_row: Mapping[str, Sequence[float]]
+    asked: Sequence[int]
 
     @classmethod
-    def of(cls, log: Log, recorded_ms: Sequence[float]) -> "Steady":
+    def of(cls, log: Log, recorded_ms: Sequence[float], asked: Sequence[int]) -> "Steady":
         """Raises NoRun where answers do not tell what they took."""
         right, taken, at = log.right, taken_ms(log), list(SHARES.values())
         if "network" not in taken or not right.any() or np.isnan(taken["total"][right]).any():
@@ -73,7 +77,7 @@ class Steady(NamedTuple):
             "inside": quantiles_ms(taken["total"][right] / 1000, at),
             "recorded": list(recorded_ms),
         }
-        return cls(int(right.sum()), by_row)
+        return cls(int(right.sum()), by_row, asked)
 
     @property
     def over(self) -> list[float]:
@@ -99,6 +103,8 @@ class Findings(NamedTuple):
         for name, act in self.acts.items():
             if bad := [f"{act[kind]} {kind}" for kind in BAD if act[kind]]:
                 words.append(f"{name}: {', '.join(bad)} of {act['sent']}: {'; '.join(list(act['faults'])[:3])}")
+        if (asked := sum(self.steady.asked)) != (sent := self.acts["steady"]["sent"]):
+            words.append(f"steady: the instances counted {asked} requests, {sent} were sent")
         rows = self.steady.by_row
         for name, seen, recorded, over in zip(SHARES, rows["inside"], rows["recorded"], self.steady.over, strict=True):
             if self.steady.judged and recorded < FINE_MS and not abs(over - 1) <= MOST_OFF:
@@ -129,7 +135,11 @@ class Findings(NamedTuple):
         figures |= {f"recorded_over_inside_{share}": over for share, over in zip(SHARES, steady.over, strict=True)}
         for row, milliseconds in steady.by_row.items():
             figures |= {f"{row}_{share}_ms": ms for share, ms in zip(SHARES, milliseconds, strict=True)}
-        figures |= {"late_share": self.acts["steady"]["late_share"], "acts": self.acts}
+        figures |= {
+            "steady_by_instance": list(steady.asked),
+            "late_share": self.acts["steady"]["late_share"],
+            "acts": self.acts,
+        }
         return figures | {"unmet": self.unmet(), "note": "; ".join(self.notes()) or None}
 
     def show(self) -> str:
@@ -145,5 +155,6 @@ class Findings(NamedTuple):
                 f"{name}: {count} x {why}" for kind in ("faults", "degradations") for why, count in act[kind].items()
             ]
         lines += [table("steady, milliseconds", list(SHARES), rows)]
+        lines += [f"steady, counted by each instance: {', '.join(map(str, self.steady.asked))}"]
         lines += [f"{seconds:.1f} s {TIMES[name]}" for name, seconds in self.times_s.items()]
         return "\n".join([*lines, *self.notes()])

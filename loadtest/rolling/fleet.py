@@ -107,13 +107,17 @@ class Fleet:
             await self._instances[number].ended()
             self._instances[number] = await self._begin(number)
             await self._instances[number].ready()
-            answers = partial(self._answers, self.clients[number])
+            answers = partial(self._answers, number)
             await self._until(self._clock(), f"callers come to instance {number} again", answers)
         return {"renewed_s": self._clock() - begun}
 
-    async def _answers(self, client: Client) -> bool:
+    async def asked(self) -> list[int]:
+        """Of each instance, how many requests it counts since its start, however they ended."""
+        return [requests(await scrape(client)).total() for client in self.clients]
+
+    async def _answers(self, number: int) -> bool:
         """Whether the balancer sends callers to it: nobody else asks a new instance."""
-        return requests(await scrape(client)).total() > 0
+        return (await self.asked())[number] > 0
 
     async def _begin(self, number: int) -> Instance:
         own = self._settings | {"admin_port": self.admin_ports[number]}

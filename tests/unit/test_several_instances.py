@@ -62,7 +62,7 @@ def test_what_is_lost_crossed_or_failed_is_counted_apart_and_told() -> None:
 
 def steady(over: list[float], timed: int = 1000, seen: tuple[float, ...] = (5.0, 8.0, 20.0)) -> Steady:
     rows = dict.fromkeys(("due", "send", "network", "inside"), [*seen])
-    return Steady(timed, rows | {"recorded": [ms * times for ms, times in zip(seen, over, strict=True)]})
+    return Steady(timed, rows | {"recorded": [ms * times for ms, times in zip(seen, over, strict=True)]}, (1, 1))
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,13 @@ def test_a_recorded_quantile_is_judged_where_requests_carry_it_and_buckets_are_f
     assert list(SHARES) == ["p50", "p90", "p99"]
 
 
+def test_a_request_that_two_instances_count_is_told() -> None:
+    twice = Findings({"steady": act(answer(SCORES))}, steady([1.0, 1.0, 1.0])._replace(asked=(1, 2)), {})
+    assert twice.unmet() == ["steady: the instances counted 3 requests, 2 were sent"]
+
+
 def test_what_is_recorded_stands_beside_the_totals_that_answers_tell() -> None:
-    seen = Steady.of(closed(answer(SCORES), answer(SCORES), answer({}, status=503)), [5.0, 5.0, 6.0])
+    seen = Steady.of(closed(answer(SCORES), answer(SCORES), answer({}, status=503)), [5.0, 5.0, 6.0], [2, 1])
     assert seen.timed == 2 and seen.by_row["inside"] == [5.0, 5.0, 5.0]
     assert seen.by_row["network"] == pytest.approx([15.0] * 3) and seen.over == pytest.approx([1.0, 1.0, 1.2])
 
