@@ -1,6 +1,6 @@
 """Do several instances answer as one? Two behind HAProxy, on a Redis Cluster that fails over, renewed under load.
 
-    python -m loadtest.instances [--rate 60] [--processes 2] [--steady-s 80] [--act-s 40] [--quick]
+    python -m loadtest.instances [--rate 60] [--processes 2] [--steady-s 80] [--act-s 60] [--quick]
 
 Callers come in an open loop (Poisson) from several generator processes. What each request must be scored is asked of
 both instances beforehand, of users whose histories show in their scores: an answer with other items or scores is
@@ -66,7 +66,7 @@ class Sizes:
     candidates: int = 100
     warm_s: int = 10
     steady_s: int = 80
-    act_s: int = 40  # of load beside each other act
+    act_s: int = 60  # of load beside each other act
 
 
 QUICK = Sizes(rate=25, users=10, bodies=20, candidates=20, warm_s=3, steady_s=5, act_s=10)
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--rate", type=positive, help="requests per second (default 60)")
     add("--processes", type=positive, help="that generate (default 2)")
     add("--steady-s", type=positive, help=f"of the steady act, at most {MOST_STEADY_S} (default 80)")
-    add("--act-s", type=positive, help="of load beside each other act, at least (default 40)")
+    add("--act-s", type=positive, help="of load beside each other act, at least (default 60)")
     return command.run(arguments, lambda args, sizes: measure(sizes))
 
 
