@@ -19,19 +19,12 @@ import pytest
 import redis
 
 import service.store.embedded
-from service.store.embedded import _packaged_server
+from loadtest.bench.processes import free_ports as free_ports
+from loadtest.rolling.cluster import PRIMARIES, node_files, node_ids, options
+from service.store.embedded import packaged_server
 from tests.processes import MARK, wait_until
 
-LAST_SLOT = 16383
 PASSWORD = "h%u/s:h@"  # each of its signs means something in a URL
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as taken:
-        sockets = [taken.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 class Child:
@@ -166,7 +159,7 @@ class Watched(NamedTuple):
 
 @contextmanager
 def watched(folder: Path) -> Iterator[Watched]:
-    binary = _packaged_server()
+    binary = packaged_server()
     first, second, third = free_ports(3)
     keys = ("--requirepass", "hush", "--masterauth", "hush")
     master = Server(binary, folder / "master", first, "--port", first, *keys)
@@ -212,31 +205,19 @@ class Sharded(NamedTuple):
 @contextmanager
 def sharded(folder: Path) -> Iterator[Sharded]:
     """Its nodes find each other in files that are written before: CLUSTER MEET would take seconds to get round."""
-    binary = _packaged_server()
-    ports = free_ports(8)
-    ids = [f"{number + 1:x}" * 40 for number in range(4)]
-    slots = ["0-5460", "5461-10922", f"10923-{LAST_SLOT}", ""]
-    nodes = []
-    for me in range(4):
-        home = folder / f"node{me}"
+    binary, free = packaged_server(), free_ports(2 * (PRIMARIES + 1))
+    ports, nodes = list(zip(free[::2], free[1::2], strict=True)), []
+    for number, (own, text) in enumerate(zip(ports, node_files(ports), strict=True)):
+        home = folder / f"node{number}"
         home.mkdir()
-        rows = []
-        for other in range(4):
-            role = f"slave {ids[0]}" if other == 3 else "master -"
-            at = f"127.0.0.1:{ports[other]}@{ports[other + 4]}"
-            mine = "myself," if other == me else ""
-            rows.append(f"{ids[other]} {at} {mine}{role} 0 0 {other + 1} connected {slots[other]}".rstrip())
-        (home / "nodes.conf").write_text("\n".join([*rows, "vars currentEpoch 4 lastVoteEpoch 0", ""]))
-        cluster = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", 3000)
-        ways = ("--port", ports[me], "--cluster-port", ports[me + 4])
-        nodes.append(Server(binary, home, ports[me], *ways, *cluster))
+        (home / "nodes.conf").write_text(text)
+        nodes.append(Server(binary, home, own[0], *options(*own)))
     with ExitStack() as undo:
         for node in nodes:
             node.start()
             undo.callback(node.kill)
-        sharded = Sharded(
-            "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports[:3]), tuple(nodes), tuple(ids)
-        )
+        url = "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port, _ in ports[:PRIMARIES])
+        sharded = Sharded(url, tuple(nodes), tuple(node_ids(len(ports))))
         wait_until(lambda: healthy(sharded), "the cluster does not come up")
         yield sharded
 

@@ -21,7 +21,7 @@ OUT = ROOT / ".cache" / "bench"
 
 
 class Measured(NamedTuple):
-    """What a benchmark found."""
+    """What a benchmark found. Where its figures have `unmet`, what must be and is not, the command ends with 1."""
 
     figures: dict[str, Any]  # of the JSON line
     table: str  # for people
@@ -76,8 +76,10 @@ class Command:
         if figure:
             print(f"plot: {args.out}")
             figures |= {"plot": str(args.out)}
+        for one in figures.get("unmet", ()):
+            print(f"{self.name}: {one}", file=sys.stderr)
         print(json.dumps(_rounded(figures)))
-        return 0
+        return 1 if figures.get("unmet") else 0
 
 
 def positive(text: str) -> int:

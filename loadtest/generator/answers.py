@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ from loadtest.generator.plan import Body
 KEPT_BYTES = 64 * 2**20  # answers checked after the clock; later ones are checked as they come, to bound memory
 MOST_WHY = 80  # characters of an answer's own words
 MOST_STAGES = 16  # more names than this are not a service's stages
+TOLERANCE = 1e-5  # of scores that are known beforehand: how many are scored in one run moves the last digits
+OTHER_ITEMS, OTHER_SCORES = "not the items asked for", "not the scores of this request"  # what a crossed answer has
 
 _METRIC = re.compile(r"^\s*([!#$%&'*+.^`|~\w-]+)\s*;(?:.*;)?\s*dur\s*=\s*\"?([0-9.]+)\"?\s*(?:;.*)?$", re.ASCII)
 
@@ -55,6 +57,8 @@ def check(answer: Answer, body: Body) -> Checked:
             if fault := _fault(parsed, body):
                 return Checked(Kind.WRONG, fault, parsed)
             degraded = _reasons(parsed.get("degraded"))
+            if not degraded and _differs(parsed["items"], body.scores):
+                return Checked(Kind.WRONG, OTHER_SCORES, parsed)
             return Checked(Kind.DEGRADED if degraded else Kind.RIGHT, degraded, parsed)
         case 429 if not _says_when(answer.retry_after):
             return Checked(Kind.WRONG, "status 429 without a Retry-After of seconds or a date", parsed)
@@ -102,8 +106,12 @@ def _fault(answer: Any, body: Body) -> str | None:
     if any(worse > better for better, worse in zip(scores, scores[1:], strict=False)):
         return "not sorted by score"
     if not _asked_for([item.get("item_id") for item in ranked], body):
-        return "not the items asked for"
+        return OTHER_ITEMS
     return None
+
+
+def _differs(ranked: Sequence[Any], scores: Mapping[str | int, float] | None) -> bool:
+    return scores is not None and any(abs(scores[one["item_id"]] - one["score"]) > TOLERANCE for one in ranked)
 
 
 def _asked_for(answered: Sequence[Any], body: Body) -> bool:

@@ -20,10 +20,14 @@ Ids = Sequence[str | int]
 
 
 class Body(NamedTuple):
-    """A body for POST /rank, and how many items a right answer has."""
+    """A body for POST /rank, and how many items a right answer has.
+
+    `scores`: of each of its candidates, where they are known beforehand; an answer with others is not this one's.
+    """
 
     content: bytes
     items: int
+    scores: Mapping[str | int, float] | None = None
 
 
 class Samples(NamedTuple):

@@ -35,16 +35,22 @@ def how_many(budget: Budget) -> int:
 
 
 async def generate(
-    client: Client, address: Address, budget: Budget, due_s: Seconds, bodies: Sequence[Body], name: str
+    client: Client,
+    address: Address,
+    budget: Budget,
+    due_s: Seconds,
+    bodies: Sequence[Body],
+    name: str,
+    begun: Callable[[], None] = lambda: None,
 ) -> Log:
-    """Sends the bodies when they are due and gives the closed log. Raises NoRun."""
+    """Sends the bodies when they are due and gives the closed log; `begun` is called at its start. Raises NoRun."""
     processes = min(how_many(budget), len(due_s))
     progress = Progress(name, len(due_s))
     try:
         if processes > 1:
-            return await _several(processes, address, due_s, bodies, budget.wait_s, progress)
+            return await _several(processes, address, due_s, bodies, budget.wait_s, progress, begun)
         log = Log(due_s, bodies)
-        await _send(client, bodies[: len(due_s)], log, budget.wait_s, progress)
+        await _send(client, bodies[: len(due_s)], log, budget.wait_s, progress, begun)
         return log
     finally:
         progress.close()
@@ -67,7 +73,13 @@ async def _send(
 
 
 async def _several(
-    count: int, address: Address, due_s: Seconds, bodies: Sequence[Body], wait_s: float, progress: Progress
+    count: int,
+    address: Address,
+    due_s: Seconds,
+    bodies: Sequence[Body],
+    wait_s: float,
+    progress: Progress,
+    begun: Callable[[], None],
 ) -> Log:
     """Hands out the plan, gives the word, and gathers; this process only shows the progress meanwhile."""
     context = multiprocessing.get_context("spawn")  # a fork would copy this process's event loop
@@ -94,6 +106,7 @@ async def _several(
         start = time.monotonic() + HEAD_START_S  # one clock for all: CLOCK_MONOTONIC is the machine's
         for pipe in pipes:
             pipe.send(start)
+        begun()
         return Log.joined(due_s, await _gathered(pipes, progress))
     except (EOFError, ConnectionError):
         raise NoRun("a generator process ended early") from None

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -50,11 +50,18 @@ class Target:
         """What the requests ask; fewer come round again. Raises NoRun where a mix cannot be had."""
         return self._bodies or plan.draw_bodies(self._samples, budget, count, rng, self._lengths)
 
-    async def run(self, budget: Budget, rng: np.random.Generator, bodies: Sequence[Body] = (), name: str = "") -> Log:
-        """The closed log of one run, by default of bodies of its own. Raises NoRun."""
+    async def run(
+        self,
+        budget: Budget,
+        rng: np.random.Generator,
+        bodies: Sequence[Body] = (),
+        name: str = "",
+        begun: Callable[[], None] = lambda: None,
+    ) -> Log:
+        """The closed log of one run, by default of bodies of its own; `begun` is called at its start. Raises NoRun."""
         due_s = arrivals(budget, rng)
         bodies = bodies or self.bodies(budget, len(due_s), rng)
-        return await generate(self._client, self._address, budget, due_s, bodies, name or budget.scenario)
+        return await generate(self._client, self._address, budget, due_s, bodies, name or budget.scenario, begun)
 
     async def settle(self, body: Body, within_ms: float) -> None:
         """Waits until single requests are answered in time again, SETTLE_S at most."""

@@ -1,1 +1,4 @@
-"""What a rolling restart needs: services that come and go, callers who go on asking, a balancer between them."""
+"""Services that come and go under load: instances, their store and its failover, a balancer, who watches them.
+
+In comes what a rolling restart or several instances need besides the generator, and what became of their callers.
+"""

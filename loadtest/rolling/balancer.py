@@ -1,5 +1,6 @@
 """HAProxy before two instances: it asks each for /health/ready, and sends nothing to one that says 503."""
 
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from loadtest.errors import NoRun
 
 EVERY_MS, FALL, RISE = 200, 2, 2  # how often it asks, and after how many answers it believes
 SEES_S = EVERY_MS / 1000 * (max(FALL, RISE) + 2)  # by then it knows
+DEPLOYED = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
 CONFIGURATION = """
 global
     maxconn 2000
@@ -40,15 +42,37 @@ def installed() -> str | None:
 @contextmanager
 def balancer(ports: Sequence[int], cpus: set[int]) -> Iterator[int]:
     """The port that it listens on. Raises NoRun where it is not installed or does not start."""
+    servers = "\n".join(f"    server ranker{number} 127.0.0.1:{one}" for number, one in enumerate(ports))
+    port = free_port()
+    told = CONFIGURATION.format(port=port, every=EVERY_MS, fall=FALL, rise=RISE, servers=servers)
+    with _running(told, port, cpus):
+        yield port
+
+
+@contextmanager
+def deployed(instances: Sequence[tuple[int, int]], cpus: set[int]) -> Iterator[int]:
+    """As `balancer`, by deploy/haproxy/haproxy.cfg: of each instance its port and its admin port, which is asked."""
+    port = free_port()
+    told = DEPLOYED.read_text().replace("bind :8080", f"bind 127.0.0.1:{port}").replace(" resolvers docker", "")
+    here = iter(instances)
+    told, servers = re.subn(r"(server \w+) ranker-\w+:\d+", lambda server: f"{server[1]} {_at(*next(here))}", told)
+    assert servers == len(instances), f"{DEPLOYED} has {servers} servers"
+    with _running(told, port, cpus):
+        yield port
+
+
+def _at(port: int, admin_port: int) -> str:
+    return f"127.0.0.1:{port} port {admin_port}"
+
+
+@contextmanager
+def _running(configuration: str, port: int, cpus: set[int]) -> Iterator[None]:
     program = installed()
     if program is None:
         raise NoRun("haproxy is not installed (Debian: apt install haproxy)")
-    port = free_port()
-    servers = "\n".join(f"    server ranker{number} 127.0.0.1:{one}" for number, one in enumerate(ports))
     with TemporaryDirectory() as folder:
         file = Path(folder) / "haproxy.cfg"
-        told = CONFIGURATION.format(port=port, every=EVERY_MS, fall=FALL, rise=RISE, servers=servers)
-        file.write_text(told)
+        file.write_text(configuration)
         with on(cpus):
             process = subprocess.Popen(
                 [program, "-db", "-q", "-f", str(file)],
@@ -60,9 +84,11 @@ def balancer(ports: Sequence[int], cpus: set[int]) -> Iterator[int]:
         try:
             while not _listens(port):
                 if process.poll() is not None:
-                    raise NoRun(f"haproxy ended with exit code {process.returncode}; its configuration:\n{told}")
+                    raise NoRun(
+                        f"haproxy ended with exit code {process.returncode}; its configuration:\n{configuration}"
+                    )
                 time.sleep(0.02)
-            yield port
+            yield
         finally:
             process.kill()
             process.wait()

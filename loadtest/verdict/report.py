@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from loadtest.generator.answers import ERRORS, Kind, Log
 from loadtest.generator.budgets import Budget
+from loadtest.generator.processes import how_many
 from loadtest.quantiles import BEYOND, Seconds, carried, enough_s, needed
 from loadtest.quantiles import quantiles_ms as quantiles_ms
 from loadtest.verdict import scatter
@@ -77,6 +78,7 @@ class Outcome:
     degradations: dict[str, int]  # what answers did without
     strain: float  # the largest figure ÷ its budget
     arrivals: str
+    processes: int  # that sent
     p90_ms: float | None
     p999_ms: float | None
     max_ms: float | None
@@ -151,6 +153,7 @@ def judge(budget: Budget, log: Log) -> Outcome:
         degradations=_reasons(log, measured & log.of(Kind.DEGRADED)),
         strain=round(max([0.0, *(ms[key] / getattr(budget, key) for key in JUDGED if key not in few)]), 3),
         arrivals=budget.arrivals,
+        processes=min(how_many(budget), len(log.due_s)),
         throughput=round(int(right.sum()) / span_s, 3),
         goodput=round(int(in_time.sum()) / span_s, 3),
         latest_ms=round(float((left - due_s).max()) * 1000, 3) if len(left) == requests else None,

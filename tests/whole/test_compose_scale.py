@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -145,41 +145,22 @@ class Instance(NamedTuple):
         return 0
 
 
-@contextmanager
-def balanced(instances: Sequence[Instance], port: int, folder: Path) -> Iterator[None]:
-    """HAProxy with the file of the profile, by other names and ports."""
-    text = (ROOT / "deploy" / "haproxy" / "haproxy.cfg").read_text().replace("bind :8080", f"bind 127.0.0.1:{port}")
-    for one in instances:
-        letter = one.name[-1]
-        server = f"server {letter} 127.0.0.1:{one.port} port {one.admin}"
-        text, found = re.subn(rf"server {letter} {one.name}:\d+", server, text)
-        assert found == 1
-    file = folder / "haproxy.cfg"
-    file.write_text(text.replace(" resolvers docker", ""))
-    haproxy = Child(folder)
-    haproxy.begin(balancer.installed(), "-db", "-q", "-f", file)
-    try:
-        yield
-    finally:
-        haproxy.kill()
-
-
 @pytest.mark.long
 @pytest.mark.skipif(balancer.installed() is None, reason="haproxy is not installed")
 def test_no_request_is_lost_while_both_instances_are_renewed_and_a_node_of_the_store_dies(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster,
 ) -> None:
     store = cluster.url()
     assert backfill(["--users", str(DEMO_USERS), "--url", store]) == 0
-    ports = free_ports(5)
+    ports = free_ports(4)
     instances = [Instance("ranker-a", *ports[:2]), Instance("ranker-b", *ports[2:4])]
     with ExitStack() as stack:
         running = {one.name: stack.enter_context(one.running(store)) for one in instances}
         for one in instances:
             wait_until(lambda one=one: reachable(one.admin), running[one.name])  # type: ignore[misc]
-        stack.enter_context(balanced(instances, ports[4], tmp_path))
-        wait_until(lambda: reachable(ports[4]))
-        clients = stack.enter_context(knocking(f"http://127.0.0.1:{ports[4]}", new=2, kept=2))
+        front = stack.enter_context(balancer.deployed([(one.port, one.admin) for one in instances], set()))
+        wait_until(lambda: reachable(front))
+        clients = stack.enter_context(knocking(f"http://127.0.0.1:{front}", new=2, kept=2))
         for one in instances:
             wait_until(lambda one=one: one.answered() > 10, running[one.name])  # type: ignore[misc]
         for one in instances:

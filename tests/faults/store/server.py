@@ -29,7 +29,7 @@ class RealStore(Child):
         self.path = folder / "socket"
         self.url = f"unix://:{PASSWORD}@{quote(str(self.path))}"
         found = shutil.which("redis-server")
-        self._server = Path(found) if found else embedded._packaged_server()
+        self._server = Path(found) if found else embedded.packaged_server()
         self.admin = redis.Redis(unix_socket_path=str(self.path), password=PASSWORD)
         self.start()
 
