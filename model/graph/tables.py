@@ -90,7 +90,7 @@ def narrow_graphs(source: Path, target: Path, form: str, least_rows: int = LEAST
     Tables of fewer rows stay fp32. Raises TablesError where none is left that it makes smaller.
     """
     graphs = {name: onnx.load(source / name, load_external_data=False) for name in GRAPHS if (source / name).is_file()}
-    tables = {span: _formed(table, form, least_rows) for span, table in _tables(graphs.values()).items()}
+    tables = {span: formed(table, form, least_rows) for span, table in _tables(graphs.values()).items()}
     if all(table.form == FP32 for table in tables.values()):
         longest = max((table.rows for table in tables.values()), default=0)
         raise TablesError(
@@ -103,12 +103,11 @@ def narrow_graphs(source: Path, target: Path, form: str, least_rows: int = LEAST
     return list(tables.values())
 
 
-def _formed(table: Table, form: str, least_rows: int) -> Table:
+def formed(table: Table, form: str, least_rows: int) -> Table:
     """A long one in `form`, or in fp16 where that takes no more: up to width 4, for the scale of an int8 row."""
     if table.rows < least_rows:
         return table
-    smallest = min((FORMS["fp16"], FORMS[form]), key=lambda one: one.row_bytes(table.width))
-    return replace(table, form=smallest.name)
+    return replace(table, form=min("fp16", form, key=lambda one: FORMS[one].row_bytes(table.width)))
 
 
 def _tables(models: Iterable[onnx.ModelProto]) -> dict[Span, Table]:
