@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from loadtest.bench.bundles import CACHE, bundle
+from loadtest.bench.bundles import CACHE, TABLE_FORMS, bundle
 from loadtest.bench.caller import MESSAGES, MIB, Caller, Connection, checked, connect_each, rank_messages
 from loadtest.bench.command import Command, Measured, positive
 from loadtest.bench.plot import plot
@@ -32,7 +32,6 @@ from loadtest.bench.processes import pss, service
 from loadtest.bench.turns import p50, ratio, take_turns
 from loadtest.bench.users import recent_users, store
 from loadtest.table import table
-from model.bundle.layout import NARROW
 from model.command import run as run_command
 
 CANDIDATES = 500
@@ -150,7 +149,7 @@ def measure(cache: Path, sizes: Sizes) -> Measured:
 def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("scale", __doc__, Sizes(), QUICK, CACHE)
     command.parser.add_argument("--items", nargs="+", type=positive, help="sizes of the bundles")
-    command.parser.add_argument("--tables", choices=("fp32", *NARROW), help="what long tables are stored in (fp32)")
+    command.parser.add_argument("--tables", choices=TABLE_FORMS, help="what long tables are stored in (fp32)")
     return command.run(arguments, lambda args, sizes: measure(args.cache, sizes))
 
 

@@ -33,11 +33,12 @@ from model.features.schema import Schema
 from model.features.table import Vocabulary
 from model.features.timeposition import bucket_count
 from model.files import beside, write_json
-from model.graph.tables import DATA, narrow_graphs
+from model.graph.tables import DATA, FORMS, narrow_graphs
 from model.graph.write import check_parity, write_graph
 from model.training.batches import tensors
 
 CACHE = ROOT / ".cache" / "bundles"
+TABLE_FORMS = tuple(FORMS)
 FORMAT = 2  # of these bundles: another number makes the cache anew
 USERS = 10_000
 TAGS = 3  # at most, of an item
