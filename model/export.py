@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model import command
-from model.bundle.layout import ATTENTION_GRAPH, NARROW, REPORT
+from model.bundle.layout import ATTENTION_GRAPH, INT8, NARROW, REPORT
 from model.bundle.reading import Bundle
 from model.bundle.writing import amend
 from model.evaluation.measure import check_encoding
@@ -113,6 +113,8 @@ def _narrow(arguments: argparse.Namespace) -> int:
     if remark := unjudged(bundle, figures):
         print(f"export: {remark}", file=sys.stderr)
     print(table(figures))
+    if INT8 in figures:
+        print(f"the int8 graph on these tables\n{table(figures[INT8])}")
     print(of_tables(figures))
     if not figures["accepted"]:
         print(f"{form} tables refused, {bundle.folder} is as it was: {'; '.join(figures['refused'])}")

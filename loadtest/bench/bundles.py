@@ -103,7 +103,7 @@ def bundle(
     if not (cache / name / "current").exists():
         networks.options(network)
         facts: dict[str, Any] = {"network": network, "objective": "click", "dataset": "made_up", "trained_on": []}
-        facts |= {TABLES: {"form": tables}} if tables != "fp32" else {}
+        facts |= {TABLES: {"form": tables, "of": None}} if tables != "fp32" else {}
         with writing(cache, name, facts) as draft, tqdm(desc=f"making {name}", total=5, delay=1, leave=False) as bar:
             _write(draft.folder, schema(derived, length), network, items, users, seed, tables, bar)
     return Bundle.open(cache / name)

@@ -31,10 +31,10 @@ OWN = ("schema_version", "version", "exported_at", "made_with", "files")  # what
 def narrow(
     bundle: Bundle, data: Prepared, form: str, bounds: Bounds | None = None, least_rows: int = LEAST_ROWS
 ) -> dict[str, Any]:
-    """Makes the version beside the bundle's, and `current` point to it where it pointed to this one; the gate's
-    figures. Where it refuses, nothing is made.
+    """Makes the version, and `current` point to it where it pointed to this one; gives the gate's figures.
 
-    Raises TablesError, BundleError.
+    Those of the int8 graph stand among them under `int8`. Where the gate refuses, nothing is made, and `bundle` is
+    None. Raises TablesError, BundleError.
     """
     if bundle.manifest["objective"] != "click":
         raise TablesError(f"objective {bundle.manifest['objective']!r}: the gate is an AUC, of clicks alone")
@@ -71,7 +71,8 @@ def narrow(
         draft.facts |= judged
         draft.keep = figures["accepted"]
         version = draft.version if draft.keep else None
-    return {"bundle": str(home / version) if version else None, "published": bool(version) and draft.publish, **figures}
+    made = {"bundle": str(home / version) if version else None, "published": draft.keep and draft.publish}
+    return made | figures | {key: other for key, other in judged.items() if key == INT8}
 
 
 def _with_the_rest(bundle: Bundle, folder: Path) -> Bundle:

@@ -26,7 +26,7 @@ def network_of(bundle: Bundle) -> RankingNetwork:
     if facts := bundle.manifest.get(TABLES):
         raise OtherTables(
             f"{bundle.folder} has {facts['form']} tables: add the graph to the version that it was made from, "
-            f"{facts['of']}, and give that one's copy its tables after it (--tables)"
+            f"{facts['of']}, and make this one anew from it (--tables {facts['form']})"
         )
     try:
         weights = torch.load(bundle.folder / WEIGHTS, weights_only=True)

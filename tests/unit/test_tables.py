@@ -201,6 +201,7 @@ def test_spoilt_tables_are_refused_with_the_figures_and_nothing_is_made(
     told = json.loads(figures)
     assert not told["accepted"] and told["bundle"] is None and told["auc_drop"] > 0.0005
     assert any(why.startswith("the int8 graph on them: ") for why in told["refused"])
+    assert "the int8 graph on these tables" in lines and not told[INT8]["accepted"]
     assert (sorted(home.iterdir()), versions.current(home)) == before
 
 
