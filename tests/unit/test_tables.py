@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from model.bundle.precision import Precision
 from model.bundle.reading import Bundle
 from model.bundle.session import Session, byte_products
 from model.features.catalog import FILE, FOLDER
+from model.graph import gate
 from model.graph import tables as tables_module
 from model.graph.gate import Bounds
 from model.graph.narrow import narrow
@@ -43,6 +45,15 @@ Made = dict[str, Bundle]
 def spans(folder: Path, graph: str = GRAPH) -> dict[str, tuple[Span, list[int]]]:
     model = onnx.load(folder / graph, load_external_data=False)
     return {one.name: (Span.of(one), list(one.dims)) for one in model.graph.initializer if one.external_data}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_lists() -> Iterator[None]:
+    """The gate looks at a tenth of the requests: what it finds is tested elsewhere, here what comes of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "LISTS", 20)
+        patch.setattr(gate, "LISTS_EACH", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
