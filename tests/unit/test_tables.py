@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from model import evaluate, export
+from model import catalog, evaluate, export
 from model.bundle import versions
 from model.bundle.attention import OUTPUT, Attention
 from model.bundle.layout import ATTENTION_GRAPH, GRAPH, INT8, INT8_GRAPH, SCHEMA_VERSION, TABLES, WEIGHTS
@@ -172,6 +172,15 @@ def test_the_version_is_whole_and_the_one_before_as_it_was(made: Made, form: str
 def test_a_version_that_is_not_current_does_not_make_its_own_current(made: Made) -> None:
     home = made["fp32"].folder.parent
     assert versions.current(home) == made["fp16"].version, "int8 was made when fp16 was current"
+
+
+def test_its_catalogue_is_swapped_as_any(made: Made, small_data: Prepared, tmp_path: Path) -> None:
+    folder, items = tmp_path / "bundle", small_data.folder / "tables" / "items.parquet"
+    shutil.copytree(made["int8"].folder, folder)
+    assert catalog.main(["--bundle", str(folder), "--items", str(items), "--merge"]) == 0
+    swapped = Bundle.open(folder)
+    swapped.verify()
+    swapped.replay_golden(swapped.session())
 
 
 def test_training_goes_on_from_it_as_from_the_one_before(made: Made, small_data: Prepared, tmp_path: Path) -> None:
