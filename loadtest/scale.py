@@ -1,6 +1,6 @@
 """What more items cost online: time, start and memory of BST's service with 10 thousand to 10 million items.
 
-    python -m loadtest.scale [--items 10000 100000 1000000 10000000] [--quick]
+    python -m loadtest.scale [--items 10000 100000 1000000 10000000] [--tables int8] [--quick]
 
 - POST /rank with 500 candidates drawn uniformly over all items, the worst case for caches; a service for each size
   runs, and all are asked in turn. Before that each is asked about so many items that most pages of its tables are
@@ -8,6 +8,7 @@
 - From the process' start to /health/ready's 200, the bundle's files being in the page cache; its hashes are compared.
 - Memory of the process tree (PSS) with one worker and with two, after each worker has answered the same requests: what
   the second one adds, as a share of the first.
+- With --tables all this of bundles whose tables of 10,000 rows or more are stored in fp16 or int8.
 
 The first bundle of ten million items takes minutes and 2.5 GB of disk to make. The last line is JSON.
 """
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from loadtest.bench.bundles import CACHE, bundle
+from loadtest.bench.bundles import CACHE, TABLE_FORMS, bundle
 from loadtest.bench.caller import MESSAGES, MIB, Caller, Connection, checked, connect_each, rank_messages
 from loadtest.bench.command import Command, Measured, positive
 from loadtest.bench.plot import plot
@@ -45,6 +46,7 @@ class Sizes:
     untimed: int = 2  # before them: another size's service has had the caches
     warm: int = 60  # requests of LARGE candidates; pages are mapped 16 at a time, so they reach nearly all
     starts: int = 3
+    tables: str = "fp32"
 
 
 QUICK = Sizes(items=(20, 500), rounds=2, requests=2, untimed=1, warm=2, starts=1)
@@ -54,7 +56,8 @@ class Sized:
     """A bundle of that many items, with users and requests of its own."""
 
     def __init__(self, cache: Path, items: int, sizes: Sizes):
-        self.folder = bundle(cache, items=items).folder  # not kept open: pages mapped here too would halve their PSS
+        # Not kept open: pages mapped here too would halve their PSS.
+        self.folder = bundle(cache, items=items, tables=sizes.tables).folder
         rng = np.random.default_rng(items)
         self.users = recent_users(items, rng)
         self.warming = rank_messages(items, LARGE, sizes.warm, rng)
@@ -127,6 +130,7 @@ def measure(cache: Path, sizes: Sizes) -> Measured:
     comparable = quick or (small, large) == (10_000, 10_000_000)
     figures: dict[str, Any] = {
         "items": list(sized),
+        "tables": sizes.tables,
         **columns,
         "p50_ratio_10m_over_10k": columns["p50_over_smallest"][large] if comparable else None,
         "ready_s_10m": columns["ready_s"][large] if quick or large == 10_000_000 else None,
@@ -145,6 +149,7 @@ def measure(cache: Path, sizes: Sizes) -> Measured:
 def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("scale", __doc__, Sizes(), QUICK, CACHE)
     command.parser.add_argument("--items", nargs="+", type=positive, help="sizes of the bundles")
+    command.parser.add_argument("--tables", choices=TABLE_FORMS, help="what long tables are stored in (fp32)")
     return command.run(arguments, lambda args, sizes: measure(args.cache, sizes))
 
 

@@ -4,11 +4,12 @@
 
 The bundle is BST at the paper's sizes, trained on the simulator (loadtest/bench/trained.py).
 A session runs on one thread.
-For 10 to 1000 candidates of users with full histories (T = 20) these take turns: ours in fp32, ours in int8, the usual
-export (loadtest/bench/usual.py), which is fed the history anew with every candidate, and with --peers torch-rechub's
-BST as its class stands, at the same widths (but its feed-forward is 2048 wide, torch's default; its rows are drawn at
-random). Figures are medians, and medians of the rounds' ratios. The usual export must give our fp32 scores to 1e-5, or
-there are no figures; it is written by our exporter, without what that does to our networks (model/graph/merged.py).
+For 10 to 1000 candidates of users with full histories (T = 20) these take turns: ours in fp32, the same on tables in
+fp16 and in int8, however short (model/graph/tables.py), ours in int8, the usual export (loadtest/bench/usual.py), which
+is fed the history anew with every candidate, and with --peers torch-rechub's BST as its class stands, at the same
+widths (but its feed-forward is 2048 wide, torch's default; its rows are drawn at random). Figures are medians, and
+medians of the rounds' ratios. The usual export must give our fp32 scores to 1e-5, or there are no figures; it is
+written by our exporter, without what that does to our networks (model/graph/merged.py).
 
 The last line is JSON.
 """
@@ -36,11 +37,12 @@ from loadtest.errors import NoRun
 from loadtest.peers import Peer
 from loadtest.table import table
 from model import networks
-from model.bundle.layout import INT8, REPORT, WEIGHTS, BundleError
+from model.bundle.layout import GRAPH, INT8, NARROW, REPORT, WEIGHTS, BundleError
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
 from model.command import run as run_command
 from model.features.encode import Inputs
+from model.graph.tables import narrow_graphs
 from model.graph.write import TOLERANCE, example_batch, write_graph
 from model.networks import bst
 from model.prepared.loader import Prepared
@@ -49,7 +51,9 @@ from model.training.batches import tensors
 COUNTS = (10, 50, 100, 500, 1000)  # candidates
 REQUESTS = 8  # different ones, asked in turn
 FP32, INT8_SIDE, USUAL, PEER = "ours fp32", "ours int8", "usual export", "torch-rechub"
+ON_TABLES = {form: f"fp32, {form} tables" for form in NARROW}
 RATIOS = {"fp32": (USUAL, FP32), "int8": (USUAL, INT8_SIDE), "peers": (PEER, FP32)}
+RATIOS |= {f"{form}_tables": (side, FP32) for form, side in ON_TABLES.items()}
 Feed = dict[str, npt.NDArray[Any]]
 
 
@@ -77,7 +81,9 @@ class Requests:
 
 
 def network_of(bundle: Bundle) -> bst.Network:
-    """The network that was exported, in torch. Raises NoRun for a bundle that holds no weights of BST."""
+    """The network that was exported, in torch. Raises NoRun for a bundle that holds no weights of BST as they serve."""
+    if bundle.tables != "fp32":
+        raise NoRun(f"{bundle.folder} has {bundle.tables} tables: one with fp32 tables is needed, to make both from it")
     if bundle.manifest["network"] != "bst" or not (bundle.folder / WEIGHTS).is_file():
         raise NoRun(f"{bundle.folder}: a bst with its {WEIGHTS} is needed, as model.train writes it")
     config = json.loads((bundle.folder / REPORT).read_text())["recipe"]["network"]
@@ -97,6 +103,16 @@ def usual_export(network: bst.Network, data: Prepared, path: Path) -> Session:
 def usual_feed(inputs: Inputs) -> Feed:
     """The same request with a row for every candidate, each with its own copy of the user's half."""
     return {name: np.ascontiguousarray(rows.numpy()) for name, rows in repeated(tensors(inputs)).items()}
+
+
+def on_tables(bundle: Bundle, folder: Path) -> dict[str, Session]:
+    """Our graph on tables of each form, by its side."""
+    sessions = {}
+    for form, side in ON_TABLES.items():
+        (folder / form).mkdir()
+        narrow_graphs(bundle.folder, folder / form, form, least_rows=1)
+        sessions[side] = Session(folder / form / GRAPH)
+    return sessions
 
 
 class PeersBST:
@@ -177,6 +193,7 @@ def measure(bundle: Bundle, data: Prepared, python: Path | None, s: Sizes) -> Me
             usual = usual_export(network, data, Path(folder) / "usual.onnx")
         except ValueError as error:  # an ablation of BST
             raise NoRun(str(error)) from None
+        sessions |= on_tables(bundle, Path(folder))
         width = network.embed.width_D + network.position.embedding_dim
         peer = PeersBST(python, data, width, Path(folder)) if python else None
         if peer and peer.refused:

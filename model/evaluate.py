@@ -38,7 +38,8 @@ def evaluate(bundle: Bundle, data: Prepared, split: str, precision: Precision = 
     chosen = choose(bundle, precision)
     score = score_rows(bundle, data, rows, chosen.session)
     trained_on, objective = bundle.manifest.get("trained_on", ["train"]), bundle.manifest["objective"]
-    figures = {"precision": chosen.precision} | measure(data, rows, score, trained_on, objective)
+    graph = {"precision": chosen.precision, "tables": bundle.tables}
+    figures = graph | measure(data, rows, score, trained_on, objective)
     if objective == "click":
         figures["calibration_bins"] = calibration_bins(data.label[rows], score)
     return figures

@@ -1,8 +1,10 @@
 """Adds to an exported bundle: the int8 graph beside the fp32 one, if it passes its gate (model/graph/gate.py), or the
 graph of what its network attends to (model/graph/attention.py), which training has added since there is `explain`.
+Or makes another version of it on smaller tables, by the same gate (model/graph/narrow.py).
 
 python -m model.export --bundle DIR --quantize [--data DIR]
 python -m model.export --bundle DIR --explain
+python -m model.export --bundle DIR --tables fp16|int8 [--data DIR]
 """
 
 import argparse
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model import command
-from model.bundle.layout import ATTENTION_GRAPH, REPORT
+from model.bundle.layout import ATTENTION_GRAPH, INT8, NARROW, REPORT
 from model.bundle.reading import Bundle
 from model.bundle.writing import amend
 from model.evaluation.measure import check_encoding
@@ -29,21 +31,31 @@ BOUNDS = {  # options: the fields of gate.Bounds, which holds each one's default
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m model.export", description="Add to an exported bundle.")
+    parser = argparse.ArgumentParser(
+        prog="python -m model.export", description="Add to an exported bundle, or shrink it."
+    )
     parser.add_argument(
         "--bundle", type=Path, required=True, help="a bundle, or the folder whose `current` points to one"
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--quantize", action="store_true", help="the int8 graph beside the fp32 one")
     what.add_argument("--explain", action="store_true", help="the graph that POST /rank asks where `explain` is true")
+    what.add_argument("--tables", choices=NARROW, help="another version, whose long tables are stored in that")
     parser.add_argument(
-        "--data", type=Path, help="with --quantize: prepared data set (default: where the bundle was trained)"
+        "--data", type=Path, help="not for --explain: prepared data set (default: where the bundle was trained)"
+    )
+    parser.add_argument(
+        "--table-rows", type=int, metavar="N", help="with --tables: one of fewer rows stays fp32 (default: 10000)"
     )
     for name, what in BOUNDS.items():
         kind = int if name == "least_rows" else float
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"the gate's bound: {what}")
     arguments = parser.parse_args(argv)
-    return _explain(arguments.bundle) if arguments.explain else _quantize(arguments)
+    if arguments.table_rows is not None and (not arguments.tables or arguments.table_rows < 1):
+        parser.error(f"--table-rows {arguments.table_rows}: allowed with --tables, from 1 on")
+    if arguments.explain:
+        return _explain(arguments.bundle)
+    return _narrow(arguments) if arguments.tables else _quantize(arguments)
 
 
 def _explain(path: Path) -> int:
@@ -71,9 +83,8 @@ def _quantize(arguments: argparse.Namespace) -> int:
     from model.graph.gate import Bounds  # torch takes seconds: after the arguments
     from model.graph.quantize import quantize
 
-    bounds = Bounds(**{name: value for name in BOUNDS if (value := getattr(arguments, name)) is not None})
     try:
-        bundle = Bundle.open(arguments.bundle)
+        bundle, bounds = Bundle.open(arguments.bundle), Bounds(**_named(arguments))
         figures = quantize(bundle, _data_of(bundle, arguments.data), bounds)
     except (OSError, ValueError) as error:
         print(f"export: {command.words(error)}", file=sys.stderr)
@@ -87,13 +98,60 @@ def _quantize(arguments: argparse.Namespace) -> int:
     return 0 if figures["accepted"] else 1
 
 
+def _narrow(arguments: argparse.Namespace) -> int:
+    from model.graph.gate import Bounds  # torch takes seconds: after the arguments
+    from model.graph.narrow import narrow
+    from model.graph.tables import LEAST_ROWS
+
+    form, least_rows = arguments.tables, arguments.table_rows or LEAST_ROWS
+    try:
+        bundle, bounds = Bundle.open(arguments.bundle), Bounds(**_named(arguments))
+        figures = narrow(bundle, _data_of(bundle, arguments.data), form, bounds, least_rows)
+    except (OSError, ValueError) as error:
+        print(f"export: {command.words(error)}", file=sys.stderr)
+        return 1
+    if remark := unjudged(bundle, figures):
+        print(f"export: {remark}", file=sys.stderr)
+    print(table(figures))
+    if INT8 in figures:
+        print(f"the int8 graph on these tables\n{table(figures[INT8])}")
+    print(of_tables(figures))
+    if not figures["accepted"]:
+        print(f"{form} tables refused, {bundle.folder} is as it was: {'; '.join(figures['refused'])}")
+    elif figures["published"]:
+        print(f"{form} tables accepted: {figures['bundle']} is `current`")
+    else:
+        print(f"{form} tables accepted: {figures['bundle']}, not made `current`, as {bundle.folder} is not")
+    print(json.dumps(figures))
+    return 0 if figures["accepted"] else 1
+
+
+def _named(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name in BOUNDS if (value := getattr(arguments, name)) is not None}
+
+
+def of_tables(figures: Mapping[str, Any]) -> str:
+    """The tables for people: what each is stored in, and what that saves."""
+    lines = [f"{'table':50} {'rows':>13} {'width':>6} {'form':>5} {'MB':>10}"]
+    small = 0
+    for name, facts in figures["tables"].items():
+        small += facts["rows"] < figures["least_rows"]
+        size = f"{facts['bytes'] / 1e6:10.2f}"
+        lines.append(f"{name:50} {facts['rows']:13,} {facts['width']:6} {facts['form']:>5} {size}")
+    if small:
+        lines.append(f"{small} of fewer than {figures['least_rows']:,} rows stay fp32 (--table-rows)")
+    before, after = (figures["bytes"][when] for when in ("before", "after"))
+    lines.append(f"all weights: {before / 1e6:,.2f} MB before, {after / 1e6:,.2f} MB after")
+    return "\n".join(lines)
+
+
 def unjudged(bundle: Bundle, figures: Mapping[str, Any]) -> str | None:
     """What the gate could not look at."""
     if figures["unseen"]:
         return None
     trained_on = ", ".join(bundle.manifest.get("trained_on", ["train"]))
     return (
-        f"no impressions of both classes are left that the model has not seen (trained on {trained_on}): what int8 "
+        f"no impressions of both classes are left that the model has not seen (trained on {trained_on}): what it "
         "costs in AUC is not known, and the gate goes by agreement with fp32 alone"
     )
 

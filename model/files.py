@@ -65,6 +65,14 @@ class AlreadyHeld(OSError):
         self.pid = pid
 
 
+def another_name(file: Path, name: Path) -> None:
+    """A second name for a file that nobody writes into; a copy where the file system has no such names."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copy2(file, name)
+
+
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """A lock file that one process at a time holds, until it leaves or dies. Raises AlreadyHeld at once."""

@@ -122,6 +122,6 @@ def strong(made: RankingNetwork) -> RankingNetwork:
     return made.eval()
 
 
-def close(a: torch.Tensor, b: torch.Tensor) -> None:
+def close(a: torch.Tensor, b: torch.Tensor, apart: float = 1e-5) -> None:
     assert torch.isfinite(a).all() and torch.isfinite(b).all()
-    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), atol=apart)

@@ -20,6 +20,7 @@ from loadtest.bench.derived import made_up, matches, statistics
 from loadtest.bench.users import HISTORY, NOW_MS, PROFILE, made_up_users
 from loadtest.peers import ROOT
 from model import networks
+from model.bundle.layout import GRAPH, TABLES
 from model.bundle.reading import Bundle
 from model.bundle.writing import writing
 from model.features import schema as features_toml
@@ -31,11 +32,13 @@ from model.features.ids import ABSENT, FIRST, Keys, keys
 from model.features.schema import Schema
 from model.features.table import Vocabulary
 from model.features.timeposition import bucket_count
-from model.files import write_json
+from model.files import beside, write_json
+from model.graph.tables import DATA, FORMS, narrow_graphs
 from model.graph.write import check_parity, write_graph
 from model.training.batches import tensors
 
 CACHE = ROOT / ".cache" / "bundles"
+TABLE_FORMS = tuple(FORMS)
 FORMAT = 2  # of these bundles: another number makes the cache anew
 USERS = 10_000
 TAGS = 3  # at most, of an item
@@ -85,23 +88,30 @@ def bundle(
     seed: int = 1,
     derived: bool = False,
     length: int = HISTORY,
+    tables: str = "fp32",
 ) -> Bundle:
     """The untrained bundle of that network and that many items, from the cache where it is there; `length` is its T.
+
+    `tables`: what its long tables are stored in, without a gate: nothing was learnt that could be lost.
 
     Ten million items take about two minutes, 4 GB of memory and 2.5 GB of disk. Raises ValueError for a network that
     is not there.
     """
     name = f"{network}_{items}_items_{users}_users_seed_{seed}{'_derived' * derived}_format_{FORMAT}"
     name += f"_{length}_behaviours" if length != HISTORY else ""
+    name += f"_{tables}_tables" if tables != "fp32" else ""
     if not (cache / name / "current").exists():
         networks.options(network)
-        facts = {"network": network, "objective": "click", "dataset": "made_up", "trained_on": []}
+        facts: dict[str, Any] = {"network": network, "objective": "click", "dataset": "made_up", "trained_on": []}
+        facts |= {TABLES: {"form": tables, "of": None}} if tables != "fp32" else {}
         with writing(cache, name, facts) as draft, tqdm(desc=f"making {name}", total=5, delay=1, leave=False) as bar:
-            _write(draft.folder, schema(derived, length), network, items, users, seed, bar)
+            _write(draft.folder, schema(derived, length), network, items, users, seed, tables, bar)
     return Bundle.open(cache / name)
 
 
-def _write(folder: Path, table: Schema, network: str, items: int, users: int, seed: int, bar: "tqdm[Any]") -> None:
+def _write(
+    folder: Path, table: Schema, network: str, items: int, users: int, seed: int, tables: str, bar: "tqdm[Any]"
+) -> None:
     rng, graph = np.random.default_rng(seed), folder / "model.onnx"
     (folder / "features.toml").write_text(tomli_w.dumps(table.as_dict()))
     (folder / "catalog").mkdir()
@@ -126,6 +136,8 @@ def _write(folder: Path, table: Schema, network: str, items: int, users: int, se
     bar.update()
     write_graph(net, {name: rows[:2, :3] if "C" in axes(name) else rows[:2] for name, rows in batch.items()}, graph)
     difference = check_parity(net, unfinished)
+    if tables != "fp32":
+        _narrow(folder, tables)
     bar.update()
 
     strangers = [requests[0] | {"user_id": "nobody", "profile": {}, "behaviours": []}]
@@ -136,6 +148,14 @@ def _write(folder: Path, table: Schema, network: str, items: int, users: int, se
     write_json(folder / "golden.json", {"requests": [*requests, *strangers]})
     report = {"network": {"name": network}, "items": items, "seed": seed, "max_abs_diff_torch": difference}
     write_json(folder / "report.json", report | {"note": "random weights: for benchmarks of speed and memory alone"})
+
+
+def _narrow(folder: Path, form: str) -> None:
+    with beside(folder / form) as narrow:
+        narrow.mkdir()
+        narrow_graphs(folder, narrow, form)
+        for file in (DATA, GRAPH):
+            (narrow / file).replace(folder / file)
 
 
 def _numbered(letter: str, count: int) -> Keys:

@@ -16,10 +16,12 @@ READS = (1, 2)  # schema versions that this release reads
 GOLDEN_TOLERANCE = 1e-5
 GRAPH, INT8_GRAPH, REPORT = "model.onnx", "model.int8.onnx", "report.json"
 EXPORTED_AT, VERSION_TIME = "%Y-%m-%dT%H:%M:%SZ", "%Y%m%dT%H%M%S"  # UTC; a version begins with its time
+NARROW = ("fp16", "int8")  # what long embedding tables may be stored in instead of fp32
 ATTENTION_GRAPH = "attention.onnx"  # what `explain` asks; older bundles, and networks without attention, have none
 WEIGHTS = "weights.pt"  # as trained: what --warm, --quantize and --explain go on from; the service does not read it
 RECIPE = "recipe.toml"  # what it was trained by, to copy and change
 INT8 = "int8"  # the manifest's and the report's key of the gate's figures (model/graph/quantize.py)
+TABLES = "tables"  # likewise, of tables that are not fp32 (model/graph/narrow.py); most bundles have no such key
 CATALOG, GOLDEN, GOLDEN_CATALOG = f"{FOLDER}/{FILE}", "golden.json", "golden.npy"
 COUNTS, GOLDEN_COUNTS = f"{FOLDER}/{COUNTS_FILE}", "golden_statistics.npy"  # of features of kind statistic
 # Those before the last swap; in no manifest, and not read while serving.

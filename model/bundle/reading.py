@@ -1,6 +1,7 @@
 """The artefact: written by export, read by the service; everything a request needs besides the store.
 
-<name>/<version>/  model.onnx, model.onnx.data   graph; its tables are memory-mapped and shared by workers
+<name>/<version>/  model.onnx, model.onnx.data   graph; its tables (fp32, fp16 or int8) are memory-mapped and shared by
+                                                 workers
                    model.int8.onnx               optional: the graph with an MLP of bytes, on the same tables
                    attention.onnx                optional: what the network attends to, on the same tables (`explain`)
                    features.toml, vocab/         how to encode
@@ -42,6 +43,7 @@ from model.bundle.layout import (
     PREVIOUS_CATALOG,
     PREVIOUS_COUNTS,
     REPORT,
+    TABLES,
     VERSION_TIME,
     BundleError,
     _sha256,
@@ -106,6 +108,11 @@ class Bundle:
             with suppress(ValueError):
                 return datetime.strptime(str(text), form).replace(tzinfo=UTC).timestamp()
         return (self.folder / "manifest.json").stat().st_mtime
+
+    @property
+    def tables(self) -> str:
+        """What its long embedding tables are stored in: fp32, fp16 or int8."""
+        return str(self.manifest.get(TABLES, {}).get("form", "fp32"))
 
     def verify(self) -> None:
         """Compares every file with its sha256. Raises BundleError, also for a file that the manifest does not list."""

@@ -5,7 +5,6 @@ before stay in `catalog/older` for a while, by the sha256 that the service's log
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from model.features.counts import FILE, Counts, CountsError
 from model.features.counts import KIND as STATISTICS
 from model.features.schema import Schema
 from model.features.sealed import seal
-from model.files import beside
+from model.files import another_name, beside
 
 KEPT = 10  # of each kind in `catalog/older`; a day's swaps, for a log that is replayed every evening
 SHOWN = 16  # letters of a sha256 that name a file
@@ -33,7 +32,7 @@ def replace(current: Path, previous: Path, save: Callable[[Path], object], keep:
     """
     with beside(previous) as before:
         if keep:
-            _another_name(current, before)
+            another_name(current, before)
         save(current)
         if before.exists():
             _shelve(previous, current, older)
@@ -44,7 +43,7 @@ def exchange(current: Path, previous: Path, keep: bool) -> None:
     """`previous` becomes `current`, and the other way round where that is one to keep."""
     with beside(current) as aside:
         if keep:
-            _another_name(current, aside)
+            another_name(current, aside)
         os.utime(previous)  # services tell a new file by its time, and people when it was swapped in
         previous.replace(current)
         if keep:
@@ -65,14 +64,6 @@ def _shelve(previous: Path, current: Path, most: int) -> None:
             path.unlink()
         if not any(older.iterdir()):
             older.rmdir()
-
-
-def _another_name(file: Path, name: Path) -> None:
-    """A second name for a file that nobody writes into; a copy where the file system has no such names."""
-    try:
-        os.link(file, name)
-    except OSError:
-        shutil.copy2(file, name)
 
 
 class Recounted(NamedTuple):

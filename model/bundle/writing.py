@@ -33,12 +33,15 @@ from model.files import beside, write_json
 class Draft:
     """A bundle that is being written: `folder` is where its files go, until they are whole.
 
-    `publish` says whether `current` will point to it; whoever writes it may decide so until the last.
+    `publish` says whether `current` will point to it, `keep` whether anything of it stays, and `facts` what stands in
+    its manifest; whoever writes it may decide so until the last.
     """
 
     folder: Path
     home: Path
     publish: bool = True
+    keep: bool = True
+    facts: dict[str, Any] = field(default_factory=dict)
     _now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @cached_property
@@ -58,20 +61,25 @@ class Draft:
 
 @contextmanager
 def writing(parent: Path, name: str, facts: Mapping[str, Any]) -> Iterator[Draft]:
-    """A bundle to fill; on leaving without an error it becomes `parent/name/<version>`, and `current` points to it."""
+    """A bundle to fill; on leaving without an error it becomes `parent/name/<version>`, and `current` points to it.
+
+    Where `facts` name it otherwise, its folder is called `name` all the same.
+    """
     home = parent / name
     home.mkdir(parents=True, exist_ok=True)
     with beside(home / "bundle") as partial:
         partial.mkdir()
-        draft = Draft(partial, home)
+        draft = Draft(partial, home, facts=dict(facts))
         yield draft
+        if not draft.keep:
+            return
         files = {str(path.relative_to(partial)): path for path in sorted(partial.rglob("*")) if path.is_file()}
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "name": name,
             "version": draft.version,
             "exported_at": draft.exported_at,
-            **facts,
+            **draft.facts,
             "made_with": {
                 "onnxruntime": onnxruntime.__version__,
                 "numpy": np.__version__,

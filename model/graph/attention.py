@@ -7,11 +7,12 @@ the serving graph's bytes, and the head is not in it. The graph that serves is n
 It is held to torch's attention as scores are, to 1e-5, over all shapes that serving meets.
 """
 
+import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
@@ -21,7 +22,8 @@ from model.bundle.attention import FACTS, OUTPUT, Facts
 from model.bundle.layout import ATTENTION_GRAPH, GRAPH
 from model.bundle.reading import Bundle
 from model.features.batch import candidates, stacked
-from model.files import beside
+from model.files import beside, replacing
+from model.graph.nodes import Span
 from model.graph.write import TOLERANCE, ExportError, cases, draw_graph, widened
 from model.networks.blocks import Batch, RankingNetwork
 from model.training.batches import tensors
@@ -56,6 +58,18 @@ def add_attention(bundle: Bundle, network: RankingNetwork) -> float | None:
     return difference
 
 
+def record_anew(bundle: Bundle) -> None:
+    """Records the weights that the graph gives now: its tables are no longer those that torch's were computed with."""
+    path, requests = bundle.folder / ATTENTION_GRAPH, bundle.golden()
+    model, session = onnx.load(path, load_external_data=False), bundle.session(path)
+    facts = Facts(**json.loads(next(told.value for told in model.metadata_props if told.key == FACTS)))
+    inputs = [(number, bundle.encode_golden(requests[number]), len(weights)) for number, weights in facts.golden]
+    golden = [(number, bundle.score(session, one, OUTPUT)[0, :count].tolist()) for number, one, count in inputs]
+    onnx.helper.set_model_props(model, {FACTS: replace(facts, golden=golden).as_text()})
+    with replacing(path) as newer:
+        onnx.save(model, newer)
+
+
 class Attending(nn.Module):
     """What is drawn."""
 
@@ -79,19 +93,12 @@ def _share(model: onnx.ModelProto, folder: Path, bundle: Path) -> None:
     for tensor in model.graph.initializer:
         if not tensor.external_data:
             continue
-        own = _bytes(tensor, folder)
+        own = Span.of(tensor).bytes(folder)
         like = (t for t in theirs if (t.dims, t.data_type) == (tensor.dims, tensor.data_type))
-        same = next((t for t in like if np.array_equal(_bytes(t, bundle), own)), None)
+        same = next((t for t in like if np.array_equal(Span.of(t).bytes(bundle), own)), None)
         name = tensor.name
         tensor.CopyFrom(same or numpy_helper.from_array(numpy_helper.to_array(tensor, str(folder)), name))
         tensor.name = name
-
-
-def _bytes(tensor: onnx.TensorProto, folder: Path) -> npt.NDArray[np.uint8]:
-    """A tensor's bytes, memory-mapped: a table may be larger than memory."""
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    shape = (int(place["length"]),)
-    return np.memmap(folder / place["location"], np.uint8, "r", int(place.get("offset", 0)), shape)
 
 
 def _facts(bundle: Bundle, network: RankingNetwork) -> Facts:

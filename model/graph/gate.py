@@ -1,4 +1,4 @@
-"""Whether an int8 graph ranks as well as the fp32 one, on average and in the worst segment.
+"""Whether an int8 graph, or one on tables of less than fp32, ranks as well as the fp32 one: on average and at worst.
 
 AUC is judged on impressions that the model was not trained on: of validation, else of test. Where none are left (a
 model trained on all days) nothing says what int8 costs in AUC, and agreement alone decides. Agreement is judged on
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from model.bundle.layout import INT8
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
 from model.evaluation.measure import score_rows
@@ -32,7 +33,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Bounds:
-    """What int8 may cost. Options of model.export."""
+    """What int8 and smaller tables may cost. Options of model.export."""
 
     most_auc_drop: float = 0.0005  # an eighth of the AUC's standard error on 13,000 impressions
     least_tau: float = 0.99  # Kendall's tau to the fp32 order, mean over requests: 1 pair of candidates in 200 swapped
@@ -64,15 +65,22 @@ class Bounds:
         return told
 
 
-def judge(bundle: Bundle, data: Prepared, graph: Path, bounds: Bounds | None = None) -> dict[str, Any]:
-    """The gate's figures of an int8 graph beside the bundle's fp32 one."""
+def judge(
+    bundle: Bundle,
+    data: Prepared,
+    graph: Path,
+    bounds: Bounds | None = None,
+    fp32: Session | None = None,
+    form: str = INT8,
+) -> dict[str, Any]:
+    """The gate's figures of a graph beside `fp32`, which is by default the bundle's own; `form` names the other."""
     bounds = bounds or Bounds()
-    both = bundle.session(), bundle.session(graph)
+    both = fp32 or bundle.session(), bundle.session(graph)
     split, unseen = judged_on(data, bundle.manifest.get("trained_on", ["train"]))
     rows = data.of_split(split)
-    fp32, int8 = (score_rows(bundle, data, rows, session) for session in both)
-    aucs = [auc(data.label[rows], scores) if unseen else None for scores in (fp32, int8)]
-    highest = np.argsort(-fp32, kind="stable")[: -(-len(rows) // 100)]
+    whole, judged = (score_rows(bundle, data, rows, session) for session in both)
+    aucs = [auc(data.label[rows], scores) if unseen else None for scores in (whole, judged)]
+    highest = np.argsort(-whole, kind="stable")[: -(-len(rows) // 100)]
     found = [*segments(data, rows), Segment("the highest hundredth of scores", np.sort(rows[highest]))]
     draw = np.random.default_rng(2)
     of_all, of_each = drawn(rows, LISTS, draw), [drawn(segment.rows, LISTS_EACH, draw) for segment in found]
@@ -81,29 +89,28 @@ def judge(bundle: Bundle, data: Prepared, graph: Path, bounds: Bounds | None = N
         {
             "segment": segment.name,
             "rows": len(segment.rows),
-            "shift": float(np.mean((int8 - fp32)[np.searchsorted(rows, segment.rows)])),
+            "shift": float(np.mean((judged - whole)[np.searchsorted(rows, segment.rows)])),
             "kendall_tau": float(np.mean([tau[row] for row in of_segment.tolist()])),
         }
         for segment, of_segment in zip(found, of_each, strict=True)
     ]
-    judged = [segment for segment in by_segment if segment["rows"] >= bounds.least_rows]
-    recorded = [bundle.encode_golden(request) for request in bundle.golden()]
+    many = [segment for segment in by_segment if segment["rows"] >= bounds.least_rows]
     figures = {
         "split": split,
         "unseen": unseen,
         "rows": len(rows),
         "auc_fp32": aucs[0],
-        "auc_int8": aucs[1],
+        f"auc_{form}": aucs[1],
         "auc_drop": aucs[0] - aucs[1] if aucs[0] is not None and aucs[1] is not None else None,
         "kendall_tau": float(np.mean([tau[row] for row in of_all.tolist()])),
         "lists": len(of_all),
-        "shift": float(np.mean(int8 - fp32)),
-        "max_abs_diff": float(np.abs(int8 - fp32).max()),
-        "worst_tau": min(judged, key=lambda segment: segment["kendall_tau"], default=None),
-        "worst_shift": max(judged, key=lambda segment: abs(segment["shift"]), default=None),
+        "shift": float(np.mean(judged - whole)),
+        "max_abs_diff": float(np.abs(judged - whole).max()),
+        "worst_tau": min(many, key=lambda segment: segment["kendall_tau"], default=None),
+        "worst_shift": max(many, key=lambda segment: abs(segment["shift"]), default=None),
         "segments": by_segment,
         "bounds": asdict(bounds),
-        "golden_max_abs_diff": max(float(np.abs(_apart(bundle, both, inputs)).max()) for inputs in recorded),
+        "golden_max_abs_diff": _apart(bundle, both[1]),
     }
     refused = bounds.refusals(figures)
     return {"accepted": not refused, "refused": refused, **figures}
@@ -148,6 +155,7 @@ def _taus(
     return {row: kendall_tau(*scores) for row, scores in zip(rows.tolist(), scored, strict=True)}
 
 
-def _apart(bundle: Bundle, both: tuple[Session, Session], inputs: Inputs) -> Floats:
-    one, other = (bundle.score(session, inputs) for session in both)
-    return one - other
+def _apart(bundle: Bundle, session: Session) -> float:
+    """Largest difference to a recorded score."""
+    answers = ((bundle.score(session, bundle.encode_golden(one))[0], one["scores"]) for one in bundle.golden())
+    return max(float(np.abs(scores - np.asarray(recorded)).max()) for scores, recorded in answers)

@@ -27,11 +27,16 @@ def record(bundle: Bundle, data: Prepared, seed: int = 0) -> dict[str, Any]:
     stranger = _unknown(bundle.schema.user_id), _unknown(bundle.schema.item_id.type)
     recorded.append(recorded[0] | {"user_id": stranger[0], "profile": {}, "behaviours": []})
     recorded.append(recorded[0] | {"candidates": [stranger[1], *recorded[0]["candidates"]]})
+    return scored(bundle, recorded)
+
+
+def scored(bundle: Bundle, requests: list[dict[str, Any]]) -> dict[str, Any]:
+    """The content of golden.json, of these requests."""
     session = bundle.session()
-    for request in recorded:
+    for request in requests:
         scores = bundle.score(session, bundle.encode_golden(request))[0]
         request["scores"] = [float(score) for score in scores]
-    return {"requests": recorded}
+    return {"requests": requests}
 
 
 def requests(

@@ -17,7 +17,7 @@ layer's inputs end. Without, KuaiRand's rarest tabs shifted by 0.02 and the high
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from model.features.encode import Inputs
 from model.files import beside
 from model.graph.gate import LISTS, Bounds, drawn, judge, lists
 from model.graph.merged import served
+from model.graph.nodes import Made, replaced
 from model.graph.segments import by_context
 from model.graph.trained import network_of
 from model.graph.write import example_batch, write_graph
@@ -115,7 +116,8 @@ def _graph(bundle: Bundle, data: Prepared, folder: Path) -> onnx.ModelProto:
     products = {}
     for layer in layers:
         products[layer.node.output[0]] = _product(layer, _after(model, layers, layer))
-    quantised = _replaced(model, products)
+    quantised = replaced(model, products)
+    quantised.opset_import.append(helper.make_opsetid(CONTRIB, 1))
     _share(quantised, onnx.load(bundle.folder / GRAPH, load_external_data=False), folder)
     return quantised
 
@@ -203,7 +205,7 @@ def _calibrated(
     return layers
 
 
-def _product(layer: Layer, after: Layer | None) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _product(layer: Layer, after: Layer | None) -> Made:
     """Nodes and initializers that take the layer's place; its output comes out in steps of the layer after."""
     name, step_K = layer.node.output[0], layer.step_K
     out_N = after.step_K if after else np.ones(layer.weight_KN.shape[1], np.float32)
@@ -258,22 +260,3 @@ def _after(model: onnx.ModelProto, layers: Sequence[Layer], layer: Layer) -> Lay
         model.graph.node.insert(at, helper.make_node("Mul", [node.input[place], factor.name], [taken]))
         node.input[place] = taken
     return after
-
-
-def _replaced(
-    model: onnx.ModelProto, made_of: Mapping[str, tuple[list[onnx.NodeProto], list[onnx.TensorProto]]]
-) -> onnx.ModelProto:
-    """The model with these nodes in the place of the ones that make the same tensors, without what nobody reads."""
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        new, tensors = made_of.get(node.output[0], ([node], []))
-        nodes += new
-        model.graph.initializer.extend(tensors)
-    read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    for field, values in ((model.graph.node, nodes), (model.graph.initializer, kept)):
-        values = [type(value).FromString(value.SerializeToString()) for value in values]
-        del field[:]
-        field.extend(values)
-    model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
-    return model

@@ -40,6 +40,7 @@ def described(
         objective=manifest["objective"],
         scores=manifest.get("scores"),
         precision=served.precision,
+        tables=bundle.tables,
         exported_at=int(bundle.exported_s * 1000),
         dataset=manifest.get("dataset"),
         trained_on=manifest.get("trained_on", []),

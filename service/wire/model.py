@@ -185,6 +185,7 @@ class ModelDescription(BaseModel):
         "alone (negatives were drawn, or pairs were learnt). null: the bundle is too old to say."
     )
     precision: str = Field(description="`fp32` or `int8`: the graph that runs.")
+    tables: str = Field(description="`fp32`, `fp16` or `int8`: what long embedding tables are stored in.")
     exported_at: int = Field(description="When the bundle was made, in ms.")
     dataset: str | None
     trained_on: list[str] = Field(description="Splits of the data set.")

@@ -7,10 +7,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from model import networks
 from model.features.ids import PAD
 from model.graph.attention import Attending
+from model.graph.tables import narrow_graphs
 from model.graph.write import draw_graph, write_graph
 from tests.batches import ROWS, T, close, make_batch, make_schema, pick, strong
 
@@ -19,6 +21,8 @@ CONTROLS: list[tuple[str, dict[str, Any]]] = [
     ("din", {"position": "gap"}),
     ("atrank", {"residual": True}),
 ]
+
+NEARLY = {"fp16": 1e-3, "int8": 0.05}  # how far a score may be off on such tables
 
 
 PLAIN = [  # the longest to export; controls of the same networks stand below
@@ -72,4 +76,12 @@ def test_onnxruntime_scores_as_torch_whatever_the_shapes(
                     expected = torch.sigmoid(network(batch))
                 feed = {node.name: batch[node.name].numpy() for node in session.get_inputs()}
                 close(torch.from_numpy(session.run(["score"], feed)[0]), expected)
+    for form, apart in NEARLY.items():
+        (tmp_path / form).mkdir()
+        tables = narrow_graphs(tmp_path, tmp_path / form, form, least_rows=1)
+        looked_up = [part.weight.numel() for part in network.modules() if isinstance(part, nn.Embedding)]
+        left_out = sum(looked_up) - sum(table.rows * table.width for table in tables)
+        assert 0 <= left_out < max(looked_up) / 2, "more than the few bytes that stand in the graph itself"
+        smaller = onnxruntime.InferenceSession(tmp_path / form / "model.onnx")
+        close(torch.from_numpy(smaller.run(["score"], feed)[0]), expected, apart)
     assert "Expected shape" not in capfd.readouterr().err, "onnxruntime met a shape that the export took for constant"

@@ -7,6 +7,7 @@ import pytest
 
 from loadtest.bench.bundles import schema
 from model import networks
+from model.graph.tables import FORMS
 from service.settings import Settings
 from tests.markdown import DOCS, section
 
@@ -47,9 +48,9 @@ def test_every_result_of_the_page_of_scale_is_what_its_formula_gives() -> None:
 
 
 @pytest.mark.parametrize("row", WIDTH.findall(WORKED_OUT), ids=lambda row: f"width {row[0]}")
-def test_bytes_of_tables_are_rows_times_width_times_bytes(row: tuple[str, ...]) -> None:
+def test_bytes_of_tables_are_rows_times_what_a_row_takes_in_each_form(row: tuple[str, ...]) -> None:
     width, *told = map(number, row)
-    assert told == [inputs()["big_items"] * width * size / 10**9 for size in (4, 2, 1)]
+    assert told == [inputs()["big_items"] * form.row_bytes(int(width)) / 10**9 for form in FORMS.values()]
 
 
 @pytest.mark.parametrize(("names", "value", "rest"), INPUT.findall(MEASURED))

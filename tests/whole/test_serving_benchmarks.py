@@ -211,6 +211,16 @@ def test_scale_ends_in_the_line_that_scripts_read(cache: Path, made_up: Bundle, 
 
 
 @pytest.mark.long
+def test_bundles_on_smaller_tables_are_ones_that_the_service_takes(cache: Path, made_up: Bundle) -> None:
+    smaller = bundle(cache, items=20, tables="int8")
+    smaller.verify()
+    smaller.replay_golden(smaller.session())
+    data = "model.onnx.data"
+    assert smaller.tables == "int8"
+    assert (smaller.folder / data).stat().st_size < (made_up.folder / data).stat().st_size - 10_000 * 3 * 16, "of users"
+
+
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_an_interrupted_benchmark_leaves_no_process(
     cache: Path, made_up: Bundle, small_bundle: Bundle, small_data: Prepared, tmp_path: Path
