@@ -140,8 +140,7 @@ class Counts:
         slot *= len(self._begins)
         place += slot
         place += SLOTS // 2 + day
-        counts = self._pairs.take(place).view("<f8").reshape(-1, 2)
-        both: Floats = np.array(counts.T, order="C")
+        both: Floats = self._pairs.take(place).view("<f8").reshape(-1, 2).T
         if np.count_nonzero(known) < len(known):
             both *= known
         return both

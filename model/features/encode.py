@@ -171,7 +171,8 @@ class Encoder:
         if not floats:
             return np.zeros((count, 0), np.float32)
         values = np.stack([columns[feature.name] for feature in floats], axis=-1)
-        return standardised(values, np.array([fitted[feature.name] for feature in floats])).astype(np.float32)
+        mean, deviation = np.array([fitted[feature.name] for feature in floats]).T
+        return standardised(values, mean, deviation).astype(np.float32)
 
     def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
         """Rows of the hashed crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
@@ -251,7 +252,7 @@ class Encoder:
         mixed, crosses = self._crosses_and_counted.keys(columns), len(self._cross_buckets)
         counted = np.empty((count, len(self._counted)), np.float32)
         if self._counted:
-            counted[:, self._number_places] = self._lookup.numbers(mixed[crosses:], bool(own), now)
+            counted.T[self._number_places] = self._lookup.numbers(mixed[crosses:], bool(own), now)
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
             item=item_rows[None],

@@ -50,7 +50,7 @@ class Lookup:
         self._counts, counted, firsts = counts, list(of), [_first(schema, parts) for parts in of.values()]
         self._of_items, self._of_contexts = (firsts.count(side) for side in (0, 1))
         self._of_all = np.array([key_of_all(name) for name in counted], np.uint64)
-        self._fitted = np.array([fitted[statistic.name] for statistic in statistics])
+        self._mean, self._deviation = np.array([fitted[one.name] for one in statistics]).T[..., None]
         of_rates = [one for one in statistics if one.what == "rate"]
         self._rated = np.array([counted.index(one.counted) for one in of_rates], np.int64)
         self._logged = np.array(
@@ -61,7 +61,7 @@ class Lookup:
         self._priors: dict[int, Prior] = {}  # by how many days have begun
 
     def numbers(self, keys: Keys, own: bool, now: int) -> npt.NDArray[np.float64]:
-        """The statistics (n, N), standardised, by the keys (groups, n) of what is counted; (1, N) where all are alike.
+        """The statistics (N, n), standardised, by the keys (groups, n) of what is counted; (N, 1) where all are alike.
 
         `own`: candidates have contexts of their own. What does not differ between them is looked up once.
         """
@@ -83,7 +83,7 @@ class Lookup:
             values[:rated] = rates(shown, clicks, self._prior(now), self._smoothing)
         if logged:
             np.log1p(of_value.reshape(2 * groups, count).take(self._logged, axis=0), out=values[rated:])
-        return standardised(values.T, self._fitted)
+        return standardised(values, self._mean, self._deviation)
 
     def _prior(self, now: int) -> Prior:
         begun = self._counts.begun(now)

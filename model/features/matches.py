@@ -37,7 +37,7 @@ class Seen:
     """One user's behaviours, oldest first, by the value that each of several features has: keys (F, T) set apart.
 
     Each value has a place in a small table, where the newest behaviour with it stands. Of values that share a place
-    only one stands there; the others, a few in a hundred, are sorted and searched.
+    only one stands there; the others, a few in a hundred, stand in a dict.
     """
 
     def __init__(self, seen_FT: Keys):
@@ -51,12 +51,10 @@ class Seen:
         places = self._places(self._keys)
         self._newest[places] = np.arange(none)  # of one place the last
         alike = self._newest.take(places)
-        others = np.flatnonzero(self._keys.take(alike) != self._keys)
-        keys = self._keys.take(others)
-        order = keys.argsort(kind="stable")
-        self._sorted, others = keys.take(order), others.take(order)
-        self._newest_sorted = others.take(self._sorted.searchsorted(self._sorted, side="right") - 1)
-        alike[others] = self._newest_sorted
+        (others,) = (self._keys.take(alike) != self._keys).nonzero()
+        keys = self._keys.take(others).tolist()
+        self._others = dict(zip(keys, others.tolist(), strict=True))  # of one key the last
+        alike[others] = list(map(self._others.__getitem__, keys))
         self._count = np.bincount(alike, minlength=none)
 
     @property
@@ -70,13 +68,8 @@ class Seen:
             return np.zeros(own_FC.shape, np.int64)
         own = own_FC.reshape(-1)
         at = self._newest.take(self._places(own))
-        other = np.flatnonzero((self._keys.take(at, mode="clip") != own) & (at < self._none))
-        at[other] = self._none
-        if other.size and self._sorted.size:
-            keys = own.take(other)
-            found = self._sorted.searchsorted(keys)
-            hit = np.flatnonzero(self._sorted.take(found, mode="clip") == keys)
-            at[other[hit]] = self._newest_sorted.take(found[hit])
+        (others,) = ((self._keys.take(at, mode="clip") != own) & (at < self._none)).nonzero()
+        at[others] = [self._others.get(key, self._none) for key in own.take(others).tolist()]
         return at.reshape(own_FC.shape)
 
     def _places(self, keys: Keys) -> Index:
