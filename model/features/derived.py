@@ -109,14 +109,12 @@ class Statistic(Feature):
         return np.log1p(shown if self.what == "count" else clicks)
 
 
-def match_rows(
-    count: npt.NDArray[np.int64], gap: npt.NDArray[np.int64], last: npt.NDArray[np.bool_], out: Rows | None = None
-) -> Rows:
+def match_rows(count: npt.NDArray[np.int64], gap: npt.NDArray[np.int64], last: npt.NDArray[np.bool_]) -> Rows:
     """Rows of a count, an age and a last (3, ...), by what was found (...), or arrays that broadcast to the counts.
 
     Gap 0: nothing was found.
     """
-    rows = np.empty((3, *count.shape), np.int64) if out is None else out
+    rows = np.empty((3, *count.shape), np.int64)
     _BUCKET_OF.take(count, mode="clip", out=rows[0])
     rows[1], rows[2] = gap, last
     rows += FIRST

@@ -37,16 +37,16 @@ class Seen:
     """One user's behaviours, oldest first, by the value that each of several features has: keys (F, T) set apart.
 
     Each value has a place in a small table, where the newest behaviour with it stands. Of values that share a place
-    only one stands there; the others, a few in a hundred, stand in a dict.
+    only one stands there; the others, one in a hundred, stand in a dict.
     """
 
     def __init__(self, seen_FT: Keys):
         self._shape = seen_FT.shape
         self._keys = seen_FT.reshape(-1)
         self._none = none = len(self._keys)
-        bits = max(12, none.bit_length() + 3)
+        bits = max(14, none.bit_length() + 3)
         self._shift = np.uint64(64 - bits)
-        self._newest = np.empty(1 << bits, np.int64)
+        self._newest = np.empty(1 << bits, np.int16 if none < 1 << 15 else np.int64)  # small: it has to be filled
         self._newest.fill(none)
         places = self._places(self._keys)
         self._newest[places] = np.arange(none)  # of one place the last
@@ -67,7 +67,7 @@ class Seen:
         if not self._none:
             return np.zeros(own_FC.shape, np.int64)
         own = own_FC.reshape(-1)
-        at = self._newest.take(self._places(own))
+        at = self._newest.take(self._places(own)).astype(np.int64)
         (others,) = ((self._keys.take(at, mode="clip") != own) & (at < self._none)).nonzero()
         at[others] = [self._others.get(key, self._none) for key in own.take(others).tolist()]
         return at.reshape(own_FC.shape)

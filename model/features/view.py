@@ -43,7 +43,7 @@ class View:
         # there is none, and where it has no value.
         none = seen.count.size
         found = np.empty((3, none + 2), np.int64)
-        match_rows(seen.count, gap, last, found[:, :none].reshape(3, *seen.count.shape))
+        found[:, :none] = match_rows(seen.count, gap, last).reshape(3, -1)
         found[:, none], found[:, none + 1] = FIRST, UNKNOWN
         newest = seen.newest(keys[:, length:])
         np.copyto(newest, none + 1, where=values[:, length:] == MISSING)
