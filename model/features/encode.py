@@ -143,6 +143,11 @@ class Encoder:
         other.__dict__.pop("_lookup", None)
         return other
 
+    def make_ready(self) -> None:
+        """Computes beforehand what the statistics of all that was counted are; requests then cost less."""
+        if self._counted:
+            self._lookup.make_ready()
+
     def save(self, vocab: Path) -> None:
         """Writes the vocabularies and statistics into the folder `vocab`."""
         vocab.mkdir(parents=True, exist_ok=True)

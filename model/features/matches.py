@@ -46,11 +46,12 @@ class Seen:
         self._none = none = len(self._keys)
         bits = max(14, none.bit_length() + 3)
         self._shift = np.uint64(64 - bits)
-        self._newest = np.empty(1 << bits, np.int16 if none < 1 << 15 else np.int64)  # small: it has to be filled
+        # Of two bytes while they do: all of it is filled anew, and the larger it is the fewer values share a place.
+        self._newest: npt.NDArray[np.signedinteger[Any]] = np.empty(1 << bits, np.int16 if none < 1 << 15 else np.int64)
         self._newest.fill(none)
         places = self._places(self._keys)
         self._newest[places] = np.arange(none)  # of one place the last
-        alike = self._newest.take(places)
+        alike = self._newest.take(places).astype(np.int64)
         (others,) = (self._keys.take(alike) != self._keys).nonzero()
         keys = self._keys.take(others).tolist()
         self._others = dict(zip(keys, others.tolist(), strict=True))  # of one key the last

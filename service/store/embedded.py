@@ -49,7 +49,9 @@ class EmbeddedStore:
         _remove_leftovers()
         with ExitStack() as undo:
             folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)  # another may take it for a killed one's, see below
+            undo.callback(
+                shutil.rmtree, folder, ignore_errors=True
+            )  # another may take it for a killed one's, see below
             process = _start(server, folder)
             undo.callback(_stop, process)
             _wait_until_ready(process, folder)
