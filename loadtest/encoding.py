@@ -120,6 +120,7 @@ class Side:
         values["item_id"] = keys([f"i{n}" for n in range(items)], "str") if features.statistics else values["age"]
         counts = bench.made_up(features, values) if features.statistics else None
         self.encoder = Encoder(features, known, fitted, counts)
+        self.encoder.make_ready()  # as the service does
         self.catalog = Catalog(Table.open(folder / FILE), self.encoder.schema)  # one file for both types of ids
         for keyed in (known["item_id"].table, self.catalog._table):
             keyed.buckets.view(np.uint8)[::4096].max()  # maps every page, as a service has after some minutes

@@ -126,6 +126,27 @@ class Counts(Sealed):
         (counts,) = self._table.values(["counts"], bucket[known], slot[known])
         return Counts.build(self.begins.tolist(), wanted[known], counts[..., 0], counts[..., 1])
 
+    @property
+    def places(self) -> int:
+        """How many values the file has room for."""
+        return len(self._table.buckets) * SLOTS
+
+    def place(self, keys: Keys) -> npt.NDArray[np.int64]:
+        """Where in the file the counts of keys (n,) stand; behind all places for what was not counted."""
+        known, bucket, slot = self._table.find(keys)
+        bucket *= SLOTS
+        bucket += slot
+        np.copyto(bucket, self.places, where=~known)
+        return bucket
+
+    def of_newest_day(self, begin: int, end: int) -> Floats:
+        """How often what stands at these places was shown and clicked until the newest day, (2, n).
+
+        0 where nothing does. Both ends lie between buckets.
+        """
+        counts: Floats = self._table.buckets["counts"][begin // SLOTS : end // SLOTS, :, -1].reshape(-1, 2).T
+        return counts
+
     def begun(self, now: int) -> int:
         """As `Known` says."""
         return bisect_right(self._begins, now)
@@ -140,8 +161,7 @@ class Counts(Sealed):
         slot *= len(self._begins)
         place += slot
         place += SLOTS // 2 + day
-        counts = self._pairs.take(place).view("<f8").reshape(-1, 2)
-        both: Floats = np.array(counts.T, order="C")
+        both: Floats = self._pairs.take(place).view("<f8").reshape(-1, 2).T
         if np.count_nonzero(known) < len(known):
             both *= known
         return both

@@ -159,6 +159,11 @@ class Encoder:
         other.__dict__.pop("_lookup", None)
         return other
 
+    def make_ready(self) -> None:
+        """Computes beforehand what the statistics of all that was counted are; requests then cost less."""
+        if self._counted:
+            self._lookup.make_ready()
+
     def save(self, vocab: Path) -> None:
         """Writes the vocabularies and statistics into the folder `vocab`."""
         vocab.mkdir(parents=True, exist_ok=True)
@@ -189,7 +194,8 @@ class Encoder:
         if not floats:
             return np.zeros((count, 0), np.float32)
         values = np.stack([columns[feature.name] for feature in floats], axis=-1)
-        return standardised(values, np.array([fitted[feature.name] for feature in floats])).astype(np.float32)
+        mean, deviation = np.array([fitted[feature.name] for feature in floats]).T
+        return standardised(values, mean, deviation).astype(np.float32)
 
     def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
         """Rows of the hashed crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
@@ -275,7 +281,7 @@ class Encoder:
         mixed, crosses = self._crosses_and_counted.keys(columns), len(self._cross_buckets)
         counted = np.empty((count, len(self._counted)), np.float32)
         if self._counted:
-            counted[:, self._number_places] = self._lookup.numbers(mixed[crosses:], bool(own), now)
+            counted.T[self._number_places] = self._lookup.numbers(mixed[crosses:], bool(own), now)
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
             item=item_rows[None],

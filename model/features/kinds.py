@@ -301,10 +301,10 @@ class Number(Feature):
 KINDS: dict[str, type[Feature]] = {cls.kind: cls for cls in (Id, Category, Number, Multi)}
 
 
-def standardised(values: npt.NDArray[np.float64], fitted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Values (n, N) of floats by their means and deviations (N, 2); a missing one is 0, the mean."""
-    standard = values - fitted[:, 0]
-    standard /= fitted[:, 1]
+def standardised(values: npt.NDArray[np.float64], mean: Any, deviation: Any) -> npt.NDArray[np.float64]:
+    """Values by their means and deviations, arrays that broadcast; a missing value is 0, the mean."""
+    standard: npt.NDArray[np.float64] = values - mean
+    standard /= deviation
     np.minimum(standard, MOST_DEVIATIONS, out=standard)
     np.maximum(standard, -MOST_DEVIATIONS, out=standard)
     np.copyto(standard, 0, where=np.isnan(standard))

@@ -37,26 +37,25 @@ class Seen:
     """One user's behaviours, oldest first, by the value that each of several features has: keys (F, T) set apart.
 
     Each value has a place in a small table, where the newest behaviour with it stands. Of values that share a place
-    only one stands there; the others, a few in a hundred, are sorted and searched.
+    only one stands there; the others, one in a hundred, stand in a dict.
     """
 
     def __init__(self, seen_FT: Keys):
         self._shape = seen_FT.shape
         self._keys = seen_FT.reshape(-1)
         self._none = none = len(self._keys)
-        bits = max(12, none.bit_length() + 3)
+        bits = max(14, none.bit_length() + 3)
         self._shift = np.uint64(64 - bits)
-        self._newest = np.empty(1 << bits, np.int64)
+        # Of two bytes while they do: all of it is filled anew, and the larger it is the fewer values share a place.
+        self._newest: npt.NDArray[np.signedinteger[Any]] = np.empty(1 << bits, np.int16 if none < 1 << 15 else np.int64)
         self._newest.fill(none)
         places = self._places(self._keys)
         self._newest[places] = np.arange(none)  # of one place the last
-        alike = self._newest.take(places)
-        others = np.flatnonzero(self._keys.take(alike) != self._keys)
-        keys = self._keys.take(others)
-        order = keys.argsort(kind="stable")
-        self._sorted, others = keys.take(order), others.take(order)
-        self._newest_sorted = others.take(self._sorted.searchsorted(self._sorted, side="right") - 1)
-        alike[others] = self._newest_sorted
+        alike = self._newest.take(places).astype(np.int64)
+        (others,) = (self._keys.take(alike) != self._keys).nonzero()
+        keys = self._keys.take(others).tolist()
+        self._others = dict(zip(keys, others.tolist(), strict=True))  # of one key the last
+        alike[others] = list(map(self._others.__getitem__, keys))
         self._count = np.bincount(alike, minlength=none)
 
     @property
@@ -69,14 +68,9 @@ class Seen:
         if not self._none:
             return np.zeros(own_FC.shape, np.int64)
         own = own_FC.reshape(-1)
-        at = self._newest.take(self._places(own))
-        other = np.flatnonzero((self._keys.take(at, mode="clip") != own) & (at < self._none))
-        at[other] = self._none
-        if other.size and self._sorted.size:
-            keys = own.take(other)
-            found = self._sorted.searchsorted(keys)
-            hit = np.flatnonzero(self._sorted.take(found, mode="clip") == keys)
-            at[other[hit]] = self._newest_sorted.take(found[hit])
+        at = self._newest.take(self._places(own)).astype(np.int64)
+        (others,) = ((self._keys.take(at, mode="clip") != own) & (at < self._none)).nonzero()
+        at[others] = [self._others.get(key, self._none) for key in own.take(others).tolist()]
         return at.reshape(own_FC.shape)
 
     def _places(self, keys: Keys) -> Index:

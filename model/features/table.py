@@ -34,6 +34,7 @@ class Table:
         # memory does, an index of a field in records several times as long.
         words = self.buckets.view("<u8")
         self._lines = words.view(f"V{8 * SLOTS}")  # of a bucket, its keys first
+        self._lines_of_bucket = self.buckets.itemsize // (8 * SLOTS)
         self._fields = {name: self._field(words, name) for name in self.buckets.dtype.names or () if name != "key"}
 
     def _field(self, words: Keys, name: str) -> tuple[npt.NDArray[Any], int, np.dtype[Any], tuple[int, ...]]:
@@ -106,9 +107,10 @@ class Table:
         self, keys: Keys, bucket: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Looks into one bucket per key: known, slot, and the places in `keys` of those that may be in the next one."""
-        seen = self._lines.take(bucket * (self.buckets.itemsize // (8 * SLOTS))).view("<u8").reshape(-1, SLOTS)
+        seen = self._lines.take(bucket * self._lines_of_bucket).view("<u8").reshape(-1, SLOTS)
         hit = (seen == keys[:, None]).view(np.uint64)[:, 0]
-        known, on = hit != 0, np.flatnonzero(hit == 0)  # any of eight bytes
+        known = hit != 0  # any of eight bytes
+        (on,) = (hit == 0).nonzero()
         # One byte of eight is 1: times these digits, its place stands in the topmost byte. An argmax of short rows
         # takes several times as long.
         hit *= _PLACES

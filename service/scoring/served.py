@@ -75,6 +75,7 @@ class Served:
         session = chosen.session
         if chosen.precision == "fp32":  # an int8 graph was proven when its session was made
             bundle.replay_golden(session, pause=pause)
+        bundle.encoder.make_ready()
         wanted, work = Wanted.of(bundle.encoder.schema), _warmed(bundle, session, pause)
         named = (bundle.name, bundle.version)
         return cls(bundle, bundle.encoder, bundle.catalog, session, chosen.precision, *named, scorer, wanted, work)
@@ -86,6 +87,7 @@ class Served:
     def with_counts(self, counts: Counts) -> "Served":
         """The same with other counts, likewise."""
         bundle = self.bundle.with_counts(counts)
+        bundle.encoder.make_ready()
         return replace(self, bundle=bundle, encoder=bundle.encoder)
 
     @property

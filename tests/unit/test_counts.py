@@ -17,7 +17,9 @@ from model.bundle.layout import COUNTS, PREVIOUS_COUNTS, BundleError
 from model.bundle.reading import Bundle
 from model.bundle.swapping import day
 from model.datasets.tables import DataSet
+from model.features.behaviour import Behaviour
 from model.features.counts import Counts, CountsError
+from model.features.encode import Encoder
 from model.features.schema import Schema, parse
 from model.features.table import Table
 from model.graph.publish import publish
@@ -224,6 +226,28 @@ def test_the_watch_takes_over_newer_counts_once_and_refuses_broken_ones_once(
     assert look() == [first + DAY]
     assert undo(bundle) == 0 and look() == [first]
     assert not items, "the catalogue is as it was"
+
+
+def test_what_answers_has_the_statistics_of_its_counts_ready(bundle: Path, today: Prepared) -> None:
+    live = Live(Served.open(Bundle.open(bundle), Scorer(1), "fp32"), 100)
+    request = live.current.bundle.golden()[0]
+
+    def numbers(encoder: Encoder) -> list[Any]:
+        what = request["user_id"], request["profile"], [Behaviour(*one) for one in request["behaviours"]]
+        now = live.current.counted_until_ms
+        assert now is not None
+        encoded = encoder.encode(*what, request["candidates"], now, live.current.catalog, context=request["context"])
+        return encoded.inputs["cross_numbers"].tolist()  # type: ignore[no-any-return]
+
+    told = []
+    for _ in range(2):
+        encoder = live.current.encoder
+        assert encoder._lookup._ready is not None, "no request is to wait for it"
+        assert numbers(encoder) == numbers(encoder.with_counts(encoder.counts))
+        told.append(numbers(encoder))
+        recount(bundle, today)
+        Watch(live, 0, [(STATISTICS, lambda _: None)]).look()
+    assert told[0] != told[1]
 
 
 def test_a_model_without_statistics_has_no_counts_to_look_for(without: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 from model.datasets.tables import DataSet
 from model.features.behaviour import Behaviour, Behaviours
 from model.features.catalog import Catalog
-from model.features.counts import NoCounts, key_of_all, keys_of
+from model.features.counts import Counts, NoCounts, key_of_all, keys_of
 from model.features.encode import Encoded, Encoder
 from model.features.ids import FIRST, MISSING, UNKNOWN, key, keys
 from model.features.kinds import MOST_DEVIATIONS
+from model.features.lookup import Lookup, groups, rates_first
 from model.features.schema import parse
 from model.features.timeposition import time_positions
 from model.prepared.encode import encode_tables
@@ -45,9 +47,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return Prepared(folder)
 
 
-def requests(data: Prepared) -> Iterator[dict[str, Any]]:
+def requests(data: Prepared, seed: int = 11) -> Iterator[dict[str, Any]]:
     """Users and items known and unknown, candidates repeated, with values of their own, days before and after all."""
-    draw = np.random.default_rng(11)
+    draw = np.random.default_rng(seed)
     begins = data.encoder.counts.begins.astype(np.int64)  # type: ignore[attr-defined]
     for _ in range(REQUESTS):
         now = int(draw.choice([begins[-1] + DAY // 2, begins[2] + 5, begins[0] - 5], p=[0.8, 0.15, 0.05]))
@@ -148,6 +150,36 @@ def test_whatever_was_asked_before_changes_no_bit(data: Prepared) -> None:
     for number in np.random.default_rng(1).permutation(2 * len(asked)) % len(asked):
         for name, array in encode(kept, asked[number], data.catalog).inputs.items():
             np.testing.assert_array_equal(array, alone[number].inputs[name])
+
+
+def test_statistics_that_were_made_ready_are_those_computed_to_the_bit(data: Prepared) -> None:
+    """On the newest day, which most requests see, and on days before, of which none is ready."""
+    counts = data.encoder.counts
+    assert isinstance(counts, Counts)
+    ready, unready = data.encoder.with_counts(counts), data.encoder.with_counts(counts)
+    ready.make_ready()
+    asked = [*requests(data), *requests(data, seed=12)]
+    assert {request["now"] >= counts.until_ms for request in asked} == {True, False}
+    for request in asked:
+        one, other = (encode(encoder, request, data.catalog).inputs for encoder in (ready, unready))
+        np.testing.assert_array_equal(one["cross_numbers"], other["cross_numbers"])
+
+
+def test_every_value_that_was_counted_is_ready(data: Prepared) -> None:
+    counts, table = data.encoder.counts, data.encoder.schema
+    assert isinstance(counts, Counts)
+    every = np.append(counts._table.items()[0], [MISSING, np.uint64(1)])  # and two that were not counted
+    order = rates_first(table.statistics)
+    keys_GN = np.tile(every, (len(groups(table, order)), 1))
+    computed = Lookup(table, order, data.encoder.statistics.numbers, counts)
+    ready, too_many = copy(computed), copy(computed)
+    ready.make_ready()
+    too_many.make_ready(most=100)
+    expected = computed.numbers(keys_GN, True, counts.until_ms).astype(np.float32)
+    np.testing.assert_array_equal(ready.numbers(keys_GN, True, counts.until_ms), expected)
+    assert ready.numbers(keys_GN, True, counts.until_ms).dtype == np.float32  # float64 where they are computed
+    assert too_many.numbers(keys_GN, True, counts.until_ms).dtype == np.float64
+    assert ready.numbers(keys_GN, True, counts.until_ms - 1).dtype == np.float64
 
 
 def test_other_counts_see_nothing_of_what_was_kept(data: Prepared) -> None:
