@@ -15,6 +15,7 @@ rate with a p99 within 20 ms counts. The last line is JSON.
 
 With --derived only this is measured: what match and statistic features add to a request. Two services, whose bundles
 have the same features but for five matches over 100 behaviours and five statistics, answer the same requests in turn.
+Both are started anew --starts times, and the ratio's interval is over these, as in loadtest/steady.py.
 """
 
 import os
@@ -24,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,12 +34,13 @@ from loadtest.bench import trained
 from loadtest.bench.bundles import CACHE
 from loadtest.bench.bundles import bundle as untrained
 from loadtest.bench.caller import MESSAGES, STAGES, Caller, Ranked, closed_loop, draw, rank_message
-from loadtest.bench.command import Command, Measured
+from loadtest.bench.command import Command, Measured, positive
 from loadtest.bench.derived import MATCHED
 from loadtest.bench.plot import plot
 from loadtest.bench.processes import on, service
-from loadtest.bench.turns import p50, ratio, take_turns
+from loadtest.bench.turns import p50, ratio, starting, take_turns
 from loadtest.bench.users import User, recent, recent_users, store
+from loadtest.steady import interval
 from loadtest.table import table
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
@@ -49,6 +52,7 @@ COUNTS = (10, 50, 100, 500, 1000)
 MOST_P99_MS = 20.0
 CLIENTS = (1, 2, 4)
 DERIVED_COUNTS = (100, 500)
+ENDS = ("", "_low", "_high")  # of a ratio's figures
 CANDIDATES = 500  # per request, where candidates per second are counted
 Pair = tuple[float, Ranked]  # bare milliseconds, and the service's answer to the same request
 
@@ -61,9 +65,10 @@ class Sizes:
     warm: int = 50
     seconds: float = 2.0  # of each closed loop
     loops: int = 3  # rounds of them
+    starts: int = 8  # of services with and without derived features
 
 
-QUICK = Sizes(items=500, rounds=2, pairs=3, warm=3, seconds=0.2, loops=1)
+QUICK = Sizes(items=500, rounds=2, pairs=3, warm=3, seconds=0.2, loops=1, starts=1)
 
 
 class Side:
@@ -122,30 +127,39 @@ def beside_scoring(bundle: Bundle, sizes: Sizes) -> dict[int, dict[str, float]]:
 
 def with_derived(plain: Bundle, derived: Bundle, sizes: Sizes) -> Measured:
     """A request's p50 with the derived features and without, and how many times as long it takes with them."""
-    users = recent_users(sizes.items, np.random.default_rng(5), MATCHED)
-    with ExitStack() as stack:
-        url = stack.enter_context(store(users))
-        settings: dict[str, Any] = {"workers": 1, "score_threads": 1, "precision": "fp32"}
-        turns = {}
-        for name, bundle in (("without", plain), ("with", derived)):
-            running = stack.enter_context(service(bundle=bundle.folder, redis_url=url, **settings))
-            for count in DERIVED_COUNTS:
-                side = Side(bundle, running.port, users, count, sizes)
-                stack.callback(side.close)
-                turns[f"{name} {count}"] = side.round
-        pairs = take_turns("/rank with and without derived features", sizes.rounds, turns)
+    pairs: dict[str, list[list[Pair]]] = {}  # by side and start
+    for number in range(sizes.starts):
+        for side, rounds in _of_one_start(starting(number, {"without": plain, "with": derived}), sizes).items():
+            pairs.setdefault(side, []).append([*chain(*rounds)])
     figures: dict[str, Any] = {}
     rows: dict[str, list[float]] = {}
     for count in DERIVED_COUNTS:
         one, other = (pairs[f"{name} {count}"] for name in ("without", "with"))
         of = [_figures(one), _figures(other)]
-        ms = [[[answer.client for _, answer in turn] for turn in rounds] for rounds in (other, one)]
-        figures[f"rank_with_over_without_{count}"] = ratio(*ms)
+        ms = [[[answer.client for _, answer in start] for start in starts] for starts in (other, one)]
+        of_ratio = [ratio(*ms), *interval(*ms)]
+        figures |= {f"rank_with_over_without_{count}{end}": x for end, x in zip(ENDS, of_ratio, strict=True)}
         figures[f"encode_more_ms_{count}"] = of[1]["encode"] - of[0]["encode"]
-        rows[f"{count} candidates"] = [*(f["rank"] for f in of), ratio(*ms), *(f["encode"] for f in of)]
-    head = ["without", "with", "ratio", "encode without", "encode with"]
+        rows[f"{count} candidates"] = [*(f["rank"] for f in of), *of_ratio, *(f["encode"] for f in of)]
+    head = ["without", "with", "ratio", "low", "high", "encode without", "encode with"]
     lines = {head[at]: {count: rows[f"{count} candidates"][at] for count in DERIVED_COUNTS} for at in (0, 1)}
     return Measured(figures, table("/rank p50, ms", head, rows), plot({"POST /rank, p50, ms": lines}, "candidates"))
+
+
+def _of_one_start(bundles: Mapping[str, Bundle], sizes: Sizes) -> dict[str, list[list[Pair]]]:
+    """Each side's answers by round; a side is one of these bundles and a number of candidates."""
+    users = recent_users(sizes.items, np.random.default_rng(5), MATCHED)
+    with ExitStack() as stack:
+        url = stack.enter_context(store(users))
+        settings: dict[str, Any] = {"workers": 1, "score_threads": 1, "precision": "fp32"}
+        turns = {}
+        for name, bundle in bundles.items():
+            running = stack.enter_context(service(bundle=bundle.folder, redis_url=url, **settings))
+            for count in DERIVED_COUNTS:
+                side = Side(bundle, running.port, users, count, sizes)
+                stack.callback(side.close)
+                turns[f"{name} {count}"] = side.round
+        return take_turns("/rank with and without derived features", sizes.rounds, turns)
 
 
 def _figures(rounds: Sequence[Sequence[Pair]]) -> dict[str, float]:
@@ -245,6 +259,7 @@ def measure(bundle: Bundle, learnt: Bundle, data: Prepared, sizes: Sizes) -> Mea
 def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("overhead", __doc__, Sizes(), QUICK, CACHE)
     trained.add_options(command.parser)
+    command.parser.add_argument("--starts", type=positive, help="of both services, with --derived (default 8)")
     command.parser.add_argument("--derived", action="store_true", help="what match and statistic features add, alone")
 
     def work(args: Any, sizes: Sizes) -> Measured:

@@ -4,10 +4,10 @@
 
 A service from each checkout of this repository (such as a `git worktree`) runs on the demo bundle, with a store of its
 own. They are asked the same requests at a moderate rate (Poisson), in turns: A B B A … Where there are two cores, both
-services are on one and the load on the other. Both are started anew --starts times: where a process happens to get its
-memory makes it quicker or slower by a percent for as long as it lives, however many rounds it is asked for. A ratio is
-the median of the starts' ratios, after over before; its 95 % interval is a bootstrap over the starts. The last line is
-JSON.
+services are on one and the load on the other. Both are started anew --starts times, the one first and then the other:
+where a process happens to get its memory makes it quicker or slower by a percent for as long as it lives, however many
+rounds it is asked for. A ratio is the median of the starts' ratios, after over before; its 95 % interval is a bootstrap
+over the starts. The last line is JSON.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ import orjson
 from loadtest.bench.command import Command, Measured, checkout, positive
 from loadtest.bench.plot import plot
 from loadtest.bench.processes import on, service, two_cores
-from loadtest.bench.turns import p50, ratio, take_turns
+from loadtest.bench.turns import p50, ratio, starting, take_turns
 from loadtest.errors import NoRun, OneCore
 from loadtest.generator import plan
 from loadtest.generator.answers import Kind
@@ -153,8 +153,8 @@ def response_times(
     `look` sees each start's services before they end, and may raise NoRun.
     """
     times_ms: dict[int, dict[str, list[list[float]]]] = {count: {name: [] for name in services} for count in COUNTS}
-    for _ in range(sizes.starts):
-        with reached(services) as (runner, sides):
+    for number in range(sizes.starts):
+        with reached(starting(number, services)) as (runner, sides):
             for count, of in in_turns(runner, sides, sizes).items():
                 for name, rounds in of.items():
                     times_ms[count][name].append([*chain(*rounds)])

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 Round = TypeVar("Round")  # what a side measures in a round: a time, or several
+Side = TypeVar("Side")
 
 
 def take_turns(what: str, rounds: int, sides: Mapping[str, Callable[[], Round]]) -> dict[str, list[Round]]:
@@ -26,6 +27,12 @@ def take_turns(what: str, rounds: int, sides: Mapping[str, Callable[[], Round]])
                 bar.update()
     gc.unfreeze()
     return measured
+
+
+def starting(number: int, sides: Mapping[str, Side]) -> dict[str, Side]:
+    """The sides in the order in which they are to be started this time: who is started last is slower by a percent."""
+    names = list(sides)
+    return {name: sides[name] for name in (names if number % 2 == 0 else names[::-1])}
 
 
 def ratio(one: Sequence[float | Sequence[float]], other: Sequence[float | Sequence[float]]) -> float:

@@ -121,6 +121,14 @@ def test_sides_take_turns_and_each_begins_a_round() -> None:
     assert "".join(seen) == "abcbcacab" and [len(of) for of in found.values()] == [3, 3, 3]
 
 
+def test_neither_side_is_always_started_last() -> None:
+    assert [[*turns.starting(number, {"a": 1, "b": 2}).items()] for number in range(3)] == [
+        [("a", 1), ("b", 2)],
+        [("b", 2), ("a", 1)],
+        [("a", 1), ("b", 2)],
+    ]
+
+
 def test_a_ratio_is_that_of_rounds_side_by_side() -> None:
     assert turns.ratio([[10, 10], [40, 40], [90, 90]], [1, 4, 3]) == 10
 
