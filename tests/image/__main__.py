@@ -19,7 +19,7 @@ from loadtest.table import table
 from model import command
 from tests.image.base import stand_in, wanted
 from tests.image.build import built, layers
-from tests.image.podman import NotHere, Podman
+from tests.image.podman import NotHere, Podman, enter_a_namespace
 from tests.image.serving import Tried, tried
 from tests.processes import ROOT
 
@@ -38,6 +38,9 @@ def main() -> int:
     parser.add_argument("--home", type=Path, default=ROOT / ".cache" / "image", help="for images and the Debian root")
     arguments = parser.parse_args()
     try:
+        if os.geteuid() != 0:
+            raise NotHere("a container on this machine's network, and debootstrap, need root")
+        enter_a_namespace("tests.image")
         return _try(arguments)
     except NotHere as error:
         print(f"image: {error}", file=sys.stderr)
@@ -45,8 +48,6 @@ def main() -> int:
 
 
 def _try(arguments: argparse.Namespace) -> int:
-    if os.geteuid() != 0:
-        raise NotHere("debootstrap needs root")
     home = arguments.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     podman = Podman(home)

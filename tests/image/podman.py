@@ -1,7 +1,9 @@
 """Podman, with images and containers of its own in a folder, and without cgroups: nothing else is touched."""
 
+import fcntl
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -10,8 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.namespaces import PRIVATE
+
 TAIL = 3  # lines of what failed
-RUN = ("run", "--network", "host", "--cgroups", "disabled")  # on the machine's own network, within its limits
+PROCESSES = 4096
+WITHIN = "WITHIN_A_NAMESPACE"
+# Where both kinds of cgroups are mounted, crun starts nothing, not even without any.
+ONE_KIND = "if [ -d /sys/fs/cgroup/unified ]; then mount -t tmpfs none /sys/fs/cgroup/unified; fi"
 
 
 class NotHere(Exception):
@@ -50,10 +57,31 @@ def _passed_on(process: "subprocess.Popen[str]", progress: str) -> Iterator[str]
         yield line
 
 
+def enter_a_namespace(module: str) -> None:
+    """Begins this command anew where mounts are its own, so that none of them is left, however it ends."""
+    if WITHIN not in os.environ:
+        needed("unshare")
+        command = ["unshare", "--mount", "sh", "-c", f'{PRIVATE}{ONE_KIND} && exec "$0" "$@"']
+        os.execvpe(command[0], [*command, sys.executable, "-m", module, *sys.argv[1:]], os.environ | {WITHIN: "1"})
+
+
 class Podman:
+    """One at a time in a folder. What a command that was killed has left in it ends with its mounts."""
+
     def __init__(self, home: Path):
+        self._lock = (home / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise NotHere(f"another one is at work in {home}") from None
+        shutil.rmtree(home / "run", ignore_errors=True)  # as after a start of the machine
         places = ["--root", home / "storage", "--runroot", home / "run", "--tmpdir", home / "run"]
         self._words = [needed("podman"), *places, "--events-backend", "file", "--cgroup-manager", "cgroupfs"]
+        # Podman's own limits are higher than a root without CAP_SYS_RESOURCE may set them.
+        _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limits = [f"nofile={files}:{files}", f"nproc={PROCESSES}:{PROCESSES}"]
+        self._run = ["run", "--network", "host", "--cgroups", "disabled"]
+        self._run += [word for limit in limits for word in ("--ulimit", limit)]
 
     def __call__(self, *words: object, progress: str | None = None) -> str:
         return done(*self._words, *words, progress=progress)
@@ -67,12 +95,13 @@ class Podman:
 
     def run(self, image: str, *command: object, options: Sequence[object] = ()) -> str:
         """A container to its end; nothing is left of it."""
-        return self(*RUN, "--rm", *options, image, *command)
+        return self(*self._run, "--rm", *options, image, *command)
 
     @contextmanager
     def running(self, name: str, image: str, options: Sequence[object]) -> Iterator["subprocess.Popen[str]"]:
         """A container with what its image runs; gone on leaving, however it ended."""
-        command = [str(word) for word in (*self._words, *RUN, "--name", name, *options, image)]
+        self("rm", "--force", "--ignore", name)  # a killed command's
+        command = [str(word) for word in (*self._words, *self._run, "--name", name, *options, image)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             try:
                 yield process
