@@ -18,7 +18,7 @@ from pathlib import Path
 from loadtest.table import table
 from model import command
 from tests.image.base import stand_in, wanted
-from tests.image.build import built, layers
+from tests.image.build import built, compressed, layers
 from tests.image.podman import NotHere, Podman, enter_a_namespace
 from tests.image.serving import Tried, tried
 from tests.processes import ROOT
@@ -53,14 +53,16 @@ def _try(arguments: argparse.Namespace) -> int:
     podman = Podman(home)
     base = arguments.base or stand_in(podman, wanted(), arguments.mirror, home)
     image = built(podman, base, arguments.extras)
-    steps = layers(podman, image)
+    steps = layers(podman, base, image)
     with tempfile.TemporaryDirectory(prefix="ranker-image-") as folder:
-        seen = tried(podman, image, Path(folder))
-    print(_page(steps, seen))
+        seen = tried(podman, image, Path(folder) / "store")
+        pulled = compressed(podman, image, Path(folder))
+    print(_page(steps, pulled, seen))
     broken = [promise.what for promise in seen.promises if not promise.held]
     figures = {
         "base": base,
         "image_mb": round(sum(steps.values()) / MB, 1),
+        "pulled_mb": round(pulled / MB, 1),
         "steps_mb": {step: round(size / MB, 1) for step, size in steps.items()},
         "packages_mb": {name: round(size / MB, 1) for name, size in _largest(seen)},
         "ready_s": round(seen.ready_s, 2),
@@ -76,8 +78,9 @@ def _largest(seen: Tried) -> list[tuple[str, int]]:
     return sorted(seen.packages.items(), key=lambda one: -one[1])[:LARGEST]
 
 
-def _page(steps: dict[str, int], seen: Tried) -> str:
-    sizes = {step: [size / MB] for step, size in steps.items()} | {"image": [sum(steps.values()) / MB]}
+def _page(steps: dict[str, int], pulled: int, seen: Tried) -> str:
+    sizes = {step: [size / MB] for step, size in steps.items()}
+    sizes |= {"image": [sum(steps.values()) / MB], "its layers, compressed": [pulled / MB]}
     packages = {name: [size / MB] for name, size in _largest(seen)}
     told = [f"{'held' if one.held else 'NOT HELD'}: {one.what}: {one.seen}" for one in seen.promises]
     return "\n\n".join([table("step", ["MB"], sizes), table("largest packages", ["MB"], packages), "\n".join(told)])

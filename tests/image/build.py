@@ -1,5 +1,6 @@
-"""The Dockerfile, built; and how large each of its layers is."""
+"""The Dockerfile, built; and how large its layers are."""
 
+import json
 import os
 import re
 import tempfile
@@ -36,12 +37,20 @@ def pip_settings(file: Path) -> list[str]:
     return [word for here, there in shown.items() for word in ("--volume", f"{here}:{there}:ro")]
 
 
-def layers(podman: Podman, image: str) -> dict[str, int]:
-    """Bytes of each step that added some, the first one first."""
-    history = podman.told("history", "--format", "json", image)
-    steps: dict[str, int] = {}
-    for layer in reversed(history):
-        if layer["size"]:
-            step = re.sub(r"^/bin/sh -c (#\(nop\) )?", "", layer["CreatedBy"]).strip() or "base"
-            steps[step] = steps.get(step, 0) + layer["size"]
-    return steps
+def layers(podman: Podman, base: str, image: str) -> dict[str, int]:
+    """Bytes of the base, and of each step that adds some."""
+    below = podman.told("image", "inspect", base)[0]["RootFS"]["Layers"]
+    own = [layer for layer in reversed(podman.told("history", "--format", "json", image)) if layer["size"]]
+    sizes = {f"FROM {base}": sum(layer["size"] for layer in own[: len(below)])}
+    for layer in own[len(below) :]:
+        step = re.sub(r" (file|dir):\w+ in", "", layer["CreatedBy"].removeprefix("/bin/sh -c #(nop) "))
+        sizes[step] = sizes.get(step, 0) + layer["size"]
+    return sizes
+
+
+def compressed(podman: Podman, image: str, folder: Path) -> int:
+    """Bytes of its layers as a registry keeps them."""
+    podman("push", "--quiet", "--format", "oci", image, f"oci:{folder / 'pushed'}:tried")
+    [manifest] = json.loads((folder / "pushed" / "index.json").read_text())["manifests"]
+    blob = folder / "pushed" / "blobs" / manifest["digest"].replace(":", "/")
+    return sum(layer["size"] for layer in json.loads(blob.read_text())["layers"])

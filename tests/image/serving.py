@@ -22,6 +22,7 @@ from tests.servers import Server, free_ports
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 USER = re.findall(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[-1]
 NAME = "bst-ranker-tried"
+IN_MEMORY = re.compile(r"/dev/(shm|mqueue)(/|$)")  # the kernel's message queues too, as in any container
 READY_S, PAUSE_S = 120, 0.1
 INSIDE = (Path(__file__).with_name("inside.py")).read_text()
 
@@ -52,6 +53,9 @@ def tried(podman: Podman, image: str, folder: Path) -> Tried:
         server.start()
         stack.callback(server.kill)
         podman.run(image, *users, options=options)
+        with podman.running(NAME, image, [*options, "--entrypoint", '["true"]']) as idle:
+            idle.wait()
+            untouched = podman.told("diff", "--format", "json", NAME)
         begun = time.monotonic()
         process = stack.enter_context(podman.running(NAME, image, options))
         wait_until_ready(f"http://127.0.0.1:{admin}/health/ready", process)
@@ -67,13 +71,13 @@ def tried(podman: Podman, image: str, folder: Path) -> Tried:
     ids = sorted({(one["Uid"], one["Gid"]) for one in inside["processes"]})
     powers = sorted({(one["CapEff"], one["NoNewPrivs"]) for one in inside["processes"]})
     held = [
-        Promise("ranks with a user's history", f"{answer[0]}, {answer[1]}", answer[0] == 200 and ranks(answer[1])),
-        Promise("asks for a key", stranger[0], stranger[0] == 401),
+        Promise("it ranks with a user's history", answer, ranks(*answer)),
+        Promise("it asks for a key", stranger[0], stranger[0] == 401),
         Promise("the image's own health check finds it well", healthy, healthy),
         Promise("each process is the image's user", ids, ids == [USER]),
         Promise("none has a capability or can gain one", powers, powers == [("0000000000000000", "1")]),
-        Promise("only /dev/shm can be written", inside["writable"], inside["writable"] == ["/dev/shm"]),
-        Promise("its files differ in nothing from the image's", written, not any(written.values())),
+        Promise("it can write to memory alone", inside["writable"], all(map(IN_MEMORY.match, inside["writable"]))),
+        Promise("it has written what a container that does nothing has", written, written == untouched),
         Promise(f"SIGTERM ends it with exit code 0 within {grace_s} s", code, code == 0),
     ]
     return Tried(held, ready - begun, stopped - stopping, inside["packages"])
@@ -106,7 +110,7 @@ def wait_until_ready(url: str, process: "subprocess.Popen[str]") -> None:
 
 
 def asked(port: int, key: str | None) -> tuple[int, Any]:
-    """Status and answer of the README's request, one item more than it wants being left out."""
+    """Status and answer of the README's request."""
     request = re.search(r"localhost:8000/rank .* -d '(\{.*?\})'\n", (ROOT / "README.md").read_text(), re.DOTALL)
     assert request is not None
     headers = {"content-type": "application/json"} | ({} if key is None else {"authorization": f"Bearer {key}"})
@@ -118,6 +122,8 @@ def asked(port: int, key: str | None) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
-def ranks(answer: Mapping[str, Any]) -> bool:
-    scores = [item["score"] for item in answer["items"]]
-    return len(scores) == 3 and scores == sorted(scores, reverse=True) and answer["history_length"] > 0
+def ranks(status: int, answer: Mapping[str, Any]) -> bool:
+    scores = [item["score"] for item in answer.get("items", ())]
+    return (
+        status == 200 and len(scores) == 3 and scores == sorted(scores, reverse=True) and answer["history_length"] > 0
+    )
