@@ -43,7 +43,7 @@ def layers(podman: Podman, base: str, image: str) -> dict[str, int]:
     own = [layer for layer in reversed(podman.told("history", "--format", "json", image)) if layer["size"]]
     sizes = {f"FROM {base}": sum(layer["size"] for layer in own[: len(below)])}
     for layer in own[len(below) :]:
-        step = re.sub(r" (file|dir):\w+ in", "", layer["CreatedBy"].removeprefix("/bin/sh -c #(nop) "))
+        step = re.sub(r" (file|dir):\w+ in", "", layer["CreatedBy"].removeprefix("/bin/sh -c #(nop) ")).strip()
         sizes[step] = sizes.get(step, 0) + layer["size"]
     return sizes
 

@@ -124,6 +124,5 @@ def asked(port: int, key: str | None) -> tuple[int, Any]:
 
 def ranks(status: int, answer: Mapping[str, Any]) -> bool:
     scores = [item["score"] for item in answer.get("items", ())]
-    return (
-        status == 200 and len(scores) == 3 and scores == sorted(scores, reverse=True) and answer["history_length"] > 0
-    )
+    ordered = len(scores) == 3 and scores == sorted(scores, reverse=True)
+    return status == 200 and ordered and answer["history_length"] > 0 and not answer["degraded"]
