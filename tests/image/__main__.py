@@ -19,7 +19,7 @@ from loadtest.table import table
 from model import command
 from tests.image.base import stand_in, wanted
 from tests.image.build import built, compressed, layers
-from tests.image.podman import NotHere, Podman, enter_a_namespace
+from tests.image.podman import NotHere, Podman, enter_a_namespace, needed
 from tests.image.serving import Tried, tried
 from tests.processes import ROOT
 
@@ -40,6 +40,8 @@ def main() -> int:
     try:
         if os.geteuid() != 0:
             raise NotHere("a container on this machine's network, and debootstrap, need root")
+        for program in ("podman", "crun", "unshare", *(() if arguments.base else ("debootstrap",))):
+            needed(program)
         enter_a_namespace("tests.image")
         return _try(arguments)
     except NotHere as error:

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.namespaces import PRIVATE
-
 TAIL = 3  # lines of what failed
 PROCESSES = 4096
 WITHIN = "WITHIN_A_NAMESPACE"
@@ -26,10 +24,10 @@ class NotHere(Exception):
 
 
 def needed(program: str) -> str:
-    """Where the program is; NotHere says which package brings it."""
+    """Where the program is; NotHere says what brings it."""
     where = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if where is None:
-        raise NotHere(f"{program} is not there (Debian: apt-get install {program})")
+        raise NotHere(f"{program} is not there; on Debian: apt-get install podman crun debootstrap")
     return where
 
 
@@ -60,8 +58,7 @@ def _passed_on(process: "subprocess.Popen[str]", progress: str) -> Iterator[str]
 def enter_a_namespace(module: str) -> None:
     """Begins this command anew where mounts are its own, so that none of them is left, however it ends."""
     if WITHIN not in os.environ:
-        needed("unshare")
-        command = ["unshare", "--mount", "sh", "-c", f'{PRIVATE}{ONE_KIND} && exec "$0" "$@"']
+        command = ["unshare", "--mount", "sh", "-c", f'{ONE_KIND} && exec "$0" "$@"']
         os.execvpe(command[0], [*command, sys.executable, "-m", module, *sys.argv[1:]], os.environ | {WITHIN: "1"})
 
 
