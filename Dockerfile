@@ -18,7 +18,8 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 
 WORKDIR /src
-RUN python -m venv /opt/ranker
+# What installs packages has no business in the image, so it has an environment of its own.
+RUN python -m venv /opt/tools && python -m venv --without-pip /opt/ranker
 
 # Packages before sources: a change of code then leaves this layer, the large one, as it is.
 COPY pyproject.toml constraints.txt .ci/requirements ./
@@ -28,18 +29,18 @@ ARG EXTRAS=otel
 # Whence torch comes without CUDA: https://download.pytorch.org/whl/cpu
 ARG PIP_EXTRA_INDEX_URL=
 RUN python requirements "$EXTRAS" > requirements.txt \
-    && /opt/ranker/bin/pip install --no-cache-dir --requirement requirements.txt --constraint constraints.txt
+    && /opt/tools/bin/pip --python /opt/ranker/bin/python install --no-cache-dir \
+        --requirement requirements.txt --constraint constraints.txt
 
 COPY README.md LICENSE ./
 COPY model model
 COPY service service
-RUN /opt/ranker/bin/pip install --no-cache-dir --no-deps .
+RUN /opt/tools/bin/pip --python /opt/ranker/bin/python install --no-cache-dir --no-deps .
 
 # What is in it, as CycloneDX JSON: /opt/ranker/sbom.json. Made by a tool that stays out of the image.
 COPY .ci/sbom ./
-RUN python -m venv /opt/sbom \
-    && /opt/sbom/bin/pip install --no-cache-dir --constraint constraints.txt cyclonedx-bom \
-    && sh sbom /opt/sbom/bin/cyclonedx-py /opt/ranker/bin/python /opt/ranker/sbom.json
+RUN /opt/tools/bin/pip install --no-cache-dir --constraint constraints.txt cyclonedx-bom \
+    && sh sbom /opt/tools/bin/cyclonedx-py /opt/ranker/bin/python /opt/ranker/sbom.json
 
 
 FROM ${BASE}

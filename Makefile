@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 LOGS := $(if $(RANKER_REAL_LOGS),$(RANKER_REAL_LOGS),$(wildcard $(CURDIR)/../shared/data))
 OUT ?= .cache/demo
 
-.PHONY: run test long spark sharded audit sbom lint demo-bundle loadtest bench loop faults clients docs clean help
+.PHONY: run test long spark sharded image audit sbom lint demo-bundle loadtest bench loop faults clients docs clean help
 
 help: ## what there is to call
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -64,6 +64,9 @@ clients: $(VENV)/dev.done ## clients generated from the OpenAPI document, in Pyt
 
 sharded: $(VENV)/dev.done .cache/sharded.done ## tables in parts (model.train --shard-tables): installs TorchRec into .cache/sharded and runs its tests
 	PYTHONPATH='$(CURDIR)/.cache/sharded' OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/whole/test_sharded.py
+
+image: $(VENV)/dev.done ## the Dockerfile built and tried read-only, with its sizes; as root, with Debian's podman, crun and debootstrap
+	$(BIN)/python -m tests.image $(if $(EXTRAS),--extras '$(EXTRAS)') $(if $(BASE),--base '$(BASE)')
 
 audit: .cache/supply.done ## whether a pinned package has a known weakness; asks pypi.org, and says so where it cannot
 	@.ci/audit .cache/supply/bin/pip-audit

@@ -168,6 +168,7 @@ ARROWS = {
     "loadtest.overhead": {"loadtest", "model"},
     "loadtest.overload": {"loadtest", "service.settings", *COMMAND},
     "loadtest.preparing": {"loadtest", "model"},
+    "loadtest.ranks": {"loadtest", "model"},
     "loadtest.scoring": {"loadtest", "model"},
     "loadtest.sharded": {"loadtest", "model"},
     "loadtest.swaps": {"loadtest", "model"},

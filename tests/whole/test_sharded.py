@@ -3,6 +3,7 @@
 They need TorchRec: `make sharded` installs it and runs them.
 """
 
+import json
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from loadtest.ranks import SIDES
 from model import networks, train
 from model.prepared.loader import Prepared
 from model.training.run import Run
@@ -165,3 +167,11 @@ def test_a_table_that_is_mapped_from_a_file_is_exported_without_being_held(tmp_p
     grown = int(done.stdout.split()[-1])
     assert grown < sharded_ranks.TABLE_BYTES / 2
     assert (tmp_path / "model.onnx.data").stat().st_size >= sharded_ranks.TABLE_BYTES
+
+
+def test_the_benchmark_of_processes_says_what_a_second_one_gains(tmp_path: Path) -> None:
+    done = finished("-m", "loadtest.ranks", "--quick", "--cache", tmp_path, **ONE_THREAD)
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert set(figures["step_ms"]) == set(SIDES) and min(figures["step_ms"].values()) > 0
+    assert {"gain_two_processes", "gain_two_processes_in_parts", "parts_over_whole"} <= set(figures)

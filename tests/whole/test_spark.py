@@ -65,8 +65,8 @@ def refused(out: Path, *arguments: object, **environment: str) -> str:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Java begins slowly where others work beside it."""
-    monkeypatch.setattr("tests.processes.PATIENCE_S", 600)
-    monkeypatch.setattr("tests.processes.RUN_S", 600)
+    monkeypatch.setattr("tests.processes.PATIENCE_S", 1500)
+    monkeypatch.setattr("tests.processes.RUN_S", 1500)
 
 
 def on(master: str) -> list[str]:
