@@ -95,7 +95,8 @@ def write_tables(raw: None, out: Path, options: Options) -> DataSet:
     """Writes the tables of a log of exactly `options.impressions`; `raw` is not read. All of it is in memory."""
     world, rng = make_world(options.seed), np.random.default_rng([options.seed, 1])
     users = max(1, options.impressions // IMPRESSIONS_A_USER)
-    mean_pages, pieces, left = 1.1 * options.impressions / users / PAGE, [], options.impressions
+    mean_pages, left = 1.1 * options.impressions / users / PAGE, options.impressions
+    pieces: list[pl.DataFrame] = []
     while left > 0:  # more users, where those before were shown too little
         pieces.append(_named(pl.concat(make_pages(world, users, mean_pages, rng)), len(pieces)).head(left))
         left -= len(pieces[-1])
