@@ -168,7 +168,7 @@ def gather(
     rules = exam.rules(_trained_on(finished)[0])
     floors = [{"trained_on": on, **_figures(exam.floor(on))} for on in _trained_on(finished)]
     boosted, informed = (
-        [{"trained_on": on, **_figures(own)} for on in _trained_on(finished) if (own := exam.boosted(on, derived))]
+        [{"trained_on": on, **_figures(trees)} for on in _trained_on(finished) if (trees := exam.boosted(on, derived))]
         for derived in (False, True)
     )
     oracle = exam.oracle()
