@@ -7,11 +7,12 @@ import pytest
 
 from model.datasets.tables import Options
 from model.evaluation.boosting import boosted_scores
-from model.evaluation.metrics import auc
 from model.prepare import prepare
 from model.prepared.loader import Prepared, batches
 from model.training.choosing.defaults import suited
 from model.training.run import Run
+
+IMPRESSIONS = 60_000
 
 
 def expected_auc(chance: np.ndarray, score: np.ndarray) -> float:
@@ -23,11 +24,11 @@ def expected_auc(chance: np.ndarray, score: np.ndarray) -> float:
 
 @pytest.mark.long
 def test_networks_rank_as_the_world_was_built_by_the_settings_that_suit_it(tmp_path: Path) -> None:
-    prepare("chain", None, tmp_path / "data", Options(impressions=60_000, seed=1))
+    prepare("chain", None, tmp_path / "data", Options(impressions=IMPRESSIONS, seed=1))
     data = Prepared(tmp_path / "data")
     test = data.of_split("test")
-    label, truth = data.label[test], np.asarray(data.arrays["true_probability"][test])
-    reached = {"oracle": expected_auc(truth, truth)}
+    truth = np.asarray(data.arrays["true_probability"][test])
+    reached = {}
     for network in ("wdl", "wdl_seq", "din", "bst"):
         run = Run(data, network, suited(data, network).recipe, 1, tmp_path / f"{network}.pt")
         run.fit()
@@ -36,8 +37,6 @@ def test_networks_rank_as_the_world_was_built_by_the_settings_that_suit_it(tmp_p
         reached[network] = expected_auc(truth, np.concatenate(scores))
     boosted = boosted_scores(data, test)
     if boosted is not None:
-        assert auc(label, boosted) is not None
-        reached["boosting"] = expected_auc(truth, boosted)
-        assert reached["bst"] > reached["boosting"] + 0.02
-    assert reached["oracle"] > reached["bst"] > reached["din"] > reached["wdl"], reached
-    assert reached["bst"] > reached["wdl_seq"] > reached["wdl"] - 0.005, reached
+        assert reached["bst"] > expected_auc(truth, boosted) + 0.02, reached
+    assert expected_auc(truth, truth) > reached["bst"] > reached["din"] + 0.02, reached
+    assert reached["din"] > reached["wdl_seq"] > reached["wdl"] - 0.005, reached
