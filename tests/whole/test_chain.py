@@ -23,6 +23,7 @@ def expected_auc(chance: np.ndarray, score: np.ndarray) -> float:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # four trainings: minutes, on a busy machine many
 def test_networks_rank_as_the_world_was_built_by_the_settings_that_suit_it(tmp_path: Path) -> None:
     prepare("chain", None, tmp_path / "data", Options(impressions=IMPRESSIONS, seed=1))
     data = Prepared(tmp_path / "data")
