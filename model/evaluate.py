@@ -18,8 +18,9 @@ from model import command
 from model.bundle.precision import PRECISIONS, Precision, choose
 from model.bundle.reading import Bundle
 from model.evaluation import delays
+from model.evaluation.boosting import boosted_scores
 from model.evaluation.measure import check_encoding, measure, score_rows
-from model.evaluation.metrics import calibration_bins
+from model.evaluation.metrics import auc, calibration_bins
 from model.options import OptionError, durations
 from model.prepared.loader import Prepared
 from model.prepared.splits import SPLITS
@@ -40,6 +41,8 @@ def evaluate(bundle: Bundle, data: Prepared, split: str, precision: Precision = 
     trained_on, objective = bundle.manifest.get("trained_on", ["train"]), bundle.manifest["objective"]
     graph = {"precision": chosen.precision, "tables": bundle.tables}
     figures = graph | measure(data, rows, score, trained_on, objective)
+    informed = boosted_scores(data, rows, trained_on, derived=True)
+    figures["gbdt_derived_auc"] = auc(data.label[rows], informed) if informed is not None else None
     if objective == "click":
         figures["calibration_bins"] = calibration_bins(data.label[rows], score)
     return figures

@@ -100,10 +100,13 @@ def _draft(raw: Path, path: Path, options: Options) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.prepare", description="Raw log → prepared data set.")
-    of = "parquet: tables of your own, as CSV and JSON lines too; service_log: what was served; simulated; a public log"
+    of = "parquet: tables of your own, as CSV and JSON lines too; service_log: what was served; "
+    of += "simulated, chain: made-up worlds; a public log"
     parser.add_argument("--dataset", required=True, choices=datasets.names(), help=of)
     parser.add_argument(
-        "--raw", type=_place, help="folder of the raw log (not for simulated); service_log: the drain's folder or URL"
+        "--raw",
+        type=_place,
+        help="folder of the raw log (not for simulated, chain); service_log: the drain's folder or URL",
     )
     parser.add_argument("--out", type=Path, help="folder of the prepared data set; an older one is replaced")
     parser.add_argument("--features", type=Path, help="features.toml to use instead of the data set's own")
@@ -115,8 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--grow", type=Path, help="bundle or prepared data whose rows stay, new ids after them: for model.train --warm"
     )
-    parser.add_argument("--impressions", type=int, help=f"simulated: how many (default: {Options().impressions})")
-    parser.add_argument("--seed", type=int, help="of the simulated world and its log; taobao, amazon: of the negatives")
+    parser.add_argument(
+        "--impressions", type=int, help=f"simulated, chain: how many (default: {Options().impressions})"
+    )
+    parser.add_argument(
+        "--seed", type=int, help="of a world that is drawn and its log; taobao, amazon: of the negatives"
+    )
     parser.add_argument(
         "--delay",
         dest="delay_s",

@@ -298,6 +298,7 @@ def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
         "against_peers": content["against_peers"],
         "floor_auc": content["floor_auc"],
         "gbdt_auc": content["gbdt_auc"],
+        "gbdt_derived_auc": content["gbdt_derived_auc"],
         "rules": {name: rule["auc_mean"] for name, rule in content["rules"].items()},
         "gauc_coverage": content["data"]["gauc_coverage"],
         "test_opened": content["data"]["test_opened"],
@@ -325,7 +326,8 @@ def table(content: Mapping[str, Any]) -> str:
         cells = row.format(name, f"{entry['auc_mean']:.4f}", spread, f"{low:.4f}…{high:.4f}", apart, "; ".join(remarks))
         lines.append(cells.rstrip())
     lines += [f"{'floor':<32} {content['floor_auc']:.4f}"]
-    lines += [f"{'gradient boosting':<32} {content['gbdt_auc']:.4f}"] if content["gbdt_auc"] is not None else []
+    for name, key in (("gradient boosting", "gbdt_auc"), ("the same, given our features", "gbdt_derived_auc")):
+        lines += [f"{name:<32} {content[key]:.4f}"] if content[key] is not None else []
     lines += [f"{'rule: ' + name:<32} {rule['auc_mean']:.4f}" for name, rule in content["rules"].items()]
     lines += [f"{'oracle':<32} {content['oracle_auc']:.4f}"] if content["oracle_auc"] is not None else []
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from model.options import OptionError, refuse_unknown
 
 MODULES = {
     "simulated": "model.datasets.simulated",
+    "chain": "model.datasets.chain",
     "kuairand": "model.datasets.kuairand",
     "kuaivideo": "model.datasets.kuaivideo",
     "taobao": "model.datasets.taobao",
@@ -26,6 +27,7 @@ MODULES = {
     "parquet": "model.datasets.parquet",
     "service_log": "model.datasets.service_log",
 }
+MADE_UP = ("simulated", "chain")  # which read no log
 OWN = ("parquet", "service_log")  # whose feature table is the user's, and decides how the log is read
 
 
@@ -43,8 +45,9 @@ def load(name: str) -> ModuleType:
 def options(name: str, raw: Path | str | None, values: Mapping[str, Any]) -> Options:
     """The options of a data set, whose log is in the folder `raw`. Raises OptionError for those that it has not."""
     refuse_unknown(values, (*COMMON, *getattr(load(name), "OPTIONS", ())), f"data set {name}")
-    if (raw is None) != (name == "simulated"):
-        raise OptionError(f"data set {name}: --raw names the log of every data set but simulated, which has none")
+    if (raw is None) != (name in MADE_UP):
+        none = " and ".join(MADE_UP)
+        raise OptionError(f"data set {name}: --raw names the log of every data set but {none}, which have none")
     if isinstance(raw, str) and name != "service_log":
         raise OptionError(f"data set {name}: --raw {raw} given, a folder is needed; service_log alone reads a URL")
     if isinstance(raw, Path) and not raw.is_dir():

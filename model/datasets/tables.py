@@ -68,9 +68,9 @@ class Options:
     """COMMON are for all data sets; a data set names the others that it has in its `OPTIONS`."""
 
     skip_bad: Natural = 0  # malformed lines that are passed over, in all files of the data set together
-    seed: Natural = 1  # of the simulator's world and log, and of the negatives that are drawn
+    seed: Natural = 1  # of a world that is drawn and its log, and of the negatives that are drawn
     delay_s: NotNegative = 0.0  # behaviours newer than this before an impression are not known yet
-    impressions: Count = 1_000_000  # of the simulator's log
+    impressions: Count = 1_000_000  # simulated, chain: of the log that is drawn
     ties: Literal["strict", "published"] = "strict"  # amazon: of one day's reviews, none or the file's earlier ones
     map: tuple[str, ...] = ()  # parquet: columns under other names: impressions.ts=timestamp
     behaviours_from: Literal["tables", "impressions"] = "tables"  # parquet: or every clicked impression is a behaviour

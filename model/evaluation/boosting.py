@@ -6,6 +6,7 @@ What an impression is described by:
     of the history that networks see              length, age of the newest behaviour; of the behaviours on the
                                                   candidate's item and on its category: number, share, age and place
     as they are                                   numbers, and categories of few values
+    with `derived`                                matches and statistics, as networks see them
 
 Where negatives were drawn, nobody was shown them: only clicks are counted then, each value's share of all.
 
@@ -68,19 +69,25 @@ def parameters() -> Parameters:
     return Parameters(**tomllib.loads(PARAMETERS.read_text()))
 
 
-def boosted_scores(data: Prepared, rows: Rows, trained_on: Sequence[str] = ("train",)) -> Floats | None:
+def boosted_scores(
+    data: Prepared, rows: Rows, trained_on: Sequence[str] = ("train",), derived: bool = False
+) -> Floats | None:
     """Click probabilities (n,) by trees that were fitted to the splits `trained_on`; kept with the prepared data.
 
-    None where a row was trained on, and where lightgbm is not installed, which is told once on stderr.
+    `derived`: the trees see the data's match and statistic features beside what they count themselves. None where the
+    data has none, where a row was trained on, and where lightgbm is not installed, which is told once on stderr.
     """
+    if derived and not (data.encoder.schema.matches or data.encoder.schema.statistics):
+        return None
     unseen = _of(data, [split for split in SPLITS if split not in trained_on])
     if not np.isin(rows, unseen, assume_unique=True).all():
         return None
-    path, key = data.folder / FOLDER / f"{'_'.join(sorted(trained_on))}.npz", _key(data, trained_on)
+    name = "_".join([*sorted(trained_on), *["derived"] * derived])
+    path, key = data.folder / FOLDER / f"{name}.npz", _key(data, trained_on, derived)
     scores = _kept(path, key)
     if scores is None:
         try:
-            scores = Boosted(data, trained_on).scores(unseen)
+            scores = Boosted(data, trained_on, derived).scores(unseen)
         except (ImportError, OSError) as error:  # OSError: the library is there, and OpenMP's is not
             _tell(f"no gradient boosting beside the figures ({error}); pip install 'bst-ranker[train]' brings it")
             return None
@@ -91,8 +98,8 @@ def boosted_scores(data: Prepared, rows: Rows, trained_on: Sequence[str] = ("tra
 class Boosted:
     """Trees fitted to some splits of a data set. Raises ImportError or OSError where lightgbm cannot be imported."""
 
-    def __init__(self, data: Prepared, trained_on: Sequence[str] = ("train",)):
-        self.data = data
+    def __init__(self, data: Prepared, trained_on: Sequence[str] = ("train",), derived: bool = False):
+        self.data, self.derived = data, derived
         self.described, self.booster = self._fitted([split for split in trained_on if split != "validation"])
         if "validation" in trained_on:
             trees = self.booster.current_iteration() if self.booster else None
@@ -110,7 +117,7 @@ class Boosted:
         import lightgbm  # of the extra `train`, and slow to import
 
         how, data = parameters(), self.data
-        described, inputs, label = training_rows(data, _of(data, trained_on))
+        described, inputs, label = training_rows(data, _of(data, trained_on), self.derived)
         if not 0 < label.sum() < len(label):
             return described, None
         rows = data.of_split("validation")
@@ -130,9 +137,9 @@ class Boosted:
         return described, lightgbm.Booster(model_str=booster.model_to_string(num_iteration=best))
 
 
-def training_rows(data: Prepared, rows: Rows) -> tuple["Described", Floats, npt.NDArray[Any]]:
+def training_rows(data: Prepared, rows: Rows, derived: bool = False) -> tuple["Described", Floats, npt.NDArray[Any]]:
     """Counts on `rows`, which are in time order; of the newest rows the columns (n, columns) and labels (n,)."""
-    how, described = parameters(), Described(data)
+    how, described = parameters(), Described(data, derived)
     older, newest = np.split(rows, [max(0, len(rows) - how.most_rows)])
     described.add(older)
     matrices, labels = [described.matrix(rows[:0])], [data.label[rows[:0]]]
@@ -147,8 +154,8 @@ def training_rows(data: Prepared, rows: Rows) -> tuple["Described", Floats, npt.
 class Described:
     """Impressions as columns, by what was counted among the rows that were added so far."""
 
-    def __init__(self, data: Prepared):
-        self.data, self.rows, self.clicked = data, 0, 0
+    def __init__(self, data: Prepared, derived: bool = False):
+        self.data, self.derived, self.rows, self.clicked = data, derived, 0, 0
         self.drawn = data.meta.get("drawn_negatives", False)
         schema, items = data.encoder.schema, data.arrays["items"]
         at, embedded = schema.places("item"), [f for f in schema.side("context") if not f.is_float]
@@ -184,7 +191,8 @@ class Described:
         return np.concatenate(stacked)
 
     def columns(self, rows: Rows) -> Columns:
-        return self._counted(rows) | self._history(rows) | self._plain(rows)
+        seen = self._counted(rows) | self._history(rows) | self._plain(rows)
+        return seen | (self._derived(rows) if self.derived else {})
 
     def _values(self, rows: Rows) -> Columns:
         """Which value of each group the impressions have."""
@@ -245,6 +253,13 @@ class Described:
                     columns[f"= {feature.name}"] = encoded[:, places[feature.name].start]
         return columns
 
+    def _derived(self, rows: Rows) -> Columns:
+        """Matches, whose rows rise with what they tell, and statistics as of the day before."""
+        numbers = [f.name for f in self.data.encoder.schema.side("cross") if f.is_float]
+        statistics = self.data.arrays["cross_numbers"][rows]
+        matches = {f"match {name}": own for name, own in self.data.matches(rows).items()}
+        return matches | {f"statistic {name}": statistics[:, at] for at, name in enumerate(numbers)}
+
 
 def _of(data: Prepared, splits: Sequence[str]) -> Rows:
     """Impressions of several splits, in time order."""
@@ -257,12 +272,12 @@ def _parts(rows: Rows) -> Iterator[Rows]:
         yield rows[at : at + CHUNK]
 
 
-def _key(data: Prepared, trained_on: Sequence[str]) -> str:
-    """What kept scores depend on: this code and its parameters, the data as they were prepared, the splits."""
+def _key(data: Prepared, trained_on: Sequence[str], derived: bool) -> str:
+    """What kept scores depend on: this code and its parameters, the data as they were prepared, splits, columns."""
     digest = hashlib.sha256(Path(__file__).read_bytes() + PARAMETERS.read_bytes())
     files = [(str(path), path.stat()) for path in sorted((data.folder / "encoded").rglob("*.npy"))]
     written = [(Path(name).name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
-    digest.update(json.dumps([data.fingerprint, sorted(trained_on), written]).encode())
+    digest.update(json.dumps([data.fingerprint, sorted(trained_on), derived, written]).encode())
     return digest.hexdigest()
 
 

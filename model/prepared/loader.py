@@ -176,6 +176,11 @@ class Prepared:
             cross_numbers=a["cross_numbers"][rows][:, None],
         )
 
+    def matches(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
+        """Rows (U,) of each match of impressions, by name."""
+        of_all = self._matches.rows(rows, self.arrays["user"][rows], self.arrays["item"][rows])
+        return {match.name: own for match, own in zip(self.encoder.schema.matches, of_all, strict=True)}
+
     def _histories(
         self,
         rows: npt.NDArray[np.int64],

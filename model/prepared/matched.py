@@ -58,7 +58,8 @@ class Matches:
                 of_name = match_rows(count, gap, last)
                 of_name[:, missing] = UNKNOWN
                 made |= {match.name: of_name[match.number] for match in of_view if match.of[0] == name}
-        return np.array([made[match.name] for match in self._schema.matches], np.int64).reshape(-1, len(rows))
+        matches = self._schema.matches
+        return np.array([made[match.name] for match in matches], np.int64).reshape(len(matches), len(rows))
 
     def _newest(
         self, actions: Sequence[str], length: int, rows: Index, user: npt.NDArray[np.int32]

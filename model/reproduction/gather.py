@@ -43,7 +43,7 @@ class Exam:
         self.rows = self.data.of_split("test")
         self.label, self.user = self.data.label[self.rows], self.data.user[self.rows]
         self._floors: dict[tuple[str, ...], Floats] = {}
-        self._boosted: dict[tuple[str, ...], Floats | None] = {}
+        self._boosted: dict[tuple[bool, tuple[str, ...]], Floats | None] = {}
         self._rules: dict[tuple[str, ...], dict[str, Floats]] = {}
         self.fresh = ~repeats(self.data, self.rows) if self.drawn else None
 
@@ -64,11 +64,14 @@ class Exam:
             self._floors[key] = floor_scores(self.data, self.rows, key)
         return Contestant(self, {("floor", key): self._floors[key]})
 
-    def boosted(self, trained_on: Sequence[str]) -> "Contestant | None":
-        """Gradient boosting on the splits that a network was trained on; None where lightgbm is not installed."""
-        key = tuple(trained_on)
+    def boosted(self, trained_on: Sequence[str], derived: bool = False) -> "Contestant | None":
+        """Gradient boosting on the splits that a network was trained on; None where lightgbm is not installed.
+
+        `derived`: given match and statistic features as well; None also where the data has none.
+        """
+        key = (derived, tuple(trained_on))
         if key not in self._boosted:
-            self._boosted[key] = boosted_scores(self.data, self.rows, key)
+            self._boosted[key] = boosted_scores(self.data, self.rows, trained_on, derived)
         scores = self._boosted[key]
         return None if scores is None else Contestant(self, {("boosted", key): scores})
 
@@ -164,7 +167,10 @@ def gather(
 
     rules = exam.rules(_trained_on(finished)[0])
     floors = [{"trained_on": on, **_figures(exam.floor(on))} for on in _trained_on(finished)]
-    boosted = [{"trained_on": on, **_figures(trees)} for on in _trained_on(finished) if (trees := exam.boosted(on))]
+    boosted, informed = (
+        [{"trained_on": on, **_figures(trees)} for on in _trained_on(finished) if (trees := exam.boosted(on, derived))]
+        for derived in (False, True)
+    )
     oracle = exam.oracle()
     return {
         "dataset": exam.data.meta["dataset"],
@@ -176,6 +182,8 @@ def gather(
         "floor_auc": floors[0]["auc_mean"],
         "boosted": boosted,
         "gbdt_auc": boosted[0]["auc_mean"] if boosted else None,
+        "boosted_derived": informed,
+        "gbdt_derived_auc": informed[0]["auc_mean"] if informed else None,
         "rules": {name: _figures(rule) for name, rule in rules.items()},
         "trials": dict(trials or {}),
         "oracle": _figures(oracle) if oracle else None,

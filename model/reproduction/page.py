@@ -31,6 +31,8 @@ def html(report: Mapping[str, Any]) -> str:
     main = {name: entry["auc_mean"] for name, entry in done.items() if entry["kind"] == "main"}
     lines = [(f"floor, counted on {' and '.join(floor['trained_on'])}", floor) for floor in report["floors"]]
     lines += [(f"gradient boosting, on {' and '.join(own['trained_on'])}", own) for own in report["boosted"]]
+    given = "gradient boosting given our match and statistic features, on"
+    lines += [(f"{given} {' and '.join(own['trained_on'])}", own) for own in report["boosted_derived"]]
     lines += [(f"rule: {name.replace('_', ' ')}", rule) for name, rule in report["rules"].items()]
     lines += [("oracle: the true probabilities", report["oracle"])] if report["oracle"] else []
     return render(

@@ -183,3 +183,16 @@ def test_a_folder_that_cannot_be_written_costs_a_note_and_not_the_figure(
     data = Prepared(copy)
     assert boosted_scores(data, data.of_split("test")) is not None
     assert "cannot be kept" in capsys.readouterr().err
+
+
+def test_given_match_and_statistic_features_it_sees_them_as_networks_do(
+    small_data: Prepared, odd_data: Prepared
+) -> None:
+    rows, schema = small_data.of_split("test")[:500], small_data.schema
+    columns, batch = Described(small_data, derived=True).columns(rows), small_data.batch(rows)
+    for match in schema.matches:
+        assert (columns[f"match {match.name}"] == batch["cross"][:, 0, schema.places("cross")[match.name].start]).all()
+    for at, statistic in enumerate(schema.statistics):
+        assert (columns[f"statistic {statistic.name}"] == batch["cross_numbers"][:, 0, at]).all()
+    assert not any(name.startswith(("match", "statistic")) for name in Described(small_data).columns(rows))
+    assert boosted_scores(odd_data, odd_data.of_split("test"), derived=True) is None, "there are none"

@@ -39,7 +39,7 @@ def test_every_data_set_has_a_writer_and_a_feature_table(tmp_path, name):
 def test_an_unknown_data_set_and_tables_without_a_feature_table_are_refused(tmp_path):
     with pytest.raises(
         DataError,
-        match="'kuairec', allowed: amazon, kuairand, kuaivideo, movielens, parquet, recbole, service_log, "
+        match="'kuairec', allowed: amazon, chain, kuairand, kuaivideo, movielens, parquet, recbole, service_log, "
         "simulated, taobao, taobaoad, yambda",
     ):
         datasets.load("kuairec")

@@ -252,8 +252,8 @@ def test_an_option_out_of_range_or_of_another_data_set_is_refused(values, says):
 
 
 def test_a_log_is_named_for_every_data_set_but_the_simulated_one(tmp_path):
-    for name, raw in (("simulated", tmp_path), ("taobao", None)):
-        with pytest.raises(OptionError, match="every data set but simulated"):
+    for name, raw in (("simulated", tmp_path), ("chain", tmp_path), ("taobao", None)):
+        with pytest.raises(OptionError, match="every data set but simulated and chain"):
             datasets.options(name, raw, {})
     with pytest.raises(OptionError, match="nowhere is no folder"):
         datasets.options("taobao", tmp_path / "nowhere", {})
