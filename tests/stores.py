@@ -152,6 +152,7 @@ class Proxy:
         started.set()
         await self._stop.wait()
         server.close()
+        await self._close_all()
 
     def hold(self, after: int = 0) -> None:
         async def shut() -> None:
@@ -169,12 +170,12 @@ class Proxy:
         self._call(open_again())
 
     def cut(self) -> None:
-        async def close_all() -> None:
-            for connection in self._connections:
-                connection.cancel()
-            await asyncio.gather(*self._connections, return_exceptions=True)
+        self._call(self._close_all())
 
-        self._call(close_all())
+    async def _close_all(self) -> None:
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     def _call(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
@@ -183,7 +184,11 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        store_reader, store_writer = await asyncio.open_unix_connection(self._path)
+        try:
+            store_reader, store_writer = await asyncio.open_unix_connection(self._path)
+        except BaseException:  # cut meanwhile
+            client_writer.close()
+            raise
         answered = True
 
         async def requests() -> None:

@@ -32,7 +32,7 @@ class Kept:
         self.users = users
 
     async def read(self, users: Sequence[Asked], wanted: Wanted, timeout_s: float | None = None) -> list[Stored]:
-        return [self.users.get(user_id, Stored({}, [], 0)) for user_id, _ in users]
+        return [self.users.get(user_id, Stored({}, [], 0)) for user_id, *_ in users]
 
 
 def served(user_id: str) -> Any:

@@ -16,6 +16,7 @@ from model.features.behaviour import Behaviour
 from model.features.ids import ABSENT, FIRST, MISSING, UNKNOWN, BadValue, key
 from model.features.kinds import Feature, declared, to_text
 from model.features.schema import parse
+from model.features.wanted import Wanted
 from model.graph import golden
 from model.prepared.encode import encode_tables
 from model.prepared.entities import PrepareError, series_column
@@ -289,7 +290,8 @@ def test_a_ranked_request_says_how_many_holes_it_had(data: Prepared) -> None:
     async def score(inputs: Any, call: Any) -> Any:
         return np.zeros(inputs["item"].shape[1])
 
-    served: Any = SimpleNamespace(encoder=data.encoder, catalog=data.catalog, score=score, wanted=None)
+    wanted = Wanted.of(data.schema)
+    served: Any = SimpleNamespace(encoder=data.encoder, catalog=data.catalog, score=score, wanted=wanted)
     history: Any = SimpleNamespace(read=read)
     body = (
         b'{"user_id": "u0", "candidates": [{"item_id": "i1", "item_tags": ["a", null]}], "user": {"user_tags": [null]}}'
