@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from model.bundle.reading import Bundle
 from model.datasets.tables import Options
@@ -26,6 +27,8 @@ pytest.register_assert_rewrite(
     "tests.raw_logs",
 )
 
+settings.register_profile("any machine", deadline=None)  # no test fails because others work beside it
+settings.load_profile("any machine")
 
 LONGEST_FIRST = ("faults", "whole", "contract", "unit")
 

@@ -51,7 +51,7 @@ def document(small_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> 
     return create_app(Settings(bundle=small_bundle.folder), tmp_path_factory.mktemp("counts")).openapi()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(st.lists(sent, min_size=10, max_size=40))
 def test_no_body_brings_the_service_down(
     small_bundle: Bundle, valkey_url: str, document: Any, requests: list[bytes]
