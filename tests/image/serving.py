@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 
 import yaml
 
-from service.store.embedded import _packaged_server
+from service.store.embedded import packaged_server
 from tests.image.podman import NotHere, Podman
 from tests.processes import ROOT
 from tests.servers import Server, free_ports
@@ -49,7 +49,7 @@ def tried(podman: Podman, image: str, folder: Path) -> Tried:
     users = [word.replace("$$", "$") for word in COMPOSE["services"]["demo-users"]["command"]]
     grace_s = int(COMPOSE["services"]["service"]["stop_grace_period"].removesuffix("s"))
     with ExitStack() as stack:
-        server = Server(_packaged_server(), folder, store, "--port", store)
+        server = Server(packaged_server(), folder, store, "--port", store)
         server.start()
         stack.callback(server.kill)
         podman.run(image, *users, options=options)
