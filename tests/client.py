@@ -119,6 +119,11 @@ class Service(Running):
         (line,) = [line for line in self.output.splitlines() if line.startswith("curl ")]
         return line
 
+    def all_answer(self, workers: int) -> None:
+        """Waits until all of them do: it says that it is ready when the first does."""
+        models = re.compile(r"^ranker_worker_model_info\{", re.MULTILINE)
+        wait_until(lambda: len(models.findall(get(f"{self.url}/metrics"))) == workers, self)
+
     @cached_property
     def url(self) -> str:
         found = re.search(r"(http://\S+)/rank", self.curl())

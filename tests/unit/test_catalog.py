@@ -495,7 +495,7 @@ def test_new_items_and_changed_features_reach_a_running_service_and_broken_files
         return answers[0][0]
 
     with serving(**settings) as service:
-        service.curl()
+        service.all_answer(workers)
         processes = service.children.pids()
         before, unknown = rank(service, "i5", "i6", "brand-new", "nobody")
         assert before["brand-new"] == before["nobody"] and unknown == 2

@@ -339,8 +339,7 @@ def test_a_running_service_takes_over_newer_counts_and_no_answer_mixes_two(bundl
         return all(abs(one[item] - other[item]) < 1e-5 for item in ITEMS)
 
     with serving(bundle=str(bundle), workers="2", catalog_poll_s="0.02", history_timeout_ms="5000") as service:
-        service.curl()
-        wait_until(lambda: get(f"{service.url}/metrics").count("ranker_worker_model_info{") == 2, service)
+        service.all_answer(2)
 
         def ask() -> str:
             answer = post(f"{service.url}/rank", {"user_id": "nobody", "candidates": ITEMS})
