@@ -73,7 +73,7 @@ def test_an_interrupt_that_comes_while_an_object_is_cleared_away_is_not_lost() -
 def test_ctrl_c_leaves_no_traceback_and_nothing_half_written(tmp_path: Path) -> None:
     large = ("--dataset", "simulated", "--impressions", "2000000", "--seed", "1")
     with started("-m", "model.prepare", *large, "--out", tmp_path / "data") as command:
-        wait_until(lambda: [path for path in tmp_path.iterdir()], command)
+        wait_until(lambda: [path for path in tmp_path.rglob("*") if path.is_file()], command)  # it is at work
         command.process.send_signal(signal.SIGINT)
         assert command.ended() == 130
         assert "prepare: interrupted; --out is as it was" in command.output
