@@ -153,10 +153,11 @@ class Encoder:
         return cls(schema, vocabularies, statistics, counts)
 
     def with_counts(self, counts: Known) -> "Encoder":
-        """The same with newer counts; nothing of it keeps these."""
+        """The same with other counts; nothing of it keeps these. What was made ready stays where they are the same."""
         other = copy(self)
         other.counts = counts
-        other.__dict__.pop("_lookup", None)
+        if not (isinstance(counts, Counts) and counts.shares(self.counts)):
+            other.__dict__.pop("_lookup", None)
         return other
 
     def make_ready(self) -> None:

@@ -67,7 +67,7 @@ class Lookup:
     def make_ready(self, most: int = MOST_READY) -> None:
         """Computes them for all that was counted until the newest day, unless these are more than `most` numbers."""
         counts, of_each = self._counts, len(self._group)
-        if not isinstance(counts, Counts) or (counts.places + 1) * of_each > most:
+        if self._ready is not None or not isinstance(counts, Counts) or (counts.places + 1) * of_each > most:
             return
         numbers = np.empty((counts.places + 1, of_each), np.float32)
         for begin in range(0, counts.places, AT_ONCE):

@@ -31,6 +31,7 @@ from service.scoring.catalog import CATALOGUE, STATISTICS, Watch
 from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Served
 from service.settings import Settings
+from service.variants.sharing import sharing
 from tests.client import get, post, serving
 from tests.processes import wait_until
 from tests.worlds import FEATURES, HOUR, SMALL, make_schema, write_log
@@ -243,11 +244,15 @@ def test_what_answers_has_the_statistics_of_its_counts_ready(bundle: Path, today
     for _ in range(2):
         encoder = live.current.encoder
         assert encoder._lookup._ready is not None, "no request is to wait for it"
-        assert numbers(encoder) == numbers(encoder.with_counts(encoder.counts))
+        assert numbers(encoder) == numbers(Bundle.open(bundle).encoder), "which computes them"
         told.append(numbers(encoder))
         recount(bundle, today)
         Watch(live, 0, [(STATISTICS, lambda _: None)]).look()
     assert told[0] != told[1]
+
+    twin = Served.open(Bundle.open(Path(shutil.copytree(bundle, bundle.parent / "twin"))), Scorer(1), "fp32")
+    shared = sharing(twin, live.current)
+    assert shared.encoder._lookup is live.current.encoder._lookup and numbers(shared.encoder) == told[1]
 
 
 def test_a_model_without_statistics_has_no_counts_to_look_for(without: Bundle) -> None:
