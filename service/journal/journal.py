@@ -1,9 +1,9 @@
 """What handlers ask of a journal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from model.servicelog.records import Event, Forgotten, Impression, Profile, Shadowed
+from model.servicelog.records import Event, Forgotten, Impression, Profile
 
 
 class JournalFull(Exception):
@@ -19,8 +19,11 @@ class Journal(Protocol):
         """Whether this user is in the sample."""
         ...
 
-    def shown(self, record: Impression | Shadowed) -> None:
-        """Is written soon. It never blocks and never raises: what cannot be kept is counted."""
+    def shown(self, user_id: str, record: Callable[[], Impression]) -> None:
+        """Of a user in the sample it is made once the answer was sent, and written soon.
+
+        It never blocks and never raises: what cannot be kept is counted.
+        """
         ...
 
     async def append(self, records: Sequence[Event | Profile | Forgotten]) -> None:
@@ -38,7 +41,7 @@ class NoJournal:
     def keeps(self, user_id: str) -> bool:
         return False
 
-    def shown(self, record: Impression | Shadowed) -> None:
+    def shown(self, user_id: str, record: Callable[[], Impression]) -> None:
         return None
 
     async def append(self, records: Sequence[Event | Profile | Forgotten]) -> None:

@@ -1,8 +1,8 @@
 """The journal that is kept: records become lines on the event loop, and files in one thread beside it.
 
-Lines are made on the loop, an impression's right after its answer was sent: some 20 µs, in which no request waits
-longer than for any other one. In a thread the same work would hold the interpreter's lock, and the loop would wait for
-it up to 5 ms. The thread compresses and writes, both without the lock.
+Records and lines are made on the loop, an impression's right after its answer was sent: some 20 µs, in which no
+request waits longer than for any other one. In a thread the same work would hold the interpreter's lock, and the loop
+would wait for it up to 5 ms. The thread compresses and writes, both without the lock.
 
 What waits is taken together: events wake the thread at once, and those that come while it writes are its next block.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from model.command import words
-from model.servicelog.records import Event, Forgotten, Impression, Profile, Record, Shadowed
+from model.servicelog.records import Event, Forgotten, Impression, Profile, Record
 from service.journal.file import JournalFile
 from service.journal.framing import BLOCK, blocks
 from service.journal.journal import JournalFull
@@ -75,11 +75,11 @@ class FileJournal:
 
     # ---- what handlers call
 
-    def shown(self, record: Impression | Shadowed) -> None:
-        if not self._users.keeps(record.user_id):
+    def shown(self, user_id: str, record: Callable[[], Impression]) -> None:
+        if not self._users.keeps(user_id):
             return
         if self._closing or self._pending > MOST_PENDING or self._waiting >= MOST_WAITING:
-            self._drop(kind_of(record), "overflow")
+            self._drop("impression", "overflow")
             return
         self._waiting += 1
         self._begin().call_soon(self._take, record)  # after the answer was sent
@@ -125,9 +125,9 @@ class FileJournal:
             self._task = loop.create_task(self._run())
         return loop
 
-    def _take(self, record: Impression | Shadowed) -> None:
+    def _take(self, record: Callable[[], Impression]) -> None:
         self._waiting -= 1
-        self._add(record)
+        self._add(record())
         if self._pending > BLOCK:
             self._wake.set()
 

@@ -6,6 +6,7 @@ import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import orjson
 import pytest
 
 from model.features.behaviour import Behaviour
-from model.servicelog.records import Event, Forgotten, Impression, Profile, Record, Shadowed, Shown
+from model.servicelog.records import Event, Forgotten, Impression, Profile, Record, Shown
 from service.journal.file import CLOSED, OPEN, JournalFile
 from service.journal.framing import NotReadable, Reader, blocks, first_line
 from service.journal.items import Items
@@ -26,13 +27,12 @@ from service.telemetry.counts import Metrics
 from service.telemetry.folder import prepare_folder
 from tests.records import click, impression, shadowed
 
-SOME: list[Record] = [
+SOME: list[Impression | Event | Profile | Forgotten] = [
     impression("u1"),
     replace(impression("u2"), items=[Shown("a", 0.5, 1, 0.25, {"price": 2}), Shown("b", 0.4, 2)], statistics="f" * 64),
     click("u1", "a"),
     Profile("u1", {"age": "30"}, True, 1, 2),
     Forgotten("u1", 3, 4),
-    shadowed("u2"),
 ]
 
 
@@ -77,14 +77,38 @@ def test_records_are_read_as_they_were_written(tmp_path: Path, metrics: Metrics)
     async def write() -> None:
         async with journal(tmp_path, metrics) as kept:
             for one in SOME:
-                if isinstance(one, Impression | Shadowed):
-                    kept.shown(one)
-            await kept.append([one for one in SOME if not isinstance(one, Impression | Shadowed)])
+                if isinstance(one, Impression):
+                    kept.shown(one.user_id, partial(replace, one))
+            await kept.append([one for one in SOME if not isinstance(one, Impression)])
 
     asyncio.run(write())
     assert sorted(map(repr, told(tmp_path))) == sorted(map(repr, SOME))
     assert counted(metrics, "impression", "written") == 2 and counted(metrics, "event", "written") == 1
-    assert counted(metrics, "shadowed", "written") == 1
+
+
+def test_what_a_shadow_scored_is_read_as_it_was_written() -> None:
+    assert record(_one(line(shadowed("u2"), "u2"))) == shadowed("u2")
+
+
+def test_an_impression_is_made_after_the_answer_and_of_the_sample_alone(tmp_path: Path, metrics: Metrics) -> None:
+    made: list[str] = []
+    sample = Users(0.5)
+
+    def make(user: str) -> Impression:
+        made.append(user)
+        return impression(user)
+
+    async def write() -> None:
+        async with journal(tmp_path, metrics, sample) as kept:
+            for user in users:
+                kept.shown(user, partial(make, user))
+            assert not made
+            await asyncio.sleep(0)
+            assert made == [user for user in users if sample.keeps(user)]
+
+    users = [f"u{at}" for at in range(20)]
+    asyncio.run(write())
+    assert [one.user_id for one in told(tmp_path) if isinstance(one, Impression)] == made != users
 
 
 def test_items_of_an_answer_are_written_as_the_store_has_their_ids() -> None:
@@ -173,7 +197,7 @@ def test_a_full_disk_drops_impressions_refuses_events_and_spoils_nothing_that_co
             [path] = tmp_path.glob(f"*{OPEN}")
             with room(path.stat().st_size + 20):  # half a block
                 for _ in range(2):
-                    kept.shown(impression("u2"))
+                    kept.shown("u2", lambda: impression("u2"))
                     with pytest.raises(JournalFull, match="File too large"):
                         await kept.append([click("u1", "b")])
             await kept.append([click("u1", "c")])
@@ -215,7 +239,7 @@ def test_impressions_that_come_faster_than_they_are_written_are_dropped_and_coun
     async def write() -> None:
         async with journal(tmp_path, metrics) as kept:
             for _ in range(25):
-                kept.shown(impression("u1"))
+                kept.shown("u1", lambda: impression("u1"))
 
     asyncio.run(write())
     assert len(told(tmp_path)) == 10 and counted(metrics, "impression", "overflow") == 15
@@ -249,7 +273,7 @@ def test_the_sample_keeps_whole_users_and_a_salt_hides_them_the_same_in_every_pr
     async def write() -> None:
         async with journal(tmp_path, metrics, salted) as one:
             for user in users[:50]:
-                one.shown(impression(user))
+                one.shown(user, partial(impression, user))
                 await one.append([click(user, "a"), click(user, "b")])
             await one.append([Forgotten(users[0], 1, 2), Forgotten(users[1], 1, 2)])
 

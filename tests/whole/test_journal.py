@@ -16,6 +16,7 @@ from tests.processes import Running, cmdline, finished, started, wait_until
 
 APPENDING = """
 import asyncio, sys
+from functools import partial
 from pathlib import Path
 from service.journal.kept import FileJournal
 from service.journal.users import Users
@@ -27,7 +28,7 @@ async def main():
     with prepare_folder(1) as folder:
         journal = FileJournal(Path(sys.argv[1]), Metrics(folder, {}, ()), Users(), rotate_bytes=3000)
         for at in range(1_000_000):
-            journal.shown(impression("u", f"r{at}"))
+            journal.shown("u", partial(impression, "u", f"r{at}"))
             await journal.append([click("u", f"i{at}")])
             print(f"acknowledged i{at}.", flush=True)
 
