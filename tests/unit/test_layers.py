@@ -87,7 +87,8 @@ ARROWS = {
     "service.settings": {"service.listed", *CORES},
     "service.listed": set(),  # a leaf: what settings that are lists may hold
     "service.errors": set(),
-    "service.access": {"service.errors"},
+    "service.looking": set(),  # a leaf: a thread that looks every so often
+    "service.access": {"service.errors", "service.looking"},
     "service.keys": {"service.access", "model.files", *COMMAND},
     "service.wire": FEATURES | {"service.errors"},
     "service.telemetry": {"service.errors"},
@@ -101,7 +102,7 @@ ARROWS = {
     "service.comparing": SERVED | ENGINE | {"model.pages"},
     "service.comparing.statistics": set(),  # a leaf: numpy alone
     "service.experiments": SHOWN | COMMAND | FILES_ALONE | OPTIONS | {"service.comparing"},
-    "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
+    "service.scoring": SERVED | {"service.call", "service.errors", "service.looking", "service.telemetry.logs"},
     "service.rank": FEATURES
     | {"service.call", "service.errors", "service.explain", "service.explore", "service.wire", "service.store"}
     | {"service.scoring"},
@@ -113,8 +114,8 @@ ARROWS = {
     | {"service.journal", "service.models", "service.settings", "service.telemetry", "service.variants"},
     "service.variants": SERVED
     | FILES_ALONE
-    | {"service.call", "service.comparing.statistics", "service.feedback", "service.models", "service.scoring"}
-    | {"service.store", "service.telemetry", "service.wire"},
+    | {"service.call", "service.comparing.statistics", "service.feedback", "service.looking", "service.models"}
+    | {"service.scoring", "service.store", "service.telemetry", "service.wire"},
     "service.explain": SERVED | {"service.call", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
