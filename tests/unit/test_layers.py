@@ -87,12 +87,13 @@ ARROWS = {
     "service.settings": {"service.listed", *CORES},
     "service.listed": set(),  # a leaf: what settings that are lists may hold
     "service.errors": set(),
+    "service.ownfolder": set(),  # a leaf: a folder that is found again when its process was killed
     "service.looking": set(),  # a leaf: a thread that looks every so often
     "service.access": {"service.errors", "service.looking"},
     "service.keys": {"service.access", "model.files", *COMMAND},
     "service.wire": FEATURES | {"service.errors"},
-    "service.telemetry": {"service.errors"},
-    "service.store": FEATURES | {"service.settings", "service.telemetry"},
+    "service.telemetry": {"service.errors", "service.ownfolder"},
+    "service.store": FEATURES | {"service.ownfolder", "service.settings", "service.telemetry"},
     "service.call": {"service.access", "service.errors"},
     "service.journal": SHOWN | COMMAND | {"service.telemetry", "service.wire.codings"},
     "service.journal.folder": set(),  # a leaf: the parent asks it whether the folder can be written
@@ -154,6 +155,7 @@ ARROWS = {
         "model.bundle",
         "service.settings",
         "service.store.embedded",
+        "service.store.tied",
     },
     "loadtest.feed": {"loadtest.bench.processes", "loadtest.errors", "loadtest.generator", "model"},
     "loadtest.restarts": {"loadtest", *COMMAND},
