@@ -17,7 +17,7 @@ HASHED = "sha256:"
 SHORTEST, LONGEST = 16, 256  # characters of a key: shorter ones can be guessed
 MOST_KEYS = 100  # each costs every request a comparison, 0.1 µs
 NAMES = "up to 64 letters, digits, and _ . -"
-LISTED = f"{', '.join(SCOPES)}, with commas and no blanks between,"
+LISTED = f"{', '.join(SCOPES)} are allowed, with commas and no blanks between"
 MAKE = "python -m service.keys NAME SCOPES makes a key"
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -50,7 +50,7 @@ def made(name: str, scopes: str) -> tuple[str, str]:
     if not _NAME.fullmatch(name):
         raise KeysError(f"NAME {name!r} given; {NAMES} are allowed")
     if not set(scopes.split(",")) <= set(SCOPES):
-        raise KeysError(f"SCOPES {scopes!r} given; {LISTED} are allowed")
+        raise KeysError(f"SCOPES {scopes!r} given; {LISTED}")
     token = "rk_" + secrets.token_urlsafe(32)  # the prefix lets scanners of repositories find it
     return token, f"{name} {scopes} {HASHED}{digest(token.encode()).hex()}"
 
@@ -91,7 +91,7 @@ def _key(line: str) -> Key:
     if not _NAME.fullmatch(name):
         raise KeysError(f"the first word is no name; {NAMES} are allowed")
     if not scopes <= set(SCOPES):
-        raise KeysError(f"the second word names no scopes; {LISTED} are allowed")
+        raise KeysError(f"the second word names no scopes; {LISTED}")
     if secret.startswith(HASHED):
         if not _DIGEST.fullmatch(secret.removeprefix(HASHED)):
             raise KeysError(f"the third word is no hash; {HASHED} and 64 hex digits are allowed")
