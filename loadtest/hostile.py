@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.bench.command import Command, Measured, positive
-from loadtest.bench.processes import Service, bare_environment, descriptors, on, pss, service, two_cores
+from loadtest.bench.processes import Service, bare_environment, descriptors, on, output_of, pss, service, two_cores
 from loadtest.errors import NoRun
 from loadtest.generator.client import Answer, Client, parse_url
 from loadtest.overload import setting
@@ -118,13 +118,8 @@ async def _callers(port: int, seconds: float) -> asyncio.subprocess.Process:
 
 
 async def _ended(process: asyncio.subprocess.Process, seen: Seen) -> None:
-    try:
-        async with asyncio.timeout(30):
-            output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    async with asyncio.timeout(30):
+        output, _ = await output_of(process)
     if process.returncode:
         raise NoRun(f"the hostile callers ended with exit code {process.returncode}")
     for kind, ends in json.loads(output).items():

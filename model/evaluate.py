@@ -18,7 +18,7 @@ from model import command
 from model.bundle.precision import PRECISIONS, Precision, choose
 from model.bundle.reading import Bundle
 from model.evaluation import delays
-from model.evaluation.boosting import boosted_scores
+from model.evaluation.boosting.kept import boosted_scores
 from model.evaluation.measure import check_encoding, measure, score_rows
 from model.evaluation.metrics import auc, calibration_bins
 from model.options import OptionError, durations

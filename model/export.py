@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--table-rows {arguments.table_rows}: allowed with --tables, from 1 on")
     if arguments.explain:
         return _explain(arguments.bundle)
-    return _narrow(arguments) if arguments.tables else _quantize(arguments)
+    return _gated(arguments)
 
 
 def _explain(path: Path) -> int:
@@ -79,55 +79,52 @@ def _explain(path: Path) -> int:
     return 0
 
 
-def _quantize(arguments: argparse.Namespace) -> int:
-    from model.graph.gate import Bounds  # torch takes seconds: after the arguments
-    from model.graph.quantize import quantize
-
+def _gated(arguments: argparse.Namespace) -> int:
+    """The int8 graph, or smaller tables: both are made by the same gate, and told alike."""
     try:
-        bundle, bounds = Bundle.open(arguments.bundle), Bounds(**_named(arguments))
-        figures = quantize(bundle, _data_of(bundle, arguments.data), bounds)
+        bundle = Bundle.open(arguments.bundle)
+        figures = _judged(arguments, bundle)
     except (OSError, ValueError) as error:
         print(f"export: {command.words(error)}", file=sys.stderr)
         return 1
     if remark := unjudged(bundle, figures):
         print(f"export: {remark}", file=sys.stderr)
     print(table(figures))
-    served = "accepted: it is served where the processor multiplies bytes"
-    print(f"int8 {served if figures['accepted'] else 'refused, fp32 stays: ' + '; '.join(figures['refused'])}")
-    print(json.dumps({"bundle": str(bundle.folder), **figures}))
+    print(_told_tables(bundle, figures) if arguments.tables else _told_int8(figures))
+    print(json.dumps({"bundle": str(bundle.folder), **figures}))  # tables: figures name the new version's folder
     return 0 if figures["accepted"] else 1
 
 
-def _narrow(arguments: argparse.Namespace) -> int:
+def _judged(arguments: argparse.Namespace, bundle: Bundle) -> dict[str, Any]:
     from model.graph.gate import Bounds  # torch takes seconds: after the arguments
     from model.graph.narrow import narrow
+    from model.graph.quantize import quantize
     from model.graph.tables import LEAST_ROWS
 
-    form, least_rows = arguments.tables, arguments.table_rows or LEAST_ROWS
-    try:
-        bundle, bounds = Bundle.open(arguments.bundle), Bounds(**_named(arguments))
-        figures = narrow(bundle, _data_of(bundle, arguments.data), form, bounds, least_rows)
-    except (OSError, ValueError) as error:
-        print(f"export: {command.words(error)}", file=sys.stderr)
-        return 1
-    if remark := unjudged(bundle, figures):
-        print(f"export: {remark}", file=sys.stderr)
-    print(table(figures))
-    if INT8 in figures:
-        print(f"the int8 graph on these tables\n{table(figures[INT8])}")
-    print(of_tables(figures))
+    bounds = Bounds(**{name: value for name in BOUNDS if (value := getattr(arguments, name)) is not None})
+    data = _data_of(bundle, arguments.data)
+    if arguments.tables:
+        return narrow(bundle, data, arguments.tables, bounds, arguments.table_rows or LEAST_ROWS)
+    return quantize(bundle, data, bounds)
+
+
+def _told_int8(figures: Mapping[str, Any]) -> str:
+    if figures["accepted"]:
+        return "int8 accepted: it is served where the processor multiplies bytes"
+    return f"int8 refused, fp32 stays: {'; '.join(figures['refused'])}"
+
+
+def _told_tables(bundle: Bundle, figures: Mapping[str, Any]) -> str:
+    form = figures["form"]
+    lines = [f"the int8 graph on these tables\n{table(figures[INT8])}"] if INT8 in figures else []
+    lines.append(of_tables(figures))
     if not figures["accepted"]:
-        print(f"{form} tables refused, {bundle.folder} is as it was: {'; '.join(figures['refused'])}")
+        lines.append(f"{form} tables refused, {bundle.folder} is as it was: {'; '.join(figures['refused'])}")
     elif figures["published"]:
-        print(f"{form} tables accepted: {figures['bundle']} is `current`")
+        lines.append(f"{form} tables accepted: {figures['bundle']} is `current`")
     else:
-        print(f"{form} tables accepted: {figures['bundle']}, not made `current`, as {bundle.folder} is not")
-    print(json.dumps(figures))
-    return 0 if figures["accepted"] else 1
-
-
-def _named(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name in BOUNDS if (value := getattr(arguments, name)) is not None}
+        lines.append(f"{form} tables accepted: {figures['bundle']}, not made `current`, as {bundle.folder} is not")
+    return "\n".join(lines)
 
 
 def of_tables(figures: Mapping[str, Any]) -> str:

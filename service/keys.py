@@ -1,6 +1,7 @@
 """`python -m service.keys`: a new API key, and the line by which the service knows it."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.file is not None:
             _add(arguments.file, line)
     except KeysError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        print(f"keys: {error}", file=sys.stderr)
+        return 1
     print(token)
     if arguments.file is None:
         print(line)

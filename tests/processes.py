@@ -23,7 +23,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S, STOP_S, RUN_S = 60, 20, 240
-FOLDERS = ("ranker-metrics-", "bst-ranker-store-")  # what a service makes beside its bundle
+FOLDERS = ("ranker-metrics-", "ranker-store-")  # what a service makes beside its bundle
 MARK = "STARTED_BY_TEST"
 
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,10 +17,10 @@ from urllib.parse import quote
 import pytest
 import redis
 
-import service.store.embedded
 from loadtest.bench.processes import free_ports as free_ports
 from loadtest.rolling.cluster import PRIMARIES, node_files, node_ids, options
 from service.store.embedded import packaged_server
+from service.store.tied import tied
 from tests.processes import MARK, wait_until
 
 PASSWORD = "h%u/s:h@"  # each of its signs means something in a URL
@@ -35,10 +34,9 @@ class Child:
 
     def begin(self, *command: object) -> None:
         """Call it from the main thread, with whose end the server ends too."""
-        launcher = [sys.executable, "-I", "-S", service.store.embedded.__file__, os.getpid()]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                list(map(str, [*launcher, *command])),
+                tied(*command),
                 env={
                     name: value for name, value in os.environ.items() if name != MARK
                 },  # it outlives what a test starts

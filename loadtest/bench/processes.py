@@ -3,6 +3,7 @@
 It knows the service by its command and by HTTP alone, so that the load test can start one without torch.
 """
 
+import asyncio
 import http.client
 import os
 import signal
@@ -118,6 +119,16 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+async def output_of(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """What a process has written to its pipes once it has ended; whoever no longer waits for it kills it."""
+    try:
+        return await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @contextmanager

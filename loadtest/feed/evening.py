@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from loadtest.bench.processes import bare_environment
+from loadtest.bench.processes import bare_environment, output_of
 from loadtest.errors import NoRun
 from loadtest.generator.client import Client
 
@@ -94,12 +94,7 @@ async def _run(module: str, *arguments: object, allowed: tuple[int, ...] = (0,))
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    try:
-        out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    out, err = await output_of(process)
     if process.returncode not in allowed:
         words = err.decode(errors="replace").strip().splitlines()
         raise NoRun(f"python -m {module} ended with exit code {process.returncode}: {words[-1] if words else ''}")

@@ -1,8 +1,6 @@
 """A Redis Cluster on loopback: three primaries, and a replica of the first, which takes over when that one dies."""
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,6 +12,7 @@ import redis
 from loadtest.bench.processes import free_ports, on
 from loadtest.errors import NoRun
 from service.store import embedded
+from service.store.tied import tied
 
 PRIMARIES, LAST_SLOT = 3, 16383
 NODE_TIMEOUT_MS = 3000  # without a word from a node, until the others call it dead; deployments have 5 s or more
@@ -90,7 +89,6 @@ def cluster(cpus: set[int]) -> Iterator[Cluster]:
         raise NoRun(str(error)) from None
     free = free_ports(2 * (PRIMARIES + 1))
     ports = list(zip(free[::2], free[1::2], strict=True))
-    launcher = [sys.executable, "-I", "-S", embedded.__file__, os.getpid(), binary]
     with ExitStack() as undo:
         home = Path(undo.enter_context(TemporaryDirectory()))
         nodes = []
@@ -100,7 +98,7 @@ def cluster(cpus: set[int]) -> Iterator[Cluster]:
             (folder / "nodes.conf").write_text(text)
             kept: list[object] = ["--bind", "127.0.0.1", "--dir", folder, "--save", "", "--repl-diskless-sync-delay", 0]
             with (folder / "log").open("wb") as log, on(cpus):
-                command = list(map(str, [*launcher, *options(*own), *kept]))
+                command = tied(binary, *options(*own), *kept)
                 node = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )

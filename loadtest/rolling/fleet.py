@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from loadtest.bench.processes import bare_environment, free_ports, on
+from loadtest.bench.processes import bare_environment, free_ports, on, output_of
 from loadtest.errors import NoRun
 from loadtest.generator.answers import Kind, check
 from loadtest.generator.client import Client
@@ -154,12 +154,7 @@ class Fleet:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
-        try:
-            output, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+        output, _ = await output_of(process)
         if process.returncode:
             lines = output.decode(errors="replace").strip().splitlines()
             raise NoRun(f"{module} ended with {process.returncode}: {lines[-1] if lines else 'without a word'}")

@@ -70,8 +70,7 @@ def features(name: str, raw: Path | str | None, base: Path | None = None) -> Pat
         return base / "features.toml"
     beside = Path(raw or "") / "features.toml"
     if isinstance(raw, str) or not beside.is_file():
-        of_base = " by --base DATA," if name == "service_log" else ""
-        raise DataError(
-            f"{beside} is missing: tables of one's own need a feature table, there,{of_base} or by --features FILE"
-        )
+        instead = "by --base DATA, or by --features FILE" if name == "service_log" else "or by --features FILE"
+        draft = "" if name == "service_log" else "; --draft writes a first one"
+        raise DataError(f"{beside} is missing: tables of one's own need a feature table, there, {instead}{draft}")
     return beside

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from model.bundle.layout import BundleError
 from model.bundle.reading import Bundle
 from model.bundle.session import Session
-from model.evaluation.boosting import boosted_scores
+from model.evaluation.boosting.kept import boosted_scores
 from model.evaluation.metrics import Floats, auc, coverage, gauc, logloss
 from model.evaluation.rules import repeats, rule_scores
 from model.features.kinds import ITEM_ID

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.evaluation.boosting import boosted_scores
+from model.evaluation.boosting.kept import boosted_scores
 from model.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, Floats, Interval, difference, interval, resampled_aucs
 from model.evaluation.measure import floor_scores, meaning, measure, repeated
 from model.evaluation.metrics import auc, coverage

@@ -2,11 +2,11 @@
 
 import hmac
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from service.access.keys import LONGEST, Key, KeysError, digest, parsed
+from service.looking import Looking
 
 log = logging.getLogger("ranker")
 
@@ -99,29 +99,26 @@ class Watch:
 
     def __init__(self, ring: Keyring | None, tell: Callable[[int, str], None] = lambda level, text: None):
         self._ring, self._tell = ring, tell
-        self._ending = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._problem: str | None = None  # told once for as long as it is the same
+        changes = ring is not None and ring.changes
+        self._looking = Looking(self._look, POLL_S if changes else 0, "keys-watch")
 
     def start(self) -> None:
-        if self._ring is not None and self._ring.changes:
-            self._thread = threading.Thread(target=self._watch, args=(self._ring,), name="keys-watch", daemon=True)
-            self._thread.start()
+        self._looking.start()
 
     def close(self) -> None:
-        self._ending.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._looking.close()
 
-    def _watch(self, ring: Keyring) -> None:
-        problem = None  # told once for as long as it is the same
-        while not self._ending.wait(POLL_S):
-            try:
-                if ring.look():
-                    self._tell(logging.INFO, f"keys read again: {ring.words()}")
-                elif problem is not None:
-                    self._tell(logging.INFO, f"keys can be read again and are the same: {ring.words()}")
-                problem = None
-            except KeysError as error:
-                if str(error) != problem:
-                    problem = str(error)
-                    self._tell(logging.ERROR, f"{problem}; refused, the keys before still hold: {ring.words()}")
+    def _look(self) -> None:
+        assert self._ring is not None
+        ring = self._ring
+        try:
+            if ring.look():
+                self._tell(logging.INFO, f"keys read again: {ring.words()}")
+            elif self._problem is not None:
+                self._tell(logging.INFO, f"keys can be read again and are the same: {ring.words()}")
+            self._problem = None
+        except KeysError as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                self._tell(logging.ERROR, f"{self._problem}; refused, the keys before still hold: {ring.words()}")

@@ -16,6 +16,8 @@ RANK, WRITE, ADMIN, METRICS = SCOPES = ("rank", "write", "admin", "metrics")
 HASHED = "sha256:"
 SHORTEST, LONGEST = 16, 256  # characters of a key: shorter ones can be guessed
 MOST_KEYS = 100  # each costs every request a comparison, 0.1 µs
+NAMES = "up to 64 letters, digits, and _ . -"
+LISTED = f"{', '.join(SCOPES)} are allowed, with commas and no blanks between"
 MAKE = "python -m service.keys NAME SCOPES makes a key"
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -45,13 +47,12 @@ def digest(token: bytes) -> bytes:
 
 def made(name: str, scopes: str) -> tuple[str, str]:
     """A new key, and the line that makes it known without containing it. Raises KeysError."""
-    for word, given in (("NAME", name), ("SCOPES", scopes)):
-        if len(given.split()) != 1:
-            raise KeysError(f"{word} {given!r}: one word is needed, without blanks")
+    if not _NAME.fullmatch(name):
+        raise KeysError(f"NAME {name!r} given; {NAMES} are allowed")
+    if not set(scopes.split(",")) <= set(SCOPES):
+        raise KeysError(f"SCOPES {scopes!r} given; {LISTED}")
     token = "rk_" + secrets.token_urlsafe(32)  # the prefix lets scanners of repositories find it
-    line = f"{name} {scopes} {HASHED}{digest(token.encode()).hex()}"
-    _key(line)
-    return token, line
+    return token, f"{name} {scopes} {HASHED}{digest(token.encode()).hex()}"
 
 
 def parsed(text: str, entry: str) -> tuple[Key, ...]:
@@ -88,9 +89,9 @@ def _key(line: str) -> Key:
     name, listed, secret = words
     scopes = frozenset(listed.split(","))
     if not _NAME.fullmatch(name):
-        raise KeysError("the first word is no name; up to 64 letters, digits, and _ . - are allowed")
+        raise KeysError(f"the first word is no name; {NAMES} are allowed")
     if not scopes <= set(SCOPES):
-        raise KeysError(f"the second word names no scopes; {', '.join(SCOPES)} are allowed, with commas between")
+        raise KeysError(f"the second word names no scopes; {LISTED}")
     if secret.startswith(HASHED):
         if not _DIGEST.fullmatch(secret.removeprefix(HASHED)):
             raise KeysError(f"the third word is no hash; {HASHED} and 64 hex digits are allowed")

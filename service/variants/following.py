@@ -5,13 +5,13 @@ wrong the one before goes on, also in a worker that starts later.
 """
 
 import logging
-import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from model.bundle.errors import BundleError
 from model.files import write_text
+from service.looking import Looking
 from service.models.check import BEHIND, checked
 from service.models.loading import Pause
 from service.models.target import target_of
@@ -42,15 +42,14 @@ class Following:
 
     def __init__(self, path: Path, opening: Opening, metrics: Metrics, folder: Path, poll_s: float, journal: bool):
         """`folder`: what all workers share. `poll_s`: seconds between two looks; 0 never looks."""
-        self.path, self._opening, self._metrics, self._poll_s = path, opening, metrics, poll_s
+        self.path, self._opening, self._metrics = path, opening, metrics
         self._good, self._journal = folder / GOOD, journal
         self.experiment: Experiment | None = None
         self.refused: Refused | None = None
         self.ending: dict[Counting, float] = {}
         self._seen: tuple[object, ...] | None = None  # text and bundles of the last look
         self._empty_since: float | None = None  # s; None: the file was not, at the last look
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="experiments-watch", daemon=True)
+        self._looking = Looking(self.look, poll_s, "experiments-watch")
 
     def begin(self) -> None:
         """Takes the file over, or what another worker took over last. Raises BundleError where none has taken any."""
@@ -74,18 +73,11 @@ class Following:
             self._refuse(f"{problem}; {told}, as those before are gone: {error}")
 
     def start(self) -> None:
-        if self._poll_s:
-            self._thread.start()
+        self._looking.start()
 
     def close(self) -> None:
         """Ends the watch; one that waits for a bundle to be checked is left to end with the process."""
-        self._stop.set()
-        if self._poll_s:
-            self._thread.join(CLOSE_S)
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._poll_s):
-            self.look()
+        self._looking.close(CLOSE_S)
 
     def look(self) -> None:
         """Takes over what has changed since the last look: catalogues, the file, bundles behind its links."""

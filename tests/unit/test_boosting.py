@@ -2,14 +2,18 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model.datasets.tables import DataSet
-from model.evaluation import boosting
-from model.evaluation.boosting import Boosted, Described, boosted_scores, training_rows
+from model.evaluation.boosting import kept
+from model.evaluation.boosting.described import Described
+from model.evaluation.boosting.kept import boosted_scores
+from model.evaluation.boosting.parameters import parameters
+from model.evaluation.boosting.trees import Boosted, training_rows
 from model.evaluation.measure import floor_scores, measure
 from model.evaluation.metrics import auc
 from model.features.ids import PAD
@@ -60,13 +64,10 @@ def test_the_candidate_is_looked_up_in_the_behaviours_strictly_before_the_impres
     assert ties, "the log has none of what strictly is about"
 
 
-def test_a_training_row_is_described_by_what_was_counted_before_its_block(
-    odd_data: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    how = boosting.Parameters(**vars(boosting.parameters()) | {"most_rows": 400, "blocks": 4})
-    monkeypatch.setattr(boosting, "parameters", lambda: how)
+def test_a_training_row_is_described_by_what_was_counted_before_its_block(odd_data: Prepared) -> None:
     rows = odd_data.of_split("train")
-    described, matrix, label = training_rows(odd_data, rows)
+    how = replace(parameters(), most_rows=400, blocks=4)
+    described, matrix, label = training_rows(odd_data, rows, how=how)
     newest = rows[-400:]
     assert (label == odd_data.label[newest]).all() and described.rows == len(rows)
     names = list(described.columns(rows[:0]))
@@ -130,8 +131,8 @@ def test_scores_are_kept_until_the_data_are_prepared_anew(copy: Path, monkeypatc
     both = boosted_scores(data, test, ("train", "validation"))
     assert both is not None and (both != first).any() and len(fits) == 2
 
-    (kept,) = copy.glob(f"{boosting.FOLDER}/train.npz")
-    kept.write_bytes(kept.read_bytes()[:100])  # cut short
+    (file,) = copy.glob(f"{kept.FOLDER}/train.npz")
+    file.write_bytes(file.read_bytes()[:100])  # cut short
     assert (boosted_scores(data, test) == first).all() and len(fits) == 3
 
     label = np.load(copy / "encoded" / "label.npy")
@@ -145,7 +146,7 @@ def test_rows_that_were_trained_on_have_no_scores(copy: Path) -> None:
     assert boosted_scores(data, data.of_split("train")) is None
     assert boosted_scores(data, data.of_split("validation"), ("train", "validation")) is None
     assert boosted_scores(data, data.of_split("test"), ("train", "validation", "test")) is None
-    assert not (copy / boosting.FOLDER).exists()
+    assert not (copy / kept.FOLDER).exists()
 
 
 def test_a_log_of_one_class_or_a_few_rows_has_scores(copy: Path) -> None:
@@ -165,7 +166,7 @@ def test_without_lightgbm_the_figure_is_none_and_how_to_get_it_is_told_once(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    boosting._tell.cache_clear()
+    kept._tell.cache_clear()
     data = Prepared(copy)
     for split in ("validation", "test"):
         rows = data.of_split(split)
@@ -178,8 +179,8 @@ def test_without_lightgbm_the_figure_is_none_and_how_to_get_it_is_told_once(
 def test_a_folder_that_cannot_be_written_costs_a_note_and_not_the_figure(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (copy / boosting.FOLDER).write_text("a file where the folder would be")
-    boosting._tell.cache_clear()
+    (copy / kept.FOLDER).write_text("a file where the folder would be")
+    kept._tell.cache_clear()
     data = Prepared(copy)
     assert boosted_scores(data, data.of_split("test")) is not None
     assert "cannot be kept" in capsys.readouterr().err

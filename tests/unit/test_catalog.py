@@ -18,6 +18,9 @@ import pytest
 from model import catalog as command
 from model.bundle.layout import CATALOG, GOLDEN_CATALOG, OLDER, PREVIOUS_CATALOG, BundleError
 from model.bundle.reading import Bundle
+from model.cataloguing.building import build, difference, merged
+from model.cataloguing.swap import undo
+from model.cataloguing.tables import Items, read_items
 from model.features.catalog import KIND, Catalog, CatalogError
 from model.features.ids import keys
 from model.features.schema import Schema, parse
@@ -94,7 +97,7 @@ def columns_of(catalog: Catalog) -> dict[str, list[Any]]:
 
 
 def test_a_catalogue_is_read_by_numpy_as_if_nothing_stood_behind_it(schema: Schema, tmp_path: Path) -> None:
-    made = command.build(schema, pl.DataFrame(ROWS))
+    made = build(schema, pl.DataFrame(ROWS))
     made.save(tmp_path / "items.npy")
     assert Catalog.verify(tmp_path / "items.npy")
     array = np.load(tmp_path / "items.npy", mmap_mode="r")
@@ -104,10 +107,10 @@ def test_a_catalogue_is_read_by_numpy_as_if_nothing_stood_behind_it(schema: Sche
 
 def test_saving_over_a_file_leaves_those_who_read_it_what_they_had(schema: Schema, tmp_path: Path) -> None:
     path = tmp_path / "items.npy"
-    command.build(schema, pl.DataFrame(ROWS)).save(path)
+    build(schema, pl.DataFrame(ROWS)).save(path)
     reading = Catalog.open(path, schema)
     before = columns_of(reading)
-    command.build(schema, pl.DataFrame(ROWS[:1])).save(path)
+    build(schema, pl.DataFrame(ROWS[:1])).save(path)
     np.testing.assert_equal(columns_of(reading), before)
     assert (len(reading), len(Catalog.open(path, schema))) == (3, 1)
     assert [p.name for p in tmp_path.iterdir()] == ["items.npy"]
@@ -116,7 +119,7 @@ def test_saving_over_a_file_leaves_those_who_read_it_what_they_had(schema: Schem
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_a_file_that_was_cut_off_carries_no_hash(schema: Schema, tmp_path: Path, keep: float) -> None:
     path = tmp_path / "items.npy"
-    command.build(schema, pl.DataFrame(ROWS)).save(path)
+    build(schema, pl.DataFrame(ROWS)).save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
     assert not Catalog.verify(path)
@@ -124,7 +127,7 @@ def test_a_file_that_was_cut_off_carries_no_hash(schema: Schema, tmp_path: Path,
 
 def test_any_changed_byte_is_found(schema: Schema, tmp_path: Path) -> None:
     path = tmp_path / "items.npy"
-    command.build(schema, pl.DataFrame(ROWS)).save(path)
+    build(schema, pl.DataFrame(ROWS)).save(path)
     content = path.read_bytes()
     for at in [*range(0, len(content), 7), len(content) - 1]:
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
@@ -154,7 +157,7 @@ def test_an_array_without_fields_is_refused(schema: Schema, tmp_path: Path) -> N
 def test_the_same_fields_with_other_types_are_another_catalogue(schema: Schema, tmp_path: Path) -> None:
     """ "7" and 7 have different keys: nothing would be found, and nothing would say so."""
     path = tmp_path / "items.npy"
-    command.build(schema, pl.DataFrame(ROWS)).save(path)
+    build(schema, pl.DataFrame(ROWS)).save(path)
     features = [f | {"type": "int"} if f["name"] == "category_id" else f for f in SCHEMA["feature"]]
     with pytest.raises(CatalogError, match="another feature table"):
         Catalog.open(path, parse(SCHEMA | {"feature": features}))
@@ -167,27 +170,27 @@ def test_the_same_fields_with_other_types_are_another_catalogue(schema: Schema, 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
 def test_a_table_gives_the_same_catalogue_whatever_its_format(schema: Schema, tmp_path: Path, suffix: str) -> None:
-    expected = command.build(schema, pl.DataFrame(ROWS))
-    made = command.build(schema, command.read_items(written(tmp_path / f"items{suffix}", ROWS), schema).table)
+    expected = build(schema, pl.DataFrame(ROWS))
+    made = build(schema, read_items(written(tmp_path / f"items{suffix}", ROWS), schema).table)
     np.testing.assert_equal(columns_of(made), columns_of(expected))
     assert made.columns(keys(["007", "7"], "str"))[1].tolist() == [True, False]
 
 
 def test_the_catalogue_of_a_data_sets_items_is_the_one_that_prepare_made(small_data: Prepared) -> None:
-    table = command.read_items(small_data.folder / "tables" / "items.parquet", small_data.schema).table
-    np.testing.assert_equal(columns_of(command.build(small_data.schema, table)), columns_of(small_data.catalog))
+    table = read_items(small_data.folder / "tables" / "items.parquet", small_data.schema).table
+    np.testing.assert_equal(columns_of(build(small_data.schema, table)), columns_of(small_data.catalog))
 
 
 def test_merging_keeps_what_the_table_does_not_name(schema: Schema) -> None:
-    older = command.build(schema, pl.DataFrame(ROWS))
+    older = build(schema, pl.DataFrame(ROWS))
     table = pl.DataFrame([ROWS[0] | {"price": 2.0}, ROWS[2] | {"item_id": "i9"}])
-    newer = command.build(schema, table)
-    both = command.merged(older, command.Items(table, {}), schema)
+    newer = build(schema, table)
+    both = merged(older, Items(table, {}), schema)
     expected = [ROWS[0] | {"price": 2.0}, ROWS[1], ROWS[2], ROWS[2] | {"item_id": "i9"}]
-    np.testing.assert_equal(columns_of(both), columns_of(command.build(schema, pl.DataFrame(expected))))
-    assert command.difference(older, both) == (4, 1, 1, 0)
-    assert command.difference(older, newer) == (2, 1, 1, 2)
-    assert command.difference(older, older) == (3, 0, 0, 0), "a missing number is as missing as before"
+    np.testing.assert_equal(columns_of(both), columns_of(build(schema, pl.DataFrame(expected))))
+    assert difference(older, both) == (4, 1, 1, 0)
+    assert difference(older, newer) == (2, 1, 1, 2)
+    assert difference(older, older) == (3, 0, 0, 0), "a missing number is as missing as before"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -198,8 +201,8 @@ def test_a_table_is_read_packed_and_in_parts(schema: Schema, tmp_path: Path, suf
     for number, rows in enumerate((ROWS[:1], ROWS[1:])):
         plain = written(tmp_path / f"part-{number}{suffix}", rows)
         (parts / f"{plain.name}.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + plain.read_bytes()))
-    made = command.build(schema, command.read_items(parts, schema).table)
-    np.testing.assert_equal(columns_of(made), columns_of(command.build(schema, pl.DataFrame(ROWS))))
+    made = build(schema, read_items(parts, schema).table)
+    np.testing.assert_equal(columns_of(made), columns_of(build(schema, pl.DataFrame(ROWS))))
 
 
 def test_types_that_hold_the_meaning_without_loss_are_taken(tmp_path: Path) -> None:
@@ -215,30 +218,28 @@ def test_types_that_hold_the_meaning_without_loss_are_taken(tmp_path: Path) -> N
             "tags": [["a", None], [None, "b"]],
         }
     )
-    np.testing.assert_equal(
-        columns_of(command.build(schema, others)), columns_of(command.build(schema, pl.DataFrame(plainly)))
-    )
+    np.testing.assert_equal(columns_of(build(schema, others)), columns_of(build(schema, pl.DataFrame(plainly))))
 
 
 def test_merging_a_part_of_the_columns_keeps_the_others(schema: Schema) -> None:
-    older = command.build(schema, pl.DataFrame(ROWS))
+    older = build(schema, pl.DataFrame(ROWS))
     table = pl.DataFrame({"item_id": ["007", "i9"], "price": [2.0, 9.0]})
-    both = command.merged(older, command.Items(table, {}), schema)
+    both = merged(older, Items(table, {}), schema)
     new = {"item_id": "i9", "category_id": None, "price": 9.0, "tags": None}
     expected = [ROWS[0] | {"price": 2.0}, ROWS[1], ROWS[2], new]
-    np.testing.assert_equal(columns_of(both), columns_of(command.build(schema, pl.DataFrame(expected))))
+    np.testing.assert_equal(columns_of(both), columns_of(build(schema, pl.DataFrame(expected))))
     with pytest.raises(PrepareError, match=r"no column .* \(category_id, price, tags\); there are item_id, Price"):
-        command.merged(older, command.Items(table.rename({"price": "Price"}), {}), schema)
+        merged(older, Items(table.rename({"price": "Price"}), {}), schema)
 
 
 def test_a_json_line_changes_the_keys_that_it_has(schema: Schema, tmp_path: Path) -> None:
     """null takes a value away, a key that is not there leaves it."""
-    older = command.build(schema, pl.DataFrame(ROWS))
+    older = build(schema, pl.DataFrame(ROWS))
     lines = ['{"item_id": "007", "price": null}', "", '{"item_id": "i3", "tags": ["z", null], "category_id": "c9"}']
     (tmp_path / "items.jsonl").write_text("\n".join(lines) + "\n")
-    both = command.merged(older, command.read_items(tmp_path / "items.jsonl", schema), schema)
+    both = merged(older, read_items(tmp_path / "items.jsonl", schema), schema)
     expected = [ROWS[0] | {"price": None}, ROWS[1], ROWS[2] | {"tags": ["z"], "category_id": "c9"}]
-    np.testing.assert_equal(columns_of(both), columns_of(command.build(schema, pl.DataFrame(expected))))
+    np.testing.assert_equal(columns_of(both), columns_of(build(schema, pl.DataFrame(expected))))
 
 
 def test_a_catalogue_that_would_lose_more_than_a_tenth_asks_first(
@@ -357,7 +358,7 @@ def test_a_table_that_cannot_be_read_is_one_clear_line(
 def test_text_that_is_no_list_is_named_by_its_column(schema: Schema, tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text('item_id,category_id,price,tags\ni1,c1,1,"[1"\n')
     with pytest.raises(PrepareError, match=r"""column tags: '\[1' given, a JSON list is allowed: \["a", "b"\]"""):
-        command.read_items(tmp_path / "items.csv", schema)
+        read_items(tmp_path / "items.csv", schema)
 
 
 def test_delimited_text_is_split_as_prepare_splits_it_and_a_short_line_is_no_missing_value(
@@ -365,17 +366,17 @@ def test_delimited_text_is_split_as_prepare_splits_it_and_a_short_line_is_no_mis
 ) -> None:
     file = tmp_path / "items.csv"
     file.write_text("item_id; price\r\n007;1.5\r\n\r\ni2;\r\n", "utf-8-sig")
-    assert command.read_items(file, schema).table.to_dicts() == [
+    assert read_items(file, schema).table.to_dicts() == [
         {"item_id": "007", "price": "1.5"},
         {"item_id": "i2", "price": None},
     ]
     for line, says in (("i1", "line 3: 1 fields given, 2 are"), ("i1,1,2", "line 3: 3 fields"), ('"i1,1', "cannot be")):
         file.write_text(f"item_id,price\ni0,1\n{line}\n")
         with pytest.raises(PrepareError, match=says):
-            command.read_items(file, schema)
+            read_items(file, schema)
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"item_id,price\n" * 999)[:-9])
     with pytest.raises(PrepareError, match="cut.csv.gz cannot be read"):
-        command.read_items(tmp_path / "cut.csv.gz", schema)
+        read_items(tmp_path / "cut.csv.gz", schema)
 
 
 # ---- the bundle
@@ -456,7 +457,7 @@ def test_the_watch_takes_over_what_is_new_once_and_refuses_what_is_broken_once(
     assert look() == [None]
     put(demo, good)
     assert look() == [1001]
-    command.undo(demo)
+    undo(demo)
     assert look() == [1000]
 
 
@@ -536,7 +537,7 @@ def spoilt(good: bytes, demo: Path) -> Iterator[bytes]:
     """A file cut off, one with a byte changed, and a sound one for another feature table."""
     yield good[: len(good) // 2]
     yield good[:-3000] + bytes([good[-3000] ^ 1]) + good[-2999:]
-    command.build(parse(SCHEMA), pl.DataFrame(ROWS)).save(demo / "beside")
+    build(parse(SCHEMA), pl.DataFrame(ROWS)).save(demo / "beside")
     yield (demo / "beside").read_bytes()
 
 

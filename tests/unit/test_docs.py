@@ -13,6 +13,7 @@ import pytest
 from loadtest import __main__ as loadtest
 from model import datasets, networks
 from service import publish
+from service.api.routes import ENDPOINTS
 from service.app import create_app
 from service.errors import KINDS
 from service.settings import Settings
@@ -95,6 +96,16 @@ def test_every_route_and_its_keys_are_on_the_page_of_the_api(served: tuple[dict[
     schemas = served[0]["components"]["schemas"]
     for key in (*schemas["RankRequest"]["properties"], *schemas["RankResponse"]["properties"]):
         assert f"`{key}`" in page, key
+
+
+def test_the_table_of_scopes_has_every_route() -> None:
+    table = (DOCS / "operations.md").read_text().split("\n| scope | lets a caller ask for |\n")[1].split("\n\n")[0]
+    told = {
+        ("open" if scope == "none is needed" else scope.strip("`"), path)
+        for scope, routes in re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", table, re.MULTILINE)
+        for path in re.findall(r"`(/[^`]*)`", routes)
+    }
+    assert told == {(endpoint.scope, endpoint.path) for endpoint in ENDPOINTS}
 
 
 def test_every_metric_is_on_the_page_of_metrics_and_no_page_names_another(served: tuple[dict[str, Any], str]) -> None:

@@ -50,7 +50,8 @@ ARROWS = {
     "model.reproduction": TRAINED | CORES | {"model.pages"},
     "model.loader": {"model.prepared"},
     "model.prepare": COMMAND | ENCODED | SPARK | {"model.prepared"},
-    "model.catalog": SERVED | COMMAND | LINES | FILES_ALONE | {"model.prepared"},
+    "model.cataloguing": SERVED | LINES | {"model.prepared"},
+    "model.catalog": COMMAND | {"model.bundle", "model.cataloguing"},
     "model.evaluate": COMMAND | SERVED | OPTIONS | {"model.prepared", "model.evaluation"},
     "model.replay": COMMAND | SERVED | ENGINE | {"model.replaying"},
     "model.export": COMMAND | LEARNT | {"model.graph"},
@@ -87,11 +88,13 @@ ARROWS = {
     "service.settings": {"service.listed", *CORES},
     "service.listed": set(),  # a leaf: what settings that are lists may hold
     "service.errors": set(),
-    "service.access": {"service.errors"},
+    "service.ownfolder": set(),  # a leaf: a folder that is found again when its process was killed
+    "service.looking": set(),  # a leaf: a thread that looks every so often
+    "service.access": {"service.errors", "service.looking"},
     "service.keys": {"service.access", "model.files", *COMMAND},
     "service.wire": FEATURES | {"service.errors"},
-    "service.telemetry": {"service.errors"},
-    "service.store": FEATURES | {"service.settings", "service.telemetry"},
+    "service.telemetry": {"service.errors", "service.ownfolder"},
+    "service.store": FEATURES | {"service.ownfolder", "service.settings", "service.telemetry"},
     "service.call": {"service.access", "service.errors"},
     "service.journal": SHOWN | COMMAND | {"service.telemetry", "service.wire.codings"},
     "service.journal.folder": set(),  # a leaf: the parent asks it whether the folder can be written
@@ -101,7 +104,7 @@ ARROWS = {
     "service.comparing": SERVED | ENGINE | {"model.pages"},
     "service.comparing.statistics": set(),  # a leaf: numpy alone
     "service.experiments": SHOWN | COMMAND | FILES_ALONE | OPTIONS | {"service.comparing"},
-    "service.scoring": SERVED | {"service.call", "service.errors", "service.telemetry.logs"},
+    "service.scoring": SERVED | {"service.call", "service.errors", "service.looking", "service.telemetry.logs"},
     "service.rank": FEATURES
     | {"service.call", "service.errors", "service.explain", "service.explore", "service.wire", "service.store"}
     | {"service.scoring"},
@@ -113,8 +116,8 @@ ARROWS = {
     | {"service.journal", "service.models", "service.settings", "service.telemetry", "service.variants"},
     "service.variants": SERVED
     | FILES_ALONE
-    | {"service.call", "service.comparing.statistics", "service.feedback", "service.models", "service.scoring"}
-    | {"service.store", "service.telemetry", "service.wire"},
+    | {"service.call", "service.comparing.statistics", "service.feedback", "service.looking", "service.models"}
+    | {"service.scoring", "service.store", "service.telemetry", "service.wire"},
     "service.explain": SERVED | {"service.call", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
@@ -153,6 +156,7 @@ ARROWS = {
         "model.bundle",
         "service.settings",
         "service.store.embedded",
+        "service.store.tied",
     },
     "loadtest.feed": {"loadtest.bench.processes", "loadtest.errors", "loadtest.generator", "model"},
     "loadtest.restarts": {"loadtest", *COMMAND},

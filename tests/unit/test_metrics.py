@@ -183,9 +183,14 @@ def test_every_worker_answers_for_all_of_them(tmp_path, stack):
 def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counter_falls(tmp_path, stack):
     scraper = Metrics(tmp_path, ROUTES, REASONS, clock=lambda: NOW_S)
     stack.callback(scraper.close)
-    workers = [start(stack, tmp_path, "racing") for _ in range(2)]  # racing: slices are wiped all the time
-    for worker in workers:
+
+    def flooding() -> Worker:
+        worker = start(stack, tmp_path, "racing")  # slices are wiped all the time
+        worker.ask("observe")  # it has its file
         worker.tell("flood", 3)
+        return worker
+
+    workers = [flooding() for _ in range(2)]
     before = samples(scraper.render()[0].decode())
 
     def scrape() -> float:
@@ -203,8 +208,7 @@ def test_workers_killed_and_started_again_leave_every_scrape_whole_and_no_counte
             pass
         workers[restart % 2].kill()
         scrape()
-        workers[restart % 2] = start(stack, tmp_path, "racing")
-        workers[restart % 2].tell("flood", 3)
+        workers[restart % 2] = flooding()
     goal = scrape() + 500
     while scrape() < goal:
         pass

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 # number, which is how a store behaves.
 DETACHED = """
 import os, signal, socket, subprocess, sys, tempfile
-folder = tempfile.mkdtemp(prefix="bst-ranker-store-")
+folder = tempfile.mkdtemp(prefix="ranker-store-")
 code = "import signal, socket; s = socket.create_server(('127.0.0.1', 0)); print('up', flush=True); signal.pause()"
 command = [sys.executable, "-c", code]
 child = subprocess.Popen(command, cwd=folder, env={}, stdout=subprocess.PIPE, start_new_session=True)

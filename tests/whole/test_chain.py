@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.datasets.tables import Options
-from model.evaluation.boosting import boosted_scores
+from model.evaluation.boosting.kept import boosted_scores
 from model.prepare import prepare
 from model.prepared.loader import Prepared, batches
 from model.training.choosing.defaults import suited

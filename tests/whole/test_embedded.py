@@ -21,10 +21,11 @@ on_linux = pytest.mark.skipif(
 )
 
 HOLD = """
-import signal
+import signal, sys
+from pathlib import Path
 from service.store.embedded import EmbeddedStore
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-with EmbeddedStore() as store:
+with EmbeddedStore(*map(Path, sys.argv[1:])) as store:
     print(store.url, flush=True)
     signal.pause()
 """
@@ -94,16 +95,33 @@ def test_an_error_inside_stops_it_too(folder):
     assert list(folder.iterdir()) == []
 
 
-def test_another_start_may_clear_away_what_is_just_being_stopped(folder):
-    with EmbeddedStore() as stopping:
-        pid = server_pid(stopping.url)
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not answers(stopping.url))
-        with EmbeddedStore() as other:
-            assert not Path(urlparse(stopping.url).path).exists()
-            assert answers(other.url)
+SLOW = """#!{python}
+import os, signal, socket, sys, time
+folder = os.path.dirname(sys.argv[sys.argv.index("--unixsocket") + 1])
+with socket.socket(socket.AF_UNIX) as server:
+    server.bind(f"{{folder}}/socket")
+    while not os.path.exists(f"{{folder}}/listen"):
+        time.sleep(0.01)
+    server.listen()
+    client, _ = server.accept()
+    client.recv(64)
+    client.sendall(b"+PONG\\r\\n")
+    signal.pause()
+"""
 
-    assert list(folder.iterdir()) == []
+
+def test_a_start_leaves_a_store_alone_that_has_its_socket_and_does_not_listen_yet(folder):
+    server = folder / "server"
+    server.write_text(SLOW.format(python=sys.executable))
+    server.chmod(0o700)
+    with started("-W", "error", "-c", HOLD, str(server)) as process:
+        wait_until(lambda: list(folder.glob("*/socket")), process)
+        (slow,) = folder.glob("*/socket")
+        with EmbeddedStore():
+            assert slow.exists()
+        slow.with_name("listen").touch()
+        wait_until(lambda: str(slow) in process.output, process)
+        process.kill()
 
 
 @on_linux

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from model import reproduce
 from model.bundle.reading import Bundle
-from model.evaluation.boosting import boosted_scores
+from model.evaluation.boosting.kept import boosted_scores
 from model.evaluation.measure import floor_scores, score_rows
 from model.evaluation.rules import rule_scores
 from model.networks.blocks import RankingNetwork
