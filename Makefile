@@ -26,8 +26,7 @@ test: $(VENV)/dev.done lint ## lint, types and the whole test suite
 long: $(VENV)/dev.done ## what make test leaves out: benchmarks in their tiny sizes, the loop, the longest trainings
 	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long
 
-spark: $(VENV)/dev.done ## preparation on Spark, held to DuckDB's bytes: installs pyspark (0.5 GB); Java 17 or newer must be there
-	$(PIP) --editable '.[dev,spark]'
+spark: $(VENV)/spark.done ## preparation on Spark, held to DuckDB's bytes: installs pyspark (0.5 GB); Java 17 or newer must be there
 	$(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/whole/test_spark.py
 
 lint: $(VENV)/dev.done
@@ -96,6 +95,11 @@ $(VENV)/dev.done: pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory environment
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/service.done $(VENV)/tables.done
+
+$(VENV)/spark.done: pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory environment
+	$(PIP) --editable '.[dev,spark]'
+	@touch $@ $(VENV)/service.done $(VENV)/tables.done $(VENV)/dev.done
 
 # In an environment of their own: what looks at packages is not to be among them.
 .cache/supply.done: pyproject.toml constraints.txt

@@ -21,6 +21,7 @@ pytest.register_assert_rewrite(
     "tests.batches",
     "tests.client",
     "tests.documented",
+    "tests.graphs",
     "tests.loads",
     "tests.own_tables",
     "tests.processes",

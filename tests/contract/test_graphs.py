@@ -3,18 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
 
 from model import networks
 from model.features.ids import PAD
 from model.graph.attention import Attending
-from model.graph.tables import narrow_graphs
 from model.graph.write import draw_graph, write_graph
 from tests.batches import ROWS, T, close, make_batch, make_schema, pick, strong
+from tests.graphs import check_head, check_narrow
 
 CONTROLS: list[tuple[str, dict[str, Any]]] = [
     ("bst", {"position": "sincos"}),
@@ -22,13 +20,8 @@ CONTROLS: list[tuple[str, dict[str, Any]]] = [
     ("atrank", {"residual": True}),
 ]
 
-NEARLY = {"fp16": 1e-3, "int8": 0.05}  # how far a score may be off on such tables
-
-
-PLAIN = [  # the longest to export; controls of the same networks stand below
-    pytest.param(name, {}, marks=pytest.mark.long) if name in ("atrank", "bilstm", "bst", "din") else (name, {})
-    for name in networks.names()
-]
+# Without options, trained and on another log: tests/unit/test_merged.py; with weights that make a mistake show, here.
+PLAIN = [pytest.param(name, {}, marks=pytest.mark.long) for name in networks.names()]
 ATTENDING: list[tuple[str, dict[str, Any]]] = [("bst", {"blocks": 2})]  # of one block: tests/unit/test_merged.py
 
 
@@ -65,9 +58,7 @@ def test_onnxruntime_scores_as_torch_whatever_the_shapes(
     network = strong(networks.build(name, make_schema(), ROWS, options))
     write_graph(network, make_batch(2, 3), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    weights = [tensor.name for tensor in onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.initializer]
-    of_head = [weight for weight in weights if weight.startswith(f"network.{network.head_name}.")]
-    assert of_head or network.head_name is None, "int8 finds the head's layers by these names"
+    check_head(network, tmp_path / "model.onnx")
     for slots in (1, 4, T, T + 5):
         for candidates in (1, 2, 60):
             several = make_batch(5, candidates, slots, seed=slots)
@@ -76,12 +67,5 @@ def test_onnxruntime_scores_as_torch_whatever_the_shapes(
                     expected = torch.sigmoid(network(batch))
                 feed = {node.name: batch[node.name].numpy() for node in session.get_inputs()}
                 close(torch.from_numpy(session.run(["score"], feed)[0]), expected)
-    for form, apart in NEARLY.items():
-        (tmp_path / form).mkdir()
-        tables = narrow_graphs(tmp_path, tmp_path / form, form, least_rows=1)
-        looked_up = [part.weight.numel() for part in network.modules() if isinstance(part, nn.Embedding)]
-        left_out = sum(looked_up) - sum(table.rows * table.width for table in tables)
-        assert 0 <= left_out < max(looked_up) / 2, "more than the few bytes that stand in the graph itself"
-        smaller = onnxruntime.InferenceSession(tmp_path / form / "model.onnx")
-        close(torch.from_numpy(smaller.run(["score"], feed)[0]), expected, apart)
+    check_narrow(network, tmp_path, tmp_path, feed, expected)
     assert "Expected shape" not in capfd.readouterr().err, "onnxruntime met a shape that the export took for constant"

@@ -4,6 +4,7 @@ The log has two behaviour groups (items and coupons) and two actions, ties and u
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from model import networks
+from model.bundle.layout import GRAPH
 from model.bundle.reading import Bundle
 from model.datasets.tables import DataSet
 from model.features.behaviour import Behaviour
@@ -23,6 +25,7 @@ from model.training.batches import tensors
 from model.training.recipe import Recipe, Training
 from model.training.run import Run
 from tests.client import NOW, ask, replay
+from tests.graphs import check_head, check_narrow
 from tests.stores import write
 from tests.worlds import COUPONS, FEATURES, make_schema, write_log
 
@@ -57,6 +60,16 @@ def test_a_network_is_served_as_it_was_evaluated(log: Prepared, run: Run, bundle
     assert bundle.manifest["network"] == run.name
     assert bundle.manifest["objective"] == ("pairs" if run.name == "bpr" else "click")
     assert replay(bundle, log, valkey_url, np.arange(0, len(log.label), 10)) == 1  # early ones have short histories
+
+
+def test_its_graph_has_a_head_by_name_and_scores_nearly_alike_on_smaller_tables(
+    run: Run, bundle: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check_head(run.network, bundle.folder / GRAPH)
+    feed = bundle.encode_golden(bundle.golden()[0])
+    scores = torch.from_numpy(bundle.score(bundle.session(), feed))
+    check_narrow(run.network, bundle.folder, tmp_path, feed, scores)
+    assert "Expected shape" not in capfd.readouterr().err, "onnxruntime met a shape that the export took for constant"
 
 
 CANDIDATES = ["i1", "i5", "gone", "i39"]

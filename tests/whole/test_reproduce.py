@@ -30,7 +30,7 @@ from tests.processes import started, wait_until
 
 QUICK = "epochs=1:mlp=16:refit=false:evaluations=2"
 WDL, BST = f"wdl:{QUICK}:batch_size=256:checkpoint_s=0", f"bst:{QUICK}"
-BROKEN, PEEKING = f"bst:heads=7:{QUICK}", f"bst:{QUICK}:select=test"
+BROKEN, PEEKING = f"bst:heads=7:{QUICK}", f"wdl:{QUICK}:select=test"
 PEER = "another library's BST"
 
 
@@ -77,9 +77,9 @@ def story(small_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Sto
     assert not made.results(), "the run was over before it was killed"
     made.run(*first)
 
-    result = json.loads((made.folder(BST) / "result.json").read_text())
+    result = json.loads((made.folder(WDL) / "result.json").read_text())
     result["identity"]["recipe"]["training"]["learning_rate"] = 0.5  # as if the recipe had been edited since
-    (made.folder(BST) / "result.json").write_text(json.dumps(result))
+    (made.folder(WDL) / "result.json").write_text(json.dumps(result))
     scores: dict[str, Any] = {PEER: np.random.default_rng(0).random(len(small_data.of_split("test")))}
     np.savez(folder / "peers.npz", **scores)
     peers = ["--peers-scores", str(folder / "peers.npz"), "--trials", f"{BST}=30", f"{PEER}=3"]
@@ -97,10 +97,10 @@ def test_a_killed_run_goes_on_from_its_checkpoint(story: Story) -> None:
 
 def test_what_is_done_is_not_trained_again_and_what_has_changed_is(story: Story) -> None:
     before, after = story.written[0], story.written[1]
-    assert before[str(story.folder(WDL))] == after[str(story.folder(WDL))]
-    assert before[str(story.folder(BST))] < after[str(story.folder(BST))]
+    assert before[str(story.folder(BST))] == after[str(story.folder(BST))]
+    assert before[str(story.folder(WDL))] < after[str(story.folder(WDL))]
     assert "1 of 4 runs are done already" in story.printed[1]
-    assert f"{BST} seed 1: was done before, and since then recipe.training.learning_rate" in story.printed[1]
+    assert f"{WDL} seed 1: was done before, and since then recipe.training.learning_rate" in story.printed[1]
     assert story.written[2] == after and story.status[2] == 1, "a report alone trains nothing"
 
 

@@ -1,6 +1,7 @@
 """Preparation on Spark writes what DuckDB's writes, byte for byte, and leaves no process, port or folder behind.
 
-Needs the extra `spark` and Java: `make spark` installs the first and runs this file.
+Needs the extra `spark` and Java; `make test` skips it without. With Spark's own settings a small log takes a minute of
+processor time, which goes into compiling: those tests are `make spark`'s.
 """
 
 import importlib.util
@@ -28,14 +29,29 @@ from tests.worked import free_port
 
 JAVA = bool(shutil.which("java") or os.environ.get("JAVA_HOME"))
 pytestmark = [
-    pytest.mark.long,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(
         importlib.util.find_spec("pyspark") is None, reason="pyspark is not there: make spark brings it"
     ),
     pytest.mark.skipif(not JAVA, reason="Java is not there: Spark needs 17 or newer (Debian: openjdk-17-jre-headless)"),
 ]
+HELD = {
+    "features.toml",
+    "vocab/user_id.npy",
+    "catalog/items.npy",
+    "encoded/cross.npy",
+    "encoded/coupon_end.npy",
+    "encoded/impressions-end.npy",
+}
 RUN = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
+# Queries are interpreted and Java compiles simply, which takes a third of the processor time and gives the same rows.
+UNCOMPILED = """
+spark.driver.extraJavaOptions -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xss4m
+spark.sql.adaptive.enabled false
+spark.sql.codegen.factoryMode NO_CODEGEN
+spark.sql.codegen.wholeStage false
+spark.sql.shuffle.partitions 1
+"""
 CLASS = """
 import os, sys
 from pyspark.find_spark_home import _find_spark_home
@@ -92,24 +108,30 @@ def own(tmp_path: Path) -> Path:
     return raw
 
 
+def test_a_log_of_ones_own_with_nothing_compiled(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "spark-defaults.conf").write_text(UNCOMPILED)
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path / "conf"))
+    log = ["--dataset", "parquet", "--raw", own, "--delay", "1h"]
+    made = prepared(tmp_path / "spark", *log, *on("local[1]"), "--parts", 3)
+    assert made == prepared(tmp_path / "duckdb", *log) and HELD <= set(made)
+
+
+@pytest.mark.long
 def test_a_log_of_ones_own_on_executors_that_are_processes(own: Path, tmp_path: Path) -> None:
     log = ["--dataset", "parquet", "--raw", own, "--delay", "1h"]
     duckdb = prepared(tmp_path / "duckdb", *log)
     assert prepared(tmp_path / "spark", *log, *on("local-cluster[2,1,1024]"), "--parts", 7) == duckdb
-    assert {
-        "vocab/user_id.npy",
-        "catalog/items.npy",
-        "encoded/cross.npy",
-        "encoded/coupon_end.npy",
-        "encoded/impressions-end.npy",
-    } <= set(duckdb)
+    assert HELD <= set(duckdb)
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_simulated_impressions(tmp_path: Path) -> None:
     log = ["--dataset", "simulated", "--impressions", 100_000, "--seed", 1]
     assert prepared(tmp_path / "spark", *log, *on("local[2]")) == prepared(tmp_path / "duckdb", *log)
 
 
+@pytest.mark.long
 def test_the_services_own_log(tmp_path: Path) -> None:
     base = tmp_path / "base"
     prepared(base, "--dataset", "simulated", "--impressions", 3000, "--features", DEMO_BUNDLE / "features.toml")
@@ -124,6 +146,7 @@ def test_the_services_own_log(tmp_path: Path) -> None:
     assert prepared(tmp_path / "spark", *log, *on("local[2]")) == prepared(tmp_path / "duckdb", *log)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "dataset, piece", [("kuairand", "kuairand_pure"), ("taobao", "taobao_userbehavior"), ("amazon", "amazon_beauty")]
 )
@@ -160,6 +183,7 @@ class Cluster:
         return worker
 
 
+@pytest.mark.long
 def test_a_cluster_and_an_executor_that_does_not_see_the_folder(cluster: Cluster, own: Path, tmp_path: Path) -> None:
     log = ["--dataset", "parquet", "--raw", own]
     worker = cluster.work(tmp_path / "worker")
@@ -175,6 +199,7 @@ def test_a_cluster_and_an_executor_that_does_not_see_the_folder(cluster: Cluster
     assert "does not see the folder of --out: it must be on storage that this machine and all executors share" in line
 
 
+@pytest.mark.long
 def test_bad_rows_and_broken_parts_are_told_by_file_and_value(own: Path, tmp_path: Path) -> None:
     log = ["--dataset", "parquet", "--raw", own, *on("local[2]")]
     frame = tables(3000)["impressions"]
@@ -189,6 +214,7 @@ def test_bad_rows_and_broken_parts_are_told_by_file_and_value(own: Path, tmp_pat
     assert "behaviours" in refused(tmp_path / "data", *log)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "master, environment, words",
     [
@@ -202,6 +228,7 @@ def test_what_spark_lacks_is_one_line(master: str, environment: dict[str, str], 
     assert re.search(words, refused(tmp_path / "data", *log, *on(master), **environment))
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_java_too(tmp_path: Path) -> None:
     log = ["--dataset", "simulated", "--impressions", 3000, "--out", tmp_path / "data"]
     with started("-m", "model.prepare", *log, *on("local[2]")) as running:

@@ -242,7 +242,7 @@ def test_ctrl_c_keeps_what_is_learnt_and_names_the_line_that_goes_on(
     tiny_data: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "long.toml"
-    recipe.write_text(WEAK.replace("evaluations = 2", "evaluations = 0") + "epochs = 25\ncheckpoint_s = 0.0\n")
+    recipe.write_text(WEAK.replace("evaluations = 2", "evaluations = 0") + "epochs = 10\ncheckpoint_s = 0.0\n")
     argv = arguments(tiny_data, recipe, tmp_path / "out", "--publish-anyway")
     checkpoint = tmp_path / "out" / "wdl_simulated" / ".training-1.pt"
     with started("-m", "model.train", *argv) as training:
