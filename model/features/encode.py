@@ -149,7 +149,7 @@ class Encoder:
         vocabularies = {
             f.name: _vocabulary(folder / "vocab" / f"{f.name}.npy") for f in schema.embedded if f.has_vocabulary
         }
-        counts = Counts.open(folder / FOLDER / COUNTS, schema) if schema.statistics else None
+        counts = Counts.open(folder / FOLDER / COUNTS, schema) if schema.counting else None
         return cls(schema, vocabularies, statistics, counts)
 
     def with_counts(self, counts: Known) -> "Encoder":
@@ -256,7 +256,7 @@ class Encoder:
         item_columns = {name: values[len(seen) :] for name, values in items.items()}
         _overwrite(self._items, item_columns, own)
         gap = time_positions(seen_at[None], np.array([now]), self._edges)[0]
-        found = self._matched(items, gap, seen_as)
+        found = self._matched(items, gap, seen_as, now)
         if self._todays:
             today = self._today(seen_at, seen_as, now, shown_today)
             found = np.concatenate([found, today[:, None].repeat(count, axis=1)])
@@ -339,9 +339,11 @@ class Encoder:
         newest = self._history.slots(behaviours)[-self.schema.history.length :]
         return [newest, *(group.slots(behaviours) for _, group in self._groups)]
 
-    def _matched(self, items: Mapping[str, Column], gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64]) -> Rows:
+    def _matched(
+        self, items: Mapping[str, Column], gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int
+    ) -> Rows:
         """Rows (M, C) of the matches; `items` are the behaviours' (T,), and behind them the candidates'."""
-        rows = [view.rows(items, gap, actions) for view in self._views]
+        rows = [view.rows(items, gap, actions, self.counts, now) for view in self._views]
         if len(rows) < 2:
             return rows[0] if rows else np.zeros((0, len(items[ITEM_ID]) - len(gap)), np.int64)
         return np.concatenate(rows)[self._in_order]

@@ -171,6 +171,16 @@ class Schema:
         return tuple(feature for feature in self.features if isinstance(feature, Statistic))
 
     @property
+    def paired(self) -> list[str]:
+        """The item features of which pairs of values are counted in behaviours."""
+        return sorted({match.of[0] for match in self.matches if match.counts})
+
+    @property
+    def counting(self) -> bool:
+        """Whether a file of what was counted until a day goes with it."""
+        return bool(self.statistics or self.paired)
+
+    @property
     def todays(self) -> tuple[Today, ...]:
         return tuple(feature for feature in self.features if isinstance(feature, Today))
 
