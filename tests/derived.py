@@ -24,6 +24,8 @@ DERIVED = [
     match("category_age", "category_id", "age", length=5, actions=["like"]),
     match("category_last", "category_id", "last", length=7),
     match("category_goes_with", "category_id", "cooccurrence", length=4),
+    match("category_goes_with_newest", "category_id", "cooccurrence", length=1),
+    match("category_goes_with_liked", "category_id", "cooccurrence", length=2, actions=["like"]),
     statistic("age_position_rate", ["age", "position"], "rate", days=2, smoothing=3.0),
     statistic("category_count_ever", ["category_id"], "count"),
     statistic("category_clicks", ["category_id"], "clicks", half_life_days=1),

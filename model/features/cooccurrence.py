@@ -12,18 +12,20 @@ drawn to 0 where little was counted.
 Pairs lie in the file of counts (counts.py): as clicks n(a, b), as shown n(a) · n(b), so that one search finds both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
-from model.features.ids import FIRST, MISSING, UNKNOWN, Keys, crossed
+from model.features.ids import FIRST, MISSING, UNKNOWN, Keys, mix
 from model.features.kinds import Rows
 
 SMOOTHING = 10.0  # 2 and 20 are as good on Taobao's validation (model/LOG.md, 2026-11-28)
 # Of a strength above 0, the bucket by half powers of two: from 1/512 on, below it is one.
 EDGES = np.exp2(-np.arange(18, 0, -1) / 2)
 BUCKETS = 2 + len(EDGES)  # the first: none of the behaviours goes with it
+_NO_HOLE = np.uint64(2)  # a bit that the keys of no value do not have
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,9 +35,16 @@ def counted(feature: str) -> str:
     return f"{feature} beside {feature}"
 
 
-def pair_keys(feature: str, one: Keys, other: Keys) -> Keys:
-    """Keys of pairs (n,) in either order; MISSING where a value is."""
-    keys: Keys = crossed([counted(feature)], [[np.minimum(one, other), np.maximum(one, other)]])[0]
+def mixed(feature: str, values: Keys) -> Keys:
+    """What `joined` makes keys of: of each value alone, so that a table of pairs costs but a sum."""
+    of_values: Keys = mix(values ^ np.uint64(xxhash.xxh3_64_intdigest(counted(feature).encode())))
+    return of_values
+
+
+def joined(one: Keys, other: Keys) -> Keys:
+    """Keys of pairs of mixed values, arrays that broadcast; the same in either order."""
+    keys: Keys = one + other
+    keys |= _NO_HOLE
     return keys
 
 
@@ -46,26 +55,34 @@ def strengths(together: npt.NDArray[np.number], apart: npt.NDArray[np.number]) -
 
 
 def strength_rows(strength: Floats) -> Rows:
-    """Rows of the largest strengths (n,)."""
+    """Rows of the largest strengths, of any shape."""
     rows: Rows = EDGES.searchsorted(strength, side="right")
     rows += strength > 0
     rows += FIRST
     return rows
 
 
-def rows_of(feature: str, seen_T: Keys, own_C: Keys, before: Callable[[Keys], Floats]) -> Rows:
-    """Rows (C,) of candidates with these values, of a user whose newest behaviours have those.
+def rows_of(feature: str, seen_T: Keys, lengths: Sequence[int], own_C: Keys, before: Callable[[Keys], Floats]) -> Rows:
+    """Rows (lengths, C) of candidates with these values, of a user whose behaviours have those, oldest first.
 
-    `before` says what was counted of keys (n,) until the day began, (2, n).
+    A row of each length looks at so many of the newest. `before` says what was counted of keys (n,) until the day
+    began, (2, n).
     """
     own, place = np.unique(own_C, return_inverse=True)
-    # A set: of twenty values several times as fast as np.unique. MISSING is in no pair.
-    seen = np.fromiter(set(seen_T.tolist()), np.uint64)
-    if not len(seen):
-        rows = np.full(len(own), FIRST, np.int64)
-    else:
-        keys = pair_keys(feature, seen.repeat(len(own)), np.tile(own, len(seen)))
-        apart, together = before(keys)
-        rows = strength_rows(strengths(together, apart).reshape(len(seen), len(own)).max(axis=0))
-    np.copyto(rows, UNKNOWN, where=own == MISSING)
-    return rows.take(place)
+    seen = [_newest(seen_T, length) for length in lengths]
+    longest = max(seen, key=len)  # which begins with the others
+    strength = np.zeros((len(longest) + 1, len(own)))  # of no behaviour 0, then of each and those before it
+    if longest:
+        keys = joined(mixed(feature, np.fromiter(longest, np.uint64))[:, None], mixed(feature, own))
+        apart, together = before(keys.reshape(-1)).reshape(2, *keys.shape)
+        np.maximum.accumulate(strengths(together, apart), axis=0, out=strength[1:])
+    rows = strength_rows(strength.take([len(one) for one in seen], axis=0))
+    rows[:, own == MISSING] = UNKNOWN
+    return rows.take(place, axis=1)
+
+
+def _newest(seen_T: Keys, length: int) -> list[int]:
+    """The different values of the newest behaviours, the newest first."""
+    values = dict.fromkeys(seen_T[::-1][:length].tolist())
+    values.pop(int(MISSING), None)
+    return list(values)

@@ -24,13 +24,10 @@ class View:
         every = 1 + len(schema.history.actions)
         # Whether an action's number is among them; None: all are.
         self.acted = None if len(numbers) == every - 1 else np.isin(np.arange(every), numbers)
-        of_view = [match for match in schema.matches if schema.view(match) == view]
-        found, counting = ([match for match in of_view if match.counts is counts] for counts in (False, True))
-        self.matches = [*found, *counting]
-        self._paired = [match.of[0] for match in counting]
-        self._compared = sorted({match.of[0] for match in found})
-        self._feature = np.array([self._compared.index(match.of[0]) for match in found], np.int64)
-        self._number = np.array([[match.number] for match in found], np.int64)
+        self.matches = [match for match in schema.matches if schema.view(match) == view and not match.counts]
+        self._compared = sorted({match.of[0] for match in self.matches})
+        self._feature = np.array([self._compared.index(match.of[0]) for match in self.matches])
+        self._number = np.array([[match.number] for match in self.matches])
 
     def chosen(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | slice:
         """Places of the newest of them among behaviours of these actions (T,), oldest first."""
@@ -38,31 +35,10 @@ class View:
             return slice(max(0, len(actions) - self.length), len(actions))
         return np.flatnonzero(self.acted[actions])[-self.length :]
 
-    def rows(
-        self,
-        items: Mapping[str, Column],
-        gap: npt.NDArray[np.int64],
-        actions: npt.NDArray[np.int64],
-        counts: Known,
-        now: int,
-    ) -> Rows:
+    def rows(self, items: Mapping[str, Column], gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64]) -> Rows:
         """Rows (matches, C), of `items` that are the behaviours (T,), and behind them the candidates."""
-        chosen, length = self.chosen(actions), len(gap)
-        counting = [
-            cooccurrence.rows_of(name, items[name][:length][chosen], items[name][length:], partial(counts.before, now))
-            for name in self._paired
-        ]
-        if not self._compared:
-            return np.stack(counting)
-        found = self._found(items, gap, chosen)
-        return np.concatenate([found, counting]) if counting else found
-
-    def _found(
-        self, items: Mapping[str, Column], gap: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64] | slice
-    ) -> Rows:
-        """Rows (matches, C) of those that count nothing beforehand."""
         values = np.array([items[name] for name in self._compared])
-        keys, length = apart(values), len(gap)
+        keys, chosen, length = apart(values), self.chosen(actions), len(gap)
         seen, gap = Seen(keys[:, :length][:, chosen]), gap[chosen]
         last = np.zeros(len(gap), bool)
         last[-1:] = True
@@ -76,3 +52,23 @@ class View:
         np.copyto(newest, none + 1, where=values[:, length:] == MISSING)
         rows: Rows = found.reshape(-1).take(newest.take(self._feature, axis=0) + self._number * (none + 2))
         return rows
+
+
+class Company:
+    """The cooccurrences of one feature with some actions' behaviours, of all lengths by one search."""
+
+    def __init__(self, schema: Schema, feature: str, actions: tuple[str, ...]):
+        self.matches = [
+            match
+            for match in schema.matches
+            if match.counts and match.of[0] == feature and schema.view(match)[0] == actions
+        ]
+        self._feature, self._lengths = feature, [match.length for match in self.matches]
+        self._longest = View(schema, (actions, max(self._lengths)))
+
+    def rows(self, items: Mapping[str, Column], actions: npt.NDArray[np.int64], counts: Known, now: int) -> Rows:
+        """Rows (matches, C), of `items` that are behaviours of these actions (T,), and behind them the candidates."""
+        values = items[self._feature]
+        seen = values[: len(actions)][self._longest.chosen(actions)]
+        before = partial(counts.before, now)
+        return cooccurrence.rows_of(self._feature, seen, self._lengths, values[len(actions) :], before)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from model.features.cooccurrence import pair_keys, strengths
+from model.features.cooccurrence import joined, mixed, strengths
 from model.features.ids import Keys
 from model.features.kinds import Column
 from model.features.schema import Schema
@@ -83,7 +83,8 @@ class Pairs(NamedTuple):
         one, other = np.divmod(self.together.things, self.values)
         before = [self.before(one, other, np.full(len(one), day)) for day in days]
         together, apart = (np.stack([of[which] for of in before], axis=1).astype(np.float64) for which in (0, 1))
-        return pair_keys(feature, keys[one], keys[other]), apart, together
+        of_values = mixed(feature, keys)
+        return joined(of_values[one], of_values[other]), apart, together
 
 
 def count_pairs(behaviours: Path, codes: npt.NDArray[np.int32], begins: Ints) -> Pairs:

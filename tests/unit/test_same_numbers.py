@@ -11,6 +11,7 @@ import pytest
 from model.datasets.tables import DataSet
 from model.features.behaviour import Behaviour, Behaviours
 from model.features.catalog import Catalog
+from model.features.cooccurrence import joined, mixed
 from model.features.counts import Counts, Known, NoCounts, key_of_all, keys_of
 from model.features.encode import Encoded, Encoder
 from model.features.ids import FIRST, MISSING, UNKNOWN, key, keys
@@ -103,8 +104,8 @@ def plain_numbers(encoder: Encoder, encoded: Encoded, at: int, now: int) -> list
 
 
 def cooccurrence(counts: Known, feature: str, own: int, value: int, now: int) -> float:
-    low, high = (np.array([one], np.uint64) for one in sorted((own, value)))
-    (apart,), (together,) = counts.before(now, keys_of(f"{feature} beside {feature}", [low, high]))
+    one, other = (mixed(feature, np.array([value], np.uint64)) for value in (own, value))
+    (apart,), (together,) = counts.before(now, joined(one, other))
     return float(together / (math.sqrt(apart) + 10))
 
 
