@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 
 from model import networks, prepare
+from model.datasets.own.derived import derived
+from model.datasets.own.judging import Entry
 from model.features import schema as features_toml
 from model.features.kinds import Feature
 from model.features.schema import Schema
@@ -367,6 +369,20 @@ def test_two_tables_alone(tmp_path: Path) -> None:
     ]
     assert [(f.name, f.what) for f in schema.statistics] == [("item_clicks", "clicks")]
     assert_trains(raw, tmp_path / "data", "--negatives", "1")
+
+
+def test_what_goes_with_what_is_proposed_of_categories_and_of_no_items() -> None:
+    rows: list[dict[str, Any]] = [
+        {"name": "item_id", "side": "item", "kind": "id", "sequence_width": 32},
+        {"name": "shop_id", "side": "item", "kind": "category", "sequence_width": 16},
+        {"name": "colour", "side": "item", "kind": "category", "width": 4},
+    ]
+    entries = derived([Entry("items", row["name"], "", row) for row in rows], drawn=True, repeated=True)
+    proposed = [entry.row for entry in entries if entry.row and entry.row["what"] == "cooccurrence"]
+    assert [(row["name"], row["of"], row["length"]) for row in proposed] == [
+        ("shop_goes_with", ["shop_id"], 20),
+        ("shop_goes_with_newest", ["shop_id"], 3),
+    ]
 
 
 def test_an_export_of_postgres_has_t_and_f_and_telephone_numbers_without_spaces(tmp_path: Path) -> None:

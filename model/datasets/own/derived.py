@@ -8,6 +8,7 @@ from model.features.kinds import ITEM_ID, USER_ID
 
 CROSS = "cross"  # in the stead of a table: no table holds them
 LENGTH = 100  # behaviours that a match looks at; a network attends to fewer
+LATELY, JUST_NOW = 20, 3  # behaviours that cooccurrences look at: of more the strongest says less
 WIDTH = 4
 
 
@@ -34,6 +35,14 @@ def _matches(rows: Sequence[Mapping[str, Any]], repeated: bool) -> list[Entry]:
         ):
             row = {"kind": "match", "of": [name], "what": what, "length": LENGTH, "width": WIDTH}
             made.append(_entry(f"same_{_short(name)}_{what}", f"{says}.", row))
+        if name == ITEM_ID:
+            continue  # pairs of items are many, and each takes a row of the table
+        for more, length, says in (
+            ("", LATELY, f"How well its {name} goes with those of the user's newest {LATELY} behaviours"),
+            ("_newest", JUST_NOW, f"and with those of the newest {JUST_NOW}"),
+        ):
+            row = {"kind": "match", "of": [name], "what": "cooccurrence", "length": length, "width": WIDTH}
+            made.append(_entry(f"{_short(name)}_goes_with{more}", f"{says}.", row))
     return made
 
 
