@@ -183,6 +183,16 @@ def test_training_and_serving_find_and_count_alike(data: Prepared, log: list[dic
         np.testing.assert_array_equal(served["history"], trained["history"][:, :slots])
 
 
+def test_cooccurrences_alone_are_counted_too(tmp_path: Path) -> None:
+    """A data set without any statistic; of items, which users who did little meet but once."""
+    write_log(tmp_path)
+    encode_tables(tmp_path, schema([match("goes_with", "item_id", "cooccurrence", length=2)]), DataSet("log", ZONE, 0))
+    data = Prepared(tmp_path)
+    assert isinstance(data.encoder.counts, Counts) and "cross_numbers" not in data.batch(np.arange(3))
+    found = data.matches(np.arange(len(data.time)))["goes_with"]
+    assert (found[data.time < data.time.min() + DAY // 2] == FIRST).all() and len(set(found.tolist())) > 2
+
+
 def test_matches_see_no_more_of_a_delayed_history_than_a_network_does(data: Prepared) -> None:
     rows, place = np.arange(len(data.time)), data.schema.places("cross")["item_count"].start
     now = data.batch(rows)["cross"][:, 0, place]
