@@ -21,6 +21,7 @@ from model.features.kinds import KINDS, Column, Feature, Rows, SchemaError
 from model.options import Count, Positive
 
 MOST_MATCHED = 1000  # behaviours that a match may look at: as many as a store keeps of an action
+MOST_PAIRED = 50  # of a cooccurrence, which looks up each of them with each candidate: 0.1 µs a pair
 # Of a count x bucket floor(2·log2(1 + x)), as of other numbers: read here, since a logarithm of each takes longer.
 BUCKET_OF = np.floor(2 * np.log2(1 + np.arange(MOST_MATCHED + 1))).astype(np.int64)
 COUNTS = 1 + int(BUCKET_OF[-1])
@@ -46,7 +47,8 @@ class Match(Feature):
         _require_derived(self, "match", "count, age, last, cooccurrence")
         self._require(len(self.of) == 1, f"of = {list(self.of)}, one item feature is allowed")
         self._require(bool(self.width), "a match is embedded: `width` is needed")
-        self._require(self.length <= MOST_MATCHED, f"length {self.length}, at most {MOST_MATCHED} allowed")
+        most, of = (MOST_PAIRED, " of a cooccurrence") if self.counts else (MOST_MATCHED, "")
+        self._require(self.length <= most, f"length {self.length}, at most {most} allowed{of}")
 
     @property
     def has_vocabulary(self) -> bool:
