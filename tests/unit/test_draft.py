@@ -371,18 +371,24 @@ def test_two_tables_alone(tmp_path: Path) -> None:
     assert_trains(raw, tmp_path / "data", "--negatives", "1")
 
 
-def test_what_goes_with_what_is_proposed_of_categories_and_of_no_items() -> None:
+def test_what_goes_with_what_is_proposed_of_categories_where_nobody_chose_what_to_show() -> None:
     rows: list[dict[str, Any]] = [
         {"name": "item_id", "side": "item", "kind": "id", "sequence_width": 32},
         {"name": "shop_id", "side": "item", "kind": "category", "sequence_width": 16},
         {"name": "colour", "side": "item", "kind": "category", "width": 4},
     ]
-    entries = derived([Entry("items", row["name"], "", row) for row in rows], drawn=True, repeated=True)
-    proposed = [entry.row for entry in entries if entry.row and entry.row["what"] == "cooccurrence"]
-    assert [(row["name"], row["of"], row["length"]) for row in proposed] == [
-        ("shop_goes_with", ["shop_id"], 20),
-        ("shop_goes_with_newest", ["shop_id"], 3),
-    ]
+    proposed = {
+        drawn: [
+            (entry.name, entry.row["of"], entry.row["length"])
+            for entry in derived([Entry("items", row["name"], "", row) for row in rows], drawn, repeated=True)
+            if entry.row and entry.row["what"] == "cooccurrence"
+        ]
+        for drawn in (True, False)
+    }
+    assert proposed == {
+        True: [("shop_goes_with", ["shop_id"], 20), ("shop_goes_with_newest", ["shop_id"], 3)],
+        False: [],
+    }
 
 
 def test_an_export_of_postgres_has_t_and_f_and_telephone_numbers_without_spaces(tmp_path: Path) -> None:
