@@ -15,7 +15,8 @@ WIDTH = 4
 def derived(entries: Sequence[Entry], drawn: bool, repeated: bool) -> list[Entry]:
     """Matches and statistics for the features of a draft.
 
-    `drawn`: negatives are drawn, so that a click rate would tell how, and nobody chose what was shown. `repeated`: users come back to items.
+    `drawn`: negatives are drawn, so that a click rate would tell how, and nobody chose what was shown.
+    `repeated`: users come back to items.
     """
     rows = [entry.row for entry in entries if entry.row]
     taken = {entry.name for entry in entries}
