@@ -386,7 +386,7 @@ def test_what_goes_with_what_is_proposed_of_categories_where_nobody_chose_what_t
         for drawn in (True, False)
     }
     assert proposed == {
-        True: [("shop_goes_with", ["shop_id"], 20), ("shop_goes_with_newest", ["shop_id"], 3)],
+        True: [("shop_goes_with", ["shop_id"], 10), ("shop_goes_with_newest", ["shop_id"], 2)],
         False: [],
     }
 

@@ -8,7 +8,7 @@ from model.features.kinds import ITEM_ID, USER_ID
 
 CROSS = "cross"  # in the stead of a table: no table holds them
 LENGTH = 100  # behaviours that a match looks at; a network attends to fewer
-LATELY, JUST_NOW = 20, 3  # behaviours that cooccurrences look at: of more the strongest says less
+LATELY, JUST_NOW = 10, 2  # behaviours that cooccurrences look at: 20 and 3 are no better, and take more lookups
 WIDTH = 4
 
 
