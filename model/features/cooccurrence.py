@@ -13,6 +13,7 @@ Pairs lie in the file of counts (counts.py): as clicks n(a, b), as shown n(a) ·
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +38,13 @@ def counted(feature: str) -> str:
 
 def mixed(feature: str, values: Keys) -> Keys:
     """What `joined` makes keys of: of each value alone, so that a table of pairs costs but a sum."""
-    of_values: Keys = mix(values ^ np.uint64(xxhash.xxh3_64_intdigest(counted(feature).encode())))
+    of_values: Keys = mix(values ^ _seed(feature))
     return of_values
+
+
+@lru_cache
+def _seed(feature: str) -> np.uint64:
+    return np.uint64(xxhash.xxh3_64_intdigest(counted(feature).encode()))
 
 
 def joined(one: Keys, other: Keys) -> Keys:
@@ -73,7 +79,8 @@ def rows_of(feature: str, seen_T: Keys, lengths: Sequence[int], own_C: Keys, bef
     longest = max(seen, key=len)  # which begins with the others
     strength = np.zeros((len(longest) + 1, len(own)))  # of no behaviour 0, then of each and those before it
     if longest:
-        keys = joined(mixed(feature, np.fromiter(longest, np.uint64))[:, None], mixed(feature, own))
+        of_values = mixed(feature, np.concatenate([np.array(longest, np.uint64), own]))
+        keys = joined(of_values[: len(longest), None], of_values[len(longest) :])
         apart, together = before(keys.reshape(-1)).reshape(2, *keys.shape)
         np.maximum.accumulate(strengths(together, apart), axis=0, out=strength[1:])
     rows = strength_rows(strength.take([len(one) for one in seen], axis=0))
