@@ -95,7 +95,7 @@ class Served:
             None,
             self.precision,
             sha256(self.bundle.folder / CATALOG, CATALOGUE),
-            sha256(self.bundle.folder / COUNTS, STATISTICS) if schema.statistics else None,
+            sha256(self.bundle.folder / COUNTS, STATISTICS) if schema.counting else None,
             items,
             dict(context or {}),
             dict(user or {}),

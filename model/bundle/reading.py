@@ -136,7 +136,7 @@ class Bundle:
     def verify_swapped(self) -> None:
         """Compares the files that are swapped in service with the sha256 at their own ends. Raises BundleError."""
         verify_catalog(self.folder, self.manifest)
-        if self.schema.statistics:
+        if self.schema.counting:
             self._verify_counts()
 
     def read_catalog(self) -> Catalog:

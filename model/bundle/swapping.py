@@ -115,8 +115,8 @@ def _counting(path: Path) -> tuple[Path, Schema]:
     """Folder and feature table of a bundle that counts."""
     folder, _ = located(path)
     schema = features_toml.load(folder / "features.toml")
-    if not schema.statistics:
-        raise BundleError(f"{folder}: no feature of kind statistic in its features.toml, so that it counts nothing")
+    if not schema.counting:
+        raise BundleError(f"{folder}: no statistic and no cooccurrence in its features.toml, so that it counts nothing")
     return folder, schema
 
 

@@ -1,8 +1,9 @@
 """What was counted until the end of a day, by value: the one file that statistics are looked up in.
 
 For every value of what features of kind `statistic` count (an item; a user and a tab) the file holds how often it was
-shown and clicked before each of a few days. A request at `now` sees those of the newest day that has begun: no count
-knows of its own day, or of what came later. It lies beside the catalogue and is swapped like it.
+shown and clicked before each of a few days, and for matches what cooccurrence.py counts. A request at `now` sees those
+of the newest day that has begun: no count knows of its own day, or of what came later. The file lies beside the
+catalogue and is swapped like it.
 """
 
 from bisect import bisect_right
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from model.features import cooccurrence
 from model.features.ids import Keys, crossed
 from model.features.schema import Schema
 from model.features.sealed import Sealed, Stamp, save, seal, unlike
@@ -184,5 +186,8 @@ class NoCounts:
 def _declared(schema: Schema) -> str:
     """What keys and counts mean, in 16 letters: two schemas that count alike share it."""
     types = {feature.name: feature.type for feature in schema.features}
-    declared = sorted({(one.counted, tuple(types[part] for part in one.of)) for one in schema.statistics})
+    declared = sorted(
+        {(one.counted, tuple(types[part] for part in one.of)) for one in schema.statistics}
+        | {(cooccurrence.counted(name), (types[name],)) for name in schema.paired}
+    )
     return xxhash.xxh3_64_hexdigest(repr(declared).encode())

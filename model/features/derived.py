@@ -3,7 +3,7 @@
 BST's "other features" (Chen et al. 2019, Table 1) name statistical numbers of an item and cross features; these are
 they. These kinds are of side `cross`, have no raw value, and are computed by the encoder alone:
 
-- `match`: what the candidate has to do with what the user did before `now` (matches.py),
+- `match`: what the candidate has to do with what the user did before `now` (matches.py, cooccurrence.py),
 - `statistic`: how often it was shown and clicked until the end of the day before `now` (counts.py),
 - `today`: what the user did and was shown since then (today.py).
 """
@@ -15,11 +15,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model.features import cooccurrence
 from model.features.ids import FIRST
 from model.features.kinds import KINDS, Column, Feature, Rows, SchemaError
 from model.options import Count, Positive
 
 MOST_MATCHED = 1000  # behaviours that a match may look at: as many as a store keeps of an action
+MOST_PAIRED = 50  # of a cooccurrence, which looks up each of them with each candidate: 0.1 µs a pair
 # Of a count x bucket floor(2·log2(1 + x)), as of other numbers: read here, since a logarithm of each takes longer.
 BUCKET_OF = np.floor(2 * np.log2(1 + np.arange(MOST_MATCHED + 1))).astype(np.int64)
 COUNTS = 1 + int(BUCKET_OF[-1])
@@ -30,10 +32,11 @@ class Match(Feature):
     """What a candidate's value of an item feature has to do with those of the newest behaviours, embedded in buckets.
 
     `count`: how many of them have it. `age`: how long ago the newest of these was, in the buckets of time positions.
-    `last`: whether it is that of the newest behaviour of all. A candidate without a value is UNKNOWN.
+    `last`: whether it is that of the newest behaviour of all. `cooccurrence`: how well it goes with those that it is
+    not, by what all users did until the end of the day before. A candidate without a value is UNKNOWN.
     """
 
-    what: Literal["count", "age", "last"] | None = None
+    what: Literal["count", "age", "last", "cooccurrence"] | None = None
     actions: tuple[str, ...] = ()  # none: those of [history]
     length: Count = 100  # whatever the length of [history], which a recipe may change
 
@@ -41,10 +44,11 @@ class Match(Feature):
     derived: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require_derived(self, "match", "count, age, last")
+        _require_derived(self, "match", "count, age, last, cooccurrence")
         self._require(len(self.of) == 1, f"of = {list(self.of)}, one item feature is allowed")
         self._require(bool(self.width), "a match is embedded: `width` is needed")
-        self._require(self.length <= MOST_MATCHED, f"length {self.length}, at most {MOST_MATCHED} allowed")
+        most, of = (MOST_PAIRED, " of a cooccurrence") if self.counts else (MOST_MATCHED, "")
+        self._require(self.length <= most, f"length {self.length}, at most {most} allowed{of}")
 
     @property
     def has_vocabulary(self) -> bool:
@@ -58,11 +62,17 @@ class Match(Feature):
 
     def buckets_of(self, gaps: int) -> int:
         """Rows of its embedding table; `gaps`: those of the table of time positions."""
-        return FIRST + {"count": COUNTS, "age": gaps, "last": 2}[str(self.what)]
+        sizes = {"count": COUNTS, "age": gaps, "last": 2, "cooccurrence": cooccurrence.BUCKETS}
+        return FIRST + sizes[str(self.what)]
+
+    @property
+    def counts(self) -> bool:
+        """Whether it asks what was counted until the day before."""
+        return self.what == "cooccurrence"
 
     @property
     def number(self) -> int:
-        """Which of `match_rows` are its rows."""
+        """Which of `match_rows` are its rows, where it does not count."""
         return ("count", "age", "last").index(str(self.what))
 
 

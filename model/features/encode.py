@@ -36,7 +36,7 @@ from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
 from model.features.today import Calendar
-from model.features.view import View
+from model.features.view import Company, View
 
 Inputs = dict[str, npt.NDArray[Any]]
 Which = npt.NDArray[np.bool_]
@@ -85,6 +85,8 @@ class Encoder:
         of_items = schema.history
         views = [View(schema, view) for view in schema.views]
         self._views = [view for view in views if view.matches]
+        asked = sorted({(match.of[0], schema.view(match)[0]) for match in schema.matches if match.counts})
+        self._companies = [Company(schema, feature, actions) for feature, actions in asked]
         # All that is looked at, of which the network's own history is the newest part. The newest of a rare action may
         # be older than all of these.
         self._longest = max([of_items.length, *(view.length for view in views if view.acted is None)])
@@ -115,6 +117,7 @@ class Encoder:
         )
         self._number_places = _span([schema.statistics.index(one) for one in self._counted])
         in_views = [match for view in self._views for match in view.matches]
+        in_views += [match for company in self._companies for match in company.matches]
         self._in_order = [in_views.index(match) for match in self._matches]
         self._cross_buckets = np.array([cross.buckets for cross in crosses], np.uint64).reshape(-1, 1)
         of_crosses = [(cross.name, cross.of) for cross in crosses]
@@ -149,7 +152,7 @@ class Encoder:
         vocabularies = {
             f.name: _vocabulary(folder / "vocab" / f"{f.name}.npy") for f in schema.embedded if f.has_vocabulary
         }
-        counts = Counts.open(folder / FOLDER / COUNTS, schema) if schema.statistics else None
+        counts = Counts.open(folder / FOLDER / COUNTS, schema) if schema.counting else None
         return cls(schema, vocabularies, statistics, counts)
 
     def with_counts(self, counts: Known) -> "Encoder":
@@ -256,7 +259,7 @@ class Encoder:
         item_columns = {name: values[len(seen) :] for name, values in items.items()}
         _overwrite(self._items, item_columns, own)
         gap = time_positions(seen_at[None], np.array([now]), self._edges)[0]
-        found = self._matched(items, gap, seen_as)
+        found = self._matched(items, gap, seen_as, now)
         if self._todays:
             today = self._today(seen_at, seen_as, now, shown_today)
             found = np.concatenate([found, today[:, None].repeat(count, axis=1)])
@@ -339,9 +342,12 @@ class Encoder:
         newest = self._history.slots(behaviours)[-self.schema.history.length :]
         return [newest, *(group.slots(behaviours) for _, group in self._groups)]
 
-    def _matched(self, items: Mapping[str, Column], gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64]) -> Rows:
+    def _matched(
+        self, items: Mapping[str, Column], gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int
+    ) -> Rows:
         """Rows (M, C) of the matches; `items` are the behaviours' (T,), and behind them the candidates'."""
         rows = [view.rows(items, gap, actions) for view in self._views]
+        rows += [company.rows(items, actions, self.counts, now) for company in self._companies]
         if len(rows) < 2:
             return rows[0] if rows else np.zeros((0, len(items[ITEM_ID]) - len(gap)), np.int64)
         return np.concatenate(rows)[self._in_order]

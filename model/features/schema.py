@@ -26,7 +26,7 @@
     side = "cross"
     kind = "match"
     of = ["category_id"]
-    what = "count"                   # count | age | last
+    what = "count"                   # count | age | last | cooccurrence
     length = 100                     # among the newest so many behaviours of `actions`, all of [history] unless named
     width = 4
 
@@ -169,6 +169,16 @@ class Schema:
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         return tuple(feature for feature in self.features if isinstance(feature, Statistic))
+
+    @property
+    def paired(self) -> list[str]:
+        """The item features of which pairs of values are counted in behaviours."""
+        return sorted({match.of[0] for match in self.matches if match.counts})
+
+    @property
+    def counting(self) -> bool:
+        """Whether a file of what was counted until a day goes with it."""
+        return bool(self.statistics or self.paired)
 
     @property
     def todays(self) -> tuple[Today, ...]:

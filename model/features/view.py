@@ -1,10 +1,13 @@
 """Matches that look at the same of a user's behaviours, all at once: rows of one request's candidates."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from model.features import cooccurrence
+from model.features.counts import Known
 from model.features.derived import match_rows
 from model.features.ids import FIRST, MISSING, UNKNOWN
 from model.features.kinds import Column, Rows
@@ -21,7 +24,7 @@ class View:
         every = 1 + len(schema.history.actions)
         # Whether an action's number is among them; None: all are.
         self.acted = None if len(numbers) == every - 1 else np.isin(np.arange(every), numbers)
-        self.matches = [match for match in schema.matches if schema.view(match) == view]
+        self.matches = [match for match in schema.matches if schema.view(match) == view and not match.counts]
         self._compared = sorted({match.of[0] for match in self.matches})
         self._feature = np.array([self._compared.index(match.of[0]) for match in self.matches])
         self._number = np.array([[match.number] for match in self.matches])
@@ -49,3 +52,23 @@ class View:
         np.copyto(newest, none + 1, where=values[:, length:] == MISSING)
         rows: Rows = found.reshape(-1).take(newest.take(self._feature, axis=0) + self._number * (none + 2))
         return rows
+
+
+class Company:
+    """The cooccurrences of one feature with some actions' behaviours, of all lengths by one search."""
+
+    def __init__(self, schema: Schema, feature: str, actions: tuple[str, ...]):
+        self.matches = [
+            match
+            for match in schema.matches
+            if match.counts and match.of[0] == feature and schema.view(match)[0] == actions
+        ]
+        self._feature, self._lengths = feature, [match.length for match in self.matches]
+        self._longest = View(schema, (actions, max(self._lengths)))
+
+    def rows(self, items: Mapping[str, Column], actions: npt.NDArray[np.int64], counts: Known, now: int) -> Rows:
+        """Rows (matches, C), of `items` that are behaviours of these actions (T,), and behind them the candidates."""
+        values = items[self._feature]
+        seen = values[: len(actions)][self._longest.chosen(actions)]
+        before = partial(counts.before, now)
+        return cooccurrence.rows_of(self._feature, seen, self._lengths, values[len(actions) :], before)

@@ -24,6 +24,7 @@ SLICE = 1_000_000  # impressions that are read at a time
 
 Days = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Record = tuple[Keys, Floats, Floats]  # keys (n,), shown and clicked before each day (n, D)
 Parts = Callable[[str, pl.DataFrame], Keys]  # a feature's keys of impressions
 
 
@@ -121,9 +122,9 @@ class Counted:
                 for statistic in alike:
                     put(path_of(statistic.name), number * SLICE, statistic.values(shown, clicks, *whole))
 
-    def table(self, days: Sequence[int], begins: Sequence[int]) -> Counts:
-        """Counts before each of the days, which begin at these milliseconds."""
-        keys = [of_days.keys for of_days in self._groups.values()]
+    def table(self, days: Sequence[int], begins: Sequence[int], more: Sequence[Record] = ()) -> Counts:
+        """Counts before each of the days, which begin at these milliseconds; and those of `more`, counted elsewhere."""
+        keys = [np.zeros(0, np.uint64), *(of_days.keys for of_days in self._groups.values())]
         shown, clicks = (np.zeros((sum(map(len, keys)), len(days))) for _ in range(2))
         at = 0
         for of_days in self._groups.values():
@@ -132,7 +133,8 @@ class Counted:
                 of_day = np.full(len(of_days.keys), day)
                 shown[rows, place], clicks[rows, place] = of_days.before(of_days.keys, of_day)
             at = rows.stop
-        return Counts.build(begins, np.concatenate(keys), shown, clicks)
+        of_all = zip((np.concatenate(keys), shown, clicks), *more, strict=True)
+        return Counts.build(begins, *map(np.concatenate, of_all))
 
     def newest_days(self) -> list[int]:
         """The newest days with impressions, and the day after the last. Before a log's first nothing was counted."""

@@ -26,10 +26,11 @@ from model.prepared.counted import Counted, Parts
 from model.prepared.engines import Engine
 from model.prepared.entities import PrepareError
 from model.prepared.fit import fit
-from model.prepared.matched import codes
+from model.prepared.matched import codes, matched_features
 from model.prepared.numbered import Behaviours, Log
 from model.prepared.onduckdb import DuckDb
 from model.prepared.order import KEPT
+from model.prepared.paired import AllPairs
 from model.prepared.slices import Plan, raw_column, save_columns
 from model.prepared.splits import SPLITS, Split, by_day, by_tenths
 from model.prepared.summary import refuse_other_actions, summarised
@@ -65,9 +66,17 @@ def encode_tables(
                 behaviours = {group.object_type: log.write_behaviours(group, train) for group in log.groups}
                 shown = log.write_shown() if counts_impressions(schema, [*log.columns["impressions"]]) else None
             columns, seen = _columns(log, context, behaviours, dataset.drawn_negatives, train)
+            np.save(encoded / "matched.npy", matched := codes(schema, columns, len(items)))
+            pairs = None
+            if schema.paired:
+                with engine.progress("counting pairs"):
+                    done, _ = behaviours[schema.history.object_type]
+                    of_features = dict(zip(matched_features(schema), matched.T, strict=True))
+                    pairs = AllPairs.of(schema, columns, of_features, done.path, dataset.time_zone)
+                    pairs.save(encoded)
             counted, raw = None, partial(raw_column, work, "cross")
             count = log.count("shown")
-            if schema.statistics:
+            if schema.counting:
                 with engine.progress("counting"):
                     counted = Counted(schema, impressions, dataset.time_zone, _parts_of(schema, columns, context))
                     counted.write_columns(raw, count)
@@ -87,8 +96,9 @@ def encode_tables(
         Catalog.build(schema, items.keys, _of(columns, schema.side("item"))).save(folder / FOLDER / FILE)
         if counted:
             days, calendar = counted.newest_days(), Calendar(dataset.time_zone)
-            counted.table(days, [*map(calendar.begin_ms, days)]).save(folder / FOLDER / COUNTS, schema)
-        np.save(encoded / "matched.npy", codes(schema, columns, len(items)))
+            begins = [*map(calendar.begin_ms, days)]
+            of_pairs = pairs.records(begins) if pairs else []
+            counted.table(days, begins, of_pairs).save(folder / FOLDER / COUNTS, schema)
         for side, entities in (("user", users), ("item", items)):
             features = schema.side(side)  # type: ignore[arg-type]  # mypy widens the tuple's literals to str
             entities.ids.rechunk().to_frame().write_parquet(encoded / f"{side}s.parquet")

@@ -6,6 +6,7 @@
     user, item, time, label, split, end (impressions,)        sorted by time; user and item are rows of the above
     context, cross, context_numbers, cross_numbers (impressions, N)    cross: the hashed ones; matches are found anew
     matched (items, N)                                        codes that tell the values of matched features apart
+    paired-begins, paired-<f>-together, paired-<f>-alone      pairs of a feature's values by day (paired.py)
     clicked, clicked_at, acted (behaviours,) · begin (users,) sorted by user, time, key, action; item row, ms, action
     impressions-clicked_at, impressions-begin, impressions-end    likewise, times of what was shown, where it is counted
     <g>_clicked, <g>_clicked_at, <g>_acted, <g>_begin, <g>_end likewise for every further behaviour group g; table rows
@@ -35,6 +36,7 @@ from model.features.ids import PAD
 from model.features.schema import Schema
 from model.features.timeposition import time_positions
 from model.prepared.matched import Matches
+from model.prepared.paired import names as paired_names
 from model.prepared.slices import ends
 from model.prepared.splits import SPLITS
 from model.prepared.today import SHOWN, TodayCounts, counts_impressions
@@ -78,7 +80,7 @@ class Prepared:
         if counts_impressions(self.schema, [*arrays]):
             of_groups += [f"{SHOWN}{name}" for name in ("clicked_at", "begin", "end")]
             groups = (*groups, SHOWN)
-        missing = [name for name in (*_ARRAYS, *of_groups) if name not in arrays]
+        missing = [name for name in (*_ARRAYS, *of_groups, *paired_names(self.schema)) if name not in arrays]
         if missing:
             cause = f"no {', '.join(f'encoded/{name}.npy' for name in missing[:3])}"
             raise FileNotFoundError(f"{folder} is broken, or of an older release ({cause}); prepare it again")

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.features.cooccurrence import strength_rows
 from model.features.derived import match_rows
 from model.features.ids import MISSING, UNKNOWN, Keys
 from model.features.kinds import Column, Rows
 from model.features.matches import along
 from model.features.schema import Schema
 from model.features.timeposition import time_positions
+from model.prepared import paired
 
 Index = npt.NDArray[np.int64]
 
@@ -37,6 +39,9 @@ class Matches:
         self._schema, self._arrays = schema, arrays
         names = matched_features(schema)
         self._codes = {name: np.ascontiguousarray(arrays["matched"][:, at]) for at, name in enumerate(names)}
+        self._pairs = {
+            name: paired.opened(arrays, name, int(self._codes[name].max(initial=-1)) + 1) for name in schema.paired
+        }
         views = {schema.view(match) for match in schema.matches}
         self._acted = {actions: self._places(actions) for actions in {actions for actions, _ in views}}
 
@@ -53,6 +58,10 @@ class Matches:
         for view in sorted({self._schema.view(match) for match in self._schema.matches}):
             at, visible = self._newest(*view, rows, user)
             of_view = [match for match in self._schema.matches if self._schema.view(match) == view]
+            for match in of_view:
+                if match.counts:
+                    made[match.name] = self._together(match.of[0], at, visible, rows, item)
+            of_view = [match for match in of_view if not match.counts]
             for name in {match.of[0] for match in of_view}:
                 count, gap, last, missing = self._found(name, at, visible, rows, item)
                 of_name = match_rows(count, gap, last)
@@ -88,3 +97,21 @@ class Matches:
             clicked_at = self._arrays["clicked_at"][at[there, newest[there]]]
             gap[there] = time_positions(clicked_at[:, None], now[there], self._schema.history.gap_edges_s)[:, 0]
         return count, gap, newest == at.shape[1] - 1, own < 0
+
+    def _together(
+        self, name: str, at: Index, visible: npt.NDArray[np.bool_], rows: Index, item: npt.NDArray[np.int32]
+    ) -> Rows:
+        """Rows (U,) of the strongest cooccurrence, by what was counted until each impression's day began."""
+        codes, strongest = self._codes[name], np.zeros(len(rows))
+        own = codes[item]
+        if len(self._arrays["clicked"]):
+            seen = codes[self._arrays["clicked"][at]]
+            which, place = (visible & (seen >= 0) & (own >= 0)[:, None]).nonzero()
+            day = self._arrays[paired.BEGINS].searchsorted(self._arrays["time"][rows], side="right")
+            of_all = self._pairs[name].strengths(
+                own[which].astype(np.int64), seen[which, place].astype(np.int64), day[which]
+            )
+            np.maximum.at(strongest, which, of_all)
+        made = strength_rows(strongest)
+        made[own < 0] = UNKNOWN
+        return made

@@ -160,7 +160,7 @@ def test_counts_of_other_statistics_or_that_are_broken_are_one_clear_line(
         (bundle, broken, "cut off, or not written by model.prepare"),
         (bundle, bundle / "catalog" / "items.npy", "cut off, or not written by"),
         (bundle, tmp_path / "nothing", "nothing is not there"),
-        (without.folder, today.folder, "no feature of kind statistic"),
+        (without.folder, today.folder, "no statistic and no cooccurrence"),
     ]
     for where, source, says in wrong:
         assert recount(where, source) == 1

@@ -1,8 +1,10 @@
 """Matches and statistics: as one counts them by hand, the same in training and serving, and blind to the future."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from datetime import datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +67,40 @@ def log(data: Prepared) -> list[dict[str, Any]]:
     return rows
 
 
-def by_hand(feature: Match, row: dict[str, Any], whole: Schema) -> int:
+Moves = tuple[Counter[frozenset[str]], Counter[str]]  # between two values; to or from one
+
+
+def before(data: Prepared, day: int) -> Moves:
+    """How often users moved between two categories until the end of the day before, and how often to or from one."""
+    tables = data.folder / "tables"
+    category = dict(pl.read_parquet(tables / "items.parquet").select("item_id", "category_id").iter_rows())
+    done: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    actions, found = data.schema.history.actions, {}
+    for user, action, kind, item, time in pl.read_parquet(tables / "behaviours.parquet").unique().iter_rows():
+        if kind == "item" and action in actions:
+            done[user].append((time, key(item, "str"), actions.index(action)))
+            found[key(item, "str")] = category.get(item)
+    pairs, alone = Counter[frozenset[str]](), Counter[str]()
+    for of_user in map(sorted, done.values()):
+        for (_, one, _), (time, other, _) in zip(of_user, of_user[1:], strict=False):
+            pair = frozenset({found[one], found[other]})
+            if (time + OFFSET_MS) // DAY < day and None not in pair and len(pair) == 2:
+                pairs[pair] += 1
+                alone.update(pair)
+    return pairs, alone
+
+
+def strength_by_hand(own: str, values: list[str | None], moves: Moves) -> float:
+    pairs, alone = moves
+    of_each = [
+        pairs[frozenset({own, value})] / (math.sqrt(alone[own] * alone[value]) + 10) for value in values if value
+    ]
+    return max(of_each, default=0.0)
+
+
+def by_hand(feature: Match, row: dict[str, Any], data: Prepared, until: Callable[[int], Moves]) -> int:
     """A match's row in its table, counted behaviour by behaviour."""
+    whole = data.schema
     actions, length = whole.view(feature)
     seen = [b for b in row["before"] if b.object_type == "item" and b.action in actions]
     seen.sort(key=lambda b: (b.timestamp, key(b.object_id, "str"), whole.history.actions.index(b.action)))
@@ -75,6 +109,9 @@ def by_hand(feature: Match, row: dict[str, Any], whole: Schema) -> int:
     values = [b.object_id if feature.of[0] == "item_id" else row["categories"][b] for b in seen]
     if own is None:
         return UNKNOWN
+    if feature.what == "cooccurrence":
+        strength = strength_by_hand(own, values, until(row["day"]))
+        return FIRST + int(strength > 0) + sum(strength >= 2 ** (-n / 2) for n in range(1, 19))
     places = [at for at, value in enumerate(values) if value == own]
     if feature.what == "count":
         return FIRST + math.floor(2 * math.log2(1 + len(places)))
@@ -89,13 +126,14 @@ def by_hand(feature: Match, row: dict[str, Any], whole: Schema) -> int:
 def test_matches_are_those_that_one_counts_by_hand(data: Prepared, log: list[dict[str, Any]]) -> None:
     chosen = np.arange(0, len(log), 3)
     made, places = data.batch(chosen)["cross"][:, 0], data.schema.places("cross")
-    seen = defaultdict(set)
+    seen, until = defaultdict(set), cache(partial(before, data))
     for at, row in zip(chosen, made, strict=True):
         for feature in data.schema.matches:
-            expected = by_hand(feature, log[at], data.schema)
+            expected = by_hand(feature, log[at], data, until)
             assert row[places[feature.name].start] == expected, (feature.name, at)
             seen[feature.name].add(expected)
     assert seen["category_last"] == {UNKNOWN, FIRST, FIRST + 1} and len(seen["category_age"]) > 5
+    assert seen["category_goes_with"] >= {UNKNOWN, FIRST} and len(seen["category_goes_with"]) > 6
     assert len(seen["category_count"]) > 2 and UNKNOWN not in seen["item_age"]
 
 
@@ -145,6 +183,16 @@ def test_training_and_serving_find_and_count_alike(data: Prepared, log: list[dic
         np.testing.assert_array_equal(served["history"], trained["history"][:, :slots])
 
 
+def test_cooccurrences_alone_are_counted_too(tmp_path: Path) -> None:
+    """A data set without any statistic; of items, which users who did little meet but once."""
+    write_log(tmp_path)
+    encode_tables(tmp_path, schema([match("goes_with", "item_id", "cooccurrence", length=2)]), DataSet("log", ZONE, 0))
+    data = Prepared(tmp_path)
+    assert isinstance(data.encoder.counts, Counts) and "cross_numbers" not in data.batch(np.arange(3))
+    found = data.matches(np.arange(len(data.time)))["goes_with"]
+    assert (found[data.time < data.time.min() + DAY // 2] == FIRST).all() and len(set(found.tolist())) > 2
+
+
 def test_matches_see_no_more_of_a_delayed_history_than_a_network_does(data: Prepared) -> None:
     rows, place = np.arange(len(data.time)), data.schema.places("cross")["item_count"].start
     now = data.batch(rows)["cross"][:, 0, place]
@@ -185,6 +233,34 @@ def test_no_row_sees_its_own_day_or_a_later_one(data: Prepared, tmp_path: Path) 
         if back:
             later = [frame.filter(pl.col("time") >= until).to_numpy() for frame in rows.values()]
             assert np.abs(later[0] - later[1]).max() > 0.1, "what comes later is told"
+
+
+def test_no_row_sees_what_users_did_on_its_day_or_later(data: Prepared, tmp_path: Path) -> None:
+    """Whatever others do on the last day, what goes with what until then stays, in training and in serving."""
+    write_log(tmp_path)
+    done = pl.read_parquet(tmp_path / "tables" / "behaviours.parquet")
+    begin = (int(data.time.max()) + OFFSET_MS) // DAY * DAY - OFFSET_MS
+    planted = [
+        (f"v{user}", "click", "item", f"i{item}", begin + HOUR + item)
+        for user in range(30)
+        for item in np.random.default_rng(user).permutation(40).tolist()
+    ]
+    more = pl.concat([done, pl.DataFrame(planted, done.schema, orient="row")])
+    more.write_parquet(tmp_path / "tables" / "behaviours.parquet")
+    encode_tables(tmp_path, schema(), DataSet("log", ZONE, 0))
+    other, place = Prepared(tmp_path), data.schema.places("cross")["category_goes_with"].start
+    rows = np.arange(len(data.time))
+    goes_with = [of.batch(rows)["cross"][:, 0, place] for of in (data, other)]
+    assert len(set(goes_with[0][data.time >= begin])) > 3
+    np.testing.assert_array_equal(*goes_with)
+    seen = [Behaviour("click", "item", f"i{n}", begin - n) for n in range(1, 5)]
+    items = [f"i{n}" for n in range(40)]
+    for now, alike in ((begin, True), (begin + DAY - 1, True), (begin + DAY, False)):
+        served = [
+            of.encoder.encode("u1", {}, seen, items, now, of.catalog).inputs["cross"][..., place]
+            for of in (data, other)
+        ]
+        assert (served[0] == served[1]).all() == alike
 
 
 def test_a_day_takes_the_counts_that_were_known_when_it_began(data: Prepared) -> None:
@@ -277,12 +353,13 @@ def test_counts_that_are_cut_off_or_of_another_table_are_refused(data: Prepared,
 @pytest.mark.parametrize(
     ("feature", "says"),
     [
-        (match("m", "item_id", "sum"), "what 'sum', allowed: count, age, last"),
+        (match("m", "item_id", "sum"), "what 'sum', allowed: count, age, last, cooccurrence"),
         (match("m", "age", "count"), "`of` names 'age', allowed: features of kind id, category and side item"),
         (match("m", "price", "count"), "`of` names 'price', allowed: features of kind"),
         (match("m", "item_id", "count") | {"of": ["item_id", "category_id"]}, "one item feature is allowed"),
         (match("m", "item_id", "count", width=0), "a match is embedded: `width` is needed"),
         (match("m", "item_id", "count", length=1001), "length 1001, at most 1000 allowed"),
+        (match("m", "item_id", "cooccurrence"), "length 100, at most 50 allowed of a cooccurrence"),
         (match("m", "item_id", "count", actions=["buy"]), "action 'buy', allowed: those of [history], click, like"),
         (match("m", "item_id", "count") | {"side": "item"}, "side 'item', a match is of side 'cross'"),
         (match("m", "item_id", "count", buckets=7), "a match has no vocabulary: no min_count, buckets"),

@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 
 from model import networks, prepare
+from model.datasets.own.derived import derived
+from model.datasets.own.judging import Entry
 from model.features import schema as features_toml
 from model.features.kinds import Feature
 from model.features.schema import Schema
@@ -367,6 +369,26 @@ def test_two_tables_alone(tmp_path: Path) -> None:
     ]
     assert [(f.name, f.what) for f in schema.statistics] == [("item_clicks", "clicks")]
     assert_trains(raw, tmp_path / "data", "--negatives", "1")
+
+
+def test_what_goes_with_what_is_proposed_of_categories_where_nobody_chose_what_to_show() -> None:
+    rows: list[dict[str, Any]] = [
+        {"name": "item_id", "side": "item", "kind": "id", "sequence_width": 32},
+        {"name": "shop_id", "side": "item", "kind": "category", "sequence_width": 16},
+        {"name": "colour", "side": "item", "kind": "category", "width": 4},
+    ]
+    proposed = {
+        drawn: [
+            (entry.name, entry.row["of"], entry.row["length"])
+            for entry in derived([Entry("items", row["name"], "", row) for row in rows], drawn, repeated=True)
+            if entry.row and entry.row["what"] == "cooccurrence"
+        ]
+        for drawn in (True, False)
+    }
+    assert proposed == {
+        True: [("shop_goes_with", ["shop_id"], 10), ("shop_goes_with_newest", ["shop_id"], 2)],
+        False: [],
+    }
 
 
 def test_an_export_of_postgres_has_t_and_f_and_telephone_numbers_without_spaces(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from model.datasets.tables import DataSet
 from model.features.behaviour import Behaviour, Behaviours
 from model.features.catalog import Catalog
-from model.features.counts import Counts, NoCounts, key_of_all, keys_of
+from model.features.cooccurrence import joined, mixed
+from model.features.counts import Counts, Known, NoCounts, key_of_all, keys_of
 from model.features.encode import Encoded, Encoder
 from model.features.ids import FIRST, MISSING, UNKNOWN, key, keys
 from model.features.kinds import MOST_DEVIATIONS
@@ -102,6 +103,12 @@ def plain_numbers(encoder: Encoder, encoded: Encoded, at: int, now: int) -> list
     return made
 
 
+def cooccurrence(counts: Known, feature: str, own: int, value: int, now: int) -> float:
+    one, other = (mixed(feature, np.array([value], np.uint64)) for value in (own, value))
+    (apart,), (together,) = counts.before(now, joined(one, other))
+    return float(together / (math.sqrt(apart) + 10))
+
+
 def plain_matches(encoder: Encoder, encoded: Encoded, request: dict[str, Any], at: int, catalog: Catalog) -> list[int]:
     """The matches of one candidate, behaviour by behaviour."""
     schema, made = encoder.schema, []
@@ -116,6 +123,10 @@ def plain_matches(encoder: Encoder, encoded: Encoded, request: dict[str, Any], a
         places = [place for place, value in enumerate(values) if value == own]
         if own == int(MISSING):
             made.append(UNKNOWN)
+        elif one.what == "cooccurrence":
+            goes = [cooccurrence(encoder.counts, one.of[0], own, value, request["now"]) for value in values]
+            strength = max(goes, default=0.0)
+            made.append(FIRST + int(strength > 0) + sum(strength >= 2 ** (-n / 2) for n in range(1, 19)))
         elif one.what == "count":
             made.append(FIRST + math.floor(2 * math.log2(1 + len(places))))
         elif one.what == "last":

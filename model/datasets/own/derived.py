@@ -8,20 +8,22 @@ from model.features.kinds import ITEM_ID, USER_ID
 
 CROSS = "cross"  # in the stead of a table: no table holds them
 LENGTH = 100  # behaviours that a match looks at; a network attends to fewer
+LATELY, JUST_NOW = 10, 2  # behaviours that cooccurrences look at: 20 and 3 are no better, and take more lookups
 WIDTH = 4
 
 
 def derived(entries: Sequence[Entry], drawn: bool, repeated: bool) -> list[Entry]:
     """Matches and statistics for the features of a draft.
 
-    `drawn`: negatives are drawn, so that a click rate would tell how. `repeated`: users come back to items.
+    `drawn`: negatives are drawn, so that a click rate would tell how, and nobody chose what was shown.
+    `repeated`: users come back to items.
     """
     rows = [entry.row for entry in entries if entry.row]
     taken = {entry.name for entry in entries}
-    return [entry for entry in (*_matches(rows, repeated), *_statistics(rows, drawn)) if entry.name not in taken]
+    return [entry for entry in (*_matches(rows, drawn, repeated), *_statistics(rows, drawn)) if entry.name not in taken]
 
 
-def _matches(rows: Sequence[Mapping[str, Any]], repeated: bool) -> list[Entry]:
+def _matches(rows: Sequence[Mapping[str, Any]], drawn: bool, repeated: bool) -> list[Entry]:
     of = [row["name"] for row in rows if row.get("sequence_width") and row["kind"] in ("id", "category")]
     made = []
     for name in of:
@@ -34,6 +36,16 @@ def _matches(rows: Sequence[Mapping[str, Any]], repeated: bool) -> list[Entry]:
         ):
             row = {"kind": "match", "of": [name], "what": what, "length": LENGTH, "width": WIDTH}
             made.append(_entry(f"same_{_short(name)}_{what}", f"{says}.", row))
+        # Where somebody chose what to show, what goes with what was told by that (model/LOG.md, 2026-11-28). Pairs of
+        # items are many, and each takes a row of the table.
+        if name == ITEM_ID or not drawn:
+            continue
+        for more, length, says in (
+            ("", LATELY, f"How well its {name} goes with those of the user's newest {LATELY} behaviours"),
+            ("_newest", JUST_NOW, f"and with those of the newest {JUST_NOW}"),
+        ):
+            row = {"kind": "match", "of": [name], "what": "cooccurrence", "length": length, "width": WIDTH}
+            made.append(_entry(f"{_short(name)}_goes_with{more}", f"{says}.", row))
     return made
 
 
