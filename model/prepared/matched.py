@@ -58,15 +58,13 @@ class Matches:
         for view in sorted({self._schema.view(match) for match in self._schema.matches}):
             at, visible = self._newest(*view, rows, user)
             of_view = [match for match in self._schema.matches if self._schema.view(match) == view]
-            for match in of_view:
-                if match.counts:
-                    made[match.name] = self._together(match.of[0], at, visible, rows, item)
-            of_view = [match for match in of_view if not match.counts]
-            for name in {match.of[0] for match in of_view}:
+            found, counting = ([match for match in of_view if match.counts is counts] for counts in (False, True))
+            made |= {match.name: self._together(match.of[0], at, visible, rows, item) for match in counting}
+            for name in {match.of[0] for match in found}:
                 count, gap, last, missing = self._found(name, at, visible, rows, item)
                 of_name = match_rows(count, gap, last)
                 of_name[:, missing] = UNKNOWN
-                made |= {match.name: of_name[match.number] for match in of_view if match.of[0] == name}
+                made |= {match.name: of_name[match.number] for match in found if match.of[0] == name}
         matches = self._schema.matches
         return np.array([made[match.name] for match in matches], np.int64).reshape(len(matches), len(rows))
 

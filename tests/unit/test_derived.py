@@ -67,7 +67,7 @@ def log(data: Prepared) -> list[dict[str, Any]]:
     return rows
 
 
-Moves = tuple[Counter[frozenset[str]], Counter[str]]  # between two values; to or from one
+Moves = tuple[Counter[frozenset[str | None]], Counter[str | None]]  # between two values; to or from one
 
 
 def before(data: Prepared, day: int) -> Moves:
@@ -80,7 +80,7 @@ def before(data: Prepared, day: int) -> Moves:
         if kind == "item" and action in actions:
             done[user].append((time, key(item, "str"), actions.index(action)))
             found[key(item, "str")] = category.get(item)
-    pairs, alone = Counter[frozenset[str]](), Counter[str]()
+    pairs, alone = Counter[frozenset[str | None]](), Counter[str | None]()
     for of_user in map(sorted, done.values()):
         for (_, one, _), (time, other, _) in zip(of_user, of_user[1:], strict=False):
             pair = frozenset({found[one], found[other]})

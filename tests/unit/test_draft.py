@@ -371,7 +371,7 @@ def test_two_tables_alone(tmp_path: Path) -> None:
     assert_trains(raw, tmp_path / "data", "--negatives", "1")
 
 
-def test_what_goes_with_what_is_proposed_of_categories_where_nobody_chose_what_to_show() -> None:
+def test_what_goes_with_what_is_proposed_of_categories_where_negatives_are_drawn() -> None:
     rows: list[dict[str, Any]] = [
         {"name": "item_id", "side": "item", "kind": "id", "sequence_width": 32},
         {"name": "shop_id", "side": "item", "kind": "category", "sequence_width": 16},

@@ -36,8 +36,8 @@ def _matches(rows: Sequence[Mapping[str, Any]], drawn: bool, repeated: bool) -> 
         ):
             row = {"kind": "match", "of": [name], "what": what, "length": LENGTH, "width": WIDTH}
             made.append(_entry(f"same_{_short(name)}_{what}", f"{says}.", row))
-        # Where somebody chose what to show, what goes with what was told by that (model/LOG.md, 2026-11-28). Pairs of
-        # items are many, and each takes a row of the table.
+        # On a log whose negatives were not drawn they told nothing (model/LOG.md, 2026-11-28). Pairs of items are many,
+        # and each takes a row of the table.
         if name == ITEM_ID or not drawn:
             continue
         for more, length, says in (
