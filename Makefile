@@ -19,7 +19,7 @@ run: $(VENV)/$(if $(DATA),tables,service).done ## the service on 127.0.0.1:8000 
 # Hundreds of the tests' processes read the same modules: they are compiled once, before, so that none writes what a test
 # of what is written would see. A third process has the cores while the other two wait for what takes its time.
 test: $(VENV)/dev.done lint ## lint, types and the whole test suite
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m compileall -q service model loadtest tests
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m compileall -q -j 0 service model loadtest tests
 	PYTHONDONTWRITEBYTECODE= $(if $(LOGS),RANKER_REAL_LOGS='$(LOGS)') OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder -m 'not long'
 
@@ -32,7 +32,7 @@ spark: $(VENV)/spark.done ## preparation on Spark, held to DuckDB's bytes: insta
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 

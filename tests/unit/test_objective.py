@@ -70,7 +70,7 @@ def test_a_watch_time_model_serves_expected_seconds(watched: Prepared, tmp_path:
     )
     run = Run(watched, "bst", Recipe({"mlp": [32]}, how), 1, tmp_path / "x.pt")
     run.fit()
-    outcome = publish(run, tmp_path)
+    outcome = publish(run, tmp_path, boosting=False, explain=False)
     figures = outcome.figures
     bundle, rows = Bundle.open(outcome.bundle), watched.of_split("test")
     score = score_rows(bundle, watched, rows)

@@ -21,7 +21,7 @@ from model.bundle import versions
 from model.bundle.reading import Bundle
 from tests.client import Service, get, post, serving
 from tests.processes import wait_until
-from tests.versions import FIRST, SECOND, THIRD, golden_off, spoil, three
+from tests.versions import FIRST, SECOND, THIRD, golden_off, spoil, three, version
 
 
 @pytest.fixture
@@ -89,30 +89,37 @@ def test_a_current_that_moves_is_taken_over_by_all_workers_and_one_call_goes_bac
             assert re.search(rf'ranker_worker_model_info{{.*version="{FIRST}",worker="{worker}"}} 1', scrape)
 
 
-@pytest.mark.parametrize("fault", ["spoilt", "golden", "gone"])
-def test_a_bundle_that_is_refused_leaves_the_one_before_and_is_told_once(home: Path, fault: str) -> None:
-    says = {"spoilt": "model.onnx.data: sha256", "golden": "golden request 0", "gone": "leads to no bundle"}[fault]
-    if fault == "golden":
-        golden_off(home / SECOND)
-    elif fault == "spoilt":
-        spoil(home / SECOND)
+def test_a_bundle_that_is_refused_leaves_the_one_before_and_is_told_once(home: Path, small_bundle: Bundle) -> None:
+    faults = {"spoilt": "model.onnx.data: sha256", "golden": "golden request 0", "gone": "leads to no bundle"}
+    spoil(version(small_bundle, home, "20260104T000000-spoilt"))
+    golden_off(version(small_bundle, home, "20260104T000000-golden"))
     with serving(bundle=str(home), workers="1", bundle_poll_s="0.1") as service:
         service.curl()
-        if fault == "gone":
-            (home / "current").unlink()
-        else:
-            versions.point(home, SECOND)
-        wait_until(lambda: says in service.output, service)
-        if fault != "gone":
-            wait_until(lambda: model(service)["refused"], service)
-            refused = model(service)["refused"]
-            assert says in refused["problem"] and refused["bundle"].endswith(SECOND)
-            wait_until(lambda: 'ranker_model_swap_total{outcome="refused"} 1.0' in get(f"{service.url}/metrics"))
-        assert model(service)["version"] == FIRST
-        versions.point(home, THIRD)  # the next one is not held up
-        wait_until(lambda: model(service)["version"] == THIRD, service)
-        assert service.output.count(says) == 1, service.output
-        assert model(service)["refused"] is None
+        answers = FIRST
+        for number, (fault, says) in enumerate(faults.items(), 1):
+            if fault == "gone":
+                (home / "current").unlink()
+            else:
+                versions.point(home, f"20260104T000000-{fault}")
+            wait_until(lambda says=says: says in service.output, service)
+            if fault != "gone":
+                wait_until(lambda fault=fault: refused_of(service).endswith(fault), service)
+                assert says in model(service)["refused"]["problem"]
+                counted = f'ranker_model_swap_total{{outcome="refused"}} {number}.0'
+                wait_until(lambda counted=counted: counted in get(f"{service.url}/metrics"))
+            assert model(service)["version"] == answers
+            answers = THIRD if answers != THIRD else SECOND
+            versions.point(home, answers)  # the next one is not held up
+            wait_until(lambda answers=answers: model(service)["version"] == answers, service)
+            assert model(service)["refused"] is None
+        for says in faults.values():
+            assert service.output.count(says) == 1, service.output
+
+
+def refused_of(service: Service) -> str:
+    """The folder of the bundle that was refused last, if one was."""
+    refused = model(service)["refused"]
+    return str(refused["bundle"]) if refused else ""
 
 
 def test_a_refused_bundle_whose_files_are_mended_goes_live(home: Path) -> None:
