@@ -7,6 +7,7 @@ import torch
 
 from model.evaluation.metrics import auc
 from model.prepared.loader import Prepared
+from model.training.optimisers import average as averaging
 from model.training.recipe import Recipe, Training
 from model.training.run import Run, predict
 
@@ -40,8 +41,11 @@ def mean_of(after: list[Weights], name: str) -> torch.Tensor:
     return mean.float()
 
 
-@pytest.mark.parametrize("lazy", [True, False])
-def test_the_means_are_those_of_the_weights_after_every_step(lazy: bool, small_data: Prepared, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lazy", "small"), [(True, 0), (True, 1000), (False, 0)])
+def test_the_means_are_those_of_the_weights_after_every_step(
+    lazy: bool, small: int, small_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(averaging, "SMALL", small)  # rows up to which a table is no table to go through by rows
     run = made(small_data, tmp_path, lazy=lazy)
     run.optimiser.begin(2 * SPAN)  # half an epoch of so many steps
     after = stepped(run, range(STEPS))
@@ -56,7 +60,11 @@ def test_the_means_are_those_of_the_weights_after_every_step(lazy: bool, small_d
     assert any("wide" in name and not torch.equal(mean, after[-1][name]) for name, mean in means.items())
 
 
-def test_a_table_that_starts_anew_has_the_mean_since_then(small_data: Prepared, tmp_path: Path) -> None:
+@pytest.mark.parametrize("small", [0, 1000])
+def test_a_table_that_starts_anew_has_the_mean_since_then(
+    small: int, small_data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(averaging, "SMALL", small)
     run = made(small_data, tmp_path, fresh_tables=100)
     run.optimiser.begin(2 * SPAN)
     before = stepped(run, range(4))

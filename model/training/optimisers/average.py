@@ -9,7 +9,8 @@ A table's rows that a step does not touch stand still, and what their mean does 
 
     m_b = w + (m_a - w) · Π_{a<t≤b} (1 - 1/min(t, span))
 
-So such rows are caught up when they are touched next or looked at, and a step's time does not grow with the tables.
+So such rows are caught up when they are touched next or looked at, and a step's time does not grow with the tables. Of
+a table of a few rows the means of all go along: that is cheaper than telling which were touched.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from model.training.optimisers.lazy import SMALL
 
 
 class Average:
@@ -29,7 +32,7 @@ class Average:
         self.weights = list(weights)
         self._means = [weight.detach().clone() for weight in self.weights]
         self._begun = [0] * len(self.weights)  # the step after which each began
-        rowwise = {id(weight) for weight in by_rows}
+        rowwise = {id(weight) for weight in by_rows if len(weight) > SMALL}
         self._seen = [  # the step that the mean of each row has come to
             torch.zeros(len(weight), dtype=torch.int64, device=weight.device) if id(weight) in rowwise else None
             for weight in self.weights
