@@ -42,7 +42,7 @@ class Average:
     @torch.no_grad()
     def step(self) -> Iterator[None]:
         """Around a step of the optimisers, while gradients say which rows it moves."""
-        touched = {place: rows for place, rows in self._touched()}
+        touched = dict(self._touched())
         for place, rows in touched.items():
             self._catch_up(place, rows)
         yield
@@ -57,10 +57,11 @@ class Average:
                 mean[rows] = mean[rows].lerp_(weight[rows], share)
                 seen[rows] = self.steps
 
-    def _touched(self) -> Iterator[tuple[int, Tensor]]:
+    def _touched(self) -> Iterator[tuple[int, Tensor | slice]]:
+        """The rows that gradients name, by the weight's place."""
         for place, (weight, seen) in enumerate(zip(self.weights, self._seen, strict=True)):
-            if seen is not None and weight.grad is not None:
-                yield place, weight.grad._indices()[0].unique()
+            if seen is not None and (gradient := weight.grad) is not None:
+                yield place, gradient._indices()[0].unique() if gradient.is_sparse else slice(None)
 
     def _catch_up(self, place: int, rows: Tensor | slice) -> None:
         weight, mean, seen = self.weights[place], self._means[place], self._seen[place]
