@@ -22,6 +22,7 @@ NotNegative = Annotated[float, Ge(0)]
 Count = Annotated[int, Ge(1)]  # of things of which there is at least one
 Natural = Annotated[int, Ge(0)]
 Share = Annotated[float, Gt(0), Le(1)]
+Part = Annotated[float, Ge(0), Le(1)]
 Dropout = Annotated[float, Ge(0), Lt(1)]  # the share that is left out
 Layers = Annotated[tuple[Count, ...], MinLen(1)]  # their widths
 Names = Annotated[tuple[str, ...], MinLen(1)]

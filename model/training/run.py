@@ -156,15 +156,20 @@ class Run:
             if self.how.refit:
                 self._begin_anew("refit")
             elif not self.how.evaluations:
-                self.best = self.network.state_dict()
+                self.best = self._averaged()
         if self.progress["phase"] == "refit":
             # After refit no split is unseen; `select = test` still looks, to show how misleading that is.
             looks = self.how.evaluations if self.how.select == "test" else 0
             self.train(self.refit_rows(), self.progress["refit_epochs"], looks)
-            self.best = self.best if looks else self.network.state_dict()
+            self.best = self.best if looks else self._averaged()
         self.network.load_state_dict(self.best)
         self.network.to("cpu")
         self.fitted = True
+
+    def _averaged(self) -> dict[str, torch.Tensor]:
+        """The weights to export where nothing was looked at."""
+        with self.optimiser.averaged():
+            return self.network.state_dict()
 
     def lines(self) -> list[str]:
         """For people: what each process held and sent, where that is not all the same (model/training/sharded)."""
@@ -176,7 +181,8 @@ class Run:
         if self.progress["phase"] != "final":
             self._begin_anew("final")
         self.train(self.refit_rows(), self.progress["refit_epochs"], 0)
-        self.best = self.network.state_dict()
+        self.best = self._averaged()
+        self.network.load_state_dict(self.best)
         self.network.to("cpu")
         self.fitted = True
 
@@ -216,6 +222,7 @@ class Run:
         rows = pairs.positive if pairs else rows
         size = self.how.batch_size
         self.progress["steps"] = steps = -(-len(rows) // size)  # of a whole epoch
+        self.optimiser.begin(steps)
         if self.how.batch_l2:
             self._count_occurrences(rows)
         begun = saved = time.monotonic()
@@ -245,7 +252,8 @@ class Run:
                         bar.set_postfix(shown, refresh=False)
                         self._note("loss/train", float(loss))
                     if self.progress["batch"] in look_at:
-                        self.look()
+                        with self.optimiser.averaged():
+                            self.look()
                         if self.progress["waited"] >= self.how.patience:
                             break
                     if self.progress["batch"] == last:

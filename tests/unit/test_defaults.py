@@ -58,6 +58,7 @@ def test_tables_start_anew_only_where_one_epoch_teaches_an_item(small_data: Prep
     often, seldom = of_size(small_data, 150 * items).training, of_size(small_data, 10 * items).training
     assert often.fresh_tables and often.evaluations == 1, "a look amid an epoch would see tables half learnt"
     assert not seldom.fresh_tables
+    assert (often.average, seldom.average) == (0.0, 0.25), "a mean where the rate stays"
 
 
 def log_of_ones_own(small_data: Prepared, folder: Path) -> Prepared:
@@ -74,6 +75,8 @@ def test_where_no_rule_tells_validation_does(small_data: Prepared, tmp_path: Pat
     assert both.rival and both.recipe.training.fresh_tables and not both.rival.recipe.training.fresh_tables
     assert any("start anew" in reason for reason in both.reasons)
     assert not any("start anew" in reason for reason in both.rival.reasons)
+    means = [any("running mean" in reason for reason in each.reasons) for each in (both, both.rival)]
+    assert means == [False, True] == [bool(each.recipe.training.average) for each in (both, both.rival)]
     question = asked(data, "bst", [both.recipe, both.rival.recipe])
     for aucs, better in (([0.7, 0.6], both), ([0.6, 0.7], both.rival)):
         (data.folder / "tried").mkdir(exist_ok=True)

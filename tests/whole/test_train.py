@@ -19,6 +19,7 @@ from model.features.table import Vocabulary
 from model.options import OptionError
 from model.prepared.loader import Prepared
 from model.training import warm
+from model.training.optimisers import average as averaging
 from model.training.optimisers.lazy import LazyAdagrad
 from model.training.recipe import RECIPES, Recipe, RecipeError, Training, choose_recipe, load_recipe
 from model.training.run import Run, TrainingError, predict
@@ -34,10 +35,11 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return run.network.state_dict()
 
 
-@pytest.mark.parametrize(("optimiser", "dies_in"), [("adagrad", "select"), ("adam", "refit")])
+@pytest.mark.parametrize(("optimiser", "dies_in", "average"), [("adagrad", "select", 0.0), ("adam", "refit", 0.5)])
 def test_a_killed_run_goes_on_to_the_same_bits(
-    tiny_data: Prepared, tmp_path: Path, optimiser: str, dies_in: str
+    tiny_data: Prepared, tmp_path: Path, optimiser: str, dies_in: str, average: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(averaging, "SMALL", 100)  # so that tables of both kinds are there
     how = Training(
         optimiser=optimiser,
         batch_size=256,
@@ -46,6 +48,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
         checkpoint_s=0,
         fresh_tables=100,
         decay=0.1,
+        average=average,
         refit=True,
     )
     recipe = Recipe(network={"mlp": [32, 16]}, training=how)
@@ -250,6 +253,7 @@ def test_every_recipe_in_the_project_can_be_used(path: Path, small_data: Prepare
         ("[training]\nepochs = 'two'", r"\[training\]: epochs 'two', allowed"),
         ("[training]\nlearning_rate = true", "learning_rate True, allowed: number above 0"),
         ("[training]\ndecay = -1.0", "decay -1.0, allowed: number above 0 up to 1"),
+        ("[training]\naverage = 1.5", "average 1.5, allowed: number from 0 up to 1"),
         ("[network]\nmlp = 16", "network bst: mlp 16, allowed: list of: whole number"),
         ("[network]\nmlp = ['a']", "network bst: mlp.0 'a', allowed: list of: whole number"),
         ("[network]\nblocks = 0", "network bst: blocks 0, allowed: whole number from 1"),
@@ -408,7 +412,7 @@ def test_two_processes_train_the_model_of_one(tiny_data: Prepared, tmp_path: Pat
     size = len(tiny_data.of_split("train")) - 1  # a batch of all but one row, and one of one row
     recipe.write_text(
         f"[network]\nmlp = [16]\ndropout = 0.0\n[training]\noptimiser = 'adagrad'\nbatch_size = {size}\n"
-        "epochs = 2\nevaluations = 1\nbatch_l2 = 0.5\n"
+        "epochs = 2\nevaluations = 1\nbatch_l2 = 0.5\naverage = 1.0\n"
     )
     arguments = ["--data", str(tiny_data.folder), "--network", "bst", "--recipe", str(recipe), "--device", "cpu"]
     arguments.append("--publish-anyway")

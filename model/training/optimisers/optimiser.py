@@ -10,6 +10,7 @@ paper's. `batch_l2` is DIN's, the same in both. A network of pairs has BPR's λ 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from model.networks.blocks import RankingNetwork
+from model.training.optimisers.average import Average
 from model.training.optimisers.ftrl import Ftrl
 from model.training.optimisers.lazy import LazyAdagrad, LazyAdam, touched
 from model.training.recipe import Training
@@ -48,6 +50,18 @@ class Optimiser:
         self._paced = len(self.parts)  # FTRL has a rate of its own, which falls by itself
         if self.wide:
             self.parts.append(Ftrl(self.wide, how.wide_learning_rate, l1=how.wide_l1))
+        by_rows = [*self.wide, *(self.tables if how.lazy else ())]
+        self._average = Average(network.parameters(), by_rows) if how.average else None
+        self._average_of = how.average
+
+    def begin(self, steps: int) -> None:
+        """Before training: an epoch has so many steps."""
+        if self._average:
+            self._average.span = max(1, round(self._average_of * steps))
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The network's weights are meanwhile those to look at and to keep: their running means, where asked for."""
+        return self._average.in_place() if self._average else nullcontext()
 
     def pace(self, share: float) -> None:
         """Sets the learning rates to this share of the recipe's."""
@@ -60,6 +74,8 @@ class Optimiser:
         """Drops what was gathered about a table that starts anew."""
         for part in self.parts:
             part.state.pop(table, None)
+        if self._average:
+            self._average.forget(table)
 
     def step(self, rows: int) -> None:
         """One step by the gradients of the mean loss over so many rows."""
@@ -71,9 +87,10 @@ class Optimiser:
         for table in () if self._lazy else self.tables:
             if table.grad is not None:
                 table.grad = table.grad.to_dense()
-        for part in self.parts:
-            part.step()
-            part.zero_grad()
+        with self._average.step() if self._average else nullcontext():
+            for part in self.parts:
+                part.step()
+                part.zero_grad()
 
     @torch.no_grad()
     def _pull(self) -> None:
@@ -86,8 +103,12 @@ class Optimiser:
                 table.grad = torch.sparse_coo_tensor(rows_B.unsqueeze(0), gradient_BD, table.shape)
 
     def state(self) -> list[dict[str, Any]]:
-        return [part.state_dict() for part in self.parts]
+        return [part.state_dict() for part in self._kept]
 
     def load(self, states: Sequence[dict[str, Any]]) -> None:
-        for part, state in zip(self.parts, states, strict=True):
+        for part, state in zip(self._kept, states, strict=True):
             part.load_state_dict(state)
+
+    @property
+    def _kept(self) -> Sequence[torch.optim.Optimizer | Average]:
+        return [*self.parts, *([self._average] if self._average else [])]

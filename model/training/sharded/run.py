@@ -121,7 +121,8 @@ def check_recipe(how: Training, pairs: bool, device: torch.device) -> None:
             f"[training] optimiser {how.optimiser!r} with --shard-tables, allowed: 'adagrad' (--recipe): FBGEMM "
             "steps tables in parts, and on the CPU it has no Adam"
         )
-    for name, value in (("batch_l2", how.batch_l2), ("l2", 0.0 if pairs else how.l2)):  # of pairs l2 is in the loss
+    l2 = 0.0 if pairs else how.l2  # of pairs it is in the loss
+    for name, value in (("average", how.average), ("batch_l2", how.batch_l2), ("l2", l2)):
         if value:
             raise RecipeError(f"[training] {name} {value} with --shard-tables, allowed: 0")
     if device.type != "cpu":
