@@ -96,6 +96,7 @@ def test_the_quick_run_ends_in_the_line_that_scripts_read(
     assert not (tmp_path / "cache").exists()  # nothing was trained
     figures = json.loads(done.stdout.splitlines()[-1])
     assert 0 <= figures["max_abs_diff_fp32"] <= 1e-5
+    assert 0 < figures["max_abs_diff_fp16_tables"] < 1e-3 and 0 < figures["max_abs_diff_int8_tables"] < 0.05
     assert math.isfinite(figures["ratio_fp32_500"]) and figures["ratio_peers_500"] is None
     gate = quantised.manifest[INT8]
     if gate["accepted"] and byte_products():
