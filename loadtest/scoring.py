@@ -54,9 +54,6 @@ REQUESTS = 8  # different ones, asked in turn
 FP32, INT8_SIDE, USUAL, PEER = "ours fp32", "ours int8", "usual export", "torch-rechub"
 ON_TABLES = {form: f"fp32, {form} tables" for form in NARROW}
 NEARLY = {"fp16": 1e-3, "int8": 0.05}  # how far a score on such tables may be off; the gate of model.export is stricter
-    "fp16": 1e-3,
-    "int8": 0.05,
-}  # how far a score on such tables may be off; model.export's gate is in AUC and order
 RATIOS = {"fp32": (USUAL, FP32), "int8": (USUAL, INT8_SIDE), "peers": (PEER, FP32)}
 RATIOS |= {f"{form}_tables": (side, FP32) for form, side in ON_TABLES.items()}
 Feed = dict[str, npt.NDArray[Any]]
