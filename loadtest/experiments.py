@@ -65,7 +65,7 @@ bundle = "{bundle}"
 
 @dataclass(frozen=True)
 class Sizes(steady.Sizes):
-    rounds: int = 8  # of each start
+    rounds: int = 32  # of each start
     capacity: int = 0  # requests per second; 0: shadows are not measured
 
 

@@ -48,9 +48,9 @@ MOST_WRONG = 0.01  # of a turn's answers; above it a side is not steady
 @dataclass(frozen=True)
 class Sizes:
     starts: int = 10
-    rounds: int = 4  # of each start
+    rounds: int = 16  # of each start
     rate: int = 50  # requests per second
-    turn_s: float = 2.0
+    turn_s: float = 0.5  # short: a machine beside which others work is slower for seconds at a time
     warm_s: float = 5.0
 
 
