@@ -53,11 +53,11 @@ def prepared(folder: Path, without_last_days: int) -> Prepared:
     tables = folder / "tables"
     items = pl.read_parquet(tables / "items.parquet").with_columns(pl.col("category_id").replace(ODD))
     items.write_parquet(tables / "items.parquet")
-    end = max(pl.read_parquet(tables / f"{name}.parquet")["timestamp"].max() for name in ("impressions", "behaviours"))
+    logs = {name: pl.read_parquet(tables / f"{name}.parquet") for name in ("impressions", "behaviours")}
+    end = int(pl.concat([table.select("timestamp") for table in logs.values()]).to_series().to_numpy().max())
     until = ((end + OFFSET_MS) // DAY + 1 - without_last_days) * DAY - OFFSET_MS
-    for name in ("impressions", "behaviours"):
-        table = pl.read_parquet(tables / f"{name}.parquet").filter(pl.col("timestamp") < until)
-        table.write_parquet(tables / f"{name}.parquet")
+    for name, table in logs.items():
+        table.filter(pl.col("timestamp") < until).write_parquet(tables / f"{name}.parquet")
     encode_tables(folder, schema(), DataSet("log", ZONE, 0))
     return Prepared(folder)
 
@@ -84,20 +84,20 @@ class ByHand:
 
     def rows(self, user: str, now: int, until: int) -> list[int]:
         """Rows of all candidates' cooccurrences, of what was counted before `until`."""
-        pairs, alone = Counter[frozenset[str]](), Counter[str]()
+        pairs, alone = Counter[frozenset[str | None]](), Counter[str | None]()
         for done in self.done.values():
             clicked = [one for one in done if one.object_type == "item"]
             for one, other in zip(clicked, clicked[1:], strict=False):
                 values = self.category.get(one.object_id), self.category.get(other.object_id)
                 if None not in values and values[0] != values[1] and other.timestamp < until:
-                    pairs[frozenset(values)] += 1  # type: ignore[arg-type]
-                    alone.update(values)  # type: ignore[arg-type]
+                    pairs[frozenset(values)] += 1
+                    alone.update(values)
         newest = [one for one in self.seen(user, now) if one.object_type == "item"][-4:]
-        values = [self.category.get(one.object_id) for one in newest]
+        seen = [self.category.get(one.object_id) for one in newest]
         made = []
         for item in ITEMS:
             own = item["category_id"] if isinstance(item, dict) else self.category.get(item)
-            goes = [pairs[frozenset({own, one})] / (math.sqrt(alone[own] * alone[one]) + 10) for one in values if one]
+            goes = [pairs[frozenset({own, one})] / (math.sqrt(alone[own] * alone[one]) + 10) for one in seen if one]
             strength = max(goes, default=0.0)
             row = FIRST + int(strength > 0) + sum(strength >= 2 ** (-n / 2) for n in range(1, 19))
             made.append(UNKNOWN if own is None else row)
