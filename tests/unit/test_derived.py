@@ -194,6 +194,19 @@ def test_cooccurrences_alone_are_counted_too(tmp_path: Path) -> None:
     assert (found[data.time < data.time.min() + DAY // 2] == FIRST).all() and len(set(found.tolist())) > 2
 
 
+def test_counts_of_a_log_in_which_nothing_was_counted_yet_are_its_files(tmp_path: Path) -> None:
+    """Of users who did one thing each: no pair, and still a file that a swap goes on from."""
+    write_log(tmp_path)
+    path = tmp_path / "tables" / "behaviours.parquet"
+    once = pl.col("object_type") == "item", pl.col("user_id").is_first_distinct()
+    pl.read_parquet(path).filter(once[0]).filter(once[1]).write_parquet(path)
+    encode_tables(tmp_path, schema([match("goes_with", "item_id", "cooccurrence", length=2)]), DataSet("log", ZONE, 0))
+    data = Prepared(tmp_path)
+    counts = data.encoder.counts
+    assert isinstance(counts, Counts) and len(counts) == 0 and counts.sha256 and counts.stamp
+    assert set(data.matches(np.arange(len(data.time)))["goes_with"].tolist()) == {FIRST}
+
+
 def test_values_that_are_in_more_pairs_than_a_whole_number_squared_holds_go_with_each_other() -> None:
     many, code, day = 1 << 32, np.arange(2), np.array([1, 1])
     together = Sums.of(code[1:], day[1:], np.array([many]), 2)
