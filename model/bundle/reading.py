@@ -249,7 +249,7 @@ class Bundle:
     def encode_golden(
         self, request: Mapping[str, Any], catalog: Catalog | None = None, counts: Known | None = None
     ) -> Inputs:
-        encoder = self._golden_encoder.with_counts(counts) if counts else self._golden_encoder
+        encoder = self._golden_encoder if counts is None else self._golden_encoder.with_counts(counts)
         return encoder.encode(
             request["user_id"],
             request["profile"],

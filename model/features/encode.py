@@ -81,7 +81,7 @@ class Encoder:
         self.schema = schema
         self.vocabularies = vocabularies
         self.statistics = statistics
-        self.counts: Known = counts or NoCounts()
+        self.counts: Known = NoCounts() if counts is None else counts  # a file may know nothing yet
         of_items = schema.history
         views = [View(schema, view) for view in schema.views]
         self._views = [view for view in views if view.matches]

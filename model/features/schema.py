@@ -144,6 +144,7 @@ class Schema:
                         f"feature {cross.name!r}: `of` names {part!r}, allowed: features of kind {kinds}{whose}"
                     )
         for match in self.matches:
+            _refuse_repeated(match.actions, f"feature {match.name!r}")
             strange = [action for action in match.actions if action not in self.history.actions]
             if strange:
                 raise SchemaError(

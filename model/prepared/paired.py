@@ -66,12 +66,13 @@ class Pairs(NamedTuple):
     together: Sums
     alone: Sums
 
-    def before(self, one: Ints, other: Ints, day: Ints) -> tuple[Ints, Ints]:
-        """n(a, b) and n(a) · n(b) of codes (n,), until the days (n,) began."""
+    def before(self, one: Ints, other: Ints, day: Ints) -> tuple[Ints, Floats]:
+        """n(a, b) and n(a) · n(b), which may not fit a whole number, of codes (n,), until the days (n,) began."""
         together = self.together.before(np.minimum(one, other) * self.values + np.maximum(one, other), day)
-        apart = np.zeros(len(one), np.int64)
+        apart = np.zeros(len(one))
         (some,) = together.nonzero()  # few are
-        apart[some] = self.alone.before(one[some], day[some]) * self.alone.before(other[some], day[some])
+        counts = (self.alone.before(value[some], day[some]).astype(np.float64) for value in (one, other))
+        apart[some] = np.multiply(*counts)
         return together, apart
 
     def strengths(self, one: Ints, other: Ints, day: Ints) -> Floats:

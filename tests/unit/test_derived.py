@@ -25,6 +25,7 @@ from model.features.wanted import Wanted
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
 from model.prepared.order import in_order
+from model.prepared.paired import Pairs, Sums
 from tests.derived import DAY, DERIVED, OFFSET_MS, ZONE, match, statistic
 from tests.worlds import FEATURES, HOUR, write_log
 
@@ -191,6 +192,26 @@ def test_cooccurrences_alone_are_counted_too(tmp_path: Path) -> None:
     assert isinstance(data.encoder.counts, Counts) and "cross_numbers" not in data.batch(np.arange(3))
     found = data.matches(np.arange(len(data.time)))["goes_with"]
     assert (found[data.time < data.time.min() + DAY // 2] == FIRST).all() and len(set(found.tolist())) > 2
+
+
+def test_counts_of_a_log_in_which_nothing_was_counted_yet_are_its_files(tmp_path: Path) -> None:
+    """Of users who did one thing each: no pair, and still a file that a swap goes on from."""
+    write_log(tmp_path)
+    path = tmp_path / "tables" / "behaviours.parquet"
+    once = pl.col("object_type") == "item", pl.col("user_id").is_first_distinct()
+    pl.read_parquet(path).filter(once[0]).filter(once[1]).write_parquet(path)
+    encode_tables(tmp_path, schema([match("goes_with", "item_id", "cooccurrence", length=2)]), DataSet("log", ZONE, 0))
+    data = Prepared(tmp_path)
+    counts = data.encoder.counts
+    assert isinstance(counts, Counts) and len(counts) == 0 and counts.sha256 and counts.stamp
+    assert set(data.matches(np.arange(len(data.time)))["goes_with"].tolist()) == {FIRST}
+
+
+def test_values_that_are_in_more_pairs_than_a_whole_number_squared_holds_go_with_each_other() -> None:
+    many, code, day = 1 << 32, np.arange(2), np.array([1, 1])
+    together = Sums.of(code[1:], day[1:], np.array([many]), 2)
+    pairs = Pairs(2, together, Sums.of(code, day, np.array([many, many]), 2))
+    assert pairs.strengths(code, code[::-1], np.array([1, 2])).tolist() == [0, pytest.approx(1)]
 
 
 def test_matches_see_no_more_of_a_delayed_history_than_a_network_does(data: Prepared) -> None:
@@ -361,6 +382,7 @@ def test_counts_that_are_cut_off_or_of_another_table_are_refused(data: Prepared,
         (match("m", "item_id", "count", length=1001), "length 1001, at most 1000 allowed"),
         (match("m", "item_id", "cooccurrence"), "length 100, at most 50 allowed of a cooccurrence"),
         (match("m", "item_id", "count", actions=["buy"]), "action 'buy', allowed: those of [history], click, like"),
+        (match("m", "item_id", "count", actions=["like", "like"]), "actions ['like', 'like'], allowed: each once"),
         (match("m", "item_id", "count") | {"side": "item"}, "side 'item', a match is of side 'cross'"),
         (match("m", "item_id", "count", buckets=7), "a match has no vocabulary: no min_count, buckets"),
         (match("m", "item_id", "count", days=7), "unknown days; allowed: name, side"),
