@@ -127,6 +127,19 @@ def test_a_cut_file_of_a_rank_is_told_by_its_name(arguments: list[object], tmp_p
     assert "rank0]: Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("limit", [300, 3000], ids=["a part", "what one rank writes"])
+def test_a_checkpoint_that_cannot_be_written_ends_all_ranks_with_one_line(
+    arguments: list[object], tmp_path: Path, limit: int
+) -> None:
+    limited = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+    limited += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    done = finished("-c", limited, *torchrun(2, "model.train", *arguments), **ONE_THREAD)
+    checkpoint = tmp_path / "parts" / "bst_simulated" / ".training-1.parts"
+    assert done.returncode == 1 and not checkpoint.exists()
+    assert f"train: {checkpoint} cannot be written: " in done.stderr and "there is none yet" in done.stderr
+    assert "rank0]: Traceback" not in done.stderr
+
+
 def test_ranks_that_disagree_on_the_recipe_end_with_one_line(arguments: list[object], tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").unlink()
     other = (

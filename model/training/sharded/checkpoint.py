@@ -7,7 +7,10 @@
 All ranks see one file system. The folder is written beside and renamed into place.
 """
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from model.command import words
 from model.files import replacing
 from model.networks.blocks import RankingNetwork
 from model.training.optimisers.optimiser import Optimiser
@@ -30,6 +34,7 @@ from model.training.recipe import RecipeError
 from model.training.sharded.exchange import Exchange
 
 WHOLE, FILES = "whole.pt", "files.json"
+FULL = 1 << 20  # bytes that are free on a disk that is as good as full
 
 
 class Kept(Protocol):
@@ -48,30 +53,55 @@ class Kept(Protocol):
 
 
 def save(run: Kept) -> None:
-    """Writes the checkpoint; all ranks call it. Never one whose weights are no numbers."""
+    """Writes the checkpoint; all ranks call it. Never one whose weights are no numbers.
+
+    Raises OSError, on all ranks alike.
+    """
     finite = torch.tensor([all(_finite(tensor) for tensor in run.network.state_dict().values())])
     distributed.all_reduce(finite, distributed.ReduceOp.PRODUCT)
     if not finite:
         return  # the next loss says so
-    with _folder(run.checkpoint) as folder:
-        try:
-            save_parts(_parts(run, run.best), checkpoint_id=folder)
-        except CheckpointException as error:  # no Exception, and as many lines as ranks
-            raise RuntimeError(f"{run.checkpoint} cannot be written: {error}") from None
-        if run.world.rank == 0:
-            names = set(_sharded_names(run))
-            whole = {
-                "identity": run.identity,
-                "progress": run.progress,
-                "network": _without(run.network.state_dict(), names),
-                "best": _without(run.best, names),
-                "optimiser": run.optimiser.state(),
-                "random": torch.get_rng_state(),
-            }
-            torch.save(whole, folder / WHOLE)
-            sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-            (folder / FILES).write_text(json.dumps(sizes))
-    distributed.barrier()
+    failed: list[str | None] = [None]
+    try:
+        with _folder(run.checkpoint) as folder:
+            try:
+                save_parts(_parts(run, run.best), checkpoint_id=folder)
+            except CheckpointException as error:  # no Exception, and as many lines as ranks
+                raise OSError(_reason(folder, *(of_rank for of_rank, _ in error.failures.values()))) from None
+            if run.world.rank == 0:
+                _save_whole(run, folder)
+    except OSError as error:
+        failed[0] = words(error)
+    distributed.broadcast_object_list(failed, 0)
+    if failed[0]:
+        before = "the one before is whole: --resume goes on from it" if run.checkpoint.exists() else "there is none yet"
+        raise OSError(f"{run.checkpoint} cannot be written: {failed[0]}; {before}")
+
+
+def _save_whole(run: Kept, folder: Path) -> None:
+    """What is the same on every rank, by one of them. Raises OSError."""
+    names = set(_sharded_names(run))
+    whole = {
+        "identity": run.identity,
+        "progress": run.progress,
+        "network": _without(run.network.state_dict(), names),
+        "best": _without(run.best, names),
+        "optimiser": run.optimiser.state(),
+        "random": torch.get_rng_state(),
+    }
+    try:
+        torch.save(whole, folder / WHOLE)
+    except RuntimeError as error:  # torch's writer has no OSError
+        raise OSError(_reason(folder, error)) from None
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    (folder / FILES).write_text(json.dumps(sizes))
+
+
+def _reason(folder: Path, *errors: BaseException) -> str:
+    """Why torch could not write: it tells where in a file it stopped, and not that the disk is full."""
+    if shutil.disk_usage(folder).free < FULL:
+        return os.strerror(errno.ENOSPC)
+    return next((text.splitlines()[0] for text in map(str, errors) if text), "torch does not say why")
 
 
 def resume(run: Kept) -> bool:
@@ -133,14 +163,21 @@ def _folder(checkpoint: Path) -> Iterator[Path]:
     named: list[Any] = [None]
     if distributed.get_rank():
         distributed.broadcast_object_list(named, 0)
+        if named[0] is None:
+            raise OSError("rank 0 could not make its folder")
         yield Path(named[0])
         return
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(checkpoint) as partial:
-        partial.mkdir()
-        named[0] = str(partial)
-        distributed.broadcast_object_list(named, 0)
-        yield partial
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(checkpoint) as partial:
+            partial.mkdir()
+            named[0] = str(partial)
+            distributed.broadcast_object_list(named, 0)
+            yield partial
+    except OSError:
+        if named[0] is None:
+            distributed.broadcast_object_list(named, 0)  # the others wait for its name
+        raise
 
 
 def _check_files(folder: Path) -> None:
