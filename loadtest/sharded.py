@@ -5,7 +5,8 @@
 One table, asked for the same number of ids a step by each process as BST at the paper's batch (256 rows, 20 behaviours
 and a candidate each), ids drawn by Zipf's law. Adagrad steps it in the backward pass. Then a checkpoint is written and
 read back, and rank 0 puts the table together in a file, as an export does. Beside each process' peak stands what a
-process with the whole table would hold: weights and Adagrad's sums. Seconds count on a machine that does nothing else.
+process with the whole table would hold: weights and Adagrad's sums. Seconds are the slowest process', of batches drawn
+before and after a few steps that do not count, on a machine that does nothing else.
 The last line is JSON. TorchRec: `make sharded`, then PYTHONPATH=.cache/sharded.
 """
 
@@ -36,6 +37,7 @@ from model.training.sharded.torchrec_tables import check_installed
 from model.training.sharded.whole import make_whole
 
 ROWS, LOOKS = 256, 21  # of a step, over all processes; each row's behaviours and candidate
+WARM = 3  # steps that nothing is measured of
 MIB = 2**20
 
 
@@ -88,10 +90,17 @@ def _measure(world: World, arguments: argparse.Namespace) -> None:
     with blocks.tables_made_by(maker(1, made)):
         network = Network(arguments.items, arguments.width)
     exchange = Exchange(network, 0.01, 0.1, _batch(rng, 2, arguments.items))
+    batches = [_batch(rng, ROWS // world.size, arguments.items) for _ in range(WARM + arguments.steps)]
+    for batch in batches[:WARM]:
+        network(batch).sum().backward()
+    sent = exchange.bytes_sent
+    distributed.barrier()
     begun = time.monotonic()
-    for _ in range(arguments.steps):
-        network(_batch(rng, ROWS // world.size, arguments.items)).sum().backward()
-    seconds = (time.monotonic() - begun) / arguments.steps
+    for batch in batches[WARM:]:
+        network(batch).sum().backward()
+    slowest = torch.tensor([(time.monotonic() - begun) / arguments.steps])
+    distributed.all_reduce(slowest, distributed.ReduceOp.MAX)
+    a_step = (exchange.bytes_sent - sent) / arguments.steps
     trained = peak_bytes()
     with tempfile.TemporaryDirectory() as folder:
         named = [folder]
@@ -104,11 +113,11 @@ def _measure(world: World, arguments: argparse.Namespace) -> None:
         kept = peak_bytes()
         make_whole(network, exchange, home)
         distributed.barrier()
-    own = (bare, trained, kept, peak_bytes(), exchange.bytes_sent / arguments.steps)
+    own = (bare, trained, kept, peak_bytes(), a_step)
     everyone: list[tuple[int, ...]] = [own] * world.size
     distributed.all_gather_object(everyone, own)
     if world.rank == 0:
-        _report(everyone, arguments, seconds, size)
+        _report(everyone, arguments, float(slowest), size)
 
 
 def _report(everyone: Sequence[tuple[int, ...]], arguments: argparse.Namespace, seconds: float, size: int) -> None:
