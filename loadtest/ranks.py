@@ -5,7 +5,8 @@
 BST at the paper's sizes, batches of 1024, a million items, Adagrad: model/train.py's own loop over a made-up data set
 (loadtest/bench/prepared.py). One process or two, of one thread each, with whole tables (our lookups and steps) or with
 tables in parts (TorchRec's, whose rows FBGEMM looks up and steps in the backward pass); and one process of two threads.
-Two processes have half of each batch each: a batch stays as large. Sides take turns; figures are medians. The last line is JSON. TorchRec: `make sharded`.
+Two processes have half of each batch each: a batch stays as large. Sides take turns; figures are medians. The last line
+is JSON. TorchRec: `make sharded`.
 """
 
 import io
