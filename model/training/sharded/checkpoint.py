@@ -25,7 +25,6 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from model.command import words
 from model.files import replacing
 from model.networks.blocks import RankingNetwork
 from model.training.optimisers.optimiser import Optimiser
@@ -71,7 +70,7 @@ def save(run: Kept) -> None:
             if run.world.rank == 0:
                 _save_whole(run, folder)
     except OSError as error:
-        failed[0] = words(error)
+        failed[0] = error.strerror or str(error)
     distributed.broadcast_object_list(failed, 0)
     if failed[0]:
         before = "the one before is whole: --resume goes on from it" if run.checkpoint.exists() else "there is none yet"
