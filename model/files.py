@@ -1,9 +1,11 @@
 """Files and folders that are whole or not there: written beside their place, then renamed into it.
 
-A reader sees the old one or the new one, also where the writer is killed. Of a killed writer a path `.<name>-<pid>…`
+A reader sees the old one or the new one, also where the writer is killed (of folders: where they can be exchanged in
+one step, as on Linux' own file systems). Of a killed writer a path `.<name>-<pid>…`
 is left; the next one who writes the same name removes it.
 """
 
+import ctypes
 import errno
 import fcntl
 import json
@@ -53,8 +55,24 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
         if path.is_dir() and not path.is_symlink():
             if not partial.is_dir():  # a file in the stead of a folder is never what was meant
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            if _exchanged(partial, path):
+                return  # the old one stands beside, and is removed there
             shutil.rmtree(path)  # a folder is not renamed onto another one
         partial.replace(path)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchanges two folders in one step, so that a kill leaves a whole one under each name. False: it cannot be done.
+
+    renameat2 of Linux; some C libraries and file systems have none.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    done: int = renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange)
+    return done == 0
 
 
 class AlreadyHeld(OSError):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,8 @@ def _kind_of_run(arguments: argparse.Namespace) -> "Callable[..., Run]":
 def _facts(arguments: argparse.Namespace, data: Prepared) -> dict[str, Any]:
     """What processes that train together must have alike before they try anything."""
     named = {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in ("network", "seed", "shard_tables")}
-    return {**named, f"--data {arguments.data} (sha256 of its content)": data.fingerprint}
+    releases = {f"the release of {name}": metadata.version(name) for name in ("bst-ranker", "torch")}
+    return {**releases, **named, f"--data {arguments.data} (sha256 of its content)": data.fingerprint}
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

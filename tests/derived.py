@@ -1,8 +1,12 @@
 """Match and statistic features beside those of worlds.py, in a log whose days are not those of UTC."""
 
+from pathlib import Path
 from typing import Any
 
-from tests.worlds import HOUR
+from model.graph.publish import publish
+from model.prepared.loader import Prepared
+from model.training.run import Run
+from tests.worlds import HOUR, SMALL
 
 DAY = 24 * HOUR
 ZONE, OFFSET_MS = "Asia/Shanghai", 8 * HOUR
@@ -14,6 +18,13 @@ def match(name: str, of: str, what: str, **options: Any) -> dict[str, Any]:
 
 def statistic(name: str, of: list[str], what: str, **options: Any) -> dict[str, Any]:
     return {"name": name, "side": "cross", "kind": "statistic", "of": of, "what": what} | options
+
+
+def published(data: Prepared, folder: Path) -> Path:
+    """A bundle of a small WDL that was trained on it."""
+    run = Run(data, "wdl", SMALL, 1, folder / "checkpoint.pt")
+    run.fit()
+    return publish(run, folder / "bundles", boosting=False, explain=False).bundle
 
 
 DERIVED = [

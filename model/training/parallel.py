@@ -21,6 +21,11 @@ class RankLost(Exception):
     """The processes that train together are not all there any more."""
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether it says that another process is gone."""
+    return "gloo" in str(error) or isinstance(error, distributed.DistError)
+
+
 class World:
     """The processes that train together: `rank` of `size`; one of one without torchrun."""
 
@@ -94,7 +99,7 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            if "gloo" not in str(error) and not isinstance(error, distributed.DistError):
+            if not is_lost(error):
                 raise
             reason = str(error).strip().splitlines()[-1].rpartition("] ")[2] or "gone"
             raise RankLost(f"another rank has ended ({_short(reason)})") from None

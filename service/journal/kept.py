@@ -127,7 +127,11 @@ class FileJournal:
 
     def _take(self, record: Callable[[], Impression]) -> None:
         self._waiting -= 1
-        self._add(record())
+        try:
+            self._add(record())
+        except Exception:  # the loop logs it, since no answer can tell of it any more
+            self._drop("impression", "unwritable")
+            raise
         if self._pending > BLOCK:
             self._wake.set()
 

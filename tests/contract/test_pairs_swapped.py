@@ -23,15 +23,13 @@ from model.features.behaviour import Behaviour
 from model.features.counts import Counts
 from model.features.ids import FIRST, UNKNOWN, key
 from model.features.schema import Schema, parse
-from model.graph.publish import publish
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
-from model.training.run import Run
 from service import drain
 from service.backfill import load_tables
 from tests.client import client_of, run
-from tests.derived import DAY, OFFSET_MS, ZONE, match
-from tests.worlds import FEATURES, SMALL, write_log
+from tests.derived import DAY, OFFSET_MS, ZONE, match, published
+from tests.worlds import FEATURES, write_log
 
 ODD = {"c0": "a beside b", "c1": "a\x1f|,b", "c2": "旅行 🧳", "c3": "ü\n"}  # what separators and alphabets are
 ITEMS: list[Any] = [*(f"i{n}" for n in range(40)), {"item_id": "i40", "category_id": ODD["c2"]}, "stranger"]
@@ -116,9 +114,7 @@ def today(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture(scope="module")
 def trained(yesterday: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = Run(yesterday, "wdl", SMALL, 1, tmp_path_factory.mktemp("run") / "checkpoint.pt")
-    made.fit()
-    return publish(made, tmp_path_factory.mktemp("bundles"), boosting=False, explain=False).bundle
+    return published(yesterday, tmp_path_factory.mktemp("trained"))
 
 
 def quietly(what: Callable[[], int]) -> str:

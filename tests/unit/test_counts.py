@@ -22,10 +22,8 @@ from model.features.counts import Counts, CountsError
 from model.features.encode import Encoder
 from model.features.schema import Schema, parse
 from model.features.table import Table
-from model.graph.publish import publish
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
-from model.training.run import Run
 from service.models.description import described
 from service.scoring.catalog import CATALOGUE, STATISTICS, Watch
 from service.scoring.scorer import Scorer
@@ -33,8 +31,9 @@ from service.scoring.served import Live, Served
 from service.settings import Settings
 from service.variants.sharing import sharing
 from tests.client import get, post, serving
+from tests.derived import published
 from tests.processes import wait_until
-from tests.worlds import FEATURES, HOUR, SMALL, make_schema, write_log
+from tests.worlds import FEATURES, HOUR, make_schema, write_log
 
 DAY = 24 * HOUR
 ITEMS = [f"i{n}" for n in range(40)]
@@ -72,18 +71,14 @@ def today(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture(scope="module")
 def trained(yesterday: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = Run(yesterday, "wdl", SMALL, 1, tmp_path_factory.mktemp("run") / "checkpoint.pt")
-    run.fit()
-    return publish(run, tmp_path_factory.mktemp("bundles"), boosting=False, explain=False).bundle
+    return published(yesterday, tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="module")
 def without(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle that counts nothing."""
     data = prepared(tmp_path_factory.mktemp("without"), 1, make_schema())
-    run = Run(data, "wdl", SMALL, 1, tmp_path_factory.mktemp("run") / "checkpoint.pt")
-    run.fit()
-    return Bundle.open(publish(run, tmp_path_factory.mktemp("bundles"), boosting=False, explain=False).bundle)
+    return Bundle.open(published(data, tmp_path_factory.mktemp("trained")))
 
 
 @pytest.fixture

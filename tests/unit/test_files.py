@@ -1,10 +1,12 @@
 """Files and folders are written beside their place and renamed into it."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from model import files
 from model.files import beside, partial_prefix, replacing, write_json
 
 DEAD = 99_999_999  # above every system's highest process id
@@ -73,3 +75,37 @@ def test_a_folder_that_is_not_there_is_named_and_not_the_file_that_would_be_rena
     with pytest.raises(FileNotFoundError) as refused:
         write_json(tmp_path / "none" / "data.json", {})
     assert refused.value.filename == str(tmp_path / "none")
+
+
+def test_a_folder_is_exchanged_in_one_step_so_that_a_kill_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, removed = tmp_path / "data", []
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    if not files._exchanged(tmp_path / "old", tmp_path / "new"):
+        pytest.skip("this file system cannot exchange two folders in one step")
+    remove = shutil.rmtree
+
+    def looked_at(folder: Path, *args: object) -> None:
+        removed.append((folder.name, (folder / "a").read_text(), (path / "a").read_text()))
+        remove(folder)
+
+    monkeypatch.setattr("model.files.shutil.rmtree", looked_at)
+    for text in ("one", "two"):
+        with replacing(path) as partial:
+            partial.mkdir()
+            (partial / "a").write_text(text)
+    [(name, *texts)] = removed
+    assert name.startswith(partial_prefix("data")) and texts == ["one", "two"]
+
+
+def test_where_folders_cannot_be_exchanged_the_old_one_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.files._exchanged", lambda one, other: False)
+    for text in ("one", "two"):
+        with replacing(tmp_path / "data") as partial:
+            partial.mkdir()
+            (partial / "a").write_text(text)
+    assert (tmp_path / "data" / "a").read_text() == "two" and len([*tmp_path.iterdir()]) == 1

@@ -111,6 +111,19 @@ def test_an_impression_is_made_after_the_answer_and_of_the_sample_alone(tmp_path
     assert [one.user_id for one in told(tmp_path) if isinstance(one, Impression)] == made != users
 
 
+def test_an_impression_that_cannot_be_made_is_counted_and_told(
+    tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def write() -> None:
+        async with journal(tmp_path, metrics) as kept:
+            kept.shown("u1", partial(impression, "u1", no_such_field=1))
+            kept.shown("u2", partial(impression, "u2"))
+
+    asyncio.run(write())
+    assert [one.user_id for one in told(tmp_path) if isinstance(one, Impression)] == ["u2"]
+    assert counted(metrics, "impression", "unwritable") == 1 and "no_such_field" in caplog.text
+
+
 def test_items_of_an_answer_are_written_as_the_store_has_their_ids() -> None:
     items = Items(
         [{"item_id": "007", "score": 0.5}, {"item_id": 8, "score": 0.25}], "int", [0.5, None], {1: {"tab": 2}}

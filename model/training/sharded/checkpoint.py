@@ -28,7 +28,7 @@ from torch.distributed.tensor import DTensor, Shard
 from model.files import replacing
 from model.networks.blocks import RankingNetwork
 from model.training.optimisers.optimiser import Optimiser
-from model.training.parallel import World
+from model.training.parallel import World, is_lost
 from model.training.recipe import RecipeError
 from model.training.sharded.exchange import Exchange
 
@@ -54,7 +54,7 @@ class Kept(Protocol):
 def save(run: Kept) -> None:
     """Writes the checkpoint; all ranks call it. Never one whose weights are no numbers.
 
-    Raises OSError, on all ranks alike.
+    Raises OSError, on all ranks alike; RuntimeError where one of them is gone.
     """
     finite = torch.tensor([all(_finite(tensor) for tensor in run.network.state_dict().values())])
     distributed.all_reduce(finite, distributed.ReduceOp.PRODUCT)
@@ -66,7 +66,10 @@ def save(run: Kept) -> None:
             try:
                 save_parts(_parts(run, run.best), checkpoint_id=folder)
             except CheckpointException as error:  # no Exception, and as many lines as ranks
-                raise OSError(_reason(folder, *(of_rank for of_rank, _ in error.failures.values()))) from None
+                of_ranks = [of_rank for of_rank, _ in error.failures.values()]
+                for of_rank in filter(is_lost, of_ranks):
+                    raise RuntimeError(str(of_rank)) from None
+                raise OSError(_reason(folder, *of_ranks)) from None
             if run.world.rank == 0:
                 _save_whole(run, folder)
     except OSError as error:
