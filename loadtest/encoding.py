@@ -119,9 +119,9 @@ class Side:
         values = {name: np.arange(n, dtype=np.uint64) for name, n in VALUES.items()}
         values["item_id"] = keys([f"i{n}" for n in range(items)], "str") if features.statistics else values["age"]
         counts = bench.made_up(features, values) if features.statistics else None
-        self.encoder = Encoder(features, known, fitted, counts)
-        self.encoder.make_ready()  # as the service does
-        self.catalog = Catalog(Table.open(folder / FILE), self.encoder.schema)  # one file for both types of ids
+        encoder = Encoder(features, known, fitted, counts)
+        self.catalog = Catalog(Table.open(folder / FILE), encoder.schema)  # one file for both types of ids
+        self.encoder = encoder.ready_for(self.catalog)  # as the service does
         for keyed in (known["item_id"].table, self.catalog._table):
             keyed.buckets.view(np.uint8)[::4096].max()  # maps every page, as a service has after some minutes
 

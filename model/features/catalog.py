@@ -6,6 +6,7 @@ swapped while others read it (sealed.py).
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -101,13 +102,41 @@ class Catalog(Sealed):
 
     def columns(self, items: Keys) -> tuple[dict[str, Column], npt.NDArray[np.bool_]]:
         """Raw columns of items (n,) and which of them are known; an unknown item's values are missing."""
+        found = self.find(items)
+        return found.columns, found.known
+
+    def find(self, items: Keys) -> "Items":
+        """What is known of items (n,)."""
         known, bucket, slot = self._table.find(items)
         names = [feature.name for feature in self.features]
         columns = dict(zip(names, self._table.values(names, bucket, slot), strict=True))
-        if not known.all():
+        every = bool(known.all())
+        if not every:
             for feature in self.features:
                 columns[feature.name][~known] = feature.empty(1)[0]
-        return columns, known
+        return Items(columns, known, every, self._table.places_at(known, bucket, slot))
+
+    @property
+    def places(self) -> int:
+        """How many items the file has room for."""
+        return self._table.places
+
+    def every(self) -> "Items":
+        """All of its items, with their ids among the columns."""
+        items, bucket, slot = self._table.items()
+        names = [feature.name for feature in self.features]
+        columns = dict(zip(names, self._table.values(names, bucket, slot), strict=True))
+        known = np.ones(len(items), bool)
+        return Items({ITEM_ID: items, **columns}, known, True, self._table.places_at(known, bucket, slot))
+
+
+class Items(NamedTuple):
+    """Raw columns of items (n,), missing where an item is not known, and where each has its place in the file."""
+
+    columns: dict[str, Column]
+    known: npt.NDArray[np.bool_]
+    all_known: bool
+    place: npt.NDArray[np.int64]  # of one that is not known, behind all places
 
 
 def catalogued(schema: Schema) -> Sequence[Feature]:

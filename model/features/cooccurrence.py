@@ -12,8 +12,9 @@ drawn to 0 where little was counted.
 Pairs lie in the file of counts (counts.py): as clicks n(a, b), as shown n(a) · n(b), so that one search finds both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ SMOOTHING = 10.0  # 2 and 20 are as good on Taobao's validation (model/LOG.md, 2
 # Of a strength above 0, the bucket by half powers of two: from 1/512 on, below it is one.
 EDGES = np.exp2(-np.arange(18, 0, -1) / 2)
 BUCKETS = 2 + len(EDGES)  # the first: none of the behaviours goes with it
+PAUSE = 50  # values, each with all others
 _NO_HOLE = np.uint64(2)  # a bit that the keys of no value do not have
 
 Floats = npt.NDArray[np.float64]
@@ -75,21 +77,54 @@ def rows_of(feature: str, seen_T: Keys, lengths: Sequence[int], own_C: Keys, bef
     began, (2, n).
     """
     own, place = np.unique(own_C, return_inverse=True)
-    seen = [_newest(seen_T, length) for length in lengths]
-    longest = max(seen, key=len)  # which begins with the others
-    strength = np.zeros((len(longest) + 1, len(own)))  # of no behaviour 0, then of each and those before it
-    if longest:
-        of_values = mixed(feature, np.concatenate([np.array(longest, np.uint64), own]))
-        keys = joined(of_values[: len(longest), None], of_values[len(longest) :])
+    newest = newest_first(seen_T[-max(lengths) :], int(MISSING))
+    strength = np.zeros((len(newest) + 1, len(own)))  # of no behaviour 0, then of each and those before it
+    if newest:
+        of_values = mixed(feature, np.concatenate([np.array(list(newest), np.uint64), own]))
+        keys = joined(of_values[: len(newest), None], of_values[len(newest) :])
         apart, together = before(keys.reshape(-1)).reshape(2, *keys.shape)
         np.maximum.accumulate(strengths(together, apart), axis=0, out=strength[1:])
-    rows = strength_rows(strength.take([len(one) for one in seen], axis=0))
+    rows = strength_rows(strength.take([among(newest, length) for length in lengths], axis=0))
     rows[:, own == MISSING] = UNKNOWN
     return rows.take(place, axis=1)
 
 
-def _newest(seen_T: Keys, length: int) -> list[int]:
-    """The different values of the newest behaviours, the newest first."""
-    values = dict.fromkeys(seen_T[::-1][:length].tolist())
-    values.pop(int(MISSING), None)
-    return list(values)
+def newest_first(seen_T: npt.NDArray[Any], no_value: int) -> dict[int, int]:
+    """The different values of behaviours, the newest first, and how many are newer than the newest with each."""
+    newest: dict[int, int] = {}
+    for newer, value in enumerate(seen_T[::-1].tolist()):
+        newest.setdefault(value, newer)
+    newest.pop(no_value, None)
+    return newest
+
+
+def among(newest: Mapping[int, int], length: int) -> int:
+    """How many of these are those of the newest `length` behaviours: the first so many."""
+    return sum(newer < length for newer in newest.values())
+
+
+class Beforehand:
+    """Rows of all pairs of few values (V,), by what was counted until a day: row and column 0 are of no value."""
+
+    def __init__(
+        self, feature: str, values: Keys, before: Callable[[Keys], Floats], pause: Callable[[], object] = lambda: None
+    ):
+        """`pause` is called now and then."""
+        of_values = mixed(feature, values)
+        self._rows = np.full((len(values) + 1, len(values) + 1), FIRST, np.uint8)
+        for at in range(len(values)):  # in either order they are the same
+            if at % PAUSE == 0:
+                pause()
+            apart, together = before(joined(of_values[at], of_values[at:]))
+            rows = strength_rows(strengths(together, apart))
+            self._rows[at + 1, at + 1 :] = self._rows[at + 1 :, at + 1] = rows
+
+    def rows_of(self, seen_T: Rows, lengths: Sequence[int], own_C: Rows) -> Rows:
+        """As `rows_of`, of values by their number from 1 on; 0: none."""
+        newest = newest_first(seen_T[-max(lengths) :], 0)
+        rows = np.full((len(newest) + 1, len(own_C)), FIRST, np.int64)
+        if newest:
+            np.maximum.accumulate(self._rows.take(list(newest), axis=0).take(own_C, axis=1), axis=0, out=rows[1:])
+        rows = rows.take([among(newest, length) for length in lengths], axis=0)
+        rows[:, own_C == 0] = UNKNOWN
+        return rows

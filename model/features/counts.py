@@ -131,15 +131,11 @@ class Counts(Sealed):
     @property
     def places(self) -> int:
         """How many values the file has room for."""
-        return len(self._table.buckets) * SLOTS
+        return self._table.places
 
     def place(self, keys: Keys) -> npt.NDArray[np.int64]:
         """Where in the file the counts of keys (n,) stand; behind all places for what was not counted."""
-        known, bucket, slot = self._table.find(keys)
-        bucket *= SLOTS
-        bucket += slot
-        np.copyto(bucket, self.places, where=~known)
-        return bucket
+        return self._table.place(keys)
 
     def of_newest_day(self, begin: int, end: int) -> Floats:
         """How often what stands at these places was shown and clicked until the newest day, (2, n).

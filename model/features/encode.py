@@ -13,12 +13,12 @@ An array of no columns is left out.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +26,14 @@ import numpy.typing as npt
 from model.features import schema as features_toml
 from model.features.behaviour import Behaviour, BehaviourGroup
 from model.features.catalog import FOLDER, Catalog
+from model.features.compared import Keyed
 from model.features.counts import FILE as COUNTS
 from model.features.counts import Counts, Known, NoCounts
 from model.features.crossing import Crossing
 from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, hashed_rows, keys
 from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows, Side, standardised
-from model.features.lookup import Lookup, groups, rates_first
+from model.features.lookup import Lookup, of_items_alone, rates_first
+from model.features.ready import MOST, OfRequest, ReadyItems, numbers_of
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
@@ -66,6 +68,14 @@ class Encoded:
     malformed: int  # profile values and behaviours of the wrong type, left out
     holes: int  # elements of lists that hold nothing (["a", null]), left out
     columns: Mapping[str, Column]  # what was encoded of user, candidates and context; one row where all are alike
+
+
+class Counting(NamedTuple):
+    """Some statistics, and where they stand among all; keys of what they count come behind those of the crosses."""
+
+    crossing: Crossing
+    lookup: Lookup | None
+    places: slice | list[int]
 
 
 class Encoder:
@@ -115,14 +125,15 @@ class Encoder:
             _span([places[feature.name].start for feature in features])
             for features in (crosses, (*self._matches, *self._todays))
         )
-        self._number_places = _span([schema.statistics.index(one) for one in self._counted])
         in_views = [match for view in self._views for match in view.matches]
         in_views += [match for company in self._companies for match in company.matches]
         self._in_order = [in_views.index(match) for match in self._matches]
         self._cross_buckets = np.array([cross.buckets for cross in crosses], np.uint64).reshape(-1, 1)
-        of_crosses = [(cross.name, cross.of) for cross in crosses]
-        self._crosses = Crossing(of_crosses)
-        self._crosses_and_counted = Crossing([*of_crosses, *groups(schema, self._counted).items()])
+        self._of_crosses = [(cross.name, cross.of) for cross in crosses]
+        self._crosses = Crossing(self._of_crosses)
+        self._ready: ReadyItems | None = None
+        of_items = [one for one in self._counted if of_items_alone(schema, one)]
+        self._of_items_places = _span([schema.statistics.index(one) for one in of_items])
         self._defaults = {f.name: f.column([f.default]) for f in self._contexts}
         self._edges = np.array(schema.history.gap_edges_s, np.int64)
         place_of = schema.places("item")
@@ -160,13 +171,30 @@ class Encoder:
         other = copy(self)
         other.counts = counts
         if not (isinstance(counts, Counts) and counts.shares(self.counts)):
-            other.__dict__.pop("_lookup", None)
+            other._ready = None
+            for kept in ("_every_counted", "_other_counted"):
+                other.__dict__.pop(kept, None)
         return other
 
-    def make_ready(self) -> None:
-        """Computes beforehand what the statistics of all that was counted are; requests then cost less."""
-        if self._counted:
-            self._lookup.make_ready()
+    def ready_for(self, catalog: Catalog, pause: Callable[[], object] = lambda: None) -> "Encoder":
+        """The same, by what requests ask of that catalogue's items, computed beforehand; they then cost less.
+
+        Of a catalogue of too many items nothing but the statistics is (ready.py, lookup.py). `pause` is called between
+        steps.
+        """
+        if self._ready is not None and self._ready.are_of(catalog, self.counts):
+            return self
+        every = self._every_counted.lookup
+        if every is not None:
+            every.make_ready()
+        other = copy(self)
+        other.__dict__.pop("_other_counted", None)  # which takes from what is ready
+        of_items = [one for one in self._counted if of_items_alone(self.schema, one)]
+        lookup = every.only(of_items) if every is not None and of_items else None
+        few = catalog.places * numbers_of(self.schema, lookup) <= MOST
+        rows_of = partial(self.rows, self._items)
+        other._ready = ReadyItems(self.schema, catalog, self.counts, rows_of, lookup, pause) if few else None
+        return other
 
     def save(self, vocab: Path) -> None:
         """Writes the vocabularies and statistics into the folder `vocab`."""
@@ -254,17 +282,23 @@ class Encoder:
         count = len(ids)
 
         both = np.concatenate([seen, ids])  # clicks and candidates are looked up at once
-        items, _ = catalog.columns(both)
-        items[ITEM_ID] = both
+        known = catalog.find(both)
+        items = {**known.columns, ITEM_ID: both}
         item_columns = {name: values[len(seen) :] for name, values in items.items()}
         _overwrite(self._items, item_columns, own)
         gap = time_positions(seen_at[None], np.array([now]), self._edges)[0]
-        found = self._matched(items, gap, seen_as, now)
+        ready = None
+        if self._ready is not None and not own and self._ready.are_of(catalog, self.counts):
+            ready = OfRequest(self._ready, known, items, len(seen), now)
+        found = self._matched(ready or Keyed(items, len(seen), self.counts, now), gap, seen_as)
         if self._todays:
             today = self._today(seen_at, seen_as, now, shown_today)
             found = np.concatenate([found, today[:, None].repeat(count, axis=1)])
-        shown = {name: values[begin:] for name, values in items.items()}
-        rows = self.rows(self._items, shown, len(times) + count)
+        if ready:
+            rows = ready.rows(begin)
+        else:
+            shown = {name: values[begin:] for name, values in items.items()}
+            rows = self.rows(self._items, shown, len(times) + count)
         sequence_rows, item_rows = rows[: len(times)].take(self._sequence_places, axis=1), rows[len(times) :]
         if context or own:
             context_columns, context_rows, context_numbers = self._contexts_of(context or {}, count, own)
@@ -282,10 +316,15 @@ class Encoder:
             future += int(np.count_nonzero(times > now))
 
         columns = {**profile_columns, **item_columns, **context_columns}
-        mixed, crosses = self._crosses_and_counted.keys(columns), len(self._cross_buckets)
         counted = np.empty((count, len(self._counted)), np.float32)
-        if self._counted:
-            counted.T[self._number_places] = self._lookup.numbers(mixed[crosses:], bool(own), now)
+        if ready and ready.newest_day:
+            counting = self._other_counted
+            counted[:, self._of_items_places] = ready.statistics()
+        else:
+            counting = self._every_counted
+        mixed, crosses = counting.crossing.keys(columns), len(self._cross_buckets)
+        if counting.lookup:
+            counted.T[counting.places] = counting.lookup.numbers(mixed[crosses:], bool(own), now)
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
             item=item_rows[None],
@@ -342,14 +381,12 @@ class Encoder:
         newest = self._history.slots(behaviours)[-self.schema.history.length :]
         return [newest, *(group.slots(behaviours) for _, group in self._groups)]
 
-    def _matched(
-        self, items: Mapping[str, Column], gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int
-    ) -> Rows:
-        """Rows (M, C) of the matches; `items` are the behaviours' (T,), and behind them the candidates'."""
-        rows = [view.rows(items, gap, actions) for view in self._views]
-        rows += [company.rows(items, actions, self.counts, now) for company in self._companies]
+    def _matched(self, compared: Keyed, gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64]) -> Rows:
+        """Rows (M, C) of the matches, of behaviours with these gaps and actions (T,)."""
+        rows = [view.rows(compared, gap, actions) for view in self._views]
+        rows += [company.rows(compared, actions) for company in self._companies]
         if len(rows) < 2:
-            return rows[0] if rows else np.zeros((0, len(items[ITEM_ID]) - len(gap)), np.int64)
+            return rows[0] if rows else np.zeros((0, compared.candidates), np.int64)
         return np.concatenate(rows)[self._in_order]
 
     def _today(self, at: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int, shown_today: int) -> Rows:
@@ -365,8 +402,20 @@ class Encoder:
         )
 
     @cached_property
-    def _lookup(self) -> Lookup:
-        return Lookup(self.schema, self._counted, self.statistics.numbers, self.counts)
+    def _every_counted(self) -> "Counting":
+        every = self._counted
+        return self._counting(Lookup(self.schema, every, self.statistics.numbers, self.counts) if every else None)
+
+    @cached_property
+    def _other_counted(self) -> "Counting":
+        """What is not of the items alone."""
+        every = self._every_counted.lookup
+        others = [one for one in self._counted if not of_items_alone(self.schema, one)]
+        return self._counting(every.only(others) if every and others else None)
+
+    def _counting(self, lookup: Lookup | None) -> "Counting":
+        places = _span([self.schema.statistics.index(one) for one in (lookup.statistics if lookup else ())])
+        return Counting(Crossing([*self._of_crosses, *(lookup.groups if lookup else ())]), lookup, places)
 
     def _looked_at(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Which of a user's behaviours (T,) history or matches look at, oldest first."""

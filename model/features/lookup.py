@@ -1,6 +1,7 @@
 """What statistics say of one request's candidates: all of them looked up, computed and standardised at once."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,11 @@ def groups(schema: Schema, statistics: Sequence[Statistic]) -> dict[str, tuple[s
     return dict(sorted(parts.items(), key=lambda counted: _first(schema, counted[1])))
 
 
+def of_items_alone(schema: Schema, statistic: Statistic) -> bool:
+    """Whether all that it counts is the item's own."""
+    return {feature.side for feature in schema.features if feature.name in statistic.of} == {"item"}
+
+
 def _first(schema: Schema, parts: Sequence[str]) -> int:
     return min(_ORDER.index(feature.side) for feature in schema.features if feature.name in parts)
 
@@ -51,6 +57,7 @@ class Lookup:
     ):
         """`statistics`: the rates first. `fitted`: mean and deviation by name."""
         of = groups(schema, statistics)
+        self._schema, self.statistics, self._fitted = schema, statistics, fitted
         self._counts, counted, firsts = counts, list(of), [_first(schema, parts) for parts in of.values()]
         self._of_items, self._of_contexts = (firsts.count(side) for side in (0, 1))
         self._of_all = np.array([key_of_all(name) for name in counted], np.uint64)
@@ -75,6 +82,23 @@ class Lookup:
             numbers[begin : begin + of_value.shape[1]] = self._of_any_group(of_value)
         numbers[-1:] = self._of_any_group(np.zeros((2, 1)))
         self._ready = Ready(counts, numbers.reshape(-1), self._group)
+
+    def only(self, statistics: Sequence[Statistic]) -> "Lookup":
+        """Some of these statistics, in this order; what was made ready is shared."""
+        other = Lookup(self._schema, statistics, self._fitted, self._counts)
+        if self._ready is not None:
+            other._ready = self._ready.only([self.statistics.index(one) for one in statistics], other._group)
+        return other
+
+    @property
+    def count(self) -> int:
+        """How many statistics there are."""
+        return len(self.statistics)
+
+    @property
+    def groups(self) -> list[tuple[str, tuple[str, ...]]]:
+        """What they count, with its parts, in the order of `numbers`' keys."""
+        return list(groups(self._schema, self.statistics).items())
 
     def _of_any_group(self, of_value: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """All statistics (n, N) of values of which the file does not say what they are of, by their counts (2, n)."""
@@ -127,13 +151,19 @@ class Ready:
         places those of what was not counted (places * N,). `group`: of which a statistic is (N,).
         """
         self.places, self.begins_ms = counts.place, counts.until_ms
-        self._numbers, self._group = numbers, group
+        self._numbers, self._group, self._every = numbers, group, len(group)
         self._statistic = np.arange(len(group))[:, None]
+
+    def only(self, which: Sequence[int], group: npt.NDArray[np.int64]) -> "Ready":
+        """Some of the statistics, of these groups, from the same numbers."""
+        other = copy(self)
+        other._group, other._statistic = group, np.array(which)[:, None]
+        return other
 
     def numbers(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The statistics (N, n) by the places of what is counted (groups, n)."""
         at = places.take(self._group, axis=0)
-        at *= len(self._group)
+        at *= self._every
         at += self._statistic
         return self._numbers.take(at)
 

@@ -103,6 +103,24 @@ class Table:
         known &= keys != MISSING
         return known, bucket, slot
 
+    @property
+    def places(self) -> int:
+        """How many records there is room for."""
+        return len(self.buckets) * SLOTS
+
+    def place(self, keys: Keys) -> npt.NDArray[np.int64]:
+        """Which of the places is that of keys (n,); behind all of them for what is not here."""
+        return self.places_at(*self.find(keys))
+
+    def places_at(
+        self, known: npt.NDArray[np.bool_], bucket: npt.NDArray[np.int64], slot: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """`place` of keys by what `find` said of them (n,)."""
+        place = bucket * SLOTS
+        place += slot
+        np.copyto(place, self.places, where=~known)
+        return place
+
     def _look(
         self, keys: Keys, bucket: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:

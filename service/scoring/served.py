@@ -43,7 +43,7 @@ class Served:
     """A bundle ready to answer. Immutable: newer catalogue or counts make another one, which shares the session."""
 
     bundle: Bundle
-    encoder: Encoder
+    encoder: Encoder  # made ready for the catalogue
     catalog: Catalog
     session: Session
     precision: str  # fp32 or int8
@@ -75,20 +75,20 @@ class Served:
         session = chosen.session
         if chosen.precision == "fp32":  # an int8 graph was proven when its session was made
             bundle.replay_golden(session, pause=pause)
-        bundle.encoder.make_ready()
-        wanted, work = Wanted.of(bundle.encoder.schema), _warmed(bundle, session, pause)
+        encoder = bundle.encoder.ready_for(bundle.catalog, pause)
+        wanted, work = Wanted.of(encoder.schema), _warmed(bundle, session, pause)
         named = (bundle.name, bundle.version)
-        return cls(bundle, bundle.encoder, bundle.catalog, session, chosen.precision, *named, scorer, wanted, work)
+        return cls(bundle, encoder, bundle.catalog, session, chosen.precision, *named, scorer, wanted, work)
 
     def with_catalog(self, catalog: Catalog) -> "Served":
         """The same with another catalogue; nothing of it keeps this one's, and its disk space."""
-        return replace(self, bundle=self.bundle.with_catalog(catalog), catalog=catalog)
+        bundle = self.bundle.with_catalog(catalog)
+        return replace(self, bundle=bundle, catalog=catalog, encoder=self.encoder.ready_for(catalog))
 
     def with_counts(self, counts: Counts) -> "Served":
         """The same with other counts, likewise."""
         bundle = self.bundle.with_counts(counts)
-        bundle.encoder.make_ready()
-        return replace(self, bundle=bundle, encoder=bundle.encoder)
+        return replace(self, bundle=bundle, encoder=bundle.encoder.ready_for(self.catalog))
 
     @property
     def counted_until_ms(self) -> int | None:

@@ -26,8 +26,7 @@ def sharing(served: Served, other: Served) -> Served:
         encoder = other.encoder.with_counts(counts)
     if catalog.shares(served.catalog) and _reads_as(encoder, served.encoder):
         return served
-    encoder.make_ready()  # where the counts are its own
-    return replace(served, catalog=catalog, encoder=encoder)
+    return replace(served, catalog=catalog, encoder=encoder.ready_for(catalog))
 
 
 def _reads_as(one: Encoder, other: Encoder) -> bool:

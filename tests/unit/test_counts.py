@@ -210,7 +210,8 @@ def test_the_watch_takes_over_newer_counts_once_and_refuses_broken_ones_once(
     before = live.current
     recount(bundle, today)
     assert look() == [first + DAY] and live.current.counted_until_ms == first + DAY
-    assert live.current.bundle.encoder is live.current.encoder and live.current.session is before.session
+    assert live.current.bundle.encoder.counts is live.current.encoder.counts
+    assert live.current.session is before.session
     assert before.counted_until_ms == first, "who began with the counts before keeps them"
     good = (bundle / COUNTS).read_bytes()
     for broken in (good[:-1], b"", good[:5000] + b"?" + good[5001:]):
@@ -238,7 +239,7 @@ def test_what_answers_has_the_statistics_of_its_counts_ready(bundle: Path, today
     told = []
     for _ in range(2):
         encoder = live.current.encoder
-        assert encoder._lookup._ready is not None, "no request is to wait for it"
+        assert encoder._ready is not None and encoder._every_counted.lookup._ready, "no request is to wait for it"
         assert numbers(encoder) == numbers(Bundle.open(bundle).encoder), "which computes them"
         told.append(numbers(encoder))
         recount(bundle, today)
@@ -247,7 +248,7 @@ def test_what_answers_has_the_statistics_of_its_counts_ready(bundle: Path, today
 
     twin = Served.open(Bundle.open(Path(shutil.copytree(bundle, bundle.parent / "twin"))), Scorer(1), "fp32")
     shared = sharing(twin, live.current)
-    assert shared.encoder._lookup is live.current.encoder._lookup and numbers(shared.encoder) == told[1]
+    assert shared.encoder._ready is live.current.encoder._ready and numbers(shared.encoder) == told[1]
 
 
 def test_a_model_without_statistics_has_no_counts_to_look_for(without: Bundle) -> None:

@@ -18,7 +18,7 @@ from model.features.counts import Counts, CountsError
 from model.features.derived import Match
 from model.features.ids import FIRST, UNKNOWN, key
 from model.features.kinds import SchemaError
-from model.features.matches import Seen, along, apart
+from model.features.matches import Codes, along, by_keys
 from model.features.schema import Schema, parse
 from model.features.timeposition import time_positions
 from model.features.wanted import Wanted
@@ -335,11 +335,12 @@ def test_both_ways_of_finding_agree() -> None:
     draw = np.random.default_rng(3)
     for length, values in ((0, 40), (1, 40), (2, 3), (40, 40), (100, 10_000), (1000, 40), (1000, 5_000)):
         of_features = draw.integers(0, values, (3, length)), draw.integers(0, values, (3, 500))
-        keys = apart(np.concatenate(of_features, axis=1).view(np.uint64))
-        behaviours = Seen(keys[:, :length])
-        at = behaviours.newest(keys[:, length:])
-        counts = np.append(behaviours.count.reshape(-1), 0)[at]
-        newest = np.append(np.tile(np.arange(length), 3), -1)[at]
+        found = by_keys(*(values.view(np.uint64) for values in of_features))
+        numbered = (1 + values + 20_000 * np.arange(3)[:, None] for values in of_features)
+        for one, other in zip(found, Codes(60_001).found(*numbered), strict=True):
+            np.testing.assert_array_equal(one, other)
+        counts = np.append([0, 0], found.count)[found.newest]
+        newest = np.append([-1, -1], np.tile(np.arange(length), 3))[found.newest]
         for seen, own, count, place in zip(*of_features, counts, newest, strict=True):
             visible = np.ones((500, length), bool)
             for one, other in zip((count, place), along(own, np.tile(seen, (500, 1)), visible), strict=True):

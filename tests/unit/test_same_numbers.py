@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from model.datasets.tables import DataSet
+from model.features import ready
 from model.features.behaviour import Behaviour, Behaviours
 from model.features.catalog import Catalog
 from model.features.cooccurrence import joined, mixed
@@ -58,12 +59,12 @@ def requests(data: Prepared, seed: int = 11) -> Iterator[dict[str, Any]]:
             Behaviour(
                 str(draw.choice(["click", "like", "buy"])),
                 str(draw.choice(["item", "item", "item", "coupon"])),
-                f"i{draw.integers(12)}",
+                f"i{draw.integers(12) if draw.random() < 0.95 else draw.integers(36, 48)}",  # 40 are known
                 now - int(draw.integers(1, 40)) * 60_000,  # ties
             )
             for _ in range(int(draw.choice([0, 1, 5, 80])))
         ]
-        candidates: list[Any] = [f"i{draw.integers(48)}" for _ in range(int(draw.choice([1, 3, 30])))]  # 40 are known
+        candidates: list[Any] = [f"i{draw.integers(48)}" for _ in range(int(draw.choice([1, 3, 30])))]
         if draw.random() < 0.3:
             candidates[0] = {"item_id": candidates[-1], "category_id": str(draw.choice(["c1", "none"]))}
         if draw.random() < 0.2:
@@ -163,17 +164,48 @@ def test_whatever_was_asked_before_changes_no_bit(data: Prepared) -> None:
             np.testing.assert_array_equal(array, alone[number].inputs[name])
 
 
-def test_statistics_that_were_made_ready_are_those_computed_to_the_bit(data: Prepared) -> None:
-    """On the newest day, which most requests see, and on days before, of which none is ready."""
+def hidden(request: dict[str, Any], data: Prepared) -> tuple[bool, bool]:
+    """Whether the catalogue lacks one of the behaviours' items, and one of the candidates."""
+    items = [[b.object_id for b in request["behaviours"]], [c for c in request["candidates"] if isinstance(c, str)]]
+    seen, own = (not data.catalog.find(keys(ids, "str")).all_known for ids in items)
+    return seen, own
+
+
+@pytest.mark.parametrize("most, paired", [(ready.MOST, ready.MOST_PAIRED), (ready.MOST, 2), (0, 0)])
+def test_what_was_made_ready_is_what_is_computed_to_the_bit(
+    data: Prepared, monkeypatch: pytest.MonkeyPatch, most: int, paired: int
+) -> None:
+    """On the newest day, which most requests see, and on days before, of which little is ready."""
+    monkeypatch.setattr("model.features.encode.MOST", most)
+    monkeypatch.setattr(ready, "MOST_PAIRED", paired)
     counts = data.encoder.counts
     assert isinstance(counts, Counts)
-    ready, unready = data.encoder.with_counts(counts), data.encoder.with_counts(counts)
-    ready.make_ready()
-    asked = [*requests(data), *requests(data, seed=12)]
+    unready, known = data.encoder.with_counts(counts), data.encoder.ready_for(data.catalog)
+    assert bool(known._ready) == bool(most) and bool(known._ready and known._ready.beforehand) == (paired > 2)
+    assert known.ready_for(data.catalog) is known or not most
+    asked = [*requests(data), *requests(data, seed=12), *requests(data, seed=13)]
     assert {request["now"] >= counts.until_ms for request in asked} == {True, False}
+    every = {(False, False), (False, True), (True, False), (True, True)}
+    assert {hidden(request, data) for request in asked} == every
     for request in asked:
-        one, other = (encode(encoder, request, data.catalog).inputs for encoder in (ready, unready))
-        np.testing.assert_array_equal(one["cross_numbers"], other["cross_numbers"])
+        one, other = (encode(encoder, request, data.catalog) for encoder in (known, unready))
+        assert one.inputs.keys() == other.inputs.keys()
+        for name, array in one.inputs.items():
+            np.testing.assert_array_equal(array, other.inputs[name])
+            assert array.dtype == other.inputs[name].dtype and array.flags.c_contiguous
+        assert list(known.strangers(one)) and (known.states(one) == unready.states(other)).all()
+
+
+def test_another_catalogue_sees_nothing_of_what_was_made_ready_for_one(data: Prepared) -> None:
+    """Which has fewer items: the others are as unknown to it as ever."""
+    fewer = data.catalog.only(keys([f"i{n}" for n in range(20)], "str"))
+    known = data.encoder.ready_for(data.catalog)
+    swapped = known.ready_for(fewer)
+    for request in requests(data):
+        plain = encode(data.encoder, request, fewer).inputs
+        for encoder in (known, swapped):
+            for name, array in encode(encoder, request, fewer).inputs.items():
+                np.testing.assert_array_equal(array, plain[name])
 
 
 def test_every_value_that_was_counted_is_ready(data: Prepared) -> None:
@@ -183,14 +215,14 @@ def test_every_value_that_was_counted_is_ready(data: Prepared) -> None:
     order = rates_first(table.statistics)
     keys_GN = np.tile(every, (len(groups(table, order)), 1))
     computed = Lookup(table, order, data.encoder.statistics.numbers, counts)
-    ready, too_many = copy(computed), copy(computed)
-    ready.make_ready()
+    known, too_many = copy(computed), copy(computed)
+    known.make_ready()
     too_many.make_ready(most=100)
     expected = computed.numbers(keys_GN, True, counts.until_ms).astype(np.float32)
-    np.testing.assert_array_equal(ready.numbers(keys_GN, True, counts.until_ms), expected)
-    assert ready.numbers(keys_GN, True, counts.until_ms).dtype == np.float32  # float64 where they are computed
+    np.testing.assert_array_equal(known.numbers(keys_GN, True, counts.until_ms), expected)
+    assert known.numbers(keys_GN, True, counts.until_ms).dtype == np.float32  # float64 where they are computed
     assert too_many.numbers(keys_GN, True, counts.until_ms).dtype == np.float64
-    assert ready.numbers(keys_GN, True, counts.until_ms - 1).dtype == np.float64
+    assert known.numbers(keys_GN, True, counts.until_ms - 1).dtype == np.float64
 
 
 def test_other_counts_see_nothing_of_what_was_kept(data: Prepared) -> None:

@@ -1,0 +1,184 @@
+"""What requests ask of a catalogue's items, computed beforehand and taken by the place that an item has in its file.
+
+Of each item: the rows of its own features, the statistics that are of the item alone, and numbers that tell apart the
+values which matches compare. Of each two values of few: how well they go together. All of it by the functions that
+encode, so that scores are the same to the bit. What the catalogue cannot know is computed as ever: an item that it does
+not have, a candidate that carries values of its own, and statistics on another day than the newest.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.features.catalog import Catalog, Items
+from model.features.compared import Chosen, Keyed
+from model.features.cooccurrence import Beforehand
+from model.features.counts import Counts, Known
+from model.features.crossing import Crossing
+from model.features.ids import MISSING
+from model.features.kinds import ITEM_ID, Column, Rows
+from model.features.lookup import Lookup
+from model.features.matches import Codes, Found
+from model.features.schema import Schema
+
+MOST = 1 << 23  # numbers that are computed beforehand: 32 MB of each worker
+MOST_PAIRED = 2_800  # values of which each two are computed beforehand: 8 MB of each worker
+AT_ONCE = 1 << 13  # items that are computed together
+
+Columns = Mapping[str, Column]
+
+
+class ReadyItems:
+    """Of one catalogue's items, by counts that stay as they are."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        catalog: Catalog,
+        counts: Known,
+        rows_of: Callable[[Columns, int], Rows],
+        lookup: Lookup | None,
+        pause: Callable[[], object],
+    ):
+        """`rows_of` says which rows the item features of items (n,) have; `lookup`, what statistics of items alone.
+
+        `pause` is called between steps.
+        """
+        self._catalog, self.counts, self.rows_of, self._lookup, self._pause = catalog, counts, rows_of, lookup, pause
+        self._crossing = Crossing(lookup.groups if lookup else [])
+        self.begins_ms = counts.until_ms if isinstance(counts, Counts) else None
+        every = catalog.every()
+        names = compared(schema)
+        self.codes = {name: at for at, name in enumerate(names, -len(names))}  # columns of what `rows_and_codes` gives
+        self.width = columns(schema)
+        # Side by side, since of an item both are asked for: one line of the cache.
+        self._rows_and_codes = np.zeros((catalog.places + 1, self.width + len(names)), np.int32)
+        self._fill(self._rows_and_codes[:, : self.width], every, rows_of)
+        self._statistics = np.zeros((catalog.places + 1, lookup.count if lookup else 0), np.float32)
+        if self.begins_ms is not None and lookup:
+            self._fill(self._statistics, every, partial(self.statistics_of, now=self.begins_ms))
+        self.begins: dict[str, int] = {}  # the code before a feature's first
+        self.beforehand: dict[str, Beforehand] = {}
+        self._different = 1  # codes; 0 is no value
+        for name in names:
+            self._number(name, every, paired=name in schema.paired)
+        self._of_thread = threading.local()
+
+    def _fill(self, by_place: npt.NDArray[Any], every: Items, of: Callable[[Columns, int], npt.NDArray[Any]]) -> None:
+        for begin in range(0, len(every.place), AT_ONCE):
+            self._pause()
+            place = every.place[begin : begin + AT_ONCE]
+            of_these = {name: column[begin : begin + AT_ONCE] for name, column in every.columns.items()}
+            by_place[place] = of(of_these, len(place))
+
+    def _number(self, name: str, every: Items, paired: bool) -> None:
+        """Codes of a feature's values, from the next one on."""
+        codes, begin = self._rows_and_codes[:, self.codes[name]], self._different
+        if name == ITEM_ID:  # each its place's, and one for all that are not known
+            codes[:] = np.arange(begin, begin + len(codes))
+            self._different += len(codes)
+        else:
+            of_items = every.columns[name]
+            has = of_items != MISSING
+            values, number = np.unique(of_items[has], return_inverse=True)
+            codes[every.place[has]] = begin + number
+            self._different += len(values)
+            if paired and isinstance(self.counts, Counts) and len(values) <= MOST_PAIRED:
+                before = partial(self.counts.before, self.counts.until_ms)
+                self.beforehand[name] = Beforehand(name, values, before, self._pause)
+        self.begins[name] = begin - 1
+
+    def are_of(self, catalog: Catalog, counts: Known) -> bool:
+        """Whether they are of these."""
+        return self._catalog.shares(catalog) and (
+            self.counts is counts or (isinstance(counts, Counts) and counts.shares(self.counts))
+        )
+
+    def rows_and_codes(self, place: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Rows of the item features, and behind them codes of what is compared, by places (n,): (n, columns)."""
+        return self._rows_and_codes.take(place, axis=0).astype(np.int64)
+
+    def statistics(self, place: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The statistics of items alone on the newest day, standardised, by places (n,): (n, N)."""
+        return self._statistics.take(place, axis=0)
+
+    def statistics_of(self, of_items: Columns, count: int, now: int) -> npt.NDArray[np.floating[Any]]:
+        """The same, computed."""
+        assert self._lookup
+        return self._lookup.numbers(self._crossing.keys(of_items), True, now).T
+
+    def table(self) -> Codes:
+        """Where this thread compares codes."""
+        try:
+            table: Codes = self._of_thread.table
+        except AttributeError:
+            table = self._of_thread.table = Codes(self._different)
+        return table
+
+
+class OfRequest(Keyed):
+    """What one request asks of them: of its behaviours (T,), and behind them its candidates; as of `now`."""
+
+    def __init__(self, ready: ReadyItems, items: Items, columns: Columns, length: int, now: int):
+        super().__init__(columns, length, ready.counts, now)
+        self._ready, self._items, self._now = ready, items, now
+        self._rows_and_codes = ready.rows_and_codes(items.place)
+        # Two items that the catalogue does not have are not told apart by their codes.
+        known = items.known
+        self._coded = items.all_known or bool(known[:length].all()) or bool(known[length:].all())
+        self.newest_day = ready.begins_ms is not None and now >= ready.begins_ms
+
+    def rows(self, begin: int) -> Rows:
+        """Rows of the item features, from the behaviour `begin` on."""
+        rows = np.ascontiguousarray(self._rows_and_codes[begin:, : self._ready.width])
+        if not self._items.all_known:
+            (unknown,) = (~self._items.known[begin:]).nonzero()
+            rows[unknown] = self._ready.rows_of(self._only(begin, unknown), len(unknown))
+        return rows
+
+    def statistics(self) -> npt.NDArray[np.float32]:
+        """The statistics of the candidates alone, standardised (C, N); of the newest day."""
+        numbers = self._ready.statistics(self._items.place[self._length :])
+        if not self._items.all_known:
+            (unknown,) = (~self._items.known[self._length :]).nonzero()
+            if len(unknown) and numbers.size:
+                of_these = self._only(self._length, unknown)
+                numbers[unknown] = self._ready.statistics_of(of_these, len(unknown), self._now)
+        return numbers
+
+    def _only(self, begin: int, which: npt.NDArray[np.int64]) -> Columns:
+        return {name: column[begin:][which] for name, column in self._columns.items()}
+
+    def found(self, features: Sequence[str], chosen: Chosen) -> Found:
+        """As `Compared` says."""
+        if not self._coded:
+            return super().found(features, chosen)
+        codes = self._rows_and_codes.T[[self._ready.codes[name] for name in features]]
+        return self._ready.table().found(codes[:, : self._length][:, chosen], codes[:, self._length :])
+
+    def beside(self, feature: str, chosen: Chosen, lengths: Sequence[int]) -> Rows:
+        """As `Compared` says."""
+        beforehand = self._ready.beforehand.get(feature)
+        if beforehand is None or not self.newest_day:
+            return super().beside(feature, chosen, lengths)
+        number = np.maximum(self._rows_and_codes[:, self._ready.codes[feature]] - self._ready.begins[feature], 0)
+        return beforehand.rows_of(number[: self._length][chosen], lengths, number[self._length :])
+
+
+def compared(schema: Schema) -> list[str]:
+    """The item features that matches compare."""
+    return sorted({match.of[0] for match in schema.matches})
+
+
+def columns(schema: Schema) -> int:
+    """How many rows an item's own features have."""
+    return sum(feature.columns for feature in schema.side("item") if not feature.is_float)
+
+
+def numbers_of(schema: Schema, lookup: Lookup | None) -> int:
+    """How many numbers are computed beforehand of each item."""
+    return columns(schema) + len(compared(schema)) + (lookup.count if lookup else 0)
