@@ -5,7 +5,8 @@
 Thirteen features, two crosses and 20 behaviours; vocabularies and catalogue are memory-mapped, made up here and kept in
 .cache/encoding. Every request draws its items uniformly, the worst case for tables: no row is warm in a cache. String
 ids, and integers of the same keys. Then the same with a million items and 100 behaviours of the user, of which the
-network sees 20: without derived features, with five matches that look at all 100, with five statistics, with both.
+network sees 20: without derived features, with five matches that look at all 100 and two cooccurrences, with five
+statistics, with both.
 All take turns; figures are medians, of a difference the median of the rounds' differences. The last line is JSON.
 """
 
@@ -117,8 +118,8 @@ class Side:
             {name: FIRST + n for name, n in VALUES.items()}, {one.name: (0.0, 1.0) for one in features.statistics}
         )
         values = {name: np.arange(n, dtype=np.uint64) for name, n in VALUES.items()}
-        values["item_id"] = keys([f"i{n}" for n in range(items)], "str") if features.statistics else values["age"]
-        counts = bench.made_up(features, values) if features.statistics else None
+        values["item_id"] = keys([f"i{n}" for n in range(items)], "str") if features.counting else values["age"]
+        counts = bench.made_up(features, values) if features.counting else None
         encoder = Encoder(features, known, fitted, counts)
         self.catalog = Catalog(Table.open(folder / FILE), encoder.schema)  # one file for both types of ids
         self.encoder = encoder.ready_for(self.catalog)  # as the service does

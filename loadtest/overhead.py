@@ -14,7 +14,8 @@ store and client are on others. 1, 2 and 4 clients ask about 500 candidates each
 rate with a p99 within 20 ms counts. The last line is JSON.
 
 With --derived only this is measured: what match and statistic features add to a request. Two services, whose bundles
-have the same features but for five matches over 100 behaviours and five statistics, answer the same requests in turn.
+have the same features but for five matches over 100 behaviours, two cooccurrences and five statistics, answer the same
+requests in turn.
 Both are started anew --starts times, and the ratio's interval is over these, as in loadtest/steady.py.
 """
 

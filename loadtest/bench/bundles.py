@@ -39,7 +39,7 @@ from model.training.batches import tensors
 
 CACHE = ROOT / ".cache" / "bundles"
 TABLE_FORMS = tuple(FORMS)
-FORMAT = 2  # of these bundles: another number makes the cache anew
+FORMAT = 3  # of these bundles: another number makes the cache anew
 USERS = 10_000
 TAGS = 3  # at most, of an item
 GOLDEN, CANDIDATES = 8, 40
@@ -51,7 +51,7 @@ NUMBERED = {"position": 50, "hour": 24}  # integers from 0
 def schema(derived: bool = False, length: int = HISTORY) -> Schema:
     """The features: 32 widths of the user, 40 of the item, 12 of the context and 16 of crosses.
 
-    With `derived` five matches, which look at 100 behaviours, and five statistics beside them.
+    With `derived` five matches, which look at 100 behaviours, two cooccurrences and five statistics beside them.
     """
 
     def feature(name: str, side: str, width: int, kind: str = "category", **more: Any) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _write(
     bar.update()
     Catalog.build(table, item_keys, _columns(rng, items)).save(folder / "catalog" / FILE)
     bar.update()
-    if table.statistics:
+    if table.counting:
         made_up(table, {"item_id": item_keys, **{name: _numbered(name, n) for name, n in VALUES.items()}}).save(
             folder / "catalog" / COUNTS, table
         )

@@ -119,7 +119,10 @@ class BehaviourGroup:
             right = seen.taken(at for at, value in enumerate(seen.object_ids) if _is_id(value, self.id_type))
             return (*self.newest(right)[:3], len(seen) - len(right))
         times = np.array(seen.timestamps, np.int64)
-        actions = np.fromiter(map(self.action.__getitem__, seen.actions), np.int64, len(seen))
+        if len(self.action) == 1:
+            actions = np.ones(len(seen), np.int64)
+        else:
+            actions = np.fromiter(map(self.action.__getitem__, seen.actions), np.int64, len(seen))
         if not np.count_nonzero(times[1:] <= times[:-1]):  # in order, as a store has them
             newest = slice(max(0, len(times) - self.length), len(times))
             return ids[newest], times[newest], actions[newest], wrong

@@ -120,11 +120,14 @@ class Beforehand:
             self._rows[at + 1, at + 1 :] = self._rows[at + 1 :, at + 1] = rows
 
     def rows_of(self, seen_T: Rows, lengths: Sequence[int], own_C: Rows) -> Rows:
-        """As `rows_of`, of values by their number from 1 on; 0: none."""
-        newest = newest_first(seen_T[-max(lengths) :], 0)
-        rows = np.full((len(newest) + 1, len(own_C)), FIRST, np.int64)
-        if newest:
-            np.maximum.accumulate(self._rows.take(list(newest), axis=0).take(own_C, axis=1), axis=0, out=rows[1:])
-        rows = rows.take([among(newest, length) for length in lengths], axis=0)
-        rows[:, own_C == 0] = UNKNOWN
+        """As `rows_of`, of values by their number from 1 on; 0 or less: none."""
+        newest = newest_first(np.maximum(seen_T[-max(lengths) :], 0), 0)
+        seen = np.fromiter(newest, np.int64, len(newest))
+        of_each = self._rows.take(seen, axis=0).take(own_C, axis=1, mode="clip")
+        rows = np.empty((len(lengths), len(own_C)), np.int64)
+        for row, length in zip(rows, lengths, strict=True):
+            row[:] = np.maximum.reduce(of_each[: among(newest, length)], axis=0, initial=FIRST)
+        missing = own_C <= 0
+        if missing.any():
+            rows[:, missing] = UNKNOWN
         return rows

@@ -194,7 +194,9 @@ def _seed(name: str) -> int:
 
 def _unreserved(hashed: Keys) -> Keys:
     """Hashes, in place, without the two that stand for no value: two in 2^64 share a key with a neighbour."""
-    np.bitwise_xor(hashed, np.uint64(0xFF), out=hashed, where=(hashed | np.uint64(1)) == ABSENT)
+    reserved = (hashed | np.uint64(1)) == ABSENT
+    if reserved.any():
+        hashed[reserved] ^= np.uint64(0xFF)
     return hashed
 
 

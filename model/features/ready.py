@@ -165,7 +165,7 @@ class OfRequest(Keyed):
         beforehand = self._ready.beforehand.get(feature)
         if beforehand is None or not self.newest_day:
             return super().beside(feature, chosen, lengths)
-        number = np.maximum(self._rows_and_codes[:, self._ready.codes[feature]] - self._ready.begins[feature], 0)
+        number = self._rows_and_codes[:, self._ready.codes[feature]] - self._ready.begins[feature]
         return beforehand.rows_of(number[: self._length][chosen], lengths, number[self._length :])
 
 
