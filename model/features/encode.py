@@ -18,7 +18,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +29,14 @@ from model.features.catalog import FOLDER, Catalog
 from model.features.compared import Keyed
 from model.features.counts import FILE as COUNTS
 from model.features.counts import Counts, Known, NoCounts
-from model.features.crossing import Crossing
-from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, hashed_rows, keys
+from model.features.crosses import Crosses
+from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, keys
 from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows, Side, standardised
-from model.features.lookup import Lookup, of_items_alone, rates_first
 from model.features.ready import MOST, OfRequest, ReadyItems, numbers_of
 from model.features.schema import Schema
 from model.features.table import Table, Vocabulary
 from model.features.timeposition import time_positions
 from model.features.today import Calendar
-from model.features.view import Company, View
 
 Inputs = dict[str, npt.NDArray[Any]]
 Which = npt.NDArray[np.bool_]
@@ -70,14 +68,6 @@ class Encoded:
     columns: Mapping[str, Column]  # what was encoded of user, candidates and context; one row where all are alike
 
 
-class Counting(NamedTuple):
-    """Some statistics, and where they stand among all; keys of what they count come behind those of the crosses."""
-
-    crossing: Crossing
-    lookup: Lookup | None
-    places: slice | list[int]
-
-
 class Encoder:
     """Encodes by one feature table, its vocabularies, what was fitted, and what was counted until a day."""
 
@@ -91,12 +81,10 @@ class Encoder:
         self.schema = schema
         self.vocabularies = vocabularies
         self.statistics = statistics
-        self.counts: Known = NoCounts() if counts is None else counts  # a file may know nothing yet
         of_items = schema.history
-        views = [View(schema, view) for view in schema.views]
-        self._views = [view for view in views if view.matches]
-        asked = sorted({(match.of[0], schema.view(match)[0]) for match in schema.matches if match.counts})
-        self._companies = [Company(schema, feature, actions) for feature, actions in asked]
+        known = NoCounts() if counts is None else counts  # a file may know nothing yet
+        self.crosses = Crosses(schema, statistics.numbers, statistics.time_zone, known)
+        views = self.crosses.views
         # All that is looked at, of which the network's own history is the newest part. The newest of a rare action may
         # be older than all of these.
         self._longest = max([of_items.length, *(view.length for view in views if view.acted is None)])
@@ -109,31 +97,7 @@ class Encoder:
         ]
         self._users, self._items, self._contexts = (schema.side(side) for side in ("user", "item", "context"))
         self._listed = [f for f in (*self._items, *self._contexts) if f.listed]
-        crosses, self._matches, self._todays = schema.crosses, schema.matches, schema.todays
-        self._today_by_count = [  # number of the action, 0: impressions; most that is counted; rows from count -1 on
-            (
-                0 if one.of_impressions else self._history.action[one.event],
-                one.length,
-                one.rows_of(np.arange(-1, one.length + 1)).tolist(),
-            )
-            for one in self._todays
-        ]
-        self.calendar = Calendar(statistics.time_zone)
-        self._counted = rates_first(schema.statistics)
-        places = schema.places("cross")
-        self._hashed_places, self._found_places = (
-            _span([places[feature.name].start for feature in features])
-            for features in (crosses, (*self._matches, *self._todays))
-        )
-        in_views = [match for view in self._views for match in view.matches]
-        in_views += [match for company in self._companies for match in company.matches]
-        self._in_order = [in_views.index(match) for match in self._matches]
-        self._cross_buckets = np.array([cross.buckets for cross in crosses], np.uint64).reshape(-1, 1)
-        self._of_crosses = [(cross.name, cross.of) for cross in crosses]
-        self._crosses = Crossing(self._of_crosses)
         self._ready: ReadyItems | None = None
-        of_items = [one for one in self._counted if of_items_alone(schema, one)]
-        self._of_items_places = _span([schema.statistics.index(one) for one in of_items])
         self._defaults = {f.name: f.column([f.default]) for f in self._contexts}
         self._edges = np.array(schema.history.gap_edges_s, np.int64)
         place_of = schema.places("item")
@@ -166,14 +130,22 @@ class Encoder:
         counts = Counts.open(folder / FOLDER / COUNTS, schema) if schema.counting else None
         return cls(schema, vocabularies, statistics, counts)
 
+    @property
+    def counts(self) -> Known:
+        """What was counted until a day."""
+        return self.crosses.counts
+
+    @property
+    def calendar(self) -> Calendar:
+        """The days of the log."""
+        return self.crosses.calendar
+
     def with_counts(self, counts: Known) -> "Encoder":
         """The same with other counts; nothing of it keeps these. What was made ready stays where they are the same."""
         other = copy(self)
-        other.counts = counts
+        other.crosses = self.crosses.with_counts(counts)
         if not (isinstance(counts, Counts) and counts.shares(self.counts)):
             other._ready = None
-            for kept in ("_every_counted", "_other_counted"):
-                other.__dict__.pop(kept, None)
         return other
 
     def ready_for(self, catalog: Catalog, pause: Callable[[], object] = lambda: None) -> "Encoder":
@@ -184,13 +156,9 @@ class Encoder:
         """
         if self._ready is not None and self._ready.are_of(catalog, self.counts):
             return self
-        every = self._every_counted.lookup
-        if every is not None:
-            every.make_ready()
         other = copy(self)
-        other.__dict__.pop("_other_counted", None)  # which takes from what is ready
-        of_items = [one for one in self._counted if of_items_alone(self.schema, one)]
-        lookup = every.only(of_items) if every is not None and of_items else None
+        other.crosses = self.crosses.made_ready()
+        lookup = other.crosses.of_items
         few = catalog.places * numbers_of(self.schema, lookup) <= MOST
         rows_of = partial(self.rows, self._items)
         other._ready = ReadyItems(self.schema, catalog, self.counts, rows_of, lookup, pause) if few else None
@@ -202,7 +170,7 @@ class Encoder:
         for name, vocabulary in self.vocabularies.items():
             vocabulary.table.save(vocab / f"{name}.npy")
         kept: dict[str, Any] = {"rows": dict(self.statistics.rows), "numbers": dict(self.statistics.numbers)}
-        if self._todays:
+        if self.schema.todays:
             kept["time_zone"] = self.statistics.time_zone
         (vocab / "statistics.json").write_text(json.dumps(kept, indent=1) + "\n")
 
@@ -228,28 +196,6 @@ class Encoder:
         values = np.stack([columns[feature.name] for feature in floats], axis=-1)
         mean, deviation = np.array([fitted[feature.name] for feature in floats]).T
         return standardised(values, mean, deviation).astype(np.float32)
-
-    def cross_rows(self, columns: Mapping[str, Keys], count: int) -> Rows:
-        """Rows of the hashed crosses, (count, N); a part's column is (count,) or, for all alike, (1,)."""
-        return self._hashed(self._crosses.keys(columns), count)
-
-    def _hashed(self, keys: Keys, count: int) -> Rows:
-        rows = np.empty((count, len(keys)), np.int64)
-        rows[:] = hashed_rows(keys, self._cross_buckets).T
-        return rows
-
-    def crossed_with(self, found: Rows, hashed: Rows) -> Rows:
-        """All rows of side cross (count, N) as `features.toml` orders them.
-
-        `found`: those of the matches, then of what is of today (M, count); `hashed`: those of the crosses
-        (count, N - M).
-        """
-        if not len(found):
-            return hashed
-        rows = np.empty((len(hashed), len(found) + hashed.shape[1]), np.int64)
-        rows[:, self._hashed_places] = hashed
-        rows.T[self._found_places] = found
-        return rows
 
     # ---- one request
 
@@ -290,10 +236,8 @@ class Encoder:
         ready = None
         if self._ready is not None and not own and self._ready.are_of(catalog, self.counts):
             ready = OfRequest(self._ready, known, items, len(seen), now)
-        found = self._matched(ready or Keyed(items, len(seen), self.counts, now), gap, seen_as)
-        if self._todays:
-            today = self._today(seen_at, seen_as, now, shown_today)
-            found = np.concatenate([found, today[:, None].repeat(count, axis=1)])
+        compared = ready or Keyed(items, len(seen), self.counts, now)
+        found = self.crosses.found(compared, gap, seen_at, seen_as, now, shown_today)
         if ready:
             rows = ready.rows(begin)
         else:
@@ -316,25 +260,17 @@ class Encoder:
             future += int(np.count_nonzero(times > now))
 
         columns = {**profile_columns, **item_columns, **context_columns}
-        counted = np.empty((count, len(self._counted)), np.float32)
-        if ready and ready.newest_day:
-            counting = self._other_counted
-            counted[:, self._of_items_places] = ready.statistics()
-        else:
-            counting = self._every_counted
-        mixed, crosses = counting.crossing.keys(columns), len(self._cross_buckets)
-        if counting.lookup:
-            counted.T[counting.places] = counting.lookup.numbers(mixed[crosses:], bool(own), now)
+        cross, cross_numbers = self.crosses.rows_and_numbers(found, columns, count, bool(own), now, ready)
         inputs = network_inputs(
             user=self.rows(self._users, profile_columns, 1),
             item=item_rows[None],
             context=_for_each(context_rows, count)[None],
-            cross=self.crossed_with(found, self._hashed(mixed[:crosses], count))[None],
+            cross=cross[None],
             **sequences,
             user_numbers=self.numbers(self._users, profile_columns, 1),
             item_numbers=self.numbers(self._items, item_columns, count)[None],
             context_numbers=_for_each(context_numbers, count)[None],
-            cross_numbers=counted[None],
+            cross_numbers=cross_numbers[None],
         )
         return Encoded(
             inputs=inputs,
@@ -380,42 +316,6 @@ class Encoder:
         """What stands in the slots of the network's histories, oldest first: of items, then of each further group."""
         newest = self._history.slots(behaviours)[-self.schema.history.length :]
         return [newest, *(group.slots(behaviours) for _, group in self._groups)]
-
-    def _matched(self, compared: Keyed, gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64]) -> Rows:
-        """Rows (M, C) of the matches, of behaviours with these gaps and actions (T,)."""
-        rows = [view.rows(compared, gap, actions) for view in self._views]
-        rows += [company.rows(compared, actions) for company in self._companies]
-        if len(rows) < 2:
-            return rows[0] if rows else np.zeros((0, compared.candidates), np.int64)
-        return np.concatenate(rows)[self._in_order]
-
-    def _today(self, at: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], now: int, shown_today: int) -> Rows:
-        """Rows (K,) of what is of today, by the behaviours (T,), oldest first, and the impressions."""
-        of_today = actions[at.searchsorted(self.calendar.begun_ms(now)) :]
-        done = np.bincount(of_today, minlength=1 + len(self.schema.history.actions))
-        return np.array(
-            [
-                rows[1 + min(int(done[action]) if action else shown_today, most)]
-                for action, most, rows in self._today_by_count
-            ],
-            np.int64,
-        )
-
-    @cached_property
-    def _every_counted(self) -> "Counting":
-        every = self._counted
-        return self._counting(Lookup(self.schema, every, self.statistics.numbers, self.counts) if every else None)
-
-    @cached_property
-    def _other_counted(self) -> "Counting":
-        """What is not of the items alone."""
-        every = self._every_counted.lookup
-        others = [one for one in self._counted if not of_items_alone(self.schema, one)]
-        return self._counting(every.only(others) if every and others else None)
-
-    def _counting(self, lookup: Lookup | None) -> "Counting":
-        places = _span([self.schema.statistics.index(one) for one in (lookup.statistics if lookup else ())])
-        return Counting(Crossing([*self._of_crosses, *(lookup.groups if lookup else ())]), lookup, places)
 
     def _looked_at(self, actions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Which of a user's behaviours (T,) history or matches look at, oldest first."""
@@ -500,12 +400,6 @@ class Encoder:
             _overwrite(self._contexts, columns, own)
         length = count if own else 1
         return columns, self.rows(self._contexts, columns, length), self.numbers(self._contexts, columns, length)
-
-
-def _span(places: Sequence[int]) -> slice | list[int]:
-    """The places; where they follow each other as a slice, which costs an array less."""
-    begin = places[0] if places else 0
-    return slice(begin, begin + len(places)) if list(places) == [*range(begin, begin + len(places))] else list(places)
 
 
 def _statistics(path: Path, schema: Schema) -> Statistics:

@@ -23,11 +23,11 @@ Values = npt.NDArray[Any]
 class Found(NamedTuple):
     """What was found of several features' values, of T behaviours, oldest first, and of C candidates.
 
-    `count`: how many behaviours have the value of one, where it is the newest that has it (F, T). `newest`: that of a
+    `how_many`: behaviours have the value of one, where it is the newest that has it (F, T). `newest`: that of a
     candidate's value (F, C): NONE has it, it has NO_VALUE, or SEEN + which of all behaviours (F * T,).
     """
 
-    count: Index
+    how_many: Index
     newest: Index
 
 

@@ -170,7 +170,7 @@ class Prepared:
             user=a["users"][user].astype(np.int64),
             item=a["items"][item].astype(np.int64)[:, None],
             context=a["context"][rows].astype(np.int64)[:, None],
-            cross=self.encoder.crossed_with(found, a["cross"][rows].astype(np.int64))[:, None],
+            cross=self.encoder.crosses.joined(found, a["cross"][rows].astype(np.int64))[:, None],
             **sequences,
             user_numbers=a["users_numbers"][user],
             item_numbers=a["items_numbers"][item][:, None],

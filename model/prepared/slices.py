@@ -178,7 +178,7 @@ def encode_slice(plan: Plan, at: int, to: int) -> Seen:
     chosen = {name: values for name, values in context.items() if name in parts}
     chosen |= {name: values[user] for name, values in columns["user"].items() if name in parts}
     chosen |= {name: values[item] for name, values in columns["item"].items() if name in parts}
-    write("cross", encoder.cross_rows(chosen, count))
+    write("cross", encoder.crosses.rows(chosen, count))
     counted = {name: values[at:to] for name, values in columns["cross"].items()}  # of each impression
     write("cross_numbers", encoder.numbers(schema.statistics, counted, count))
 

@@ -339,7 +339,7 @@ def test_both_ways_of_finding_agree() -> None:
         numbered = (1 + values + 20_000 * np.arange(3)[:, None] for values in of_features)
         for one, other in zip(found, Codes(60_001).found(*numbered), strict=True):
             np.testing.assert_array_equal(one, other)
-        counts = np.append([0, 0], found.count)[found.newest]
+        counts = np.append([0, 0], found.how_many)[found.newest]
         newest = np.append([-1, -1], np.tile(np.arange(length), 3))[found.newest]
         for seen, own, count, place in zip(*of_features, counts, newest, strict=True):
             visible = np.ones((500, length), bool)
