@@ -10,6 +10,7 @@ import pytest
 from loadtest import accuracy, peers, training
 from loadtest.bench.prepared import CLICKS, data_set
 from loadtest.errors import NoRun
+from loadtest.peers.rows import encoded
 from model.features.ids import FIRST, PAD
 from model.features.timeposition import time_positions
 from model.prepared.loader import Prepared
@@ -105,7 +106,7 @@ def test_wrong_input_is_one_clear_line(
 
 def test_the_peer_is_given_our_rows_and_its_own_padding(small_data: Prepared) -> None:
     rows = small_data.of_split("test")[:100]
-    described, arrays = peers.encoded(small_data, rows)
+    described, arrays = encoded(small_data, rows)
     inputs = small_data.batch(rows)
     by_name = {one["name"]: one for one in described}
     place = small_data.schema.places("item")["item_id"]
