@@ -15,9 +15,10 @@ Classes and trainers stand as shipped, with embeddings 16 wide and an MLP of 102
 - fuxictr, FuxiCTR's DIN, TransAct (a Transformer over the history) and DCNv2 (on its mean): N(0, 1e-4) starts, Adam,
   no dropout, gradients clipped at a norm of 10; the rate falls to a tenth after an epoch that brings nothing.
 
-Batches are of our recipe's size. Learning rate and number of epochs are picked on the validation AUC at the end of each
-epoch, by seed 1 alone, until --patience epochs bring nothing; test is scored by the best epoch's weights. With --refit,
-as our recipes have it, the network is then trained anew on train + validation for as many epochs.
+Batches are of our recipe's size. Learning rate, penalty (--l2) and number of epochs are picked on the validation AUC at
+the end of each epoch, by seed 1 alone, until --patience epochs bring nothing; test is scored by the best epoch's
+weights. With --refit, as our recipes have it, the network is then trained anew on train + validation for as many
+epochs.
 """
 
 import argparse
@@ -25,7 +26,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from loadtest import peers
 from loadtest.bench.command import positive
 from loadtest.errors import NoRun
 from loadtest.peers import LIBRARIES, Library, Peer
+from loadtest.peers.contest import TRAIN, VALIDATION, Contest, Setting
 from loadtest.peers.rows import write_rows
 from model.command import run as run_command
 from model.evaluation.metrics import auc
@@ -46,75 +47,7 @@ from model.prepared.splits import SPLITS
 from model.training.choosing.choice import choose
 
 RATES = (1e-3, 2e-3, 4e-3)
-WIDTHS = [16, 16]  # of embeddings outside the sequence, and in it
-TRAIN, VALIDATION, TEST = range(len(SPLITS))  # the files of rows, by number
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Picked:
-    """What was best on validation, by seed 1; `fell`: the epochs before it that brought nothing."""
-
-    auc: float
-    rate: float
-    epochs: int
-    fell: tuple[int, ...]
-    scores: Floats  # of test
-
-
-class Contest:
-    """One of a library's networks on one data set: picks by validation, scores test."""
-
-    def __init__(self, peer: Peer, name: str, network: str, batch_size: int, scratch: Path, bar: Any):
-        self._peer, self._name, self._network, self._batch_size = peer, name, network, batch_size
-        self._scores, self._bar = scratch / "scores.npy", bar
-        self.looks: list[dict[str, Any]] = []
-
-    def pick(self, rates: Sequence[float], epochs: int, patience: int) -> Picked:
-        best: Picked | None = None
-        for rate in rates:
-            top, since, fell = 0.0, 0, list[int]()
-            self._build(rate, seed=1)
-            for epoch in range(1, epochs + 1):
-                self._epoch([TRAIN], f"rate {rate:g}, epoch {epoch}")
-                auc = self._predict(VALIDATION)[0]
-                self.looks.append({"network": self._name, "rate": rate, "epoch": epoch, "validation_auc": auc})
-                if best is None or auc > best.auc:
-                    best = Picked(auc, rate, epoch, tuple(fell), self._predict(TEST)[1])
-                if auc > top:
-                    top, since = auc, 0
-                    continue
-                since += 1
-                if since >= patience:
-                    break
-                fell.append(epoch)
-                self._peer.ask(do="fell")
-        assert best
-        return best
-
-    def train(self, splits: Sequence[int], picked: Picked, seed: int) -> Floats:
-        """Scores of test after as many epochs over these splits, at rates that fall where they fell."""
-        self._build(picked.rate, seed)
-        for epoch in range(1, picked.epochs + 1):
-            self._epoch(splits, f"seed {seed}, epoch {epoch} of {picked.epochs}")
-            if epoch in picked.fell:
-                self._peer.ask(do="fell")
-        return self._predict(TEST)[1]
-
-    def _build(self, rate: float, seed: int) -> None:
-        self._peer.ask(
-            do="build", network=self._network, rate=rate, seed=seed, batch_size=self._batch_size, widths=WIDTHS
-        )
-
-    def _epoch(self, splits: Sequence[int], what: str) -> None:
-        self._bar.set_description(f"{self._name}: {what}")
-        self._peer.ask(do="train", rows=list(splits))
-        self._bar.update()
-
-    def _predict(self, split: int) -> tuple[float, Floats]:
-        auc = self._peer.ask(do="predict", rows=split, out=str(self._scores))["auc"]
-        scores: Floats = np.load(self._scores)
-        return float(auc), scores
 
 
 def compare(
@@ -136,7 +69,8 @@ def compare(
                 name = f"{library.name} {network}"
                 size = args.batch_size or choose(library.networks[network], data).recipe.training.batch_size
                 contest = Contest(peer, name, network, size, Path(folder), bar)
-                picked = contest.pick(args.rates, args.epochs, args.patience or library.patience)
+                settings = [Setting(rate, l2) for l2 in args.l2 or [None] for rate in args.rates]
+                picked = contest.pick(settings, args.epochs, args.patience or library.patience)
                 for seed, scores in enumerate(by_seed, 1):
                     if seed == 1 and not args.refit:
                         scores[name] = picked.scores
@@ -145,10 +79,10 @@ def compare(
                     np.savez(outs[seed - 1], **scores)  # type: ignore[arg-type]  # its other argument is a bool
                 figures["looks"] += contest.looks
                 aucs = [auc(label, scores[name]) for scores in by_seed]
-                figures[name] = {"rate": picked.rate, "epochs": picked.epochs, "batch_size": size, "test_auc": aucs}
+                told = picked.setting.as_dict() | {"epochs": picked.epochs, "batch_size": size}
+                figures[name] = told | {"validation_auc": picked.auc, "test_auc": aucs}
                 mean = np.mean([one for one in aucs if one is not None])
-                chosen = f"rate {picked.rate:g}, {picked.epochs} epochs, batch {size}"
-                bar.write(f"{name:<20} test AUC {mean:.4f}   {chosen}")
+                bar.write(f"{name:<20} test AUC {mean:.4f}   {', '.join(f'{k} {v}' for k, v in told.items())}")
     return figures
 
 
@@ -164,13 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seeds", type=positive, default=1, help="how many; rate and epochs are picked by the first")
     add("--refit", action="store_true", help="then train anew on train + validation")
     add("--rates", type=float, nargs="+", default=RATES, help="learning rates to pick from")
+    add("--l2", type=float, nargs="+", help="penalties on embeddings to pick from; default: as shipped")
     add("--epochs", type=positive, default=4, help="at most")
     add("--patience", type=positive, help="epochs without a better validation AUC; default: its trainer's")
     add("--batch-size", type=positive, help="default: our recipe's")
     add("--threads", type=positive, default=torch.get_num_threads())
     args = parser.parse_args(arguments)
-    if min(args.rates) <= 0 or args.out.suffix != ".npz":
-        parser.error("rates are above 0, and --out ends in .npz")
+    if min(args.rates) <= 0 or min(args.l2 or [0]) < 0 or args.out.suffix != ".npz":
+        parser.error("rates are above 0, penalties not below, and --out ends in .npz")
     library = LIBRARIES[args.library]
     if unknown := [network for network in args.networks or [] if network not in library.networks]:
         parser.error(f"--networks {unknown[0]}; of {library.name} are allowed: {', '.join(library.networks)}")

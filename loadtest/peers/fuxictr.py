@@ -1,7 +1,8 @@
 """FuxiCTR 2.3.10 as its wheel ships it, on rows that it is data. Runs in the peers' environment; JSON lines.
 
     python -m loadtest.peers.fuxictr --rows FILE ...    the sets of rows, of which the questions speak by number
-    {"do": "build", "network": "DIN", "rate": 0.001, "seed": 1, "batch_size": 1024, "widths": [16, 32]}
+    {"do": "build", "network": "DIN", "rate": 0.001, "seed": 1, "batch_size": 1024, "widths": [16, 32],
+     "l2": 1e-5}                    → {"parameters"}; "l2": its embedding_regularizer, none by itself
     {"do": "train", "rows": [0, 1]} one epoch over these rows, shuffled, by its own `fit` → {}
     {"do": "fell"}                  the epoch was no better on validation: its trainer lowers the rate → {"rate"}
     {"do": "predict", "rows": 2, "out": FILE}   → scores (n,) in FILE (.npy), {"auc"}
@@ -74,13 +75,16 @@ class LongBatches(Batches):
 
 
 class FuxiCTR(Answers):
-    def build(self, network: str, rate: float, seed: int, batch_size: int, widths: list[int]) -> Any:
+    def build(
+        self, network: str, rate: float, seed: int, batch_size: int, widths: list[int], l2: float | None = None
+    ) -> Any:
         seed_everything(seed)
         self.order = torch.Generator().manual_seed(seed)
         self.size = batch_size
         sizes = {HIDDEN[network]: list(MLP), "embedding_dim": widths[0]}
         described = feature_map(self.sets[0].described, widths)
-        self.model = CLASSES[network](described, learning_rate=rate, **sizes, **TRAINER)
+        options = TRAINER | sizes | {"learning_rate": rate, "embedding_regularizer": l2}
+        self.model = CLASSES[network](described, **options)
         self.model.eval_step = lambda: None  # the epochs are judged from outside
         self.model.load_weights = lambda checkpoint: None
         return {"parameters": sum(p.numel() for p in self.model.parameters())}

@@ -1,7 +1,8 @@
 """torch-rechub 0.9.0 as shipped, on rows that it is data. Runs in the peers' environment; reads and writes JSON lines.
 
     python -m loadtest.peers.rechub --rows FILE ...     the sets of rows, of which the questions speak by number
-    {"do": "build", "network": "BST", "rate": 0.001, "seed": 1, "batch_size": 1024, "widths": [16, 32], "ffn": null}
+    {"do": "build", "network": "BST", "rate": 0.001, "seed": 1, "batch_size": 1024, "widths": [16, 32], "ffn": null,
+     "l2": 1e-5}                    → {"parameters"}; "l2": its weight decay, on all weights
     {"do": "time", "rows": 0}       one epoch by its own trainer and its own DataLoader → {"seconds"}
     {"do": "train", "rows": [0, 1]} one epoch over these rows, shuffled, by its own trainer → {"loss"}
     {"do": "fell"}                  the epoch was no better on validation: nothing, by itself → {}
@@ -85,13 +86,14 @@ def build(described: list[dict[str, Any]], network: str, widths: list[int], ffn:
 
 class Rechub(Answers):
     def build(
-        self, network: str, rate: float, seed: int, batch_size: int, widths: list[int], ffn: int | None = None
-    ) -> Any:
+        self, network: str, rate: float, seed: int, batch_size: int, widths: list[int], ffn: int | None = None,
+        l2: float = 1e-5,
+    ) -> Any:  # fmt: skip
         torch.manual_seed(seed)
         self.order = torch.Generator().manual_seed(seed)
         self.size = batch_size
         model = build(self.sets[0].described, network, widths, ffn)
-        self.trainer = CTRTrainer(model, optimizer_params={"lr": rate, "weight_decay": 1e-5}, model_path=os.devnull)
+        self.trainer = CTRTrainer(model, optimizer_params={"lr": rate, "weight_decay": l2}, model_path=os.devnull)
         return {"parameters": sum(p.numel() for p in model.parameters())}
 
     def time(self, rows: int) -> Any:
