@@ -36,6 +36,7 @@ from loadtest.bench.turns import p50, ratio, take_turns
 from loadtest.bench.usual import UsualBST, repeated
 from loadtest.errors import NoRun
 from loadtest.peers import Peer
+from loadtest.peers.rows import encoded, write_rows
 from loadtest.table import table
 from model import networks
 from model.bundle.layout import GRAPH, INT8, NARROW, REPORT, WEIGHTS, BundleError
@@ -123,8 +124,8 @@ class PeersBST:
     def __init__(self, python: Path, data: Prepared, width: int, folder: Path):
         path, graph = folder / "rows.npz", folder / "peer.onnx"
         rows = trained.full_rows(data, data.schema.history.length)[:REQUESTS]
-        peers.write_rows(path, data, rows)
-        self._described, self._arrays = peers.encoded(data, rows)
+        write_rows(path, data, rows)
+        self._described, self._arrays = encoded(data, rows)
         widths = [max(f.width for f in data.schema.features), width // len(data.schema.sequence)]
         with Peer(python, ["--rows", str(path)], 1) as process:
             answer = process.ask(do="export", network="BST", widths=widths, rows=0, out=str(graph))

@@ -39,6 +39,7 @@ from loadtest.bench.command import Command, Measured, positive
 from loadtest.bench.prepared import data_set
 from loadtest.bench.turns import ratio, take_turns
 from loadtest.peers import Peer
+from loadtest.peers.rows import write_rows
 from loadtest.table import table
 from model.command import run as run_command
 from model.prepared.loader import Prepared
@@ -98,7 +99,7 @@ class Theirs:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.npz"
             rows = np.random.default_rng(1).permutation(data.of_split("train"))[: sizes.peer_steps * BATCH]
-            peers.write_rows(path, data, rows)
+            write_rows(path, data, rows)
             self.process = Peer(python, ["--rows", str(path)], torch.get_num_threads())
             self.process.ask(
                 do="build", network="BST", rate=RATE, seed=1, batch_size=BATCH, widths=PEER_WIDTHS, ffn=ffn

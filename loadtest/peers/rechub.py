@@ -1,9 +1,11 @@
 """torch-rechub 0.9.0 as shipped, on rows that it is data. Runs in the peers' environment; reads and writes JSON lines.
 
-    rechub.py --rows FILE ...       the sets of rows, of which the questions speak by number
-    {"do": "build", "network": "BST", "rate": 0.001, "seed": 1, "batch_size": 1024, "widths": [16, 32], "ffn": null}
+    python -m loadtest.peers.rechub --rows FILE ...     the sets of rows, of which the questions speak by number
+    {"do": "build", "network": "BST", "rate": 0.001, "seed": 1, "batch_size": 1024, "widths": [16, 32], "ffn": null,
+     "l2": 1e-5}                    → {"parameters"}; "l2": its weight decay, on all weights
     {"do": "time", "rows": 0}       one epoch by its own trainer and its own DataLoader → {"seconds"}
     {"do": "train", "rows": [0, 1]} one epoch over these rows, shuffled, by its own trainer → {"loss"}
+    {"do": "fell"}                  the epoch was no better on validation: nothing, by itself → {}
     {"do": "predict", "rows": 2, "out": FILE}   → scores (n,) in FILE (.npy), {"auc"}
     {"do": "export", "network": "BST", "widths": [16, 32], "rows": 0, "out": FILE}   → its class as an ONNX file, its
                                     rows and history dynamic; {"inputs": names} or {"refused": why}
@@ -13,17 +15,13 @@ another inner width (its class leaves torch's 2048); "train" slices batches, sin
 one, which changes the time and not the result.
 """
 
-import argparse
-import json
 import os
-import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch_rechub.basic.features import (  # type: ignore[import-not-found]  # installed in the peers' environment alone
     DenseFeature,
@@ -34,23 +32,10 @@ from torch_rechub.models.ranking import BST, DIN, WideDeep  # type: ignore[impor
 from torch_rechub.trainers import CTRTrainer  # type: ignore[import-not-found]
 from torch_rechub.utils.data import DataGenerator  # type: ignore[import-not-found]
 
-PAD = 0
-MLP = (1024, 512, 256)
+from loadtest.peers.program import MLP, PAD, PREDICTED, Answers, Batches, Rows, serve
+
 ATTENTION_MLP = (256, 128)  # of DIN's unit, as in its example
 DROPOUT = 0.2  # likewise
-
-
-class Rows:
-    """One file of rows: a tensor for each feature."""
-
-    def __init__(self, path: str):
-        with np.load(path) as arrays:
-            self.described = json.loads(str(arrays["features"]))
-            self.x = {name[2:]: torch.from_numpy(arrays[name]) for name in arrays if name.startswith("x_")}
-            self.label = torch.from_numpy(arrays["label"])
-
-    def __len__(self) -> int:
-        return len(self.label)
 
 
 def features(described: list[dict[str, Any]], role: str, wide: int) -> list[Any]:
@@ -99,39 +84,16 @@ def build(described: list[dict[str, Any]], network: str, widths: list[int], ffn:
     return WideDeep([feature for feature in deep if not isinstance(feature, DenseFeature)], deep, mlp)
 
 
-class Batches:
-    """Sliced batches of several sets of rows, an epoch's order anew each time they are gone through."""
-
-    def __init__(self, sets: list[Rows], size: int, order: torch.Generator | None):
-        self.x = {name: torch.cat([rows.x[name] for rows in sets]) for name in sets[0].x}
-        self.label = torch.cat([rows.label for rows in sets])
-        self.size, self.order = size, order
-
-    def __len__(self) -> int:
-        return -(-len(self.label) // self.size)
-
-    def __iter__(self) -> Any:
-        order = torch.arange(len(self.label))
-        if self.order is not None:
-            order = torch.randperm(len(self.label), generator=self.order)
-        for at in range(0, len(order), self.size):
-            chosen = order[at : at + self.size]
-            if len(chosen) > 1:  # its BatchNorm cannot train on one row
-                yield {name: values[chosen] for name, values in self.x.items()}, self.label[chosen]
-
-
-class Answers:
-    def __init__(self, sets: list[Rows]):
-        self.sets = sets
-
+class Rechub(Answers):
     def build(
-        self, network: str, rate: float, seed: int, batch_size: int, widths: list[int], ffn: int | None = None
-    ) -> Any:
+        self, network: str, rate: float, seed: int, batch_size: int, widths: list[int], ffn: int | None = None,
+        l2: float = 1e-5,
+    ) -> Any:  # fmt: skip
         torch.manual_seed(seed)
         self.order = torch.Generator().manual_seed(seed)
         self.size = batch_size
         model = build(self.sets[0].described, network, widths, ffn)
-        self.trainer = CTRTrainer(model, optimizer_params={"lr": rate, "weight_decay": 1e-5}, model_path=os.devnull)
+        self.trainer = CTRTrainer(model, optimizer_params={"lr": rate, "weight_decay": l2}, model_path=os.devnull)
         return {"parameters": sum(p.numel() for p in model.parameters())}
 
     def time(self, rows: int) -> Any:
@@ -146,11 +108,11 @@ class Answers:
     def train(self, rows: list[int]) -> Any:
         return {"loss": self.trainer.train_one_epoch(Batches([self.sets[one] for one in rows], self.size, self.order))}
 
-    def predict(self, rows: int, out: str) -> Any:
-        data = self.sets[rows]
-        scores = np.array(self.trainer.predict(self.trainer.model, Batches([data], 4096, None)), np.float32)
-        np.save(out, scores)
-        return {"auc": float(roc_auc_score(data.label.numpy(), scores))}
+    def fell(self) -> Any:
+        return {}
+
+    def scores(self, rows: Rows) -> npt.NDArray[Any]:
+        return np.array(self.trainer.predict(self.trainer.model, Batches([rows], PREDICTED, None)))
 
     def export(self, network: str, widths: list[int], rows: int, out: str) -> Any:
         data = self.sets[rows]
@@ -171,19 +133,5 @@ class Answers:
         return {"inputs": list(data.x)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="rechub.py")
-    parser.add_argument("--rows", nargs="+", required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    answers = Answers([Rows(path) for path in args.rows])
-    for line in sys.stdin:
-        question = json.loads(line)
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            answer = getattr(answers, question.pop("do"))(**question)  # its trainer prints and draws bars
-        print(json.dumps(answer), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Rechub)

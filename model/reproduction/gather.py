@@ -190,7 +190,7 @@ def gather(
         "oracle_auc": oracle.aucs[0] if oracle else None,
         "networks": networks,
         "order": _order(variants, contestants),
-        "against_peers": _against(variants, contestants, list(peers or {}), trials or {}),
+        "against_peers": _against(variants, reference, contestants, list(peers or {}), trials or {}),
         "papers": {
             "bst": {row: _beside(row, asdict(printed), variants) for row, printed in papers.BST_TABLE_4.items()},
             "atrank": {row: _beside(row, asdict(printed), variants) for row, printed in papers.ATRANK_TABLE.items()},
@@ -309,14 +309,15 @@ def _order(variants: Sequence[Variant], contestants: Mapping[str, Contestant]) -
 
 def _against(
     variants: Sequence[Variant],
+    reference: Variant | None,
     contestants: Mapping[str, Contestant],
     peers: Sequence[str],
     trials: Mapping[str, int],
 ) -> list[dict[str, Any]]:
-    """By how much each network is above another library's of the same name, which is the last word of the peer's."""
+    """How far ours are above another library's: the one of its name (the peer's last word), else the reference."""
     differences = []
     for peer in peers:
-        ours = standard(peer.rpartition(" ")[2].lower(), variants)
+        ours = standard(peer.rpartition(" ")[2].lower(), variants) or reference
         if ours and ours.label in contestants:
             above = contestants[ours.label].above(contestants[peer])
             tried = {"our_trials": trials.get(ours.label), "their_trials": trials.get(peer)}

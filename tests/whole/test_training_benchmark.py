@@ -10,6 +10,7 @@ import pytest
 from loadtest import accuracy, peers, training
 from loadtest.bench.prepared import CLICKS, data_set
 from loadtest.errors import NoRun
+from loadtest.peers.rows import encoded
 from model.features.ids import FIRST, PAD
 from model.features.timeposition import time_positions
 from model.prepared.loader import Prepared
@@ -95,6 +96,7 @@ def test_the_quick_run_ends_in_the_line_that_scripts_read(tmp_path: Path) -> Non
         (training.main, ["--cache", str(ROOT / "Makefile")], "Makefile is no folder"),
         (accuracy.main, ["--data", "nowhere", "--out", "x.npz"], "nowhere is no prepared data set"),
         (accuracy.main, ["--data", "nowhere", "--out", "x.csv"], "--out ends in .npz"),
+        (accuracy.main, ["--data", "d", "--out", "x.npz", "--networks", "DCNv2"], "torch-rechub are allowed: BST"),
     ],
 )
 def test_wrong_input_is_one_clear_line(
@@ -105,7 +107,7 @@ def test_wrong_input_is_one_clear_line(
 
 def test_the_peer_is_given_our_rows_and_its_own_padding(small_data: Prepared) -> None:
     rows = small_data.of_split("test")[:100]
-    described, arrays = peers.encoded(small_data, rows)
+    described, arrays = encoded(small_data, rows)
     inputs = small_data.batch(rows)
     by_name = {one["name"]: one for one in described}
     place = small_data.schema.places("item")["item_id"]
@@ -114,14 +116,21 @@ def test_the_peer_is_given_our_rows_and_its_own_padding(small_data: Prepared) ->
     assert by_name["item_id"]["role"] == "target" and by_name["history_item_id"]["shared_with"] == "item_id"
     assert by_name["age"] == {"name": "age", "role": "other", "kind": "sparse", "rows": small_data.rows["age"]}
     assert set(arrays) == set(by_name)
+    known = {name for name, one in by_name.items() if one["role"] != "history"}
+    seen = {f.name for f in small_data.schema.embedded if f.width or f.sequence_width or f.is_float}
+    assert known == seen and "statistic" in {f.kind for f in small_data.schema.features if f.name in known}
+
+
+def python_of(library: peers.Library) -> Path:
+    python = peers.environment(library, install=False)
+    if python is None:
+        pytest.skip(f"{library.release} is not there: python -m loadtest.accuracy installs it")
+    return python
 
 
 @pytest.fixture(scope="module")
 def peers_python() -> Path:
-    python = peers.environment(install=False)
-    if python is None:
-        pytest.skip("the peers' environment is not there: python -m loadtest.training --peers makes it")
-    return python
+    return python_of(peers.RECHUB)
 
 
 def test_the_peer_trains_on_them_as_shipped(made_up: Prepared, peers_python: Path) -> None:
@@ -139,12 +148,15 @@ def test_a_peer_that_dies_says_why(tmp_path: Path, peers_python: Path) -> None:
         peer.ask(do="train", rows=[0])
 
 
+@pytest.mark.parametrize(("library", "network"), [("rechub", "WDL"), ("fuxictr", "DIN")])
 def test_the_peers_scores_stand_in_the_order_of_the_test_rows(
-    made_up: Prepared, peers_python: Path, tmp_path: Path
+    library: str, network: str, made_up: Prepared, tmp_path: Path
 ) -> None:
-    out = tmp_path / "peers.npz"
-    arguments = ["--data", str(made_up.folder), "--out", str(out), "--networks", "WDL", "--rates", "0.001", "--refit"]
-    assert accuracy.main([*arguments, "--epochs", "1", "--threads", "1", "--seeds", "2"]) == 0
-    scores = [np.load(tmp_path / f"peers-{seed}.npz")["torch-rechub WDL"] for seed in (1, 2)]
+    python_of(peers.LIBRARIES[library])
+    out, name = tmp_path / "peers.npz", f"{peers.LIBRARIES[library].name} {network}"
+    arguments = ["--library", library, "--networks", network, "--data", str(made_up.folder), "--out", str(out)]
+    arguments += ["--rates", "0.001", "--epochs", "1", "--threads", "1", "--seeds", "2", "--refit"]
+    assert accuracy.main(arguments) == 0
+    scores = [np.load(tmp_path / f"peers-{seed}.npz")[name] for seed in (1, 2)]
     assert scores[0].shape == (len(made_up.of_split("test")),)
     assert np.isfinite(scores[0]).all() and not np.array_equal(*scores)
