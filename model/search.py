@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.out.is_dir():
         parser.error(f"--out {arguments.out} is a folder, the recipe's file is needed")
     from model.training.choosing.trials import (  # optuna and torch take seconds to import: after the arguments
+        AGAIN,
         search,
         whole,
     )
@@ -69,12 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = asdict(space.recipe(best.params))
     changed = {key: value for key, value in recipe["training"].items() if value != asdict(Training())[key]}
     content = tomli_w.dumps({k: v for k, v in (recipe | {"training": changed}).items() if v})
-    finished = len(whole(study))
-    ended = len(study.trials) - finished
+    again = sum(AGAIN in trial.user_attrs for trial in study.trials)
+    finished = len(whole(study)) - again
+    ended = len(study.trials) - finished - again
     write_text(
         arguments.out,
         f"# {arguments.network} on {data.meta['dataset']}: {best.value:.4f} on validation, the best of {finished} "
-        f"trials of\n# model.search (and {ended} ended early), seed {arguments.seed}. "
+        f"trials of\n# model.search ({ended} more ended early, {again} were drawn again), seed {arguments.seed}. "
         f"The start: {study.trials[0].value or 0:.4f}.\n\n{content}",
     )
     print(content)

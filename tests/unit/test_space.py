@@ -1,5 +1,6 @@
 """What a search may draw, and that it finds its own start."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from model.options import OptionError
 from model.prepared.loader import Prepared
 from model.training.choosing.defaults import suited
 from model.training.choosing.space import Space, load_rooms
+from model.training.choosing.trials import AGAIN
 from model.training.choosing.trials import search as searched
 from model.training.recipe import Recipe, Training
-from tests.worlds import make_schema
+from tests.worlds import SMALL, make_schema
 
 
 def space(tmp_path: Path, text: str, start: Recipe | None = None, network: str = "bst") -> Space:
@@ -133,3 +135,17 @@ def test_trials_that_cannot_be_kept_are_one_line(tmp_path: Path, small_data: Pre
     (tmp_path / "kept.db").write_text("no database")
     with pytest.raises(OptionError, match="kept.db, which keeps the trials, cannot be read or written: .*database$"):
         searched(small_data, space(tmp_path, "[training.epochs]\nlow = 1\nhigh = 2"), 1, 1, tmp_path / "kept.db")
+
+
+def test_a_history_length_is_searched_by_training_once_for_each(tmp_path: Path, tiny_data: Prepared) -> None:
+    start = replace(SMALL, training=replace(SMALL.training, epochs=1, evaluations=1))
+    (tmp_path / "space.toml").write_text("[history.length]\nchoices = [5]")
+    around = Space(load_rooms(tmp_path / "space.toml", "bst"), "bst", start, tiny_data.schema)
+    study = searched(tiny_data, around, 3, 1, tmp_path / "kept.db")
+    trained = {trial.number: trial for trial in study.trials if AGAIN not in trial.user_attrs}
+    drawn = [trial.params["history.length"] for trial in trained.values()]
+    assert len(study.trials) == 3 and drawn == [20, 5]
+    assert len({trial.value for trial in trained.values()}) == len(drawn), "what a network sees changes its AUC"
+    for trial in study.trials:
+        known = trained[trial.user_attrs.get(AGAIN, trial.number)]
+        assert (trial.params, trial.value) == (known.params, known.value)

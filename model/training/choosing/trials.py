@@ -1,4 +1,7 @@
-"""Trials of a search: runs that optuna chooses the settings of, and ends early where they fall behind."""
+"""Trials of a search: runs that optuna chooses the settings of, and ends early where they fall behind.
+
+What was drawn and trained to the end before is not trained again: its AUC is known.
+"""
 
 import hashlib
 import json
@@ -16,6 +19,8 @@ from model.options import OptionError
 from model.prepared.loader import Prepared
 from model.training.choosing.space import Space
 from model.training.run import Run, TrainingError
+
+AGAIN = "again"  # of a trial that drew what an earlier one had: that one's number
 
 
 class Trial(Run):
@@ -60,8 +65,13 @@ def _searched(data: Prepared, space: Space, trials: int, seed: int, storage: Pat
         study.enqueue_trial(dict(space.starting()))
 
     def objective(trial: optuna.Trial) -> float:
+        settings = space.drawn(trial)
+        for earlier in whole(study):
+            if earlier.params == trial.params:  # of the same seed: trained again it would end with the same bits
+                trial.set_user_attr(AGAIN, earlier.number)
+                return float(earlier.value)
         try:
-            recipe = space.recipe(space.drawn(trial))
+            recipe = space.recipe(settings)
             recipe = replace(recipe, training=replace(recipe.training, refit=False, select="validation"))
             with TemporaryDirectory() as folder:
                 run = Trial(data, space.network, recipe, seed, Path(folder) / "checkpoint.pt")
