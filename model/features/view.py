@@ -45,8 +45,8 @@ class View:
         # What a candidate gets by the behaviour that is the newest with its value, and behind these what it gets where
         # there is none, and where it has no value.
         none = seen.count.size
-        found = np.empty((3, none + 2), np.int64)
-        found[:, :none] = match_rows(seen.count, gap, last).reshape(3, -1)
+        found = np.empty((4, none + 2), np.int64)
+        found[:, :none] = match_rows(seen.count, gap, last, len(gap)).reshape(4, -1)
         found[:, none], found[:, none + 1] = FIRST, UNKNOWN
         newest = seen.newest(keys[:, length:])
         np.copyto(newest, none + 1, where=values[:, length:] == MISSING)

@@ -118,6 +118,8 @@ def by_hand(feature: Match, row: dict[str, Any], data: Prepared, until: Callable
         return FIRST + math.floor(2 * math.log2(1 + len(places)))
     if feature.what == "last":
         return FIRST + int(bool(places) and places[-1] == len(seen) - 1)
+    if feature.what == "share":
+        return FIRST + math.ceil(16 * len(places) / max(1, len(seen)))
     if not places:
         return FIRST
     at, now = np.array([[seen[places[-1]].timestamp]]), np.array([row["timestamp"]])
@@ -134,6 +136,7 @@ def test_matches_are_those_that_one_counts_by_hand(data: Prepared, log: list[dic
             assert row[places[feature.name].start] == expected, (feature.name, at)
             seen[feature.name].add(expected)
     assert seen["category_last"] == {UNKNOWN, FIRST, FIRST + 1} and len(seen["category_age"]) > 5
+    assert seen["category_share"] >= {UNKNOWN, FIRST, FIRST + 16} and len(seen["category_share"]) > 5
     assert seen["category_goes_with"] >= {UNKNOWN, FIRST} and len(seen["category_goes_with"]) > 6
     assert len(seen["category_count"]) > 2 and UNKNOWN not in seen["item_age"]
 
@@ -374,7 +377,7 @@ def test_counts_that_are_cut_off_or_of_another_table_are_refused(data: Prepared,
 @pytest.mark.parametrize(
     ("feature", "says"),
     [
-        (match("m", "item_id", "sum"), "what 'sum', allowed: count, age, last, cooccurrence"),
+        (match("m", "item_id", "sum"), "what 'sum', allowed: count, age, last, share, cooccurrence"),
         (match("m", "age", "count"), "`of` names 'age', allowed: features of kind id, category and side item"),
         (match("m", "price", "count"), "`of` names 'price', allowed: features of kind"),
         (match("m", "item_id", "count") | {"of": ["item_id", "category_id"]}, "one item feature is allowed"),
