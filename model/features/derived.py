@@ -69,6 +69,10 @@ class Match(Feature):
         return FIRST + sizes[str(self.what)]
 
     @property
+    def ordered(self) -> bool:
+        return self.what == "share"
+
+    @property
     def counts(self) -> bool:
         """Whether it asks what was counted until the day before."""
         return self.what == "cooccurrence"

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from model import networks
 from model.datasets.tables import DataSet
 from model.features.behaviour import Behaviour
 from model.features.counts import Counts, CountsError
@@ -22,6 +23,7 @@ from model.features.matches import Seen, along, apart
 from model.features.schema import Schema, parse
 from model.features.timeposition import time_positions
 from model.features.wanted import Wanted
+from model.networks.blocks import HIGHEST, start
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
 from model.prepared.order import in_order
@@ -185,6 +187,18 @@ def test_training_and_serving_find_and_count_alike(data: Prepared, log: list[dic
         np.testing.assert_array_equal(served["cross_numbers"], trained["cross_numbers"])
         slots = served["gap"].shape[1]
         np.testing.assert_array_equal(served["history"], trained["history"][:, :slots])
+
+
+def test_the_rows_of_a_share_start_in_their_order_and_so_they_do_anew(data: Prepared) -> None:
+    tables = networks.build("bst", data.schema, data.rows, {"mlp": [4]}).embed.other
+    long = {name: table.weight[FIRST:, 0] for name, table in tables.items() if len(table.weight) > 10}
+    rising = {name for name, first in long.items() if (first.diff() > 0).all()}
+    assert rising == {"category_share"} < set(long), "other tables start at random"
+    table = tables["category_share"]
+    start(table)
+    first, others = table.weight[:, 0].tolist(), table.weight[FIRST:, 1:]
+    assert first[:FIRST] == [0, 0] and first == sorted(first) and first[-1] == HIGHEST
+    assert (others != 0).all()
 
 
 def test_cooccurrences_alone_are_counted_too(tmp_path: Path) -> None:
