@@ -34,6 +34,7 @@ DERIVED = [
     match("category_count", "category_id", "count", length=3),
     match("category_age", "category_id", "age", length=5, actions=["like"]),
     match("category_last", "category_id", "last", length=7),
+    match("category_share", "category_id", "share", length=7),
     match("category_goes_with", "category_id", "cooccurrence", length=4),
     match("category_goes_with_newest", "category_id", "cooccurrence", length=1),
     match("category_goes_with_liked", "category_id", "cooccurrence", length=2, actions=["like"]),

@@ -25,6 +25,8 @@ MOST_PAIRED = 50  # of a cooccurrence, which looks up each of them with each can
 # Of a count x bucket floor(2·log2(1 + x)), as of other numbers: read here, since a logarithm of each takes longer.
 BUCKET_OF = np.floor(2 * np.log2(1 + np.arange(MOST_MATCHED + 1))).astype(np.int64)
 COUNTS = 1 + int(BUCKET_OF[-1])
+PARTS = 16  # of a history: a share is told in so many, rounded up, so that one behaviour is not none
+WHATS = ("count", "age", "last", "share", "cooccurrence")
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,12 @@ class Match(Feature):
     """What a candidate's value of an item feature has to do with those of the newest behaviours, embedded in buckets.
 
     `count`: how many of them have it. `age`: how long ago the newest of these was, in the buckets of time positions.
-    `last`: whether it is that of the newest behaviour of all. `cooccurrence`: how well it goes with those that it is
-    not, by what all users did until the end of the day before. A candidate without a value is UNKNOWN.
+    `last`: whether it is that of the newest behaviour of all. `share`: how many of those that there are have it.
+    `cooccurrence`: how well it goes with those that it is not, by what all users did until the end of the day before.
+    A candidate without a value is UNKNOWN.
     """
 
-    what: Literal["count", "age", "last", "cooccurrence"] | None = None
+    what: Literal["count", "age", "last", "share", "cooccurrence"] | None = None
     actions: tuple[str, ...] = ()  # none: those of [history]
     length: Count = 100  # whatever the length of [history], which a recipe may change
 
@@ -44,7 +47,7 @@ class Match(Feature):
     derived: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require_derived(self, "match", "count, age, last, cooccurrence")
+        _require_derived(self, "match", ", ".join(WHATS))
         self._require(len(self.of) == 1, f"of = {list(self.of)}, one item feature is allowed")
         self._require(bool(self.width), "a match is embedded: `width` is needed")
         most, of = (MOST_PAIRED, " of a cooccurrence") if self.counts else (MOST_MATCHED, "")
@@ -62,8 +65,12 @@ class Match(Feature):
 
     def buckets_of(self, gaps: int) -> int:
         """Rows of its embedding table; `gaps`: those of the table of time positions."""
-        sizes = {"count": COUNTS, "age": gaps, "last": 2, "cooccurrence": cooccurrence.BUCKETS}
+        sizes = {"count": COUNTS, "age": gaps, "last": 2, "share": 1 + PARTS, "cooccurrence": cooccurrence.BUCKETS}
         return FIRST + sizes[str(self.what)]
+
+    @property
+    def ordered(self) -> bool:
+        return self.what == "share"
 
     @property
     def counts(self) -> bool:
@@ -73,7 +80,7 @@ class Match(Feature):
     @property
     def number(self) -> int:
         """Which of `match_rows` are its rows, where it does not count."""
-        return ("count", "age", "last").index(str(self.what))
+        return WHATS.index(str(self.what))
 
 
 @dataclass(frozen=True)
@@ -120,14 +127,20 @@ class Statistic(Feature):
         return np.log1p(shown if self.what == "count" else clicks)
 
 
-def match_rows(count: npt.NDArray[np.int64], gap: npt.NDArray[np.int64], last: npt.NDArray[np.bool_]) -> Rows:
-    """Rows of a count, an age and a last (3, ...), by what was found (...), or arrays that broadcast to the counts.
+def match_rows(
+    count: npt.NDArray[np.int64],
+    gap: npt.NDArray[np.int64],
+    last: npt.NDArray[np.bool_],
+    behaviours: npt.NDArray[np.int64] | int,
+) -> Rows:
+    """Rows of a count, an age, a last and a share of all `behaviours` (4, ...), by what was found (...).
 
-    Gap 0: nothing was found.
+    Or arrays that broadcast to the counts. Gap 0: nothing was found.
     """
-    rows = np.empty((3, *count.shape), np.int64)
+    rows = np.empty((4, *count.shape), np.int64)
     BUCKET_OF.take(count, mode="clip", out=rows[0])
     rows[1], rows[2] = gap, last
+    rows[3] = -(-PARTS * count // np.maximum(behaviours, 1))
     rows += FIRST
     return rows
 

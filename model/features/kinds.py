@@ -116,6 +116,11 @@ class Feature:
         return False
 
     @property
+    def ordered(self) -> bool:
+        """Whether its rows rise with what they tell, so evenly that a network starts best by that order."""
+        return False
+
+    @property
     def columns(self) -> int:
         """Columns in the encoded arrays."""
         return 1

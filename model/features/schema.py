@@ -26,7 +26,7 @@
     side = "cross"
     kind = "match"
     of = ["category_id"]
-    what = "count"                   # count | age | last | cooccurrence
+    what = "count"                   # count | age | last | share | cooccurrence
     length = 100                     # among the newest so many behaviours of `actions`, all of [history] unless named
     width = 4
 

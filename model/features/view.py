@@ -38,9 +38,9 @@ class View:
         last = np.zeros(len(gap), bool)
         last[-1:] = True
         # What a candidate gets by the behaviour that is the newest with its value.
-        by = np.empty((3, SEEN + found.how_many.size), np.int64)
+        by = np.empty((4, SEEN + found.how_many.size), np.int64)
         by[:, NONE], by[:, NO_VALUE] = FIRST, UNKNOWN
-        by[:, SEEN:] = match_rows(found.how_many, gap, last).reshape(3, -1)
+        by[:, SEEN:] = match_rows(found.how_many, gap, last, len(gap)).reshape(4, -1)
         rows: Rows = by.reshape(-1).take(found.newest.take(self._feature, axis=0) + self._number * by.shape[1])
         return rows
 

@@ -62,7 +62,7 @@ class Matches:
             made |= {match.name: self._together(match.of[0], at, visible, rows, item) for match in counting}
             for name in {match.of[0] for match in found}:
                 count, gap, last, missing = self._found(name, at, visible, rows, item)
-                of_name = match_rows(count, gap, last)
+                of_name = match_rows(count, gap, last, visible.sum(1))
                 of_name[:, missing] = UNKNOWN
                 made |= {match.name: of_name[match.number] for match in found if match.of[0] == name}
         matches = self._schema.matches

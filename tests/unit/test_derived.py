@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from model import networks
 from model.datasets.tables import DataSet
 from model.features.behaviour import Behaviour
 from model.features.counts import Counts, CountsError
@@ -22,6 +23,7 @@ from model.features.matches import Codes, along, by_keys
 from model.features.schema import Schema, parse
 from model.features.timeposition import time_positions
 from model.features.wanted import Wanted
+from model.networks.blocks import HIGHEST, start
 from model.prepared.encode import encode_tables
 from model.prepared.loader import Prepared
 from model.prepared.order import in_order
@@ -118,6 +120,8 @@ def by_hand(feature: Match, row: dict[str, Any], data: Prepared, until: Callable
         return FIRST + math.floor(2 * math.log2(1 + len(places)))
     if feature.what == "last":
         return FIRST + int(bool(places) and places[-1] == len(seen) - 1)
+    if feature.what == "share":
+        return FIRST + math.ceil(16 * len(places) / max(1, len(seen)))
     if not places:
         return FIRST
     at, now = np.array([[seen[places[-1]].timestamp]]), np.array([row["timestamp"]])
@@ -134,6 +138,7 @@ def test_matches_are_those_that_one_counts_by_hand(data: Prepared, log: list[dic
             assert row[places[feature.name].start] == expected, (feature.name, at)
             seen[feature.name].add(expected)
     assert seen["category_last"] == {UNKNOWN, FIRST, FIRST + 1} and len(seen["category_age"]) > 5
+    assert seen["category_share"] >= {UNKNOWN, FIRST, FIRST + 16} and len(seen["category_share"]) > 5
     assert seen["category_goes_with"] >= {UNKNOWN, FIRST} and len(seen["category_goes_with"]) > 6
     assert len(seen["category_count"]) > 2 and UNKNOWN not in seen["item_age"]
 
@@ -182,6 +187,18 @@ def test_training_and_serving_find_and_count_alike(data: Prepared, log: list[dic
         np.testing.assert_array_equal(served["cross_numbers"], trained["cross_numbers"])
         slots = served["gap"].shape[1]
         np.testing.assert_array_equal(served["history"], trained["history"][:, :slots])
+
+
+def test_the_rows_of_a_share_start_in_their_order_and_so_they_do_anew(data: Prepared) -> None:
+    tables = networks.build("bst", data.schema, data.rows, {"mlp": [4]}).embed.other
+    long = {name: table.weight[FIRST:, 0] for name, table in tables.items() if len(table.weight) > 10}
+    rising = {name for name, first in long.items() if (first.diff() > 0).all()}
+    assert rising == {"category_share"} < set(long), "other tables start at random"
+    table = tables["category_share"]
+    start(table)
+    first, others = table.weight[:, 0].tolist(), table.weight[FIRST:, 1:]
+    assert first[:FIRST] == [0, 0] and first == sorted(first) and first[-1] == HIGHEST
+    assert (others != 0).all()
 
 
 def test_cooccurrences_alone_are_counted_too(tmp_path: Path) -> None:
@@ -375,7 +392,7 @@ def test_counts_that_are_cut_off_or_of_another_table_are_refused(data: Prepared,
 @pytest.mark.parametrize(
     ("feature", "says"),
     [
-        (match("m", "item_id", "sum"), "what 'sum', allowed: count, age, last, cooccurrence"),
+        (match("m", "item_id", "sum"), "what 'sum', allowed: count, age, last, share, cooccurrence"),
         (match("m", "age", "count"), "`of` names 'age', allowed: features of kind id, category and side item"),
         (match("m", "price", "count"), "`of` names 'price', allowed: features of kind"),
         (match("m", "item_id", "count") | {"of": ["item_id", "category_id"]}, "one item feature is allowed"),

@@ -365,7 +365,7 @@ def test_two_tables_alone(tmp_path: Path) -> None:
     assert [feature.name for feature in schema.features if not feature.derived] == ["user_id", "item_id"]
     # Users come back to few of the items; negatives are drawn, so that a rate would say how.
     assert [(f.name, f.of) for f in schema.matches] == [
-        (f"same_item_{what}", ("item_id",)) for what in ("count", "age", "last")
+        (f"same_item_{what}", ("item_id",)) for what in ("count", "age", "last", "share")
     ]
     assert [(f.name, f.what) for f in schema.statistics] == [("item_clicks", "clicks")]
     assert_trains(raw, tmp_path / "data", "--negatives", "1")

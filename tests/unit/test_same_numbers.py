@@ -132,6 +132,8 @@ def plain_matches(encoder: Encoder, encoded: Encoded, request: dict[str, Any], a
             made.append(FIRST + math.floor(2 * math.log2(1 + len(places))))
         elif one.what == "last":
             made.append(FIRST + int(places[-1:] == [len(seen) - 1]))
+        elif one.what == "share":
+            made.append(FIRST + math.ceil(16 * len(places) / max(1, len(seen))))
         else:
             newest = np.array([[seen[places[-1]].timestamp]]) if places else None
             gap = 0 if newest is None else int(time_positions(newest, np.array([request["now"]]))[0, 0])

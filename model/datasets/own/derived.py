@@ -33,6 +33,7 @@ def _matches(rows: Sequence[Mapping[str, Any]], drawn: bool, repeated: bool) -> 
             ("count", f"How many of the user's newest {LENGTH} behaviours have the candidate's {name}"),
             ("age", "how long ago the newest of them was"),
             ("last", "whether it is that of the newest behaviour of all"),
+            ("share", f"Which part of those {LENGTH}, or of as many as there are, has it"),
         ):
             row = {"kind": "match", "of": [name], "what": what, "length": LENGTH, "width": WIDTH}
             made.append(_entry(f"same_{_short(name)}_{what}", f"{says}.", row))
