@@ -87,11 +87,13 @@ class Codes:
     def found(self, seen_FT: Index, own_FC: Index) -> Found:
         """As `by_keys`."""
         seen, count = seen_FT.reshape(-1), seen_FT.size
-        self._table[seen] = np.arange(SEEN, SEEN + count)  # of one value the last
-        alike = self._table.take(seen)
-        self._table[0] = NO_VALUE
-        newest = self._table.take(own_FC)
-        self._table[seen] = NONE
+        try:
+            self._table[seen] = np.arange(SEEN, SEEN + count)  # of one value the last
+            alike = self._table.take(seen)
+            self._table[0] = NO_VALUE
+            newest = self._table.take(own_FC)
+        finally:  # out of memory: the next request must not find these behaviours
+            self._table[seen] = NONE
         return Found(np.bincount(alike, minlength=SEEN + count)[SEEN:].reshape(seen_FT.shape), newest)
 
 
