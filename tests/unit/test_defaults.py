@@ -61,6 +61,19 @@ def test_tables_start_anew_only_where_one_epoch_teaches_an_item(small_data: Prep
     assert (often.average, seldom.average) == (0.0, 0.25), "a mean where the rate stays"
 
 
+def test_however_seldom_an_item_is_shown_tables_start_anew_and_where_validation_can_tell_it_does(
+    small_data: Prepared,
+) -> None:
+    large = Large(small_data.folder)
+    large.rows = large.rows | {"item_id": 1_000_000}
+    ways = {}
+    for large.train in (4_000, 5_000, 10_000, 1_000_000, 2_000_000):
+        choice = suited(large, "wdl")
+        ways[large.train] = bool(choice.recipe.training.fresh_tables), choice.rival is not None
+    neither, anew, both = (False, False), (True, False), (True, True)
+    assert list(ways.values()) == [neither, anew, both, both, neither]
+
+
 def log_of_ones_own(small_data: Prepared, folder: Path) -> Prepared:
     """The small log under a name that the project has no recipe for."""
     shutil.copytree(small_data.folder, folder)
