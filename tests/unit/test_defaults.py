@@ -53,12 +53,20 @@ def test_the_more_rows_the_larger_batch_and_mlp_and_the_fewer_epochs(small_data:
     assert (batches[0], first[0], first[-1], epochs[0], epochs[-1]) == (128, 64, 1024, 40, 1)
 
 
-def test_tables_start_anew_only_where_one_epoch_teaches_an_item(small_data: Prepared) -> None:
-    items = small_data.rows["item_id"]
-    often, seldom = of_size(small_data, 150 * items).training, of_size(small_data, 10 * items).training
-    assert often.fresh_tables and often.evaluations == 1, "a look amid an epoch would see tables half learnt"
-    assert not seldom.fresh_tables
-    assert (often.average, seldom.average) == (0.0, 0.25), "a mean where the rate stays"
+def test_tables_start_anew_unless_a_large_log_shows_items_seldom_and_validation_tells_where_it_can(
+    small_data: Prepared,
+) -> None:
+    large, ways = Large(small_data.folder), {}
+    large.rows = large.rows | {"item_id": 100_000}
+    for large.train in (2_000, 10_000, 1_000_000, 1_500_000, 3_000_000):
+        choice = suited(large, "wdl")
+        how = choice.recipe.training
+        ways[large.train] = bool(how.fresh_tables), choice.rival is not None
+        assert (how.evaluations, how.average) == ((1, 0.0) if how.fresh_tables else (2, 0.25)), (
+            "a look amid an epoch would see tables half learnt; a mean is for where the rate stays"
+        )
+    anew, both, kept = (True, False), (True, True), (False, False)
+    assert list(ways.values()) == [anew, both, both, kept, anew]
 
 
 def log_of_ones_own(small_data: Prepared, folder: Path) -> Prepared:

@@ -20,8 +20,8 @@ MLPS = ((10_000, (64, 32)), (100_000, (128, 64)), (20_000_000, (256, 128, 64))) 
 DENSE = 4_000_000  # weights of all tables up to which Adam moves every row: it costs a step some 10 ms
 RATE = 0.002
 PASSES, EPOCHS = 10_000_000, 40  # rows that all epochs together may visit; epochs at most
-SHOWN = 20  # impressions of an item that teach it in one epoch
-TRIED = (5_000, 1_000_000)  # rows from which on validation tells two ways apart, and up to which it is worth the time
+SHOWN = 20  # impressions of an item that teach it in one epoch; asked above TRIED alone
+TRIED = (10_000, 1_000_000)  # rows from which on validation tells two ways apart, and up to which it is worth the time
 KNOWN = 0.7  # share of validation's impressions of known items below which an item says less than what it is
 
 
@@ -32,7 +32,7 @@ AVERAGED = (
 KEPT = {"evaluations": 2, "patience": 6}
 # A look at the end of each epoch: tables that have just begun say little. A higher rate: they begin often.
 ANEW = {"fresh_tables": 100, "decay": 0.05, "evaluations": 1, "patience": 3}
-ANEW_RATE = 0.004  # from TRIED[0] rows on: below, where an epoch has few steps, it gained nothing
+ANEW_RATE = 0.004
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,12 @@ class Settings:
     features: dict[str, dict[str, int]] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     anew: str = ""  # the reason among them why tables start anew
-    tried: bool = False  # whether validation is to tell if they should
 
 
 def suited(data: Prepared, network: str) -> Suited:
     """The recipe for `network` on this data set, and the reasons. Raises OptionError for an unknown network."""
     rows = len(data.of_split("train"))
-    settings = Settings(tried=TRIED[0] <= rows <= TRIED[1])
+    settings = Settings()
     _size(settings, rows, networks.options(network))
     kind = networks.network_type(network)
     if kind.objective == "pairs":
@@ -68,7 +67,7 @@ def suited(data: Prepared, network: str) -> Suited:
         _user_width(settings, data, reads_history="history" not in kind.unseen)
     recipe = Recipe(settings.network, Training(**settings.training), settings.features)
     rival = None
-    if recipe.training.fresh_tables and settings.tried:
+    if recipe.training.fresh_tables and TRIED[0] <= rows <= TRIED[1]:
         kept = {name: value for name, value in settings.training.items() if name not in ANEW}
         kept |= KEPT | {"learning_rate": RATE, "average": AVERAGE}
         reasons = (reason for reason in settings.reasons if reason != settings.anew)
@@ -115,12 +114,11 @@ def _tables(settings: Settings, data: Prepared, rows: int) -> None:
     else:
         settings.reasons.append(f"A step moves the rows of its batch alone: the tables hold {weights:,} weights.")
     shown = rows / max(1, data.rows[ITEM_ID])
-    if (settings.tried or shown >= SHOWN) and settings.training["epochs"] > 1:
-        rate = ANEW_RATE if rows >= TRIED[0] else RATE
-        settings.training |= ANEW | {"learning_rate": rate}
+    if (rows <= TRIED[1] or shown >= SHOWN) and settings.training["epochs"] > 1:
+        settings.training |= ANEW | {"learning_rate": ANEW_RATE}
         settings.anew = (
-            f"Tables above 100 rows start anew at every epoch, at {rate}: an item is shown {shown:.0f} times; what one "
-            "epoch teaches of it the next would learn by heart, while attention wants several."
+            f"Tables above 100 rows start anew at every epoch, at {ANEW_RATE}: what one epoch teaches of an id "
+            "the next would learn by heart, while attention wants several."
         )
         settings.reasons.append(settings.anew)
     elif settings.training["epochs"] > 1:  # where the rate falls a mean gained nothing; one long epoch was not tried
