@@ -16,13 +16,12 @@ from model.bundle.errors import BundleError
 from model.bundle.precision import Precision
 from model.bundle.reading import Bundle
 from service.models import apart, pages
+from service.pause import Pause
 from service.process.control import Done
 from service.scoring.scorer import Scorer
 from service.scoring.served import Live, Served
 
 log = logging.getLogger("ranker")
-
-REST = 3  # times as long as a step took
 
 
 @dataclass(frozen=True)
@@ -95,14 +94,3 @@ class Loading:
         pause()
         pages.populate(served.bundle.folder)
         return served
-
-
-class Pause:
-    """Called between steps, it sleeps REST times as long as it took since the last call."""
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    def __call__(self) -> None:
-        time.sleep(REST * (time.perf_counter() - self._since))
-        self._since = time.perf_counter()

@@ -20,6 +20,7 @@ from model.features.counts import Counts
 from model.features.encode import Encoder, Inputs
 from model.features.wanted import Wanted
 from service.call import Call
+from service.pause import Pause
 from service.scoring.admission import Work
 from service.scoring.explaining import Explaining
 from service.scoring.lanes import Scores
@@ -81,14 +82,17 @@ class Served:
         return cls(bundle, encoder, bundle.catalog, session, chosen.precision, *named, scorer, wanted, work)
 
     def with_catalog(self, catalog: Catalog) -> "Served":
-        """The same with another catalogue; nothing of it keeps this one's, and its disk space."""
+        """The same with another catalogue; nothing of it keeps this one's, and its disk space.
+
+        In another thread than requests', which it lets have the interpreter; so `with_counts`.
+        """
         bundle = self.bundle.with_catalog(catalog)
-        return replace(self, bundle=bundle, catalog=catalog, encoder=self.encoder.ready_for(catalog))
+        return replace(self, bundle=bundle, catalog=catalog, encoder=self.encoder.ready_for(catalog, Pause()))
 
     def with_counts(self, counts: Counts) -> "Served":
         """The same with other counts, likewise."""
         bundle = self.bundle.with_counts(counts)
-        return replace(self, bundle=bundle, encoder=bundle.encoder.ready_for(self.catalog))
+        return replace(self, bundle=bundle, encoder=bundle.encoder.ready_for(self.catalog, Pause()))
 
     @property
     def counted_until_ms(self) -> int | None:

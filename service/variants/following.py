@@ -13,8 +13,8 @@ from model.bundle.errors import BundleError
 from model.files import write_text
 from service.looking import Looking
 from service.models.check import BEHIND, checked
-from service.models.loading import Pause
 from service.models.target import target_of
+from service.pause import Pause
 from service.telemetry.counts import Metrics
 from service.telemetry.logs import event
 from service.variants.counting import Counting

@@ -70,7 +70,7 @@ ARROWS = {
     "service.process.orders": {"service.errors", "service.process.control"},
     "service.models": SERVED
     | {"service.call", "service.errors", "service.process.control", "service.scoring", "service.settings", *COMMAND}
-    | {"service.process.child", "service.telemetry", "service.wire"},
+    | {"service.pause", "service.process.child", "service.telemetry", "service.wire"},
     "service.models.installing": {"model.command", "model.files"}
     | SERVED
     | {"service.models", "service.process.child", "service.wire.codings"},
@@ -90,6 +90,7 @@ ARROWS = {
     "service.errors": set(),
     "service.ownfolder": set(),  # a leaf: a folder that is found again when its process was killed
     "service.looking": set(),  # a leaf: a thread that looks every so often
+    "service.pause": set(),  # a leaf: how a thread lets others have the interpreter
     "service.access": {"service.errors", "service.looking"},
     "service.keys": {"service.access", "model.files", *COMMAND},
     "service.wire": FEATURES | {"service.errors"},
@@ -104,7 +105,8 @@ ARROWS = {
     "service.comparing": SERVED | ENGINE | {"model.pages"},
     "service.comparing.statistics": set(),  # a leaf: numpy alone
     "service.experiments": SHOWN | COMMAND | FILES_ALONE | OPTIONS | {"service.comparing"},
-    "service.scoring": SERVED | {"service.call", "service.errors", "service.looking", "service.telemetry.logs"},
+    "service.scoring": SERVED
+    | {"service.call", "service.errors", "service.looking", "service.pause", "service.telemetry.logs"},
     "service.rank": FEATURES
     | {"service.call", "service.errors", "service.explain", "service.explore", "service.wire", "service.store"}
     | {"service.scoring"},
@@ -117,7 +119,7 @@ ARROWS = {
     "service.variants": SERVED
     | FILES_ALONE
     | {"service.call", "service.comparing.statistics", "service.feedback", "service.looking", "service.models"}
-    | {"service.scoring", "service.store", "service.telemetry", "service.wire"},
+    | {"service.pause", "service.scoring", "service.store", "service.telemetry", "service.wire"},
     "service.explain": SERVED | {"service.call", "service.wire", "service.store", "service.scoring"},
     "service.batch": FEATURES
     | {"service.call", "service.errors", "service.wire"}
