@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +12,6 @@ from model.features.kinds import ITEM_ID, Column, Rows
 from model.features.matches import Found, by_keys
 
 Chosen = npt.NDArray[np.int64] | slice  # places of some behaviours, oldest first
-
-
-class Compared(Protocol):
-    """Of T behaviours, oldest first, and C candidates."""
-
-    def found(self, features: Sequence[str], chosen: Chosen) -> Found:
-        """Which of the chosen behaviours have the values that candidates have, of several features."""
-        ...
-
-    def beside(self, feature: str, chosen: Chosen, lengths: Sequence[int]) -> Rows:
-        """Rows (lengths, C): how well candidates' values go with those of the newest so many that are chosen."""
-        ...
 
 
 class Keyed:
@@ -38,12 +25,12 @@ class Keyed:
         return len(self._columns[ITEM_ID]) - self._length
 
     def found(self, features: Sequence[str], chosen: Chosen) -> Found:
-        """As `Compared` says."""
+        """Which of the chosen behaviours have the values that candidates have, of several features."""
         values = np.array([self._columns[name] for name in features])
         return by_keys(values[:, : self._length][:, chosen], values[:, self._length :])
 
     def beside(self, feature: str, chosen: Chosen, lengths: Sequence[int]) -> Rows:
-        """As `Compared` says."""
+        """Rows (lengths, C): how well candidates' values go with those of the newest so many that are chosen."""
         values = self._columns[feature]
         seen, own = values[: self._length][chosen], values[self._length :]
         return cooccurrence.rows_of(feature, seen, lengths, own, self._before)

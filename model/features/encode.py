@@ -160,7 +160,7 @@ class Encoder:
         other.crosses = self.crosses.made_ready()
         lookup = other.crosses.of_items
         few = catalog.places * numbers_of(self.schema, lookup) <= MOST
-        rows_of = partial(self.rows, self._items)
+        rows_of = partial(_rows, self.vocabularies, self._items)  # not of this encoder, which keeps its catalogue
         other._ready = ReadyItems(self.schema, catalog, self.counts, rows_of, lookup, pause) if few else None
         return other
 
@@ -182,8 +182,7 @@ class Encoder:
 
     def rows(self, features: Sequence[Feature], columns: Mapping[str, Column], count: int) -> Rows:
         """Table rows of the features that are not plain numbers, (count, N): N counts a multi's places one by one."""
-        rows = [f.rows(columns[f.name], self.vocabularies) for f in features if not f.is_float]
-        return np.concatenate(rows, axis=-1) if rows else np.zeros((count, 0), np.int64)
+        return _rows(self.vocabularies, features, columns, count)
 
     def numbers(
         self, features: Sequence[Feature], columns: Mapping[str, Column], count: int
@@ -429,6 +428,13 @@ def _vocabulary(path: Path) -> Vocabulary:
         raise FileNotFoundError(f"{path} is missing, the vocabulary of a feature that features.toml declares") from None
     except (ValueError, IndexError, EOFError) as error:  # IndexError: an array without fields
         raise ValueError(f"{path} is cut off or no vocabulary ({error})") from None
+
+
+def _rows(
+    vocabularies: Mapping[str, Vocabulary], features: Sequence[Feature], columns: Mapping[str, Column], count: int
+) -> Rows:
+    rows = [f.rows(columns[f.name], vocabularies) for f in features if not f.is_float]
+    return np.concatenate(rows, axis=-1) if rows else np.zeros((count, 0), np.int64)
 
 
 def _for_each(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:

@@ -48,7 +48,7 @@ class ReadyItems:
 
         `pause` is called between steps.
         """
-        self._catalog, self.counts, self.rows_of, self._lookup, self._pause = catalog, counts, rows_of, lookup, pause
+        self._catalog, self.counts, self.rows_of, self._lookup = catalog, counts, rows_of, lookup
         self._crossing = Crossing(lookup.groups if lookup else [])
         self.begins_ms = counts.until_ms if isinstance(counts, Counts) else None
         every = catalog.every()
@@ -57,25 +57,18 @@ class ReadyItems:
         self.width = columns(schema)
         # Side by side, since of an item both are asked for: one line of the cache.
         self._rows_and_codes = np.zeros((catalog.places + 1, self.width + len(names)), np.int32)
-        self._fill(self._rows_and_codes[:, : self.width], every, rows_of)
+        _fill(self._rows_and_codes[:, : self.width], every, rows_of, pause)
         self._statistics = np.zeros((catalog.places + 1, lookup.count if lookup else 0), np.float32)
         if self.begins_ms is not None and lookup:
-            self._fill(self._statistics, every, partial(self.statistics_of, now=self.begins_ms))
+            _fill(self._statistics, every, partial(self.statistics_of, now=self.begins_ms), pause)
         self.begins: dict[str, int] = {}  # the code before a feature's first
         self.beforehand: dict[str, Beforehand] = {}
         self._different = 1  # codes; 0 is no value
         for name in names:
-            self._number(name, every, paired=name in schema.paired)
+            self._number(name, every, name in schema.paired, pause)
         self._of_thread = threading.local()
 
-    def _fill(self, by_place: npt.NDArray[Any], every: Items, of: Callable[[Columns, int], npt.NDArray[Any]]) -> None:
-        for begin in range(0, len(every.place), AT_ONCE):
-            self._pause()
-            place = every.place[begin : begin + AT_ONCE]
-            of_these = {name: column[begin : begin + AT_ONCE] for name, column in every.columns.items()}
-            by_place[place] = of(of_these, len(place))
-
-    def _number(self, name: str, every: Items, paired: bool) -> None:
+    def _number(self, name: str, every: Items, paired: bool, pause: Callable[[], object]) -> None:
         """Codes of a feature's values, from the next one on."""
         codes, begin = self._rows_and_codes[:, self.codes[name]], self._different
         if name == ITEM_ID:  # each its place's, and one for all that are not known
@@ -89,7 +82,7 @@ class ReadyItems:
             self._different += len(values)
             if paired and isinstance(self.counts, Counts) and len(values) <= MOST_PAIRED:
                 before = partial(self.counts.before, self.counts.until_ms)
-                self.beforehand[name] = Beforehand(name, values, before, self._pause)
+                self.beforehand[name] = Beforehand(name, values, before, pause)
         self.begins[name] = begin - 1
 
     def are_of(self, catalog: Catalog, counts: Known) -> bool:
@@ -118,6 +111,19 @@ class ReadyItems:
         except AttributeError:
             table = self._of_thread.table = Codes(self._different)
         return table
+
+
+def _fill(
+    by_place: npt.NDArray[Any],
+    every: Items,
+    of: Callable[[Columns, int], npt.NDArray[Any]],
+    pause: Callable[[], object],
+) -> None:
+    for begin in range(0, len(every.place), AT_ONCE):
+        pause()
+        place = every.place[begin : begin + AT_ONCE]
+        of_these = {name: column[begin : begin + AT_ONCE] for name, column in every.columns.items()}
+        by_place[place] = of(of_these, len(place))
 
 
 class OfRequest(Keyed):
@@ -154,14 +160,14 @@ class OfRequest(Keyed):
         return {name: column[begin:][which] for name, column in self._columns.items()}
 
     def found(self, features: Sequence[str], chosen: Chosen) -> Found:
-        """As `Compared` says."""
+        """As Keyed's."""
         if not self._coded:
             return super().found(features, chosen)
         codes = self._rows_and_codes.T[[self._ready.codes[name] for name in features]]
         return self._ready.table().found(codes[:, : self._length][:, chosen], codes[:, self._length :])
 
     def beside(self, feature: str, chosen: Chosen, lengths: Sequence[int]) -> Rows:
-        """As `Compared` says."""
+        """As Keyed's."""
         beforehand = self._ready.beforehand.get(feature)
         if beforehand is None or not self.newest_day:
             return super().beside(feature, chosen, lengths)

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from model.features.compared import Chosen, Compared
+from model.features.compared import Chosen, Keyed
 from model.features.derived import match_rows
 from model.features.ids import FIRST, UNKNOWN
 from model.features.kinds import Rows
@@ -31,7 +31,7 @@ class View:
             return slice(max(0, len(actions) - self.length), len(actions))
         return np.flatnonzero(self.acted[actions])[-self.length :]
 
-    def rows(self, compared: Compared, gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64]) -> Rows:
+    def rows(self, compared: Keyed, gap: npt.NDArray[np.int64], actions: npt.NDArray[np.int64]) -> Rows:
         """Rows (matches, C), of behaviours with these gaps and actions (T,)."""
         chosen = self.chosen(actions)
         found, gap = compared.found(self._names, chosen), gap[chosen]
@@ -57,6 +57,6 @@ class Company:
         self._feature, self._lengths = feature, [match.length for match in self.matches]
         self._longest = View(schema, (actions, max(self._lengths)))
 
-    def rows(self, compared: Compared, actions: npt.NDArray[np.int64]) -> Rows:
+    def rows(self, compared: Keyed, actions: npt.NDArray[np.int64]) -> Rows:
         """Rows (matches, C), of behaviours of these actions (T,)."""
         return compared.beside(self._feature, self._longest.chosen(actions), self._lengths)

@@ -142,6 +142,19 @@ def test_no_answer_mixes_two_models_or_two_catalogues(
     assert len(asyncio.run(go())) == 4, "every model with every catalogue has answered"
 
 
+def test_nothing_keeps_a_catalogue_that_was_replaced(small_bundle: Bundle) -> None:
+    """Nor what was made ready of it: each would hold its memory, and its disk space."""
+    served, gone = Served.open(small_bundle, Scorer(1), "fp32"), []
+    for _ in range(3):
+        newer = shuffled(small_bundle)
+        served = served.with_catalog(newer)
+        assert served.encoder._ready is not None
+        gone += [weakref.ref(newer._table), weakref.ref(served.encoder._ready)]
+    del newer
+    gc.collect()
+    assert [one() is None for one in gone] == [True] * 4 + [False] * 2
+
+
 def test_a_call_bears_the_name_of_the_model_that_it_took(small_bundle: Bundle) -> None:
     scorer = Scorer(1)
     live = Live(replace(Served.open(small_bundle, scorer, "fp32"), slot=3, variant="b"), 100)
