@@ -104,14 +104,18 @@ def among(newest: Mapping[int, int], length: int) -> int:
 
 
 class Beforehand:
-    """Rows of all pairs of few values (V,), by what was counted until a day: row and column 0 are of no value."""
+    """Rows of all pairs of few values (V,), by what was counted until a day; of no value, number 0, and all values.
+
+    A candidate without a value is UNKNOWN beside any behaviour, and goes with none that has no value.
+    """
 
     def __init__(
         self, feature: str, values: Keys, before: Callable[[Keys], Floats], pause: Callable[[], object] = lambda: None
     ):
         """`pause` is called now and then."""
         of_values = mixed(feature, values)
-        self._rows = np.full((len(values) + 1, len(values) + 1), FIRST, np.uint8)
+        self._rows = np.full((len(values) + 1, len(values) + 1), FIRST, np.uint8)  # of behaviours, of candidates
+        self._rows[:, 0] = UNKNOWN
         for at in range(len(values)):  # in either order they are the same
             if at % PAUSE == 0:
                 pause()
@@ -122,12 +126,6 @@ class Beforehand:
     def rows_of(self, seen_T: Rows, lengths: Sequence[int], own_C: Rows) -> Rows:
         """As `rows_of`, of values by their number from 1 on; 0 or less: none."""
         newest = newest_first(np.maximum(seen_T[-max(lengths) :], 0), 0)
-        seen = np.fromiter(newest, np.int64, len(newest))
-        of_each = self._rows.take(seen, axis=0).take(own_C, axis=1, mode="clip")
-        rows = np.empty((len(lengths), len(own_C)), np.int64)
-        for row, length in zip(rows, lengths, strict=True):
-            row[:] = np.maximum.reduce(of_each[: among(newest, length)], axis=0, initial=FIRST)
-        missing = own_C <= 0
-        if missing.any():
-            rows[:, missing] = UNKNOWN
-        return rows
+        of_each = self._rows.take([0, *newest], axis=0).take(own_C, axis=1, mode="clip")
+        np.maximum.accumulate(of_each, axis=0, out=of_each)
+        return of_each.take([among(newest, length) for length in lengths], axis=0).astype(np.int64)

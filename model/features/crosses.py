@@ -1,8 +1,7 @@
 """All of side `cross`: hashed crosses, matches, what is of today, and statistics, each in its columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +10,10 @@ import numpy.typing as npt
 from model.features.compared import Keyed
 from model.features.counts import Counts, Known
 from model.features.crossing import Crossing
+from model.features.derived import Statistic
 from model.features.ids import Keys, hashed_rows
-from model.features.kinds import Column, Rows
+from model.features.joint import Pair, pairs
+from model.features.kinds import Column, Rows, span
 from model.features.lookup import Lookup, of_items_alone, rates_first
 from model.features.ready import OfRequest
 from model.features.schema import Schema
@@ -63,30 +64,32 @@ class Crosses:
         self._hashed_alone = Crossing(self._of)
         self._statistics = rates_first(schema.statistics)
         alone = [one for one in self._statistics if of_items_alone(schema, one)]
-        self._alone, self._alone_places = alone, span([schema.statistics.index(one) for one in alone])
+        self._parts = dict[Pair | None, list[Statistic]]([(None, alone), *pairs(schema).items()])  # what may be ready
+        self._places_of = {part: self._places(statistics) for part, statistics in self._parts.items()}
+        self._counting: dict[frozenset[Pair | None], Counting] = {}  # by which parts need none
 
     def with_counts(self, counts: Known) -> "Crosses":
         """The same with other counts; nothing of it keeps these. What was made ready stays where they are the same."""
         other = copy(self)
         other.counts = counts
         if not (isinstance(counts, Counts) and counts.shares(self.counts)):
-            for kept in ("_every", "_others"):
-                other.__dict__.pop(kept, None)
+            other._counting = {}
         return other
 
     def made_ready(self) -> "Crosses":
         """The same by statistics of all that was counted, computed beforehand."""
-        if self._every.lookup is not None:
-            self._every.lookup.make_ready()
+        every = self._without(frozenset())
+        if every.lookup is not None:
+            every.lookup.make_ready()
         other = copy(self)
-        other.__dict__.pop("_others", None)  # which takes from what is ready
+        other._counting = {frozenset(): every}  # the others take from what is ready
         return other
 
     @property
-    def of_items(self) -> Lookup | None:
-        """The statistics that are of items alone."""
-        every = self._every.lookup
-        return every.only(self._alone) if every is not None and self._alone else None
+    def parts(self) -> dict[Pair | None, Lookup]:
+        """The statistics that may be ready: of items alone (None), and of pairs."""
+        every = self._without(frozenset()).lookup
+        return {part: every.only(of_part) for part, of_part in self._parts.items() if of_part} if every else {}
 
     # ---- what training and serving share
 
@@ -149,34 +152,30 @@ class Crosses:
         `own`: they have contexts of their own. `ready`: what of their items is.
         """
         numbers = np.empty((count, len(self._statistics)), np.float32)
-        if ready and ready.newest_day:
-            counting = self._others
-            numbers[:, self._alone_places] = ready.statistics()
-        else:
-            counting = self._every
+        known = ready.statistics(columns) if ready else {}
+        for part, of_part in known.items():
+            numbers[:, self._places_of[part]] = of_part
+        counting = self._without(frozenset(known))
         keys, crosses = counting.crossing.keys(columns), len(self._buckets)
         if counting.lookup:
             numbers.T[counting.places] = counting.lookup.numbers(keys[crosses:], own, now)
         return self.joined(found, self._hashed(keys[:crosses], count)), numbers
 
-    @cached_property
-    def _every(self) -> Counting:
-        every = self._statistics
-        return self._counting(Lookup(self._schema, every, self._fitted, self.counts) if every else None)
+    def _without(self, parts: frozenset[Pair | None]) -> Counting:
+        """All statistics but those of some parts."""
+        counting = self._counting.get(parts)
+        if counting is None:
+            others = [one for one in self._statistics if not any(one in self._parts[part] for part in parts)]
+            lookup = self._lookup(others) if others else None
+            crossing = Crossing([*self._of, *(lookup.groups if lookup else ())])
+            counting = self._counting[parts] = Counting(crossing, lookup, self._places(others))
+        return counting
 
-    @cached_property
-    def _others(self) -> Counting:
-        """What is not of items alone."""
-        every = self._every.lookup
-        others = [one for one in self._statistics if one not in self._alone]
-        return self._counting(every.only(others) if every and others else None)
+    def _lookup(self, statistics: list[Statistic]) -> Lookup:
+        every = self._counting.get(frozenset())
+        if every is not None and every.lookup is not None:
+            return every.lookup.only(statistics)
+        return Lookup(self._schema, statistics, self._fitted, self.counts)
 
-    def _counting(self, lookup: Lookup | None) -> Counting:
-        places = span([self._schema.statistics.index(one) for one in (lookup.statistics if lookup else ())])
-        return Counting(Crossing([*self._of, *(lookup.groups if lookup else ())]), lookup, places)
-
-
-def span(places: Sequence[int]) -> slice | list[int]:
-    """The places; where they follow each other as a slice, which costs an array less."""
-    begin = places[0] if places else 0
-    return slice(begin, begin + len(places)) if list(places) == [*range(begin, begin + len(places))] else list(places)
+    def _places(self, statistics: list[Statistic]) -> slice | list[int]:
+        return span([self._schema.statistics.index(one) for one in statistics])

@@ -77,11 +77,6 @@ class Match(Feature):
         """Whether it asks what was counted until the day before."""
         return self.what == "cooccurrence"
 
-    @property
-    def number(self) -> int:
-        """Which of `match_rows` are its rows, where it does not count."""
-        return WHATS.index(str(self.what))
-
 
 @dataclass(frozen=True)
 class Statistic(Feature):
@@ -128,20 +123,24 @@ class Statistic(Feature):
 
 
 def match_rows(
+    what: str | None,
     count: npt.NDArray[np.int64],
     gap: npt.NDArray[np.int64],
     last: npt.NDArray[np.bool_],
     behaviours: npt.NDArray[np.int64] | int,
 ) -> Rows:
-    """Rows of a count, an age, a last and a share of all `behaviours` (4, ...), by what was found (...).
+    """Rows of a count, an age, a last or a share of all `behaviours`, by what was found; gap 0: nothing was.
 
-    Or arrays that broadcast to the counts. Gap 0: nothing was found.
+    Arrays of one shape, or that broadcast to it.
     """
-    rows = np.empty((4, *count.shape), np.int64)
-    BUCKET_OF.take(count, mode="clip", out=rows[0])
-    rows[1], rows[2] = gap, last
-    rows[3] = -(-PARTS * count // np.maximum(behaviours, 1))
-    rows += FIRST
+    rows: Rows
+    if what == "count":
+        rows = BUCKET_OF.take(count, mode="clip")
+    elif what == "share":
+        rows = -(-PARTS * count // np.maximum(behaviours, 1))
+    else:
+        rows = gap if what == "age" else last.astype(np.int64)
+    rows = FIRST + rows
     return rows
 
 

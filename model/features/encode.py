@@ -158,10 +158,12 @@ class Encoder:
             return self
         other = copy(self)
         other.crosses = self.crosses.made_ready()
-        lookup = other.crosses.of_items
-        few = catalog.places * numbers_of(self.schema, lookup) <= MOST
+        parts = other.crosses.parts
+        joints = {pair: (of_pair, self.vocabularies[pair[1]].keys) for pair, of_pair in parts.items() if pair}
+        alone = parts.get(None)
+        few = catalog.places * numbers_of(self.schema, alone) <= MOST
         rows_of = partial(_rows, self.vocabularies, self._items)  # not of this encoder, which keeps its catalogue
-        other._ready = ReadyItems(self.schema, catalog, self.counts, rows_of, lookup, pause) if few else None
+        other._ready = ReadyItems(self.schema, catalog, self.counts, rows_of, alone, joints, pause) if few else None
         return other
 
     def save(self, vocab: Path) -> None:

@@ -378,3 +378,9 @@ def _number(value: Any) -> float:
     if not -_LARGEST <= value <= _LARGEST:
         raise BadValue(f"{str(value)[:60]} given, a finite number of 32 bits is allowed")
     return float(value)
+
+
+def span(places: Sequence[int]) -> slice | list[int]:
+    """The places; where they follow each other as a slice, which costs an array less."""
+    begin = places[0] if places else 0
+    return slice(begin, begin + len(places)) if list(places) == [*range(begin, begin + len(places))] else list(places)

@@ -192,6 +192,11 @@ class Vocabulary:
         np.copyto(rows, UNKNOWN, where=~known)
         return rows.reshape(keys.shape)
 
+    @property
+    def keys(self) -> Keys:
+        """The known keys (n,)."""
+        return self.table.items()[0]
+
     def _row(self, key: int) -> int:
         place = self.table.find_one(key)
         return UNKNOWN if place is None else int(self._rows[place])

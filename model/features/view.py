@@ -23,7 +23,8 @@ class View:
         self.matches = [match for match in schema.matches if schema.view(match) == view and not match.counts]
         self._names = sorted({match.of[0] for match in self.matches})
         self._feature = np.array([self._names.index(match.of[0]) for match in self.matches])
-        self._number = np.array([[match.number] for match in self.matches])
+        self._whats = sorted({str(match.what) for match in self.matches})
+        self._what = np.array([[self._whats.index(str(match.what))] for match in self.matches])
 
     def chosen(self, actions: npt.NDArray[np.int64]) -> Chosen:
         """Places of the newest of them among behaviours of these actions (T,), oldest first."""
@@ -38,10 +39,13 @@ class View:
         last = np.zeros(len(gap), bool)
         last[-1:] = True
         # What a candidate gets by the behaviour that is the newest with its value.
-        by = np.empty((4, SEEN + found.how_many.size), np.int64)
+        by = np.empty((len(self._whats), SEEN + found.how_many.size), np.int64)
         by[:, NONE], by[:, NO_VALUE] = FIRST, UNKNOWN
-        by[:, SEEN:] = match_rows(found.how_many, gap, last, len(gap)).reshape(4, -1)
-        rows: Rows = by.reshape(-1).take(found.newest.take(self._feature, axis=0) + self._number * by.shape[1])
+        for row, what in zip(by, self._whats, strict=True):
+            row[SEEN:].reshape(found.how_many.shape)[:] = match_rows(what, found.how_many, gap, last, len(gap))
+        at = found.newest.take(self._feature, axis=0)
+        at += self._what * by.shape[1]
+        rows: Rows = by.reshape(-1).take(at)
         return rows
 
 

@@ -62,9 +62,9 @@ class Matches:
             made |= {match.name: self._together(match.of[0], at, visible, rows, item) for match in counting}
             for name in {match.of[0] for match in found}:
                 count, gap, last, missing = self._found(name, at, visible, rows, item)
-                of_name = match_rows(count, gap, last, visible.sum(1))
-                of_name[:, missing] = UNKNOWN
-                made |= {match.name: of_name[match.number] for match in found if match.of[0] == name}
+                for match in (match for match in found if match.of[0] == name):
+                    of_match = match_rows(match.what, count, gap, last, visible.sum(1))
+                    made[match.name] = np.where(missing, UNKNOWN, of_match)
         matches = self._schema.matches
         return np.array([made[match.name] for match in matches], np.int64).reshape(len(matches), len(rows))
 

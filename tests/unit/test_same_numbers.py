@@ -33,6 +33,8 @@ MORE = [
     statistic("age_count", ["age"], "count"),
     statistic("position_clicks", ["position"], "clicks", half_life_days=2),
     statistic("age_category_rate", ["age", "category_id"], "rate", smoothing=5.0),
+    statistic("age_category_count", ["category_id", "age"], "count"),
+    statistic("position_item_rate", ["position", "item_id"], "rate"),
     match("item_last", "item_id", "last", length=2, actions=["like"]),
 ]
 REQUESTS = 60
@@ -173,17 +175,23 @@ def hidden(request: dict[str, Any], data: Prepared) -> tuple[bool, bool]:
     return seen, own
 
 
-@pytest.mark.parametrize("most, paired", [(ready.MOST, ready.MOST_PAIRED), (ready.MOST, 2), (0, 0)])
+EVERY = ready.MOST, ready.MOST_PAIRED, ready.MOST_JOINT
+
+
+@pytest.mark.parametrize("most, paired, joint", [EVERY, (ready.MOST, 2, 50), (0, 0, 0)])
 def test_what_was_made_ready_is_what_is_computed_to_the_bit(
-    data: Prepared, monkeypatch: pytest.MonkeyPatch, most: int, paired: int
+    data: Prepared, monkeypatch: pytest.MonkeyPatch, most: int, paired: int, joint: int
 ) -> None:
     """On the newest day, which most requests see, and on days before, of which little is ready."""
     monkeypatch.setattr("model.features.encode.MOST", most)
     monkeypatch.setattr(ready, "MOST_PAIRED", paired)
+    monkeypatch.setattr(ready, "MOST_JOINT", joint)
     counts = data.encoder.counts
     assert isinstance(counts, Counts)
     unready, known = data.encoder.with_counts(counts), data.encoder.ready_for(data.catalog)
     assert bool(known._ready) == bool(most) and bool(known._ready and known._ready.beforehand) == (paired > 2)
+    of_pairs = {("category_id", "age"), ("item_id", "position")}
+    assert not known._ready or set(known._ready.joints) == (of_pairs if joint > 50 else set())
     assert known.ready_for(data.catalog) is known or not most
     asked = [*requests(data), *requests(data, seed=12), *requests(data, seed=13)]
     assert {request["now"] >= counts.until_ms for request in asked} == {True, False}
