@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +33,7 @@ from model.training.parallel import World
 from model.training.sharded import checkpoint
 from model.training.sharded.exchange import Exchange
 from model.training.sharded.run import peak_bytes
-from model.training.sharded.table import ShardedTable, maker
+from model.training.sharded.table import ShardedTable, in_parts
 from model.training.sharded.torchrec_tables import check_installed
 from model.training.sharded.whole import make_whole
 
@@ -87,7 +88,7 @@ def _measure(world: World, arguments: argparse.Namespace) -> None:
     rng, bare = np.random.default_rng(world.rank), peak_bytes()
     made: list[ShardedTable] = []
     torch.manual_seed(1)
-    with blocks.tables_made_by(maker(1, made)):
+    with blocks.tables_made_by(partial(in_parts, 1, made)):
         network = Network(arguments.items, arguments.width)
     exchange = Exchange(network, 0.01, 0.1, _batch(rng, 2, arguments.items))
     batches = [_batch(rng, ROWS // world.size, arguments.items) for _ in range(WARM + arguments.steps)]

@@ -1,7 +1,7 @@
 """One paper's network per file; a new file here is trained, exported, tested and served under its name.
 
-blocks.py holds their contract (RankingNetwork) and what they share. From the project they import model.features and
-model.options alone.
+blocks.py holds their contract (RankingNetwork) and what they share, cross_layers.py what some may add. From the
+project they import model.features and model.options alone.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from model.options import OptionError, read
 if TYPE_CHECKING:  # names and options of commands are told without torch, which takes seconds to import
     from model.networks.blocks import RankingNetwork
 
-_SHARED = ("blocks",)
+_SHARED = ("blocks", "cross_layers")
 
 
 def names() -> list[str]:

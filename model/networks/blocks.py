@@ -192,9 +192,14 @@ def table(rows: int, width: int, silent: Sequence[int] = (PAD, UNKNOWN)) -> nn.M
     return _maker.get()(rows, width, silent)
 
 
-def embedding(rows: int, width: int, silent: Sequence[int] = (PAD, UNKNOWN)) -> nn.Embedding:
-    """A whole table whose gradient is sparse: a step costs what the batch touches, not what the table holds."""
+def embedding(rows: int, width: int, silent: Sequence[int] = (PAD, UNKNOWN), deviation: float = 0.0) -> nn.Embedding:
+    """A whole table whose gradient is sparse: a step costs what the batch touches, not what the table holds.
+
+    `deviation`: of the normal numbers that it starts as; 0: as `start` has it.
+    """
     whole = nn.Embedding(rows, width, padding_idx=PAD, sparse=True)
+    if deviation:
+        whole.deviation = deviation  # for whoever starts it anew
     start(whole, silent)
     return whole
 
@@ -216,9 +221,13 @@ def tables_made_by(maker: Maker) -> Iterator[None]:
 def start(embedding: nn.Embedding, silent: Sequence[int] = (PAD, UNKNOWN)) -> None:
     """Glorot uniform, as TensorFlow 1.4's variables: the larger a table, the less a row says before it is learnt.
 
-    The rows `silent` start at 0 and say nothing.
+    Or normal numbers of the table's own deviation. The rows `silent` start at 0 and say nothing.
     """
-    nn.init.xavier_uniform_(embedding.weight)
+    deviation = getattr(embedding, "deviation", 0.0)
+    if deviation:
+        nn.init.normal_(embedding.weight, 0.0, deviation)
+    else:
+        nn.init.xavier_uniform_(embedding.weight)
     with torch.no_grad():
         embedding.weight[list(silent)] = 0
     if getattr(embedding, "in_order", False):

@@ -17,6 +17,8 @@ interests" (§4.3). Readings and departures:
 - Items are their sequence features (item, category): neither time gaps nor actions are seen. A control for the
   comparison with BST, which sees when a click was: `position` = "gap" puts BST's time gaps beside the items' features,
   of a candidate a gap of 0, and h and c are these vectors.
+- An addition, off unless asked for: `cross_layers`, so many of DCN-V2's beside the MLP (cross_layers.py), with which
+  it is best on KuaiRand (model/LOG.md, 2026-11-28). They look at the mean of the history.
 - Mini-batch aware regularisation, (7), is the recipe's `batch_l2` (model/training/optimisers/regularisation.py), on the
   tables of any network. An item's row in the table of the sequence is held by a sample as candidate or in the history.
 
@@ -34,7 +36,8 @@ from torch import Tensor, distributed, nn
 from model.features.schema import Schema
 from model.networks.blocks import Batch, Embedded, Head, Lookup, RankingNetwork, linear
 from model.networks.bst import TimeGaps
-from model.options import Count, Dropout, Layers, check
+from model.networks.cross_layers import CrossLayers
+from model.options import Count, Dropout, Layers, Natural, check
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Config:
     position_width: Count = 16  # with gap, as BST's
     mlp: Layers = (1024, 512, 256)  # BST's Table 3: one head for all networks that are compared
     mlp_dropout: Dropout = 0.0  # as BST's
+    cross_layers: Natural = 0  # of DCN-V2, beside the MLP; 0: as the paper has it
 
     def __post_init__(self) -> None:
         check(self, "network din")
@@ -65,12 +69,17 @@ class Network(RankingNetwork):
         self.unit = ActivationUnit(width_D, config.unit)
         candidate = self.embed.width_other_F + 2 * width_D
         self.head = Head(self.embed.width_user_F, candidate, config.mlp, config.mlp_dropout, Dice)
+        self.crosses = None
+        if config.cross_layers:
+            candidate = self.embed.width_other_F + width_D
+            self.crosses = CrossLayers(self.embed.width_user_F, candidate, width_D, config.cross_layers)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, (U, C)."""
         e = self._embedded(batch)
         interest_UCD = self.unit(e.history_UTD, e.candidate_UCD, e.mask_UT) @ e.history_UTD  # (3)
-        return self.head(e.user_UF, torch.cat([e.other_UCF, e.candidate_UCD, interest_UCD], -1))
+        logit_UC = self.head(e.user_UF, torch.cat([e.other_UCF, e.candidate_UCD, interest_UCD], -1))
+        return logit_UC if self.crosses is None else logit_UC + self.crosses(e)
 
     def attention(self, batch: Batch) -> Tensor:
         """The activation unit's weights, (U, C, T): of any size and sign, 0 in padding."""

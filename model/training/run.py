@@ -7,7 +7,7 @@ bf16, transfers from pinned memory.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,7 +24,7 @@ from model.bundle.reading import Bundle
 from model.evaluation.measure import at_once, watch_correlation, watch_seconds
 from model.evaluation.metrics import auc, logloss
 from model.files import replacing
-from model.networks.blocks import start
+from model.networks.blocks import embedding, start, tables_made_by
 from model.prepared.loader import Prepared, batches
 from model.prepared.splits import SPLITS
 from model.training import contract, objective
@@ -104,7 +104,8 @@ class Run:
 
     def _build(self) -> None:
         torch.manual_seed(self.seed)
-        self.network = networks.build(self.name, self.schema, self.data.rows, self.recipe.network)
+        with tables_made_by(self.make_table):
+            self.network = networks.build(self.name, self.schema, self.data.rows, self.recipe.network)
         if self.warm:
             take_over(self.network, torch.load(self.warm.folder / WEIGHTS, weights_only=True))
         self.network.to(self.device)
@@ -112,6 +113,10 @@ class Run:
         if self.network.objective == "pairs":
             how = replace(how, l2=0.0)  # BPR's λ is a part of each pair's loss
         self.optimiser = Optimiser(self.network, how)
+
+    def make_table(self, rows: int, width: int, silent: Sequence[int]) -> nn.Module:
+        """An embedding table of the network, as blocks.table asks for it."""
+        return embedding(rows, width, silent, self.how.table_deviation)
 
     def _check_labels(self) -> None:
         for split in ("train", self.how.select) if self.how.evaluations else ("train",):

@@ -16,7 +16,7 @@ from tests.graphs import check_head, check_narrow
 
 CONTROLS: list[tuple[str, dict[str, Any]]] = [
     ("bst", {"position": "sincos"}),
-    ("din", {"position": "gap"}),
+    ("din", {"position": "gap", "cross_layers": 2}),
     ("atrank", {"residual": True}),
 ]
 

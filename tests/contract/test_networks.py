@@ -22,6 +22,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in networks.na
     ("bst", {"position": "sincos"}),
     ("bst", {"position": "none", "layer_norm": False}),
     ("din", {"position": "gap"}),
+    ("din", {"cross_layers": 2}),
     ("wdl_seq", {"position": "gap"}),
     ("atrank", {"residual": True}),
 ]
@@ -272,4 +273,6 @@ def test_bst_is_the_papers_equations_written_row_by_row(blocks: int) -> None:
 
 def test_the_networks_are_found_by_their_files() -> None:
     folder = Path(networks.__file__).parent
-    assert networks.names() == sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "blocks"))
+    assert networks.names() == sorted(
+        p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "blocks", "cross_layers")
+    )

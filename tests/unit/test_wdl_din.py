@@ -149,10 +149,12 @@ def test_the_wide_part_does_without_features_of_user_context_and_cross() -> None
 # ---- DIN
 
 
+@pytest.mark.parametrize("cross_layers", [0, 1, 3])
 @pytest.mark.parametrize("position", ["none", "gap"])
 @torch.no_grad()
-def test_din_is_the_papers_equations_for_one_candidate_at_a_time(position: str) -> None:
-    made, batch = built("din", position=position), make_batch(USERS, CANDIDATES)
+def test_din_is_the_papers_equations_for_one_candidate_at_a_time(position: str, cross_layers: int) -> None:
+    """And so are DCN-V2's cross layers beside it."""
+    made, batch = built("din", position=position, cross_layers=cross_layers), make_batch(USERS, CANDIDATES)
     for layer in (m for m in made.modules() if isinstance(m, Dice)):  # as after some training
         layer.mean.normal_(), layer.variance.uniform_(0.5, 2), layer.alpha.normal_()
     weights = made.attention(batch).flatten(0, 1)
@@ -167,8 +169,15 @@ def test_din_is_the_papers_equations_for_one_candidate_at_a_time(position: str) 
                 x = dice(x, layer) if isinstance(layer, Dice) else layer.weight @ x + layer.bias
             interest += x * h  # (3): no softmax
             close(weights[place, t], x[0])
-        other = others(made, own, ("item", "context", "cross"))
-        close(made(own)[0], mlp(made.head, others(made, own, ("user",)), [*other, c, interest], dice))
+        user, other = others(made, own, ("user",)), others(made, own, ("item", "context", "cross"))
+        expected = mlp(made.head, user, [*other, c, interest], dice)
+        if cross_layers:
+            mean = torch.stack(vectors).mean(0) if vectors else torch.zeros_like(c)
+            first = x = torch.cat([*user, mean, *other, c])
+            for layer in made.crosses.layers:
+                x = first * (layer.weight @ x + layer.bias) + x  # (1)
+            expected = expected + made.crosses.last.weight @ x
+        close(made(own)[0], expected)
 
 
 @torch.no_grad()

@@ -180,6 +180,7 @@ def test_ranks_that_disagree_on_the_recipe_end_with_one_line(arguments: list[obj
     ("line", "said"),
     [
         ("optimiser = 'adam'", "optimiser 'adam' with --shard-tables, allowed: 'adagrad'"),
+        ("table_deviation = 0.5", "table_deviation 0.5 with --shard-tables, allowed: 0"),
         ("average = 0.5", "average 0.5 with --shard-tables, allowed: 0"),
         ("batch_l2 = 0.5", "batch_l2 0.5 with --shard-tables, allowed: 0"),
         ("l2 = 0.5", "l2 0.5 with --shard-tables, allowed: 0"),

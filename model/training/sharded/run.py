@@ -6,6 +6,7 @@ is a folder (checkpoint.py), and its export is rank 0's, from tables that stand 
 
 import resource
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,14 +14,13 @@ from torch import distributed
 from torch._C._distributed_c10d import HashStore
 
 from model import networks
-from model.networks import blocks
 from model.training.batches import tensors
 from model.training.parallel import World
 from model.training.recipe import RecipeError, Training
 from model.training.run import Run
 from model.training.sharded import checkpoint as kept
 from model.training.sharded.exchange import Exchange
-from model.training.sharded.table import ShardedTable, check_some, maker
+from model.training.sharded.table import ShardedTable, check_some, in_parts
 from model.training.sharded.torchrec_tables import check_installed
 from model.training.sharded.whole import make_whole
 
@@ -42,13 +42,16 @@ class ShardedRun(Run):
     def _build(self) -> None:
         pairs = networks.network_type(self.name).objective == "pairs"
         check_recipe(self.how, pairs, self.device)
-        made: list[ShardedTable] = []
-        with blocks.tables_made_by(maker(self.least_rows, made)):
-            super()._build()
-        check_some(made, self.name, self.least_rows)
+        self._made: list[ShardedTable] = []
+        super()._build()
+        check_some(self._made, self.name, self.least_rows)
         rows = self.data.of_split("train")[:2]
         example = tensors(self.data.batch(rows))
         self.exchange = Exchange(self.network, self.how.learning_rate, self.how.accumulator, example)
+
+    def make_table(self, rows: int, width: int, silent: Sequence[int]) -> torch.nn.Module:
+        """In parts, where it is of ids and long enough."""
+        return in_parts(self.least_rows, self._made, rows, width, silent)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -121,8 +124,9 @@ def check_recipe(how: Training, pairs: bool, device: torch.device) -> None:
             f"[training] optimiser {how.optimiser!r} with --shard-tables, allowed: 'adagrad' (--recipe): FBGEMM "
             "steps tables in parts, and on the CPU it has no Adam"
         )
-    l2 = 0.0 if pairs else how.l2  # of pairs it is in the loss
-    for name, value in (("average", how.average), ("batch_l2", how.batch_l2), ("l2", l2)):
+    refused = {"l2": 0.0 if pairs else how.l2}  # of pairs it is in the loss
+    refused |= {name: getattr(how, name) for name in ("average", "batch_l2", "table_deviation")}
+    for name, value in refused.items():
         if value:
             raise RecipeError(f"[training] {name} {value} with --shard-tables, allowed: 0")
     if device.type != "cpu":

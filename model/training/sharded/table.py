@@ -5,8 +5,7 @@ keeps its own rows.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, distributed, nn
@@ -93,12 +92,8 @@ def _draw_normal(numbers: int) -> None:
         torch.empty(16).uniform_()
 
 
-def maker(least_rows: int, made: list[ShardedTable]) -> Callable[[int, int, Sequence[int]], nn.Module]:
-    """Makes tables of ids from `least_rows` rows on in parts, and notes them; other ones whole."""
-    return partial(_make, least_rows, made)
-
-
-def _make(least_rows: int, made: list[ShardedTable], rows: int, width: int, silent: Sequence[int]) -> nn.Module:
+def in_parts(least_rows: int, made: list[ShardedTable], rows: int, width: int, silent: Sequence[int]) -> nn.Module:
+    """A table: of ids and from `least_rows` rows on in parts, and noted in `made`; else whole."""
     size = distributed.get_world_size()
     if UNKNOWN not in silent or rows < least_rows or not len(Block(rows, size - 1, size)):
         return embedding(rows, width, silent)

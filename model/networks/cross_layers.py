@@ -1,0 +1,38 @@
+"""Cross layers of DCN-V2. Wang et al., Google, WWW 2021: products of features, of each order as many as layers.
+
+    x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l     (1)
+
+x_0 are all embeddings and numbers of a candidate, its user's and the mean of the history's items among them; what the
+last layer gives is a logit, added to the network's own: the paper's parallel structure (Figure 1), each half with its
+logit. W_l is whole (the paper's low rank and its mixture of experts are not here).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model.networks.blocks import Embedded, linear
+
+
+class CrossLayers(nn.Module):
+    """What the embeddings (blocks.Embedded) say by their products: one logit per candidate, (U, C).
+
+    `user`, `candidate`: widths of the user's features, and of those that change with the candidate, its own item's
+    among them. `item`: that of a history's item.
+    """
+
+    def __init__(self, user: int, candidate: int, item: int, layers: int):
+        super().__init__()
+        width = user + item + candidate
+        self.layers = nn.ModuleList(linear(width, width) for _ in range(layers))
+        self.last = linear(width, 1, bias=False)
+
+    def forward(self, e: Embedded) -> Tensor:
+        count_U1 = e.mask_UT.sum(1, keepdim=True).clamp(min=1)
+        mean_UD = (e.history_UTD * e.mask_UT.unsqueeze(-1)).sum(1) / count_U1
+        candidate_UCF = torch.cat([e.other_UCF, e.candidate_UCD], -1)
+        user_UCF = torch.cat([e.user_UF, mean_UD], -1).unsqueeze(1).expand(-1, candidate_UCF.shape[1], -1)
+        first = crossed = torch.cat([user_UCF, candidate_UCF], -1)
+        for layer in self.layers:
+            crossed = first * layer(crossed) + crossed  # (1)
+        logit_UC: Tensor = self.last(crossed).squeeze(-1)
+        return logit_UC
