@@ -29,7 +29,7 @@ from model.reproduction import probes
 from model.reproduction.gather import Finished
 from model.reproduction.variants import Variant
 from model.training.choosing.choice import Choice
-from model.training.recipe import Recipe, RecipeError
+from model.training.recipe import Recipe, RecipeError, completed
 
 if TYPE_CHECKING:
     from model.training.run import Run
@@ -76,6 +76,7 @@ def read(folder: Path, variant: Variant) -> Finished | None:
     if not (folder / RESULT).exists():
         return None
     result = json.loads((folder / RESULT).read_text())
+    result["identity"] = completed(result["identity"])
     scores = None if result["failed"] else np.load(folder / SCORES)
     return Finished(variant, result["identity"]["seed"], result, scores)
 

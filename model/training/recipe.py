@@ -83,6 +83,16 @@ class Recipe:
         check(self, "recipe")
 
 
+def completed(identity: dict[str, Any]) -> dict[str, Any]:
+    """What a run was made by, as an earlier release kept it, with the settings that came since then.
+
+    They had their defaults, by which all is as it was before they came.
+    """
+    recipe = identity["recipe"]
+    training = {f.name: f.default for f in fields(Training)} | recipe["training"]
+    return identity | {"recipe": recipe | {"training": training}}
+
+
 class RecipeError(OptionError):
     """A recipe that cannot be used; says what was given and what is allowed."""
 

@@ -36,7 +36,7 @@ from model.training.optimisers.regularisation import lookups, occurrences, squar
 from model.training.pairs import Pairs
 from model.training.parallel import World
 from model.training.patience import at_chance
-from model.training.recipe import Recipe, RecipeError, adapted
+from model.training.recipe import Recipe, RecipeError, adapted, completed
 from model.training.warm import check_rows_stayed, take_over
 
 Rows = np.ndarray[Any, Any]  # impressions
@@ -413,7 +413,7 @@ class Run:
         except (RuntimeError, UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RecipeError(f"{self.checkpoint} cannot be read ({reason}); --restart begins anew") from None
-        if content["identity"] != self.identity:  # also where the data was prepared anew
+        if completed(content["identity"]) != self.identity:  # also where the data was prepared anew
             raise RecipeError(
                 f"{self.checkpoint} belongs to a run with another recipe, seed or data; --restart drops it"
             )

@@ -8,7 +8,7 @@ from torch import nn
 
 from model.features.ids import FIRST, PAD, UNKNOWN
 from model.prepared.loader import Prepared
-from model.training.recipe import Recipe, Training
+from model.training.recipe import Recipe, RecipeError, Training
 from model.training.run import Run
 
 ITEMS = "embed.sequence.item_id"
@@ -46,3 +46,13 @@ def test_tables_start_as_the_recipe_says_and_so_again_where_they_start_anew(
     gaps = first["position.table"]
     assert not gaps[PAD].any() and gaps[UNKNOWN:].std() < 2 * (deviation or 1.0), "its second row is a gap like others"
     assert run.identity != made(small_data, tmp_path, 0.5).identity, "no checkpoint goes on with another start"
+
+
+def test_a_checkpoint_from_before_there_was_this_setting_goes_on(small_data: Prepared, tmp_path: Path) -> None:
+    made(small_data, tmp_path, 0.0).save()
+    content = torch.load(tmp_path / "x.pt", weights_only=True)
+    del content["identity"]["recipe"]["training"]["table_deviation"]
+    torch.save(content, tmp_path / "x.pt")
+    assert made(small_data, tmp_path, 0.0).resume()
+    with pytest.raises(RecipeError, match="another recipe"):
+        made(small_data, tmp_path, 0.5).resume()

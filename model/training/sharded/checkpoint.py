@@ -29,7 +29,7 @@ from model.files import replacing
 from model.networks.blocks import RankingNetwork
 from model.training.optimisers.optimiser import Optimiser
 from model.training.parallel import World, is_lost
-from model.training.recipe import RecipeError
+from model.training.recipe import RecipeError, completed
 from model.training.sharded.exchange import Exchange
 
 WHOLE, FILES = "whole.pt", "files.json"
@@ -113,7 +113,7 @@ def resume(run: Kept) -> bool:
     _check_files(run.checkpoint)
     try:
         content = torch.load(run.checkpoint / WHOLE, weights_only=True)
-        same = content["identity"] == run.identity
+        same = completed(content["identity"]) == run.identity
     except (RuntimeError, UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise _unreadable(run.checkpoint, error) from None
     if not same:
