@@ -139,6 +139,7 @@ def gather(
     times_ms = times_ms or {}
     of_wdl = times_ms.get(wdl.folder, {}) if (wdl := standard("wdl", variants)) else {}
 
+    chosen = _chosen(variants, done)
     networks: dict[str, dict[str, Any]] = {}
     for variant in (*variants, *ablations):
         runs = done.get(variant.folder, [])
@@ -178,6 +179,7 @@ def gather(
         "data": _data(exam),
         "bootstrap": {"resamples": exam.resamples, "seed": SEED, "level": LEVEL, "clusters": "users and seeds"},
         "reference": reference.label if reference else None,
+        "chosen": chosen.label if chosen else None,
         "floors": floors,
         "floor_auc": floors[0]["auc_mean"],
         "boosted": boosted,
@@ -190,7 +192,7 @@ def gather(
         "oracle_auc": oracle.aucs[0] if oracle else None,
         "networks": networks,
         "order": _order(variants, contestants),
-        "against_peers": _against(variants, reference, contestants, list(peers or {}), trials or {}),
+        "against_peers": _against(variants, chosen, contestants, list(peers or {}), trials or {}),
         "papers": {
             "bst": {row: _beside(row, asdict(printed), variants) for row, printed in papers.BST_TABLE_4.items()},
             "atrank": {row: _beside(row, asdict(printed), variants) for row, printed in papers.ATRANK_TABLE.items()},
@@ -307,18 +309,29 @@ def _order(variants: Sequence[Variant], contestants: Mapping[str, Contestant]) -
     ]
 
 
+def _chosen(variants: Sequence[Variant], done: Mapping[str, Sequence[Finished]]) -> Variant | None:
+    """The network that is best on validation, in the mean of its seeds; None where none looked at it."""
+    looked = {
+        variant: [max(look["auc"] for look in run.result["curve"]) for run in runs]
+        for variant in variants
+        if not variant.peeks
+        and (runs := [run for run in done.get(variant.folder, []) if run.scores is not None and run.result["curve"]])
+    }
+    return max(looked, key=lambda variant: float(np.mean(looked[variant])), default=None)
+
+
 def _against(
     variants: Sequence[Variant],
-    reference: Variant | None,
+    chosen: Variant | None,
     contestants: Mapping[str, Contestant],
     peers: Sequence[str],
     trials: Mapping[str, int],
 ) -> list[dict[str, Any]]:
-    """How far ours are above another library's: the one of its name (the peer's last word), else the reference."""
+    """How far ours are above another library's: the one of its name (the peer's last word), and that of validation."""
     differences = []
     for peer in peers:
-        ours = standard(peer.rpartition(" ")[2].lower(), variants) or reference
-        if ours and ours.label in contestants:
+        both = {ours.label: ours for ours in (standard(peer.rpartition(" ")[2].lower(), variants), chosen) if ours}
+        for ours in (ours for label, ours in both.items() if label in contestants):
             above = contestants[ours.label].above(contestants[peer])
             tried = {"our_trials": trials.get(ours.label), "their_trials": trials.get(peer)}
             differences.append({"ours": ours.label, "theirs": peer, **asdict(above), **tried})

@@ -64,6 +64,7 @@ def summary(content: Mapping[str, Any], report: Path) -> dict[str, Any]:
             if entry["to_reference"]
         },
         "order": content["order"],
+        "chosen": content["chosen"],
         "against_peers": content["against_peers"],
         "floor_auc": content["floor_auc"],
         "gbdt_auc": content["gbdt_auc"],

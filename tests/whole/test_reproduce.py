@@ -203,8 +203,13 @@ def test_the_last_line_compares_every_network_to_bst(story: Story) -> None:
     assert [(pair["worse"], pair["better"]) for pair in line["order"]] == [(WDL, BST)]
     assert line["order"][0]["mean"] == pytest.approx(-apart["mean"])
     assert networks[PEER]["below_floor"] and networks[PEER]["auc_mean"] == pytest.approx(0.5, abs=0.1)
-    (against,) = line["against_peers"]
-    assert (against["ours"], against["theirs"]) == (BST, PEER) and against["low"] > 0
+    looks = {name: max(look["auc"] for look in content["networks"][name]["curves"]["1"]) for name in (WDL, BST)}
+    assert line["chosen"] == max(looks, key=lambda name: looks[name])
+    assert [(pair["ours"], pair["theirs"]) for pair in line["against_peers"]] == [
+        (ours, PEER) for ours in dict.fromkeys([BST, line["chosen"]])
+    ], "of its name, and the best on validation"
+    against = line["against_peers"][0]
+    assert against["low"] > 0
     assert against["mean"] == pytest.approx(networks[BST]["auc_mean"] - networks[PEER]["auc_mean"])
     bounds = ("floor_auc", "gbdt_auc", "oracle_auc")
     assert [line[bound] for bound in bounds] == [content[bound] for bound in bounds]
@@ -219,7 +224,8 @@ def test_rules_stand_beside_the_networks_and_budgets_beside_the_peers(story: Sto
     to = content["networks"][BST]["to_rule"]
     assert to["rule"] == best and to["mean"] == pytest.approx(content["networks"][BST]["auc_mean"] - expected[best])
     assert content["networks"][PEER]["below_rule"]
-    (against,) = content["against_peers"]
+    against = content["against_peers"][0]
+    assert f"best on validation ({content['chosen']})" in html
     assert (against["our_trials"], against["their_trials"]) == (30, 3) and "30 and 3 (unequal)" in html
     assert 0 < line["gauc_coverage"]["impressions"] <= 1 and line["test_opened"]["recipes"] >= 3
     assert "Nobody was shown the negatives" not in html, "the simulator shows all of its impressions"
