@@ -35,7 +35,7 @@ class Joint:
     """The statistics of one pair, of the newest day."""
 
     def __init__(self, pair: Pair, lookup: Lookup, items: Keys, others: Keys, now: int, pause: Callable[[], object]):
-        """`items` (V,), `others` (K,): the values that are known; to both no value is added.
+        """`items` (V,), `others` (K,): the values that are known; a place for no value is added to both.
 
         `pause` is called for each of `others`.
         """
