@@ -16,6 +16,7 @@ from model.features.lookup import Lookup, rates_first
 from model.features.schema import Schema
 
 MOST_JOINT = 1 << 21  # numbers: 8 MB of each worker
+MOST_LINES = 1_000  # other values of a pair: each costs 40 µs, however few the items' values are
 
 Pair = tuple[str, str]  # names of an item feature, and of one of user or context with a vocabulary
 

@@ -192,7 +192,7 @@ def gather(
         "oracle_auc": oracle.aucs[0] if oracle else None,
         "networks": networks,
         "order": _order(variants, contestants),
-        "against_peers": _against(variants, chosen, contestants, list(peers or {}), trials or {}),
+        "against_peers": _against(variants, chosen or reference, contestants, list(peers or {}), trials or {}),
         "papers": {
             "bst": {row: _beside(row, asdict(printed), variants) for row, printed in papers.BST_TABLE_4.items()},
             "atrank": {row: _beside(row, asdict(printed), variants) for row, printed in papers.ATRANK_TABLE.items()},
@@ -312,7 +312,7 @@ def _order(variants: Sequence[Variant], contestants: Mapping[str, Contestant]) -
 def _chosen(variants: Sequence[Variant], done: Mapping[str, Sequence[Finished]]) -> Variant | None:
     """The network that is best on validation, in the mean of its seeds; None where none looked at it."""
     looked = {
-        variant: [max(look["auc"] for look in run.result["curve"]) for run in runs]
+        variant: [max(run.result["curve"], key=lambda look: look["picked_by"])["auc"] for run in runs]
         for variant in variants
         if not variant.peeks
         and (runs := [run for run in done.get(variant.folder, []) if run.scores is not None and run.result["curve"]])
@@ -322,15 +322,15 @@ def _chosen(variants: Sequence[Variant], done: Mapping[str, Sequence[Finished]])
 
 def _against(
     variants: Sequence[Variant],
-    chosen: Variant | None,
+    best: Variant | None,
     contestants: Mapping[str, Contestant],
     peers: Sequence[str],
     trials: Mapping[str, int],
 ) -> list[dict[str, Any]]:
-    """How far ours are above another library's: the one of its name (the peer's last word), and that of validation."""
+    """How far ours are above another library's: the one of its name (the peer's last word), and our best."""
     differences = []
     for peer in peers:
-        both = {ours.label: ours for ours in (standard(peer.rpartition(" ")[2].lower(), variants), chosen) if ours}
+        both = {ours.label: ours for ours in (standard(peer.rpartition(" ")[2].lower(), variants), best) if ours}
         for ours in (ours for label, ours in both.items() if label in contestants):
             above = contestants[ours.label].above(contestants[peer])
             tried = {"our_trials": trials.get(ours.label), "their_trials": trials.get(peer)}

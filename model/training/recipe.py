@@ -51,7 +51,7 @@ class Training:
     wide_learning_rate: Positive = 0.1  # FTRL's α of a wide part (wdl, wdl_seq), whatever the optimiser of the rest
     wide_l1: NotNegative = 1.0  # its λ1: an id or a cross must have earned its weight
     fresh_tables: Natural = 0  # tables of more rows start anew at every epoch (MEDA, Liu et al. 2023); 0: none does
-    table_deviation: NotNegative = 0.0  # of the normal numbers that tables start as; 0: Glorot uniform
+    table_deviation: Part = 0.0  # of the normal numbers that tables start as; 0: Glorot uniform
     average: Part = 0.0  # share of an epoch over whose steps the weights to keep are a running mean; 0: as they stand
     batch_size: Count = 256  # Table 3
     epochs: Count = 1  # Table 3
@@ -90,7 +90,7 @@ def completed(identity: dict[str, Any]) -> dict[str, Any]:
     """
     recipe = identity["recipe"]
     training = {f.name: f.default for f in fields(Training)} | recipe["training"]
-    return identity | {"recipe": recipe | {"training": training}}
+    return {**identity, "recipe": {**recipe, "training": training}}
 
 
 class RecipeError(OptionError):

@@ -410,10 +410,11 @@ class Run:
             return False
         try:
             content = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+            same = completed(content["identity"]) == self.identity  # not where the data was prepared anew
         except (RuntimeError, UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RecipeError(f"{self.checkpoint} cannot be read ({reason}); --restart begins anew") from None
-        if completed(content["identity"]) != self.identity:  # also where the data was prepared anew
+        if not same:
             raise RecipeError(
                 f"{self.checkpoint} belongs to a run with another recipe, seed or data; --restart drops it"
             )

@@ -206,6 +206,13 @@ def test_what_was_made_ready_is_what_is_computed_to_the_bit(
         assert list(known.strangers(one)) and (known.states(one) == unready.states(other)).all()
 
 
+def test_a_statistic_beside_many_values_is_not_made_ready(data: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them would cost a swap its time, however few categories there are."""
+    monkeypatch.setattr(ready, "MOST_LINES", 1)
+    known = data.encoder.with_counts(data.encoder.counts).ready_for(data.catalog)
+    assert known._ready is not None and known._ready.joints == {}
+
+
 def test_another_catalogue_sees_nothing_of_what_was_made_ready_for_one(data: Prepared) -> None:
     """Which has fewer items: the others are as unknown to it as ever."""
     fewer = data.catalog.only(keys([f"i{n}" for n in range(20)], "str"))

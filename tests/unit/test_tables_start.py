@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from model.features.ids import FIRST, PAD, UNKNOWN
+from model.options import OptionError
 from model.prepared.loader import Prepared
 from model.training.recipe import Recipe, RecipeError, Training
 from model.training.run import Run
@@ -56,3 +57,13 @@ def test_a_checkpoint_from_before_there_was_this_setting_goes_on(small_data: Pre
     assert made(small_data, tmp_path, 0.0).resume()
     with pytest.raises(RecipeError, match="another recipe"):
         made(small_data, tmp_path, 0.5).resume()
+    del content["identity"]["recipe"]["training"]
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        made(small_data, tmp_path, 0.0).resume()
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.5, float("inf"), float("nan"), "0.1", True])
+def test_a_deviation_that_cannot_be_is_refused(wrong: object) -> None:
+    with pytest.raises(OptionError, match="table_deviation"):
+        Training(table_deviation=wrong)  # type: ignore[arg-type]

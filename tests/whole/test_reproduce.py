@@ -157,7 +157,7 @@ def finished(label: str, seed: int, scores: np.ndarray, **told: Any) -> Finished
         "objective": "click",
         "rows_per_s": 100 * seed,
         **dict.fromkeys(("parameters", "seconds"), 1),
-        "curve": [{"epochs": 1.0, "auc": 0.7, "train_loss": 0.2}],
+        "curve": [{"epochs": 1.0, "auc": 0.7, "picked_by": 0.7, "train_loss": 0.2}],
         **dict.fromkeys(("attention", "versions", "machine")),
         "failed": None,
     }
@@ -190,6 +190,22 @@ def test_seeds_are_averaged_and_compared_on_the_same_users(small_data: Prepared)
         page.html(content | {"made": "", "with": "", "versions": {}, "machine": {}}).count("below the floor</span>")
         == 1
     )
+
+
+def test_a_peer_of_another_name_stands_beside_the_network_that_validation_picks(small_data: Prepared) -> None:
+    """By the looks whose weights were kept; where none looked, beside the reference."""
+    exam = Exam(small_data, resamples=20)
+    scores = np.random.default_rng(4).random((3, len(exam.rows)))
+    looks = {
+        "bst": [{"auc": 0.6, "picked_by": 0.6}],
+        "wdl": [{"auc": 0.5, "picked_by": 0.4}, {"auc": 0.9, "picked_by": 0.1}],
+        "din": [{"auc": 0.7, "picked_by": 0.7}],
+    }
+    for curves, ours in ((looks, "din"), (dict.fromkeys(looks, []), None)):
+        runs = [finished(name, 1, own, curve=curves[name]) for name, own in zip(looks, scores, strict=True)]
+        content = gather(exam, parse_all(list(looks)), runs, planned=3, peers={"X DCNv2": [scores[0]]})
+        assert content["chosen"] == ours
+        assert [(pair["ours"], pair["theirs"]) for pair in content["against_peers"]] == [(ours or "bst", "X DCNv2")]
 
 
 def test_the_last_line_compares_every_network_to_bst(story: Story) -> None:
