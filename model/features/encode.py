@@ -30,7 +30,8 @@ from model.features.compared import Keyed
 from model.features.counts import FILE as COUNTS
 from model.features.counts import Counts, Known, NoCounts
 from model.features.crosses import Crosses
-from model.features.ids import MISSING, PAD, UNKNOWN, BadValue, Keys, keys
+from model.features.ids import FIRST, MISSING, PAD, UNKNOWN, BadValue, Keys, keys
+from model.features.joint import MOST_LINES
 from model.features.kinds import ITEM_ID, USER_ID, Column, Feature, Rows, Side, standardised
 from model.features.ready import MOST, OfRequest, ReadyItems, numbers_of
 from model.features.schema import Schema
@@ -159,7 +160,11 @@ class Encoder:
         other = copy(self)
         other.crosses = self.crosses.made_ready()
         parts = other.crosses.parts
-        joints = {pair: (of_pair, self.vocabularies[pair[1]].keys) for pair, of_pair in parts.items() if pair}
+        joints = {
+            pair: (of_pair, self.vocabularies[pair[1]].keys)
+            for pair, of_pair in parts.items()
+            if pair and self.statistics.rows[pair[1]] - FIRST <= MOST_LINES  # before its keys are looked for
+        }
         alone = parts.get(None)
         few = catalog.places * numbers_of(self.schema, alone) <= MOST
         rows_of = partial(_rows, self.vocabularies, self._items)  # not of this encoder, which keeps its catalogue

@@ -21,7 +21,7 @@ from model.features.cooccurrence import Beforehand
 from model.features.counts import Counts, Known
 from model.features.crossing import Crossing
 from model.features.ids import MISSING, Keys
-from model.features.joint import MOST_JOINT, MOST_LINES, Joint, Pair, pairs
+from model.features.joint import MOST_JOINT, Joint, Pair, pairs
 from model.features.kinds import ITEM_ID, Column, Rows, span
 from model.features.lookup import Lookup
 from model.features.matches import Codes, Found
@@ -76,8 +76,7 @@ class ReadyItems:
                 self.beforehand[name] = Beforehand(name, values, partial(counts.before, counts.until_ms), pause)
             for pair, (of_pair, others) in joints.items():
                 size = (1 + len(values)) * (1 + len(others)) * of_pair.count
-                few = size <= most and len(others) <= MOST_LINES
-                if pair[0] == name and self.begins_ms is not None and few:
+                if pair[0] == name and self.begins_ms is not None and size <= most:
                     self.joints[pair] = Joint(pair, of_pair, values, others, self.begins_ms, pause)
                     most -= size
         self._of_thread = threading.local()

@@ -1,4 +1,4 @@
-"""Cross layers of DCN-V2. Wang et al., Google, WWW 2021: products of features, of each order as many as layers.
+"""Cross layers of DCN-V2. Wang et al., Google, WWW 2021: products of up to L + 1 features by L layers.
 
     x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l     (1)
 

@@ -208,7 +208,7 @@ def test_what_was_made_ready_is_what_is_computed_to_the_bit(
 
 def test_a_statistic_beside_many_values_is_not_made_ready(data: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them would cost a swap its time, however few categories there are."""
-    monkeypatch.setattr(ready, "MOST_LINES", 1)
+    monkeypatch.setattr("model.features.encode.MOST_LINES", 1)
     known = data.encoder.with_counts(data.encoder.counts).ready_for(data.catalog)
     assert known._ready is not None and known._ready.joints == {}
 
